@@ -1,0 +1,43 @@
+"""The base of every configuration: frozen, strict, and helpful about a misspelt key."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Self
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from fedvpa.core.errors import ConfigError, nearest
+
+
+class Config(BaseModel):
+    """A frozen section of the configuration. Unknown keys are errors that name the nearest known one."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+    @classmethod
+    def parse(cls, values: Mapping[str, Any]) -> Self:
+        """Validate ``values``.
+
+        Raises:
+            ConfigError: For the first unknown key or unusable value, with its dotted path.
+        """
+        try:
+            return cls.model_validate(values)
+        except ValidationError as error:
+            first = error.errors()[0]
+            path = [str(part) for part in first["loc"]]
+            where = f"configuration key {'.'.join(path)!r}"
+            if first["type"] == "extra_forbidden":
+                raise ConfigError("is not known.", fix=nearest(path[-1], _known(cls, path[:-1])), where=where) from None
+            raise ConfigError(f"{first['msg']} (given: {first['input']!r}).", where=where) from None
+
+
+def _known(section: type[BaseModel], path: list[str]) -> list[str]:
+    """The field names of the section that ``path`` leads to."""
+    for part in path:
+        field = section.model_fields.get(part)
+        if field is None or not (isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)):
+            return []
+        section = field.annotation
+    return list(section.model_fields)

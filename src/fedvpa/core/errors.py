@@ -1,0 +1,47 @@
+"""Errors that teach: what was given, why it cannot be, what to do."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class FedvpaError(Exception):
+    """Root of every error that fedvpa raises on purpose. The command line exits with 1."""
+
+
+class InputError(FedvpaError, ValueError):
+    """The user gave something that cannot work. The command line exits with 2.
+
+    Args:
+        problem: What was given and why it cannot be, in one sentence.
+        fix: What to do about it.
+        where: The place: a file, ``file:row``, a configuration key or a run directory.
+    """
+
+    def __init__(self, problem: str, *, fix: str = "", where: str = "") -> None:
+        self.problem, self.fix, self.where = problem, fix, where
+        super().__init__(" ".join(part for part in (f"{where}: {problem}" if where else problem, fix) if part))
+
+
+class DataError(InputError):
+    """A file, a row or a partition of preference pairs that cannot be used."""
+
+
+class ConfigError(InputError):
+    """A configuration key or value that cannot be used."""
+
+
+class ModelError(InputError):
+    """A language model folder, or a feature cache, that cannot be used."""
+
+
+class RunError(InputError):
+    """A run directory that cannot be read, resumed or written."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """A hint that names the known word closest to ``name``, or lists the known ones."""
+    words = sorted(known)
+    close = difflib.get_close_matches(name, words, n=1)
+    return f"Did you mean {close[0]!r}?" if close else f"Known: {', '.join(words)}."

@@ -1,0 +1,58 @@
+"""Progress on stderr: bars on a terminal, plain lines elsewhere, so that stdout stays for results."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+Item = TypeVar("Item")
+
+PLAIN_INTERVAL_SECONDS = 5.0
+
+
+def say(message: str) -> None:
+    """Print one line to stderr."""
+    print(message, file=sys.stderr, flush=True)
+
+
+def track(items: Iterable[Item], what: str, total: int, *, unit: str = "it", weight: int = 1) -> Iterator[Item]:
+    """Yield ``items`` and report how many are done, the rate and the time left.
+
+    Args:
+        items: What to iterate over.
+        what: The name of the work.
+        total: The number of items that will be yielded.
+        unit: What ``weight`` counts, for the rate.
+        weight: How many units one item is worth.
+    """
+    if sys.stderr.isatty():
+        columns = (
+            TextColumn(what),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[rate]}"),
+        )
+        with Progress(*columns, console=Console(stderr=True)) as bar:
+            task, start = bar.add_task(what, total=total, rate=""), time.monotonic()
+            for done, item in enumerate(items, start=1):
+                yield item
+                bar.update(task, advance=1, rate=_rate(done * weight, start, unit))
+        return
+    start = last = time.monotonic()
+    for done, item in enumerate(items, start=1):
+        yield item
+        now = time.monotonic()
+        if now - last >= PLAIN_INTERVAL_SECONDS or (done == total and last > start):
+            left = (now - start) / done * (total - done)
+            say(f"{what}: {done}/{total}, {_rate(done * weight, start, unit)}, {left:.0f} s left")
+            last = now
+
+
+def _rate(units: int, start: float, unit: str) -> str:
+    return f"{units / max(time.monotonic() - start, 1e-9):.1f} {unit}/s"

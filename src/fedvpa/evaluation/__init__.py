@@ -1,0 +1,1 @@
+"""Accuracy, latent diagnostics, statistics, figures and the report."""

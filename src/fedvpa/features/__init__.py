@@ -1,0 +1,1 @@
+"""Frozen language model → one feature vector for each response, cached on disk."""

@@ -1,0 +1,1 @@
+"""Small pure losses: tensors in, per-example tensor out."""
