@@ -1,1 +1,1 @@
-"""What every other room may import: errors, seeds, files, tensor trees, progress. Nothing here knows about preferences."""
+"""What every other room may import: errors, seeds, files, configuration, progress. Nothing here knows preferences."""
