@@ -7,7 +7,7 @@ from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from fedvpa.core.errors import ConfigError, nearest
+from fedvpa.core.errors import ConfigError, InputError, nearest
 
 
 class Config(BaseModel):
@@ -30,6 +30,9 @@ class Config(BaseModel):
             where = f"configuration key {'.'.join(path)!r}"
             if first["type"] == "extra_forbidden":
                 raise ConfigError("is not known.", fix=nearest(path[-1], _known(cls, path[:-1])), where=where) from None
+            cause = first.get("ctx", {}).get("error")
+            if isinstance(cause, InputError):
+                raise ConfigError(cause.problem, fix=cause.fix, where=where if path else "configuration") from None
             raise ConfigError(f"{first['msg']} (given: {first['input']!r}).", where=where) from None
 
 

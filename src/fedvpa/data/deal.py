@@ -1,0 +1,256 @@
+"""Who holds which pair: by group, by Dirichlet mixtures of groups, or by user."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedvpa.core.errors import ConfigError, DataError, nearest
+from fedvpa.core.seeds import Label, entropy, numpy_generator
+from fedvpa.data.partition_config import PartitionConfig
+from fedvpa.data.schema import PairTable
+from fedvpa.data.splits import Ints
+
+NOBODY = -1
+_SINKHORN_STEPS = 200
+_LEAST_SHARE = 1e-9
+
+
+@dataclass(frozen=True)
+class Deal:
+    """Clients and the pairs that they hold.
+
+    Attributes:
+        ids: The clients' ids, seen ones first.
+        seen: How many of them train.
+        owner: Client number of each row of the table; −1 where nobody holds it.
+    """
+
+    ids: tuple[str, ...]
+    seen: int
+    owner: Ints
+
+
+def hashed(seed: int, purpose: str, names: Sequence[Label]) -> NDArray[np.uint64]:
+    """A uniform random number for each name, a function of seed, purpose and name."""
+    return np.fromiter((entropy(seed, purpose, name) >> 64 for name in names), np.uint64, len(names))
+
+
+def apportion(total: int, shares: Sequence[float]) -> list[int]:
+    """Whole numbers with the given sum, as near to ``shares`` as can be (largest remainder; ties to the first)."""
+    exact = np.asarray(shares, dtype=float) / sum(shares) * total
+    counts = np.floor(exact + 1e-9).astype(int)
+    order = np.argsort(-(exact - counts).round(9), kind="stable")
+    counts[order[: total - counts.sum()]] += 1
+    return [int(count) for count in counts]
+
+
+def deal_groups(table: PairTable, config: PartitionConfig, seed: int) -> Deal:
+    """Deal the pairs of each group to the clients of that group.
+
+    Without ``shares`` every pair is dealt. With them, the clients of all groups are given pairs at one rate, and the
+    pairs that a group has left over go to nobody: were they dealt, few clients with many pairs each would undo the
+    imbalance that the shares ask for. Pairs whose split the data prescribe are dealt split by split.
+
+    Args:
+        table: The pairs; all need a group.
+        config: ``clients``, ``unseen``, ``shares``, ``sizes`` and ``sigma`` are read.
+        seed: Names the draw.
+
+    Returns:
+        Clients named ``<group>-<number>`` and ``<group>-unseen-<number>``, group by group.
+
+    Raises:
+        ConfigError: If a share names an unknown group, or a group gets no client.
+        DataError: If the pairs lack groups, or there are fewer than two.
+    """
+    names, codes = _groups(table, config)
+    wanted = sorted(config.shares) if config.shares else names
+    seen = apportion(config.dealt_clients, [config.shares.get(name, 1.0) for name in wanted])
+    if 0 in seen:
+        raise ConfigError(
+            f"{config.dealt_clients} clients give group {wanted[seen.index(0)]!r} none.",
+            fix="Raise the number of clients or the group's share, or leave the group out of partition.shares.",
+            where="partition.clients",
+        )
+    unseen = apportion(config.unseen, [1.0] * len(wanted))
+    ids, client_group = [], []
+    for counts, infix in ((seen, ""), (unseen, "-unseen")):
+        for name, count in zip(wanted, counts, strict=True):
+            ids += [f"{name}{infix}-{number}" for number in range(count)]
+            client_group += [names.index(name)] * count
+    group_of, weights = np.array(client_group), _size_weights(ids, config, seed)
+    owner = np.full(len(table), NOBODY, dtype=np.int64)
+    for stratum in _strata(table, seed):
+        held = {code: stratum[codes[stratum] == code] for code in set(client_group)}
+        units = {code: len(rows) / weights[group_of == code].sum() for code, rows in held.items()}
+        if config.shares:
+            units = dict.fromkeys(units, min((unit for unit in units.values() if unit), default=0.0))
+        for code, rows in held.items():
+            clients = np.flatnonzero(group_of == code)
+            _hand_out(owner, rows, clients, weights[clients] * units[code])
+    return Deal(tuple(ids), sum(seen), owner)
+
+
+def deal_dirichlet(table: PairTable, config: PartitionConfig, seed: int) -> Deal:
+    """Deal pairs to clients that are mixtures of groups.
+
+    Every client draws its mixture from Dirichlet(alpha). All pairs are dealt: the table (clients x groups) of mixture
+    times size is scaled to the groups' totals by iterative proportional fitting (Sinkhorn) and rounded, so that the
+    clients' sizes are met as nearly as the groups' totals allow.
+
+    Args:
+        table: The pairs; all need a group.
+        config: ``clients``, ``unseen``, ``alpha``, ``sizes`` and ``sigma`` are read.
+        seed: Names the draw.
+
+    Returns:
+        Clients named ``client-<number>`` and ``unseen-<number>``.
+
+    Raises:
+        DataError: If the pairs lack groups, or there are fewer than two.
+    """
+    names, codes = _groups(table, config)
+    seen = config.dealt_clients
+    ids = [f"client-{number}" for number in range(seen)] + [f"unseen-{number}" for number in range(config.unseen)]
+    alpha = np.full(len(names), config.alpha)
+    mixtures = np.stack([numpy_generator(seed, "mixture", name).dirichlet(alpha) for name in ids])
+    sizes = _size_weights(ids, config, seed)
+    owner = np.full(len(table), NOBODY, dtype=np.int64)
+    for stratum in _strata(table, seed):
+        held = [stratum[codes[stratum] == code] for code in range(len(names))]
+        quotas = _fit(mixtures, sizes, np.array([len(rows) for rows in held], dtype=float))
+        for rows, quota in zip(held, quotas.T, strict=True):
+            _hand_out(owner, rows, np.arange(len(ids)), quota)
+    return Deal(tuple(ids), seen, owner)
+
+
+def deal_users(table: PairTable, config: PartitionConfig, seed: int) -> Deal:
+    """Every user is a client.
+
+    Args:
+        table: The pairs; all need a user.
+        config: ``clients``, ``unseen``, ``drop_small``, ``min_train`` and ``min_test`` are read.
+        seed: Names the draw of the unseen users, and of the seen ones where there are more than needed.
+
+    Returns:
+        Clients named after their users, sorted within the seen and within the unseen ones.
+
+    Raises:
+        DataError: If pairs lack a user, or there are fewer users than clients.
+    """
+    names, codes = factorise([pair.user_id for pair in table.pairs])
+    _check_users(codes)
+    counts = np.bincount(codes, minlength=len(names))
+    enough = counts >= (config.min_train + config.min_test if config.drop_small else 1)
+    users = np.flatnonzero(enough)
+    users = users[np.argsort(hashed(seed, "user", [names[user] for user in users]), kind="stable")]
+    if config.unseen + (config.clients or 1) > len(users):
+        raise DataError(
+            f"{len(users)} users are fewer than {config.clients or 1} seen and {config.unseen} unseen clients need"
+            + (f" ({len(names) - len(users)} users were too small)." if len(users) < len(names) else "."),
+            fix="Lower partition.clients or partition.unseen.",
+        )
+    unseen = _balanced(users, _user_groups(table, codes, len(names)), config.unseen)
+    seen = users[~np.isin(users, unseen)][: config.clients]
+    order = np.concatenate([np.sort(seen), np.sort(unseen)])
+    position = np.full(len(names), NOBODY, dtype=np.int64)
+    position[order] = np.arange(len(order))
+    return Deal(tuple(names[user] for user in order), len(seen), position[codes])
+
+
+def factorise(values: Sequence[str | None]) -> tuple[list[str], Ints]:
+    """The distinct values, sorted, and for each value its number there; −1 for None."""
+    names = sorted({value for value in values if value is not None})
+    number: dict[str | None, int] = {name: index for index, name in enumerate(names)}
+    return names, np.fromiter((number.get(value, -1) for value in values), np.int64, len(values))
+
+
+def _groups(table: PairTable, config: PartitionConfig) -> tuple[list[str], Ints]:
+    """The groups of the table, checked for what dealing by group needs."""
+    names, codes = factorise([pair.group for pair in table.pairs])
+    missing = int((codes < 0).sum())
+    if missing:
+        count = "the pairs have no group" if missing == len(codes) else f"{missing} of {len(codes)} pairs have no group"
+        raise DataError(
+            f"{count}, and a partition of kind {config.kind!r} needs one for each.",
+            fix="Name their column with --map group=COLUMN, or use partition.kind=natural.",
+        )
+    for name in config.shares:
+        if name not in names:
+            raise ConfigError(f"no pair is of group {name!r}.", fix=nearest(name, names), where="partition.shares")
+    used = len(config.shares) or len(names)
+    if used < 2:
+        raise DataError(
+            f"a partition of kind {config.kind!r} needs two groups or more, and there is one: "
+            f"{next(iter(config.shares), None) or ', '.join(names)!r}.",
+            fix="Give pairs of further groups, or use partition.kind=natural.",
+        )
+    return names, codes
+
+
+def _strata(table: PairTable, seed: int) -> list[Ints]:
+    """Rows in the order of the deal, apart for each prescribed split."""
+    ids = [pair.pair_id for pair in table.pairs]
+    if len(set(ids)) < len(ids):
+        raise DataError(
+            "pairs share a pair_id, and dealing them to clients needs unique ones.",
+            fix="Give every pair its own pair_id.",
+        )
+    order = np.argsort(hashed(seed, "deal", ids), kind="stable")
+    _, splits = factorise([pair.split for pair in table.pairs])
+    return [order[splits[order] == split] for split in np.unique(splits)]
+
+
+def _size_weights(ids: Sequence[str], config: PartitionConfig, seed: int) -> NDArray[np.float64]:
+    """Relative sizes of the clients."""
+    if config.sizes == "equal":
+        return np.ones(len(ids))
+    return np.exp([config.sigma * numpy_generator(seed, "size", name).standard_normal() for name in ids])
+
+
+def _hand_out(owner: Ints, rows: Ints, clients: Ints, quota: NDArray[np.float64]) -> None:
+    """Give each client its quota of ``rows``, one after the other; a running sum carries the rounding."""
+    ends = np.floor(np.cumsum(quota) + 1e-6).astype(np.int64).clip(max=len(rows))
+    owner[rows[: ends[-1]]] = np.repeat(clients, np.diff(ends, prepend=0))
+
+
+def _fit(mixtures: NDArray[np.float64], sizes: NDArray[np.float64], totals: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Scale (clients x groups) mixtures until rows sum to the sizes and columns, exactly, to the totals."""
+    quotas = np.maximum(mixtures, _LEAST_SHARE) * (totals > 0)
+    rows = sizes / sizes.sum() * totals.sum()
+    for _ in range(_SINKHORN_STEPS):
+        quotas *= (rows / quotas.sum(axis=1))[:, None]
+        quotas *= totals / np.maximum(quotas.sum(axis=0), _LEAST_SHARE)
+    return quotas
+
+
+def _check_users(codes: Ints) -> None:
+    missing = int((codes < 0).sum())
+    if missing:
+        count = "the pairs have no user_id" if missing == len(codes) else f"{missing} of {len(codes)} lack a user_id"
+        raise DataError(
+            f"{count}, and a natural partition makes every user a client.",
+            fix="Name their column with --map user_id=COLUMN, or use partition.kind=group.",
+        )
+
+
+def _user_groups(table: PairTable, users: Ints, count: int) -> Ints:
+    """The group number of each user; −1 for a user of several groups, or of none."""
+    _, groups = factorise([pair.group for pair in table.pairs])
+    low, high = np.full(count, np.iinfo(np.int64).max), np.full(count, -1)
+    np.minimum.at(low, users, groups)
+    np.maximum.at(high, users, groups)
+    return np.where(low == high, low, -1)
+
+
+def _balanced(users: Ints, groups: Ints, total: int) -> Ints:
+    """The first ``total`` users, as evenly over their groups as the groups' sizes allow."""
+    rank = np.empty(len(users), dtype=np.int64)
+    for group in np.unique(groups[users]):
+        members = groups[users] == group
+        rank[members] = np.arange(members.sum())
+    return users[np.argsort(rank, kind="stable")[:total]]

@@ -1,0 +1,108 @@
+"""The configuration of a partition."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from fedvpa.core.config import Config
+from fedvpa.core.errors import ConfigError
+from fedvpa.data.unread import check_unread
+
+Kind = Literal["group", "dirichlet", "natural"]
+
+DEFAULT_CLIENTS = 10
+"""The smallest population of FedVPA-GP's protocol (arXiv 2605.30873: N = 10, 50, 100)."""
+
+_DEALT = {"clients", "unseen", "sizes", "sigma"}
+_READ: dict[Kind, set[str]] = {
+    "group": {"shares", *_DEALT},
+    "dirichlet": {"alpha", *_DEALT},
+    "natural": {"clients", "unseen", "drop_small"},
+}
+_ALWAYS_READ = {
+    "kind",
+    "test_fraction",
+    "validation_fraction",
+    "pairs_per_client",
+    "min_train",
+    "min_test",
+}
+
+
+class PartitionConfig(Config):
+    """How pairs are dealt to clients and split.
+
+    Attributes:
+        kind: ``group``: every client holds pairs of one group (FedVPA-GP's strict non-IID protocol). ``dirichlet``:
+            every client holds a mixture of groups drawn from Dirichlet(alpha). ``natural``: a client is a user.
+        clients: Seen clients. Default: 10 for ``group`` and ``dirichlet``, all users (but the unseen ones) for
+            ``natural``.
+        unseen: Further clients that never train, as evenly over the groups as can be.
+        shares: ``group`` only: group → its share of the seen clients, in any unit; groups left out get no client.
+            With shares, sizes are comparable across groups too, and pairs left over in a group are unused. Default:
+            equal shares of all groups, and all pairs used.
+        alpha: ``dirichlet`` only: the concentration; small is far from IID. Default: 0.3, as FedBiscuit on SHP
+            (arXiv 2407.03038).
+        sizes: ``equal``: the numbers of pairs differ by one at most within a group, and with ``shares`` across groups;
+            ``dirichlet`` comes as near as the groups' totals allow. ``log-normal``: a client's size is
+            proportional to exp(sigma · N(0, 1)).
+        sigma: ``log-normal`` only: the standard deviation of the log size. Default: 1.0, chosen by us because the
+            largest tenth of the clients then holds about four tenths of the pairs.
+        pairs_per_client: Most train pairs of a client; the ones above it are left unused.
+        test_fraction: Share of a client's pairs that tests. Default: 0.2, FedVPA-GP's protocol as reported here.
+        validation_fraction: Share of a client's pairs that validates, taken from the training pairs.
+        min_train: Fewest train pairs of a client. Default: 2, because a training step splits them again into context
+            and target.
+        min_test: Fewest test pairs of a client; it gets them even where ``test_fraction`` gives fewer.
+        drop_small: ``natural`` only: leave out users with fewer than ``min_train + min_test`` pairs instead of
+            calling them an error.
+    """
+
+    kind: Kind = "group"
+    clients: int | None = Field(default=None, ge=1)
+    unseen: int = Field(default=0, ge=0)
+    shares: dict[str, float] = Field(default_factory=dict)
+    alpha: float = Field(default=0.3, gt=0, allow_inf_nan=False)
+    sizes: Literal["equal", "log-normal"] = "equal"
+    sigma: float = Field(default=1.0, gt=0, allow_inf_nan=False)
+    pairs_per_client: int | None = Field(default=None, ge=1)
+    test_fraction: float = Field(default=0.2, gt=0, lt=1)
+    validation_fraction: float = Field(default=0.0, ge=0, lt=1)
+    min_train: int = Field(default=2, ge=1)
+    min_test: int = Field(default=1, ge=1)
+    drop_small: bool = False
+
+    @field_validator("shares")
+    @classmethod
+    def _check_shares(cls, value: dict[str, float]) -> dict[str, float]:
+        for group, share in value.items():
+            if not (math.isfinite(share) and share > 0):
+                raise ConfigError(f"the share {share} of group {group!r} is not a positive number.", fix="Correct it.")
+        return value
+
+    @model_validator(mode="after")
+    def _check_together(self) -> Self:
+        read = _READ[self.kind] | _ALWAYS_READ
+        if self.sizes == "equal":
+            read = read - {"sigma"}
+        check_unread(self, read, f"a partition of kind {self.kind!r} and {self.sizes} sizes")
+        if self.test_fraction + self.validation_fraction >= 1:
+            raise ConfigError(
+                f"test_fraction {self.test_fraction} and validation_fraction {self.validation_fraction} leave nothing "
+                "to train on.",
+                fix="Keep their sum below 1.",
+            )
+        if self.pairs_per_client is not None and self.pairs_per_client < self.min_train:
+            raise ConfigError(
+                f"pairs_per_client {self.pairs_per_client} is below min_train {self.min_train}.",
+                fix="Raise the one or lower the other.",
+            )
+        return self
+
+    @property
+    def dealt_clients(self) -> int:
+        """Seen clients of a partition that deals pairs out: as configured, or the default."""
+        return DEFAULT_CLIENTS if self.clients is None else self.clients

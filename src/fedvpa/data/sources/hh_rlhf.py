@@ -1,0 +1,111 @@
+r"""Source ``hh-rlhf``: Anthropic's helpful and harmless transcripts, from its folder layout or the hub.
+
+Bai et al., "Training a Helpful and Harmless Assistant with Reinforcement Learning from Human Feedback",
+https://arxiv.org/abs/2204.05862; https://github.com/anthropics/hh-rlhf. Left out: the ``red-team-attempts``, which
+are no pairs.
+
+Layout: ``<root>/<subset>/{train,test}.jsonl[.gz]``. Each row holds two whole transcripts, which are split at the last
+``"\n\nAssistant:"``. The group of a pair is the objective that names its subset (``helpful-base`` → ``helpful``).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, Field
+
+from fedvpa.core.errors import DataError
+from fedvpa.data.columns import ColumnMap, read_pairs
+from fedvpa.data.files import JSON_LINES, read_rows
+from fedvpa.data.schema import PairTable, Text
+from fedvpa.data.shards import Shard, hub_shards, is_hub_id
+from fedvpa.data.sources.base import PathKeys, Source, require_path
+from fedvpa.data.text import Parts, split_transcripts
+
+FILE_SPLITS = ("train", "test")
+
+
+def _listed(value: Any) -> Any:
+    return [part.strip() for part in value.split(",")] if isinstance(value, str) else value
+
+
+class HhRlhfKeys(PathKeys):
+    """Keys of the source ``hh-rlhf``.
+
+    Attributes:
+        subsets: The folders to read, as a list or as names between commas. Default: the two of FedVPA-GP's protocol
+            (arXiv 2605.30873, experiments).
+    """
+
+    subsets: Annotated[tuple[str, ...], BeforeValidator(_listed), Field(min_length=1)] = (
+        "helpful-base",
+        "harmless-base",
+    )
+
+
+def read(config: HhRlhfKeys) -> PairTable:
+    """Read the subsets in the given order.
+
+    Args:
+        config: The keys of this source.
+
+    Returns:
+        The pairs, with their objective as group, and the report of what was left out.
+
+    Raises:
+        ConfigError: If no path is set.
+        DataError: If a folder or a file is missing, a Git LFS pointer or broken, or a transcript has no assistant.
+    """
+    path = require_path(config, "data.path=hh-rlhf")
+    from_hub = is_hub_id(path)
+    shards: list[Shard] = []
+    for subset in config.subsets:
+        shards += hub_shards(path, config.split, subset) if from_hub else _local(Path(path), subset, config.split)
+    return read_pairs(
+        shards,
+        ColumnMap(),
+        what=path,
+        strict=config.strict,
+        group=lambda shard: shard.name.split("/")[0].split("-")[0],
+        split_prompt=_split_prompt,
+    )
+
+
+def _split_prompt(chosen: Text, rejected: Text, where: str) -> Parts | None:
+    if isinstance(chosen, str) and isinstance(rejected, str):
+        return split_transcripts(chosen, rejected, where)
+    raise DataError(
+        "an HH-RLHF transcript is a string, and this is a list of messages.", fix="Use data.source=table.", where=where
+    )
+
+
+def _local(root: Path, subset: str, split: str) -> list[Shard]:
+    if not root.is_dir():
+        raise DataError(
+            "no such folder.", fix="Give the folder that holds the subsets (helpful-base, …).", where=str(root)
+        )
+    folder = root / subset
+    if not folder.is_dir():
+        there = ", ".join(sorted(child.name for child in root.iterdir() if child.is_dir())) or "none"
+        raise DataError(
+            f"has no subset folder {subset!r}. Folders: {there}.",
+            fix="Choose with data.subsets=NAME,…",
+            where=str(root),
+        )
+    wanted = (split,) if split else FILE_SPLITS
+    names = {part: [f"{part}{suffix}" for suffix in JSON_LINES] for part in wanted}
+    found = [(part, folder / name) for part in wanted for name in names[part] if (folder / name).is_file()]
+    if not found:
+        looked_for = ", ".join(name for part in wanted for name in names[part])
+        raise DataError("holds no transcripts.", fix=f"Looked for {looked_for}.", where=str(folder))
+    if len(found) > len({part for part, _ in found}):
+        raise DataError(
+            f"holds one split twice: {', '.join(file.name for _, file in found)}.",
+            fix="Keep the plain or the gzip file.",
+            where=str(folder),
+        )
+    return [Shard(f"{subset}/{part}", str(file), part, read_rows(file)) for part, file in found]
+
+
+SOURCE = Source(HhRlhfKeys, read)

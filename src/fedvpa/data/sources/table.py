@@ -1,0 +1,45 @@
+"""Source ``table``: any data with TRL's preference columns, from JSON lines, Parquet or the hub.
+
+``prompt``, ``chosen`` and ``rejected`` are strings or lists of role/content messages; the prompt may be implicit.
+Optional columns: ``user_id``, ``group``, ``split``, ``weight``, ``pair_id``. Other names go through ``map``.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from fedvpa.data.columns import ColumnMap, read_pairs
+from fedvpa.data.schema import PairTable
+from fedvpa.data.shards import hub_shards, is_hub_id, local_shards
+from fedvpa.data.sources.base import PathKeys, Source, require_path
+
+
+class TableKeys(PathKeys):
+    """Keys of the source ``table``.
+
+    Attributes:
+        map: Our column names → the names in the data, e.g. ``{"user_id": "worker"}``.
+    """
+
+    map: ColumnMap = ColumnMap()
+
+
+def read(config: TableKeys) -> PairTable:
+    """Read a file, the data files of a folder, or a hub data set.
+
+    Args:
+        config: The keys of this source.
+
+    Returns:
+        The pairs, and the report of what was left out.
+
+    Raises:
+        ConfigError: If no path is set.
+        DataError: If the data are missing or broken, lack a column, or hold a value that cannot be read.
+    """
+    path = require_path(config, "data.path=pairs.jsonl")
+    shards = hub_shards(path, config.split) if is_hub_id(path) else local_shards(Path(path), config.split)
+    return read_pairs(shards, config.map, what=path, strict=config.strict)
+
+
+SOURCE = Source(TableKeys, read)

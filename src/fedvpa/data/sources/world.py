@@ -1,0 +1,77 @@
+"""Source ``world``: pairs of the bundled preference world, whose users' utilities are known."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from pydantic import Field
+
+from fedvpa.data.columns import EQUAL, Skip, Tally
+from fedvpa.data.schema import Pair, PairTable
+from fedvpa.data.sources.base import Source, SourceKeys
+from fedvpa.world.generate import generate_world
+from fedvpa.world.prompts import Pool
+from fedvpa.world.users import DEFAULT_TEMPERATURE
+
+
+class WorldKeys(SourceKeys):
+    """Keys of the source ``world``.
+
+    Attributes:
+        population: The name of a population of users.
+        users: How many users label pairs. Default: 20, the population of the demo.
+        user_shares: The share of each of the population's groups; empty for equal shares.
+        pairs_per_user: Pairs of each. Default: 50, of which the default split trains on 40, the scarcity at which
+            the world's figures are reported.
+        temperature: Bradley–Terry temperature of the labels.
+        flip: Probability of flipping a label afterwards.
+        pool: Which prompts the users are asked: ``train``, ``validation`` or ``test``; no two pools share one.
+        seed: Seed of the world. It is apart from a run's seed, so that several runs can share one world.
+    """
+
+    population: str = "two-groups"
+    users: int = Field(default=20, ge=1)
+    user_shares: tuple[float, ...] = ()
+    pairs_per_user: int = Field(default=50, ge=1)
+    temperature: float = Field(default=DEFAULT_TEMPERATURE, gt=0)
+    flip: float = Field(default=0.0, ge=0, lt=0.5)
+    pool: Pool = "train"
+    seed: int = 0
+
+
+def read(config: WorldKeys) -> PairTable:
+    """Draw the world's pairs.
+
+    Args:
+        config: The keys of this source.
+
+    Returns:
+        The pairs, user by user. A pair is named after its user and its number among that user's pairs.
+
+    Raises:
+        InputError: If there is no such population.
+    """
+    tally, counts = Tally(config.strict), Counter[str]()
+    for pair in generate_world(
+        config.population,
+        config.users,
+        config.pairs_per_user,
+        config.seed,
+        config.temperature,
+        config.flip,
+        shares=config.user_shares or None,
+        pool=config.pool,
+    ):
+        name = f"{pair.user_id}:{counts[pair.user_id]}"
+        counts[pair.user_id] += 1
+        same = pair.chosen == pair.rejected
+        tally.add(
+            Skip(EQUAL)
+            if same
+            else Pair(pair.prompt, pair.chosen, pair.rejected, user_id=pair.user_id, group=pair.group, pair_id=name),
+            name,
+        )
+    return tally.table("world")
+
+
+SOURCE = Source(WorldKeys, read)
