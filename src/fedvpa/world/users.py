@@ -13,6 +13,7 @@ from functools import cache
 
 import numpy as np
 from jaxtyping import Float
+from scipy.special import expit
 
 from fedvpa.core.errors import ConfigError, nearest
 from fedvpa.core.seeds import numpy_generator
@@ -199,7 +200,7 @@ def preference(gap: Float[np.ndarray, "*batch"], temperature: float, flip: float
             f"The flip probability is {flip}; at 0.5 and above labels say nothing, or the opposite.",
             fix="0.0 is the default.",
         )
-    return (1.0 - 2.0 * flip) / (1.0 + np.exp(-np.asarray(gap, dtype=np.float64) / temperature)) + flip
+    return (1.0 - 2.0 * flip) * expit(np.asarray(gap, dtype=np.float64) / temperature) + flip
 
 
 def bayes_accuracy(utility: Utility, temperature: float = DEFAULT_TEMPERATURE, flip: float = 0.0) -> float:
