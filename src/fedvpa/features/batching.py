@@ -1,0 +1,41 @@
+"""Which rows are computed together: longest first, within a budget of tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from jaxtyping import Bool, Int
+
+
+def processing_order(lengths: Int[np.ndarray, " n"], shared: Bool[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
+    """Rows ordered by whether they share their prompt, then by falling length, then by row number.
+
+    Neighbours have about the same length, so batches hold little padding; the longest comes first, so that a batch that
+    does not fit into memory fails at once and not after an hour.
+    """
+    return np.lexsort((np.arange(len(lengths)), -lengths, ~shared))
+
+
+def batches(
+    lengths: Int[np.ndarray, " n"], shared: Bool[np.ndarray, " n"], tokens_per_batch: int, start: int = 0
+) -> Iterator[Int[np.ndarray, " batch"]]:
+    """Cut the processing order into batches.
+
+    Args:
+        lengths: Padded tokens that a row occupies.
+        shared: Rows that share their prompt; a batch never mixes them with others.
+        tokens_per_batch: Upper bound of rows × longest row; a longer row is a batch of its own.
+        start: How many rows of the processing order are done already.
+
+    Yields:
+        Row numbers.
+    """
+    order = processing_order(lengths, shared)
+    while start < len(order):
+        first = order[start]
+        stop = min(len(order), start + max(1, tokens_per_batch // max(1, int(lengths[first]))))
+        alike = shared[order[start:stop]] == shared[first]
+        stop = start + (len(alike) if alike.all() else int(np.argmin(alike)))
+        yield order[start:stop]
+        start = stop

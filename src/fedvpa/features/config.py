@@ -1,0 +1,54 @@
+"""What decides the features of a pair, and where they are kept."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+
+from fedvpa.core.config import Config
+
+CACHE_VARIABLE = "FEDVPA_CACHE"
+"""Environment variable that moves every cache of fedvpa; features go to its ``features`` folder."""
+
+
+class FeatureConfig(Config):
+    """How responses become feature vectors.
+
+    Neither the paper nor its released notes give lengths or precision, so every default here is chosen by us.
+
+    Attributes:
+        model: ``bundled`` (the tiny language model of the bundled world), a local folder or a hub id.
+        max_prompt_tokens: Longer prompts lose tokens on the left, where the oldest turns are. 512 keeps 99% of the
+            prompts of HH-RLHF whole.
+        max_response_tokens: Longer responses lose tokens on the right. 256 keeps 97% of the responses of HH-RLHF whole.
+        layer: Which hidden states are pooled: -1 is the last layer after its final norm, 0 the embeddings.
+        template: ``plain`` tokenises strings as they are; ``chat`` wraps a string prompt into one user message and a
+            string response into one assistant message. Conversations always go through the tokenizer's chat template.
+        dtype: Precision of the forward pass; ``auto`` is bfloat16 on a GPU and float32 elsewhere.
+        device: ``auto`` (a GPU if there is one), or any torch device.
+        tokens_per_batch: Upper bound of rows × longest row, so that memory is bounded whatever the lengths are. A
+            single pair that is longer than this makes a batch of its own.
+        storage: Precision on disk. float16 keeps three decimal digits: far more than a preference label carries.
+        cache_dir: Where features are kept; None means ``$FEDVPA_CACHE/features``, else ``~/.cache/fedvpa/features``.
+    """
+
+    model: str = Field("bundled", min_length=1)
+    max_prompt_tokens: int = Field(512, ge=1)
+    max_response_tokens: int = Field(256, ge=1)
+    layer: int = -1
+    template: Literal["plain", "chat"] = "plain"
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    device: str = "auto"
+    tokens_per_batch: int = Field(4096, ge=1)
+    storage: Literal["float16", "float32"] = "float16"
+    cache_dir: Path | None = None
+
+    def cache_root(self) -> Path:
+        """The folder that holds one folder per cache key."""
+        if self.cache_dir is not None:
+            return self.cache_dir.expanduser()
+        base = os.environ.get(CACHE_VARIABLE)
+        return (Path(base).expanduser() if base else Path.home() / ".cache" / "fedvpa") / "features"

@@ -1,0 +1,108 @@
+"""Standardisation of features from statistics that add up across clients.
+
+A client sends ``Moments.of(its features)``; the server adds them and derives a :class:`Standardiser`. No feature vector
+leaves a client, and the sum over clients is exactly the statistic of their union, so that streaming sums and secure
+aggregation give the same standardiser as pooling the data.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+from numpy.typing import NDArray
+
+from fedvpa.core.errors import DataError
+
+RELATIVE_EPS = 1e-6
+"""A dimension whose deviation is below this fraction of its root mean square is constant: chosen by us because it
+lies above the cancellation error of float64 sums (about 1e-8 of the root mean square), below float16's resolution."""
+
+
+@dataclass(frozen=True, slots=True)
+class Moments:
+    """Count, sum and sum of squares of feature vectors, per dimension.
+
+    Law: ``Moments.of(a) + Moments.of(b) == Moments.of(concatenate([a, b]))`` up to float64 rounding.
+
+    Attributes:
+        count: Number of vectors.
+        sum: Sum of the vectors, shape [d], float64.
+        sum_of_squares: Sum of their squares, shape [d], float64.
+    """
+
+    count: int
+    sum: Float[np.ndarray, " d"]
+    sum_of_squares: Float[np.ndarray, " d"]
+
+    @classmethod
+    def of(cls, features: Float[np.ndarray, "n d"]) -> Moments:
+        """The moments of ``features``, accumulated in float64 whatever their own precision is.
+
+        Raises:
+            DataError: If ``features`` is not a matrix, or holds a value that is not finite.
+        """
+        if features.ndim != 2:
+            raise DataError(f"Moments need a matrix of features [n, d]; got shape {features.shape}.")
+        exact = np.asarray(features, dtype=np.float64)
+        if not np.isfinite(exact).all():
+            row = int(np.flatnonzero(~np.isfinite(exact).all(axis=1))[0])
+            raise DataError(f"Feature row {row} holds a value that is not finite.", fix="Extract the features again.")
+        return cls(len(exact), exact.sum(axis=0), np.einsum("nd,nd->d", exact, exact))
+
+    @classmethod
+    def zero(cls, dimension: int) -> Moments:
+        """The moments of no vectors: what a client without pairs sends, and where a sum starts."""
+        return cls(0, np.zeros(dimension), np.zeros(dimension))
+
+    def __add__(self, other: Moments) -> Moments:
+        """The moments of the union.
+
+        Raises:
+            DataError: If the dimensions differ.
+        """
+        if self.sum.shape != other.sum.shape:
+            raise DataError(f"Cannot add moments of {len(self.sum)} and of {len(other.sum)} dimensions.")
+        return Moments(self.count + other.count, self.sum + other.sum, self.sum_of_squares + other.sum_of_squares)
+
+
+@dataclass(frozen=True, slots=True)
+class Standardiser:
+    """The map h ↦ (h − mean) / scale.
+
+    Attributes:
+        mean: Shape [d], float64.
+        scale: Shape [d], float64, positive.
+    """
+
+    mean: Float[np.ndarray, " d"]
+    scale: Float[np.ndarray, " d"]
+
+    @classmethod
+    def from_moments(cls, moments: Moments) -> Standardiser:
+        """Mean and population deviation: scale = √(E[h²] − E[h]²), and 1 where the dimension is constant.
+
+        A dimension is constant where E[h²] − E[h]² ≤ RELATIVE_EPS² · E[h²]; it is then mapped to about 0.
+
+        Args:
+            moments: Of responses' features, chosen and rejected pooled.
+
+        Raises:
+            DataError: If the moments count no vector.
+        """
+        if moments.count < 1:
+            raise DataError("No client holds a feature vector, so there is nothing to standardise by.")
+        mean = moments.sum / moments.count
+        mean_square = moments.sum_of_squares / moments.count
+        variance = mean_square - mean**2
+        constant = variance <= RELATIVE_EPS**2 * mean_square
+        return cls(mean, np.sqrt(np.where(constant, 1.0, variance)))
+
+    def apply(self, features: Float[np.ndarray, "*batch d"]) -> NDArray[np.float32]:
+        """Standardised responses' features, float32, same shape."""
+        return ((np.asarray(features, dtype=np.float64) - self.mean) / self.scale).astype(np.float32)
+
+    def apply_difference(self, differences: Float[np.ndarray, "*batch d"]) -> NDArray[np.float32]:
+        """Standardised Δh = h(chosen) − h(rejected), float32: the mean cancels, so only the scale acts."""
+        return (np.asarray(differences, dtype=np.float64) / self.scale).astype(np.float32)
