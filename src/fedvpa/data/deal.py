@@ -16,6 +16,7 @@ from fedvpa.data.splits import Ints
 
 NOBODY = -1
 _SINKHORN_STEPS = 200
+_SINKHORN_TOLERANCE = 1e-6
 _LEAST_SHARE = 1e-9
 
 
@@ -185,8 +186,8 @@ def _groups(table: PairTable, config: PartitionConfig) -> tuple[list[str], Ints]
     used = len(config.shares) or len(names)
     if used < 2:
         raise DataError(
-            f"a partition of kind {config.kind!r} needs two groups or more, and there is one: "
-            f"{next(iter(config.shares), None) or ', '.join(names)!r}.",
+            f"a partition of kind {config.kind!r} needs two groups or more, and is given "
+            f"{', '.join(config.shares or names) or 'none'}.",
             fix="Give pairs of further groups, or use partition.kind=natural.",
         )
     return names, codes
@@ -225,6 +226,8 @@ def _fit(mixtures: NDArray[np.float64], sizes: NDArray[np.float64], totals: NDAr
     for _ in range(_SINKHORN_STEPS):
         quotas *= (rows / quotas.sum(axis=1))[:, None]
         quotas *= totals / np.maximum(quotas.sum(axis=0), _LEAST_SHARE)
+        if np.abs(quotas.sum(axis=1) / rows - 1).max() < _SINKHORN_TOLERANCE:
+            break
     return quotas
 
 

@@ -7,8 +7,9 @@ stays the same when something changes:
   Another user's arrival or departure changes no other split. Which users are held out as unseen follows from their
   hashed ids: an arrival displaces at most one of them per group.
 - ``group`` and ``dirichlet``: pairs are shuffled by their hashed ids, so the order of the table does not matter; a
-  different number of clients deals all pairs anew.
-- ``pairs_per_client`` cuts after deal and split: raising it adds train pairs and moves none.
+  different number of clients deals all pairs anew. Pairs named after their row number are dealt by that number.
+- ``pairs_per_client`` cuts after deal and split: raising it adds train pairs and moves none. (Only where the cut falls
+  among pairs of one prompt does the order of the table decide.)
 """
 
 from __future__ import annotations
@@ -20,11 +21,12 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from fedvpa.core.errors import DataError
+from fedvpa.core.errors import DataError, nearest
 from fedvpa.core.seeds import entropy
 from fedvpa.data.deal import NOBODY, Deal, deal_dirichlet, deal_groups, deal_users, factorise
 from fedvpa.data.partition_config import Kind, PartitionConfig
-from fedvpa.data.schema import PairTable, Text
+from fedvpa.data.schema import Pair, PairTable, Text
+from fedvpa.data.shards import SPLITS
 from fedvpa.data.splits import TEST, TRAIN, UNDECIDED, UNUSED, VALIDATION, Ints, SplitRule, draw_splits
 
 __all__ = ["ClientRows", "Partition", "PartitionConfig", "partition"]
@@ -34,7 +36,7 @@ _DEALERS: dict[Kind, Callable[[PairTable, PartitionConfig, int], Deal]] = {
     "dirichlet": deal_dirichlet,
     "natural": deal_users,
 }
-_CODES = {None: UNDECIDED, "train": TRAIN, "validation": VALIDATION, "test": TEST}
+_CODES: dict[str | None, int] = {None: UNDECIDED, "train": TRAIN, "validation": VALIDATION, "test": TEST}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -105,7 +107,7 @@ def partition(table: PairTable, config: PartitionConfig, seed: int) -> Partition
     rows = np.flatnonzero(deal.owner != NOBODY)
     owner = deal.owner[rows]
     pairs = [table.pairs[row] for row in rows]
-    prescribed = np.fromiter((_CODES[pair.split] for pair in pairs), np.int64, len(pairs))
+    prescribed = _prescribed(pairs)
     prompt_key = _prompt_keys(seed, [deal.ids[client] for client in owner], [pair.prompt for pair in pairs])
     rule = SplitRule(config.test_fraction, config.validation_fraction, config.min_test, config.pairs_per_client)
     parts = draw_splits(owner, prompt_key, prescribed, len(deal.ids), rule)
@@ -114,6 +116,15 @@ def partition(table: PairTable, config: PartitionConfig, seed: int) -> Partition
     groups = _client_groups(owner, [pair.group for pair in pairs], len(deal.ids))
     rows = rows[np.lexsort((rows, parts, owner))]
     return Partition(tuple(_slice(deal, groups, rows, counts)))
+
+
+def _prescribed(pairs: Sequence[Pair]) -> Ints:
+    """The split that the data prescribe for each pair, as a code."""
+    unknown = {pair.split for pair in pairs} - _CODES.keys()
+    if unknown:
+        name = str(sorted(map(str, unknown))[0])
+        raise DataError(f"the split {name!r} is not known.", fix=nearest(name, SPLITS))
+    return np.fromiter((_CODES[pair.split] for pair in pairs), np.int64, len(pairs))
 
 
 def _prompt_keys(seed: int, client_ids: Sequence[str], prompts: Sequence[Text]) -> NDArray[np.uint64]:

@@ -61,7 +61,11 @@ def read(config: HhRlhfKeys) -> PairTable:
     from_hub = is_hub_id(path)
     shards: list[Shard] = []
     for subset in config.subsets:
-        shards += hub_shards(path, config.split, subset) if from_hub else _local(Path(path), subset, config.split)
+        shards += (
+            hub_shards(path, config.split, subset)
+            if from_hub
+            else _local(Path(path).expanduser(), subset, config.split)
+        )
     return read_pairs(
         shards,
         ColumnMap(),

@@ -38,7 +38,7 @@ def read(config: TableKeys) -> PairTable:
         DataError: If the data are missing or broken, lack a column, or hold a value that cannot be read.
     """
     path = require_path(config, "data.path=pairs.jsonl")
-    shards = hub_shards(path, config.split) if is_hub_id(path) else local_shards(Path(path), config.split)
+    shards = hub_shards(path, config.split) if is_hub_id(path) else local_shards(Path(path).expanduser(), config.split)
     return read_pairs(shards, config.map, what=path, strict=config.strict)
 
 

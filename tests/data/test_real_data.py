@@ -1,0 +1,53 @@
+"""On the real data, where they lie beside the repository."""
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fedvpa.core.errors import DataError
+from fedvpa.data import DataConfig, PartitionConfig, load, partition
+
+DATA = Path(__file__).parents[3] / "shared" / "data"
+pytestmark = [
+    pytest.mark.end_to_end,
+    pytest.mark.skipif(not DATA.is_dir(), reason="the real data are not beside the repository"),
+]
+OBJECTIVES = DataConfig(
+    source="table", path=str(DATA / "hh-rlhf-objectives" / "pairs.jsonl.gz"), map={"group": "objective"}
+)
+
+
+def test_objectives_load_but_for_one_tie_and_four_empty_responses():
+    table = load(OBJECTIVES)
+    assert table.report.read == 3043
+    assert table.report.skipped == {
+        "chosen and rejected are equal": 1,
+        "no chosen response": 1,
+        "no rejected response": 3,
+    }
+    assert len(table) == 3038
+    assert Counter(pair.group for pair in table.pairs) == {"helpful": 1629, "harmless": 1409}
+
+
+def test_objectives_deal_into_clients_of_one_objective_with_a_fifth_for_test():
+    table = load(OBJECTIVES)
+    dealt = partition(table, PartitionConfig(clients=50), seed=0)
+    assert Counter(client.group for client in dealt.clients) == {"helpful": 25, "harmless": 25}
+    sizes = np.array([(len(client.train), len(client.test)) for client in dealt.clients])
+    assert sizes.sum() == len(table)
+    assert sizes[:, 1].sum() / sizes.sum() == pytest.approx(0.2, abs=0.01)
+
+
+def test_harmless_base_loads_in_its_original_layout():
+    table = load(DataConfig(source="hh-rlhf", path=str(DATA / "hh-rlhf"), subsets=("harmless-base",)))
+    assert table.report.read == 2312
+    assert table.report.skipped == {"the two responses share no prompt": 5, "no chosen response": 4}
+    assert table.groups() == ["harmless"]
+    assert all(pair.prompt.endswith("\n\nAssistant:") for pair in table.pairs)
+
+
+def test_helpful_base_is_a_git_lfs_pointer_and_is_called_one():
+    with pytest.raises(DataError, match=r"helpful-base/test\.jsonl\.gz: is a Git LFS pointer"):
+        load(DataConfig(source="hh-rlhf", path=str(DATA / "hh-rlhf")))

@@ -1,0 +1,183 @@
+import json
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+
+from fedvpa.core.errors import ConfigError, DataError
+from fedvpa.data import DataConfig, Message, load
+
+pytestmark = pytest.mark.unit
+
+FULL = {
+    "prompt": "p",
+    "chosen": "c",
+    "rejected": "r",
+    "user_id": 17,
+    "group": "kind",
+    "split": "test",
+    "weight": 2,
+    "pair_id": "first",
+}
+
+
+@pytest.fixture
+def table(tmp_path):
+    def make(*rows, **config):
+        path = tmp_path / "pairs.jsonl"
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        return load(DataConfig.parse({"source": "table", "path": str(path), **config}))
+
+    return make
+
+
+def test_every_column_is_read(table):
+    pair = table(FULL).pairs[0]
+    assert (pair.prompt, pair.chosen, pair.rejected) == ("p", "c", "r")
+    assert (pair.user_id, pair.group, pair.split, pair.weight, pair.pair_id) == ("17", "kind", "test", 2.0, "first")
+
+
+def test_optional_columns_have_defaults_and_rows_are_named_after_their_number(table):
+    pairs = table(
+        {"prompt": "p", "chosen": "c", "rejected": "r"}, {"prompt": "q", "chosen": "c", "rejected": "r"}
+    ).pairs
+    assert [pair.pair_id for pair in pairs] == ["1", "2"]
+    assert (pairs[0].user_id, pairs[0].group, pairs[0].split, pairs[0].weight) == (None, None, None, 1.0)
+
+
+def test_other_names_go_through_the_map(table):
+    row = {"question": "p", "good": "c", "bad": "r", "worker": "w", "label": "l"}
+    names = {"prompt": "question", "chosen": "good", "rejected": "bad", "user_id": "worker", "group": "label"}
+    pair = table(row, map=names).pairs[0]
+    assert (pair.prompt, pair.chosen, pair.rejected, pair.user_id, pair.group) == ("p", "c", "r", "w", "l")
+
+
+def test_messages_and_implicit_prompts(table):
+    ask = {"role": "user", "content": "a"}
+    row = {
+        "chosen": [ask, {"role": "assistant", "content": "b"}],
+        "rejected": [ask, {"role": "assistant", "content": "c"}],
+    }
+    pair = table(row).pairs[0]
+    assert (pair.prompt, pair.chosen) == ((Message("user", "a"),), (Message("assistant", "b"),))
+
+
+@pytest.mark.parametrize(
+    ("bad", "reason"),
+    [
+        ({"prompt": "p", "rejected": "r"}, "no chosen response"),
+        ({"prompt": "p", "chosen": None, "rejected": "r"}, "no chosen response"),
+        ({"prompt": "p", "chosen": "c"}, "no rejected response"),
+        ({"prompt": "p", "chosen": "c", "rejected": " "}, "no rejected response"),
+        ({"prompt": "p", "chosen": "c", "rejected": "c"}, "chosen and rejected are equal"),
+        ({"chosen": "x", "rejected": "y"}, "the two responses share no prompt"),
+    ],
+)
+def test_rows_that_are_no_pairs_are_counted_or_under_strict_errors(table, bad, reason):
+    good = {"prompt": "p", "chosen": "c", "rejected": "r"}
+    loaded = table(good, bad, good, bad)
+    assert (len(loaded), loaded.report.read, loaded.report.skipped) == (2, 4, {reason: 2})
+    assert loaded.report.examples[reason].endswith("pairs.jsonl:2")
+    with pytest.raises(DataError, match=rf"pairs\.jsonl:2: {reason}"):
+        table(good, bad, strict=True)
+
+
+def test_a_table_of_no_pairs_says_why(table):
+    with pytest.raises(
+        DataError, match=r"none of the 3 rows can be used: 3 × chosen and rejected are equal \(first: .*:1\)"
+    ):
+        table(*[{"prompt": "p", "chosen": "c", "rejected": "c"}] * 3)
+
+
+@pytest.mark.parametrize("strict", [False, True])
+def test_a_missing_column_is_named_with_the_map_and_what_there_is(table, strict):
+    with pytest.raises(DataError) as error:
+        table({"prompt": "p", "preferred": "c", "rejected": "r"}, strict=strict)
+    message = str(error.value)
+    assert "has no column 'chosen'. Columns: preferred, prompt, rejected." in message
+    assert "--map chosen=COLUMN" in message
+
+
+def test_a_mapped_column_must_exist_though_it_is_optional(table):
+    with pytest.raises(DataError, match=r"no column 'worker'.*--map user_id=COLUMN"):
+        table(FULL, map={"user_id": "worker"})
+
+
+@pytest.mark.parametrize("weight", [0, -1.5, float("nan"), float("inf"), "2", True])
+def test_a_weight_must_be_a_positive_number(table, weight):
+    with pytest.raises(DataError, match=r"pairs\.jsonl:2: the weight .* is not a positive finite number"):
+        table({**FULL, "pair_id": "other"}, {**FULL, "weight": weight})
+
+
+def test_an_unknown_split_names_the_nearest(table):
+    with pytest.raises(DataError, match=r":1: the split 'tset' is not known\. Did you mean 'test'"):
+        table({**FULL, "split": "tset"})
+
+
+def test_a_name_must_be_a_string_or_a_whole_number(table):
+    with pytest.raises(DataError, match=r":1: column 'user_id' holds 1\.5"):
+        table({**FULL, "user_id": 1.5})
+
+
+def test_a_repeated_pair_id_names_both_places(table):
+    with pytest.raises(DataError, match=r"pairs\.jsonl:2: the pair_id 'first' was given before, at .*pairs\.jsonl:1"):
+        table(FULL, {**FULL, "prompt": "q"})
+
+
+def test_a_folder_prescribes_splits_by_its_files_only_if_there_are_several(tmp_path):
+    def config(**more):
+        return DataConfig(source="table", path=str(tmp_path), **more)
+
+    row = {"prompt": "p", "chosen": "c", "rejected": "r"}
+    (tmp_path / "test-0.jsonl").write_text(json.dumps(row) + "\n")
+    (tmp_path / "notes.txt").write_text("not data")
+    assert [pair.split for pair in load(config()).pairs] == [None]
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist([row] * 3), tmp_path / "train.parquet")
+    both = load(config()).pairs
+    assert [pair.split for pair in both] == ["test", "train", "train", "train"]
+    assert len({pair.pair_id for pair in both}) == 4
+    assert len(load(config(split="train"))) == 3
+    with pytest.raises(DataError, match=r"holds no data file of split 'validation'\. Looked for validation\*\.jsonl"):
+        load(config(split="validation"))
+
+
+def test_what_is_missing_is_said(tmp_path):
+    with pytest.raises(ConfigError, match=r"data\.path: is needed"):
+        load(DataConfig(source="table"))
+    with pytest.raises(DataError, match=r"no such file or folder"):
+        load(DataConfig(source="table", path=str(tmp_path / "gone.jsonl")))
+    with pytest.raises(DataError, match=r"holds no data file\. Looked for \*\.jsonl"):
+        load(DataConfig(source="table", path=str(tmp_path)))
+
+
+class Hub:
+    """Stands in for ``datasets.load_dataset``."""
+
+    def __init__(self, monkeypatch, answer):
+        self.calls, self.answer = [], answer
+        monkeypatch.setattr("datasets.load_dataset", self)
+
+    def __call__(self, name, data_dir=None):
+        self.calls.append((name, data_dir))
+        if isinstance(self.answer, Exception):
+            raise self.answer
+        return self.answer
+
+
+def test_a_hub_id_goes_through_datasets(monkeypatch):
+    row = {"prompt": "p", "chosen": "c", "rejected": "r"}
+    hub = Hub(monkeypatch, {"train_prefs": [row] * 2, "test_prefs": [row]})
+    config = DataConfig(source="table", path="owner/name")
+    loaded = load(config)
+    assert hub.calls == [("owner/name", None)]
+    assert [pair.split for pair in loaded.pairs] == ["train", "train", "test"]
+    assert [pair.pair_id for pair in loaded.pairs] == ["train_prefs:1", "train_prefs:2", "test_prefs:1"]
+    assert [pair.split for pair in load(config.model_copy(update={"split": "test_prefs"})).pairs] == [None]
+    with pytest.raises(DataError, match=r"owner/name: has no split 'dev'\. Splits: train_prefs, test_prefs"):
+        load(config.model_copy(update={"split": "dev"}))
+
+
+def test_a_hub_id_that_cannot_be_loaded_is_an_input_error(monkeypatch):
+    Hub(monkeypatch, ConnectionError("no route"))
+    with pytest.raises(DataError, match=r"^owner/name: is neither a local file or folder, nor .* hub gives: no route"):
+        load(DataConfig(source="table", path="owner/name"))
