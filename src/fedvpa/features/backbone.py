@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModel, AutoTokenizer
+from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedTokenizerFast
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
     MODEL_FOR_MASKED_LM_MAPPING_NAMES,
@@ -21,6 +23,7 @@ from fedvpa.features.config import FeatureConfig
 from fedvpa.features.locate import ModelSource, locate
 from fedvpa.features.tokens import Kind
 
+GENERIC_TOKENIZERS = ("TokenizersBackend", "PreTrainedTokenizerFast")
 OPTIONAL_WEIGHTS = "pooler."
 """Weights that a checkpoint may lack: the pooler acts behind the hidden states and is never read here."""
 
@@ -75,7 +78,7 @@ def load_backbone(config: FeatureConfig, source: ModelSource | None = None) -> B
     with _quiet(), _explained(source):
         settings = AutoConfig.from_pretrained(source.folder)
         kind = kind_of(settings)
-        tokenizer = AutoTokenizer.from_pretrained(source.folder)
+        tokenizer = load_tokenizer(source.folder)
         model, loading = AutoModel.from_pretrained(
             source.folder, config=settings, dtype=dtype, output_loading_info=True
         )
@@ -105,6 +108,19 @@ def load_backbone(config: FeatureConfig, source: ModelSource | None = None) -> B
         positions=position_limit(model, tokenizer),
         window=attention_window(text),
     )
+
+
+def load_tokenizer(folder: Path) -> Any:
+    """The tokenizer of a model folder.
+
+    A folder that declares a generic tokenizer gets exactly its ``tokenizer.json``. AutoTokenizer of transformers 5 would
+    replace it, for Qwen2 and other families, by the family's own class, which splits words by rules of its own.
+    """
+    declaration = folder / "tokenizer_config.json"
+    declared = json.loads(declaration.read_text(encoding="utf-8")) if declaration.is_file() else {}
+    if declared.get("tokenizer_class") in GENERIC_TOKENIZERS and (folder / "tokenizer.json").is_file():
+        return PreTrainedTokenizerFast.from_pretrained(folder)
+    return AutoTokenizer.from_pretrained(folder)
 
 
 def kind_of(settings: Any) -> Kind:

@@ -19,6 +19,8 @@ class FeatureConfig(Config):
 
     Neither the paper nor its released notes give lengths or precision, so every default here is chosen by us.
 
+    A model with fewer positions than prompt and response need cuts more: see :class:`~fedvpa.features.tokens.Limits`.
+
     Attributes:
         model: ``bundled`` (the tiny language model of the bundled world), a local folder or a hub id.
         max_prompt_tokens: Longer prompts lose tokens on the left, where the oldest turns are. 512 keeps 99% of the

@@ -79,7 +79,6 @@ def prepare(pairs: Sequence[Pair], backbone: Backbone, config: FeatureConfig) ->
     Raises:
         DataError: If there are no pairs, or a response has no tokens.
         ModelError: If the model sees the future though it counts as decoder-only, or lacks a chat template.
-        ConfigError: If responses of the allowed length do not fit into the model's positions.
     """
     if not pairs:
         raise DataError("There are no pairs to extract features of.")

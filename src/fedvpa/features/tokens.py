@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -9,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from fedvpa.core.errors import ConfigError, DataError, ModelError
+from fedvpa.core.errors import DataError, ModelError
 from fedvpa.data.schema import Message, Pair, Text
 
 Kind = Literal["causal", "encoder"]
@@ -95,8 +96,9 @@ class Limits:
     Attributes:
         prompt: Longer prompts lose tokens on the left.
         response: Longer responses lose tokens on the right.
-        positions: Positions of the model, special tokens included; None if it has no fixed number. Where prompt and
-            longer response do not fit, the prompt is cut further, by the same amount for both responses.
+        positions: Positions of the model, special tokens included; None if it has no fixed number. Responses are cut to
+            fit first; where prompt and longer response do not fit together, the prompt is cut further, alike for both
+            responses. Every cut is counted.
     """
 
     prompt: int
@@ -158,15 +160,7 @@ def tokenise(
     Raises:
         DataError: If a response has no tokens; names the row.
         ModelError: If a conversation meets a tokenizer without a chat template.
-        ConfigError: If a response of the allowed length does not fit into the model's positions.
     """
-    if limits.positions is not None and limits.response + len(frame) > limits.positions:
-        raise ConfigError(
-            f"{limits.response} tokens and {len(frame)} special ones do not fit into the model's {limits.positions} "
-            "positions.",
-            fix=f"Set it to at most {limits.positions - len(frame)}.",
-            where="configuration key 'max_response_tokens'",
-        )
     rows: list[Row] = []
     counts = TokenCounts()
     for start in range(0, len(pairs), TOKENISED_AT_ONCE):
@@ -204,10 +198,9 @@ def _tokenise_chunk(
 
 def _truncate(prompt: Ids, chosen: Ids, rejected: Ids, frame: Frame, limits: Limits) -> tuple[Row, TokenCounts]:
     """Cut prompt (left) and responses (right) to the limits and put the special tokens around the prompt."""
-    kept = [response[: limits.response] for response in (chosen, rejected)]
-    room = limits.prompt
-    if limits.positions is not None:
-        room = min(room, limits.positions - len(frame) - max(map(len, kept)))
+    space = sys.maxsize if limits.positions is None else limits.positions - len(frame)
+    kept = [response[: min(limits.response, space)] for response in (chosen, rejected)]
+    room = min(limits.prompt, space - max(map(len, kept)))
     kept_prompt = prompt[max(0, len(prompt) - room) :]
     prefix = np.concatenate([np.asarray(frame.before, np.int32), kept_prompt, np.asarray(frame.between, np.int32)])
     counts = TokenCounts(
