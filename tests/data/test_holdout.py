@@ -11,7 +11,7 @@ pytestmark = pytest.mark.unit
 TABLE = PairTable(
     (
         Pair("p", "c", "r", group="blue", pair_id="1"),
-        Pair("p", "r", "c", group="amber", pair_id="2"),
+        Pair("s", "r", "c", group="amber", pair_id="2"),
     )
 )
 
@@ -31,7 +31,7 @@ def holdout(tmp_path):
 
 
 def test_pairs_of_the_tables_groups_are_kept(holdout):
-    held = holdout(("q", "c", "r", "amber"), ("q", "r", "c", "blue"), ("s", "c", "r", "amber"))
+    held = holdout(("q", "c", "r", "amber"), ("q", "r", "c", "blue"), ("t", "c", "r", "amber"))
     assert len(held) == 3
     rows = rows_by_group(held)
     assert list(rows) == ["amber", "blue"]
@@ -42,7 +42,7 @@ def test_pairs_of_the_tables_groups_are_kept(holdout):
 def test_what_training_holds_and_other_groups_are_left_out_and_counted(holdout):
     held = holdout(
         ("p", "r", "c", "blue"),  # the same pair, the other way round
-        ("q", "c", "r", "blue"),
+        ("s", "r", "c", "blue"),  # held by the other group only
         ("q", "c", "r", "coral"),
         ("q", "c", "r", "amber"),
     )

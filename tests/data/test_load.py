@@ -1,5 +1,6 @@
 import pytest
 
+from fedvpa.core.config import Config
 from fedvpa.core.errors import ConfigError
 from fedvpa.data import DataConfig, load
 from fedvpa.data.sources import SOURCES
@@ -25,6 +26,25 @@ def test_a_key_that_nothing_reads_is_an_error(values, message):
     with pytest.raises(ConfigError) as error:
         DataConfig.parse(values)
     assert message in str(error.value)
+
+
+class Run(Config):
+    data: DataConfig = DataConfig()
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"pth": "x"}, "configuration key 'data.pth': is not known. Did you mean 'path'?"),
+        ({"source": "tabel"}, "configuration key 'data.source': there is no source 'tabel'."),
+        ({"source": "table", "map": {"grop": "x"}}, "configuration key 'data.map.grop': is not known."),
+        ({"path": "x"}, "configuration key 'data': 'path' was set, and source 'world' does not read it."),
+    ],
+)
+def test_errors_inside_a_larger_configuration_name_the_whole_path(values, message):
+    with pytest.raises(ConfigError) as error:
+        Run.parse({"data": values})
+    assert str(error.value).startswith(message)
 
 
 @pytest.mark.parametrize("source", SOURCES)

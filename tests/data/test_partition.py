@@ -86,6 +86,38 @@ def test_a_partition_follows_from_pairs_and_seed_and_not_from_the_order_of_the_t
     assert contents(pairs, partition(pairs, config, seed=4)) != first
 
 
+@pytest.mark.parametrize("kind", ["group", "dirichlet"])
+def test_the_seed_decides_who_holds_a_pair(kind):
+    pairs = table(pairs=613, groups=("amber", "blue"))
+    config = PartitionConfig(kind=kind, clients=2, alpha=0.3 if kind == "group" else 1e6, unseen=2, min_train=1)
+    holders = []
+    for seed in (0, 1):
+        dealt = contents(pairs, partition(pairs, config, seed))
+        holders.append({pair: client for client, parts in dealt.items() for part in parts for pair in part})
+    # Each of the two clients that may hold a pair keeps it by chance: half of the pairs (a quarter, of four) stay.
+    stayed = np.mean([holders[1][pair] == client for pair, client in holders[0].items()])
+    assert stayed == pytest.approx(0.5 if kind == "group" else 0.25, abs=0.1)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        PartitionConfig(kind="natural", unseen=11),
+        PartitionConfig(kind="natural", clients=11),
+        PartitionConfig(kind="dirichlet", clients=3, min_train=1),
+        PartitionConfig(clients=5, sizes="log-normal", sigma=0.3),
+    ],
+    ids=["unseen users", "seen users", "mixtures", "sizes"],
+)
+def test_the_seed_decides_the_draw_of(config):
+    pairs = table(pairs=613)
+    shapes = []
+    for seed in (0, 1):
+        clients = partition(pairs, config, seed).clients
+        shapes.append([(client.client_id, client.seen, len(client.train) + len(client.test)) for client in clients])
+    assert shapes[0] != shapes[1]
+
+
 def test_a_client_of_a_group_partition_holds_one_group_and_all_pairs_are_dealt_evenly():
     pairs = table(pairs=613)
     dealt = partition(pairs, PartitionConfig(clients=9), seed=0)
@@ -246,7 +278,8 @@ def test_shares_must_name_groups_that_exist():
 
 def test_clients_with_too_few_pairs_are_named_with_their_numbers():
     with pytest.raises(
-        DataError, match=r"client 'amber-0' has 2 pairs, .*at least 2 and 1 \(\d+ of 97 .*partition\.clients"
+        DataError,
+        match=r"client 'amber-0' holds too few pairs: 2 in all, .*at least 2 and 1 \(\d+ of 97 .*partition\.clients",
     ):
         partition(table(211, prompts=9973), PartitionConfig(clients=97), 0)
 
@@ -254,7 +287,10 @@ def test_clients_with_too_few_pairs_are_named_with_their_numbers():
 def test_small_users_are_errors_or_left_out():
     small = Pair("p", "c", "r", "hermit", "blue", pair_id="h")
     pairs = PairTable((*table(613).pairs, small))
-    with pytest.raises(DataError, match=r"client 'hermit' has 1 pairs.*partition\.drop_small=true"):
+    with pytest.raises(
+        DataError,
+        match=r"client 'hermit' holds too few pairs: 1 in all, 0 train and 1 test.*partition\.drop_small=true",
+    ):
         partition(pairs, PartitionConfig(kind="natural"), 0)
     dealt = partition(pairs, PartitionConfig(kind="natural", drop_small=True), 0)
     assert "hermit" not in dealt.by_id

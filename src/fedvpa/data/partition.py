@@ -143,7 +143,7 @@ def _check_counts(deal: Deal, counts: Ints, config: PartitionConfig) -> None:
     train, test, total = counts[client, TRAIN], counts[client, TEST], counts[client].sum()
     natural = config.kind == "natural"
     raise DataError(
-        f"client {deal.ids[client]!r} has {total} pairs, which split into {train} train and {test} test pairs, and "
+        f"client {deal.ids[client]!r} holds too few pairs: {total} in all, {train} train and {test} test, and it "
         f"needs at least {config.min_train} and {config.min_test} ({int(short.sum())} of {len(short)} clients fall "
         "short; pairs of one prompt are never parted).",
         fix="Lower partition.min_train or partition.min_test, "
