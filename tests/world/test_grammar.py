@@ -137,7 +137,7 @@ def test_every_mutilation_of_a_response_changes_its_reading() -> None:
 
 @pytest.mark.unit
 def test_details_in_any_order_count_and_foreign_ones_do_not() -> None:
-    text = f"{STANCE} First, check the oven. Second, grab the flour. Third, use the padlock."
+    text = f"{STANCE} First, check the oven. Second, grab the flour. Third, use the gate."
     reading = parse(BREAD, text)
     assert isinstance(reading, Parsed)
     assert (reading.attributes.detail, reading.attributes.off_topic) == (2, 1)
