@@ -68,7 +68,7 @@ def config_of(family: str) -> PreTrainedConfig:
     raise AssertionError(family)
 
 
-def tokenizer_of(family: str, *, chat: bool = False) -> PreTrainedTokenizerFast:
+def make_tokenizer(family: str, *, chat: bool = False) -> PreTrainedTokenizerFast:
     """Words separated by spaces; llama and gemma2 put <bos> in front, bert puts [CLS] and [SEP] around."""
     backend = Tokenizer(models.WordLevel(VOCABULARY, unk_token="<unk>"))
     backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
@@ -99,6 +99,11 @@ def one_thread() -> None:
 
 
 @pytest.fixture(scope="session")
+def tokenizer_of() -> Callable[..., PreTrainedTokenizerFast]:
+    return make_tokenizer
+
+
+@pytest.fixture(scope="session")
 def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """The folder of a tiny random model; made once per family."""
     made: dict[tuple[str, bool], Path] = {}
@@ -108,7 +113,7 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path
             folder = tmp_path_factory.mktemp(family)
             torch.manual_seed(17)
             AutoModel.from_config(config_of(family)).save_pretrained(folder)
-            tokenizer_of(family, chat=chat).save_pretrained(folder)
+            make_tokenizer(family, chat=chat).save_pretrained(folder)
             made[family, chat] = folder
         return made[family, chat]
 

@@ -113,8 +113,8 @@ def load_backbone(config: FeatureConfig, source: ModelSource | None = None) -> B
 def load_tokenizer(folder: Path) -> Any:
     """The tokenizer of a model folder.
 
-    A folder that declares a generic tokenizer gets exactly its ``tokenizer.json``. AutoTokenizer of transformers 5 would
-    replace it, for Qwen2 and other families, by the family's own class, which splits words by rules of its own.
+    A folder that declares a generic tokenizer gets exactly its ``tokenizer.json``. AutoTokenizer of transformers 5
+    would replace it, for Qwen2 and other families, by the family's own class, which splits words by rules of its own.
     """
     declaration = folder / "tokenizer_config.json"
     declared = json.loads(declaration.read_text(encoding="utf-8")) if declaration.is_file() else {}

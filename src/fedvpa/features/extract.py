@@ -129,7 +129,7 @@ def extract(table: PairTable, backbone: Backbone, config: FeatureConfig) -> Feat
     work = prepare(table.pairs, backbone, config)
     dtype = np.dtype(config.storage)
     chosen, rejected = [], []
-    for rows, features in compute(work, backbone, config.tokens_per_batch):
+    for rows, features in compute(work, backbone, config.batch_budget(backbone.device.type)):
         chosen.append(store.stored(features[:, 0], rows, dtype))
         rejected.append(store.stored(features[:, 1], rows, dtype))
     back = np.argsort(processing_order(work.lengths(), work.sharing))
@@ -202,9 +202,9 @@ def _fill(folder: Path, key: dict[str, Any], table: PairTable, config: FeatureCo
 
 def _write(work: Work, backbone: Backbone, config: FeatureConfig, writer: Writer) -> Iterator[int]:
     """Compute and write what is left, yielding each row number once it is written."""
-    done, last = writer.done, time.monotonic()
+    done, last, budget = writer.done, time.monotonic(), config.batch_budget(backbone.device.type)
     try:
-        for rows, features in compute(work, backbone, config.tokens_per_batch, done):
+        for rows, features in compute(work, backbone, budget, done):
             writer.write(rows, features)
             done += len(rows)
             if time.monotonic() - last >= CHECKPOINT_SECONDS:

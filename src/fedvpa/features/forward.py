@@ -10,6 +10,10 @@ Sharing needs a decoder-only model that obeys a custom mask and custom positions
 that reliably, so :func:`sharing_obstacle` computes a small batch both ways and compares. A layer with an attention
 window would need a mask of its own; where prefix and longer response fit into the window, the window hides nothing and
 the tree mask is right, and longer rows go the separate way.
+
+Keeping the prompt's key-value cache and running both responses on it was measured too (Qwen2 architecture, CPU, 2,048
+tokens per batch): as fast at fixed lengths and 1.5 times slower at variable ones, since prompts and responses are then
+padded apart. So there is one shared way.
 """
 
 from __future__ import annotations

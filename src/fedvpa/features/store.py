@@ -201,7 +201,7 @@ def stored(features: Float[np.ndarray, "rows d"], rows: NDArray[np.integer], dty
             fix="Use dtype float32 or bfloat16, or check the model's weights.",
         )
     largest = float(np.abs(features).max())
-    if largest > np.finfo(dtype).max:
+    if largest > float(np.finfo(dtype).max):
         raise ModelError(f"A feature of size {largest:.3g} does not fit into {dtype}.", fix="Use storage: float32.")
     return features.astype(dtype)
 

@@ -1,0 +1,185 @@
+"""Feature extraction: the shipped way against two padded forwards per pair in the data's own order.
+
+The model has the Qwen2 architecture with 7.6 M body parameters and random weights, made on the spot. Two data sets of
+256 pairs: lengths as in HH-RLHF (log-normal; prompts ≈ 128 and responses ≈ 62 tokens on average), and fixed lengths of
+128 + 64, where sharing the prompt can save at most a third of the tokens (1.5×).
+
+Both ways start from the same texts, so tokenisation and the probe of the model count. Repetitions alternate, and CPU
+seconds are given beside wall-clock seconds, since only they compare fairly on a busy machine.
+
+    python benchmarks/feature_extraction.py [--pairs 256] [--repetitions 5] [--threads 2] [--dtype float32]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import AutoModel, PreTrainedTokenizerFast, Qwen2Config
+
+from _machine import machine_facts
+from fedvpa.core.progress import say
+from fedvpa.core.seeds import numpy_generator
+from fedvpa.data.schema import Pair, PairTable
+from fedvpa.features import Backbone, FeatureConfig, extract, load_backbone
+
+VOCABULARY = 4096
+BATCH = 16
+SPREAD = {"prompt": 1.0, "response": 0.9}
+"""Standard deviations of the logarithm of lengths, as in HH-RLHF."""
+
+
+def save_model(folder: Path) -> int:
+    """Write the model and a word tokenizer; returns the number of parameters without the embeddings."""
+    torch.manual_seed(0)
+    model = AutoModel.from_config(
+        Qwen2Config(
+            vocab_size=VOCABULARY,
+            hidden_size=256,
+            intermediate_size=1024,
+            num_hidden_layers=8,
+            num_attention_heads=8,
+            num_key_value_heads=2,
+            max_position_embeddings=4096,
+        )
+    )
+    model.save_pretrained(folder)
+    backend = Tokenizer(models.WordLevel({"a": 0, **{f"w{row}": row for row in range(1, VOCABULARY)}}, unk_token="a"))
+    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="a").save_pretrained(folder)
+    return sum(parameter.numel() for name, parameter in model.named_parameters() if "embed" not in name)
+
+
+def make_pairs(lengths: str, count: int) -> PairTable:
+    """Random words; ``variable`` or ``fixed`` lengths."""
+    rng = numpy_generator(0, "feature_extraction", lengths)
+
+    def draw(mean: int, spread: float, limit: int) -> int:
+        return int(np.clip(rng.lognormal(np.log(mean) - spread**2 / 2, spread), 4, limit))
+
+    def text(size: int) -> str:
+        return " ".join(f"w{word}" for word in rng.integers(1, VOCABULARY, size))
+
+    def pair() -> Pair:
+        if lengths == "fixed":
+            return Pair(text(128), text(64), text(64))
+        prompt = draw(136, SPREAD["prompt"], 512)
+        return Pair(text(prompt), *(text(draw(64, SPREAD["response"], 256)) for _ in range(2)))
+
+    return PairTable(tuple(pair() for _ in range(count)))
+
+
+@torch.inference_mode()
+def plain_way(table: PairTable, backbone: Backbone) -> tuple[np.ndarray, np.ndarray]:
+    """What one writes first: batches of 16 in order, chosen and rejected in a forward each, padded to the longest."""
+    chosen, rejected = [], []
+    for start in range(0, len(table), BATCH):
+        pairs = table.pairs[start : start + BATCH]
+        chosen.append(_padded_forward(backbone, [(pair.prompt, pair.chosen) for pair in pairs]))
+        rejected.append(_padded_forward(backbone, [(pair.prompt, pair.rejected) for pair in pairs]))
+    return np.concatenate(chosen), np.concatenate(rejected)
+
+
+def _padded_forward(backbone: Backbone, texts: Sequence[tuple[Any, Any]]) -> np.ndarray:
+    """Mean last hidden states over the response tokens of prompt + response."""
+    prompts = backbone.tokenizer([prompt for prompt, _ in texts], add_special_tokens=False)["input_ids"]
+    responses = backbone.tokenizer([response for _, response in texts], add_special_tokens=False)["input_ids"]
+    length = max(len(prompt) + len(response) for prompt, response in zip(prompts, responses, strict=True))
+    ids = torch.zeros(len(texts), length, dtype=torch.long)
+    seen = torch.zeros(len(texts), length, dtype=torch.long)
+    answer = torch.zeros(len(texts), length)
+    for row, (prompt, response) in enumerate(zip(prompts, responses, strict=True)):
+        stop = len(prompt) + len(response)
+        ids[row, :stop] = torch.tensor(prompt + response)
+        seen[row, :stop] = 1
+        answer[row, len(prompt) : stop] = 1
+    device = backbone.device
+    states = backbone.model(input_ids=ids.to(device), attention_mask=seen.to(device), use_cache=False).last_hidden_state
+    weights = (answer / answer.sum(dim=1, keepdim=True)).to(device)
+    return torch.einsum("bl,bld->bd", weights, states.float()).cpu().numpy()
+
+
+def timed(work: Callable[[], Any]) -> tuple[float, float, Any]:
+    """Wall-clock seconds, CPU seconds and result."""
+    wall, cpu = time.perf_counter(), time.process_time()
+    result = work()
+    return time.perf_counter() - wall, time.process_time() - cpu, result
+
+
+def compare(table: PairTable, backbone: Backbone, config: FeatureConfig, repetitions: int) -> dict[str, Any]:
+    """Alternate both ways and summarise."""
+    ways: dict[str, Callable[[], Any]] = {
+        "plain": lambda: plain_way(table, backbone),
+        "shipped": lambda: extract(table, backbone, config),
+    }
+    walls: dict[str, list[float]] = {name: [] for name in ways}
+    cpus: dict[str, list[float]] = {name: [] for name in ways}
+    results: dict[str, Any] = {}
+    for repetition in range(repetitions):
+        for name in ways if repetition % 2 == 0 else reversed(ways):
+            wall, cpu, results[name] = timed(ways[name])
+            walls[name].append(wall)
+            cpus[name].append(cpu)
+            say(f"{name}: {wall:.2f} s, {cpu:.2f} s of CPU")
+    shipped, (chosen, rejected) = results["shipped"], results["plain"]
+    difference = max(np.abs(shipped.chosen - chosen).max(), np.abs(shipped.rejected - rejected).max())
+    tokens = 2 * shipped.report.prompt_tokens + shipped.report.response_tokens
+    return {
+        "mean_prompt_tokens": shipped.report.prompt_tokens / len(table),
+        "mean_response_tokens": shipped.report.response_tokens / len(table) / 2,
+        "plain_seconds": summary(walls["plain"]),
+        "shipped_seconds": summary(walls["shipped"]),
+        "plain_tokens_per_second": tokens / statistics.median(walls["plain"]),
+        "speedup_wall": summary([plain / ours for plain, ours in zip(walls["plain"], walls["shipped"], strict=True)]),
+        "speedup_cpu": summary([plain / ours for plain, ours in zip(cpus["plain"], cpus["shipped"], strict=True)]),
+        "pairs_sharing_prompt": shipped.report.pairs_sharing_prompt,
+        "largest_difference": float(difference),
+        "largest_feature": float(np.abs(chosen).max()),
+    }
+
+
+def summary(values: list[float]) -> dict[str, float]:
+    """Median and spread."""
+    return {"median": statistics.median(values), "min": min(values), "max": max(values)}
+
+
+def main() -> None:
+    """Measure and print one JSON object."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pairs", type=int, default=256)
+    parser.add_argument("--repetitions", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--tokens-per-batch", type=int)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    with tempfile.TemporaryDirectory() as name:
+        parameters = save_model(Path(name))
+        config = FeatureConfig(
+            model=name,
+            dtype=options.dtype,
+            device=options.device,
+            storage="float32",
+            tokens_per_batch=options.tokens_per_batch,
+        )
+        backbone = load_backbone(config)
+        cases = {
+            lengths: compare(make_pairs(lengths, options.pairs), backbone, config, options.repetitions)
+            for lengths in ("variable", "fixed")
+        }
+    settings = {**vars(options), "batch_of_the_plain_way": BATCH, "body_parameters": parameters}
+    print(json.dumps({"machine": machine_facts(), "settings": settings, **cases}, indent=2))
+
+
+if __name__ == "__main__":
+    main()

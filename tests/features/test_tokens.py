@@ -1,0 +1,140 @@
+"""Rendering, truncation and framing, token by token."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from fedvpa.core.errors import DataError, ModelError
+from fedvpa.data.schema import Message, Pair
+from fedvpa.features.tokens import Frame, Limits, TokenCounts, frame_of, render, tokenise
+
+PAIR = Pair("w1 w2 w3", "w4 w5", "w6 w7 w8 w9 w10")
+WIDE = Limits(prompt=101, response=103)
+
+
+@pytest.fixture
+def ids(tokenizer_of):
+    vocabulary = tokenizer_of("qwen2").get_vocab()
+    return lambda text: [vocabulary[word] for word in text.split()]
+
+
+@pytest.fixture
+def one(tokenizer_of):
+    def tokenise_one(pair: Pair, family: str, limits: Limits = WIDE, *, chat: bool = False):
+        tokenizer, kind = tokenizer_of(family, chat=chat), "encoder" if family == "bert" else "causal"
+        frame = frame_of(tokenizer, kind)
+        rows, counts = tokenise([pair], tokenizer, frame=frame, kind=kind, template="plain", limits=limits)
+        return rows[0], counts
+
+    return tokenise_one
+
+
+@pytest.mark.unit
+def test_frames(tokenizer_of):
+    assert frame_of(tokenizer_of("qwen2"), "causal") == Frame()
+    assert frame_of(tokenizer_of("llama"), "causal") == Frame(before=(1,))
+    assert frame_of(tokenizer_of("bert"), "encoder") == Frame((3,), (4,), (4,), response_type=1)
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize(
+    ("family", "prefix"), [("qwen2", "w1 w2 w3"), ("llama", "<bos> w1 w2 w3"), ("bert", "[CLS] w1 w2 w3 [SEP]")]
+)
+def test_plain_rows(one, ids, family, prefix):
+    row, counts = one(PAIR, family)
+    assert row.prefix.tolist() == ids(prefix)
+    assert row.chosen.tolist() == ids("w4 w5")
+    assert row.rejected.tolist() == ids("w6 w7 w8 w9 w10")
+    assert counts == TokenCounts(prompt_tokens=3, response_tokens=7)
+
+
+@pytest.mark.unit
+def test_prompts_lose_the_left_and_responses_the_right_and_both_are_counted(one, ids):
+    row, counts = one(PAIR, "llama", Limits(prompt=2, response=3))
+    assert row.prefix.tolist() == ids("<bos> w2 w3")
+    assert row.chosen.tolist() == ids("w4 w5")
+    assert row.rejected.tolist() == ids("w6 w7 w8")
+    assert counts == TokenCounts(prompt_tokens=2, response_tokens=5, prompts_truncated=1, responses_truncated=1)
+
+
+@pytest.mark.unit
+def test_rows_fit_into_the_models_positions(one, ids):
+    """3 special tokens and 5 of the longer response leave 1 of 9 positions to the prompt, for both responses alike."""
+    row, counts = one(PAIR, "bert", Limits(prompt=101, response=103, positions=9))
+    assert row.prefix.tolist() == ids("[CLS] w3 [SEP]")
+    assert counts.prompts_truncated == 1
+    assert counts.responses_truncated == 0
+    row, counts = one(PAIR, "bert", Limits(prompt=101, response=103, positions=7))
+    assert row.prefix.tolist() == ids("[CLS] [SEP]")
+    assert row.rejected.tolist() == ids("w6 w7 w8 w9")
+    assert counts.responses_truncated == 1
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize("side", ["chosen", "rejected"])
+def test_a_response_without_tokens_is_an_error_that_names_its_row(tokenizer_of, side):
+    texts = {"chosen": "w1", "rejected": "w2", side: "  "}
+    pairs = [PAIR, PAIR, Pair("w1", pair_id="odd", **texts)]
+    with pytest.raises(DataError, match=rf"row 2 \('odd'\).*{side}"):
+        tokenise(pairs, tokenizer_of("qwen2"), frame=Frame(), kind="causal", template="plain", limits=WIDE)
+
+
+@pytest.mark.unit
+def test_an_empty_prompt_is_allowed(one):
+    row, counts = one(Pair("", "w4", "w5 w6"), "qwen2")
+    assert row.prefix.tolist() == []
+    assert counts.prompt_tokens == 0
+
+
+@pytest.mark.unit
+def test_conversations_go_through_the_chat_template(one, ids, tokenizer_of):
+    pair = Pair((Message("user", "w1 w2"),), (Message("assistant", "w4"),), (Message("assistant", "w5 w6"),))
+    rendered = render(pair, tokenizer_of("llama", chat=True), "plain")
+    assert rendered.prompt == "<bos> user w1 w2 <eos> assistant"
+    assert rendered.chosen == " w4 <eos>"
+    assert rendered.rejected == " w5 w6 <eos>"
+    row, _ = one(pair, "llama", chat=True)
+    assert row.prefix.tolist() == ids("<bos> <unk> w1 w2 <eos> <unk>")
+    assert row.rejected.tolist() == ids("w5 w6 <eos>")
+    row, counts = one(pair, "llama", Limits(prompt=2, response=103), chat=True)
+    assert row.prefix.tolist() == ids("<bos> <eos> <unk>")
+    assert counts.prompts_truncated == 1
+
+
+@pytest.mark.unit
+def test_the_chat_option_wraps_strings_and_plain_leaves_transcripts_alone(tokenizer_of):
+    tokenizer = tokenizer_of("llama", chat=True)
+    pair = Pair("\n\nHuman: w1\n\nAssistant:", " w4", " w5")
+    assert render(pair, tokenizer, "plain").prompt == pair.prompt
+    wrapped = render(Pair("w1", "w4", "w5"), tokenizer, "chat")
+    assert wrapped == render(Pair((Message("user", "w1"),), "w4", "w5"), tokenizer, "plain")
+    assert wrapped.prompt == "<bos> user w1 <eos> assistant"
+
+
+@pytest.mark.unit
+def test_a_template_that_opens_turns_differently_moves_the_difference_into_the_responses(tokenizer_of):
+    tokenizer = tokenizer_of("llama", chat=True)
+    tokenizer.chat_template = tokenizer.chat_template.replace(" assistant{% endif %}", " assistant think{% endif %}")
+    rendered = render(Pair("w1", "w4", "w5"), tokenizer, "chat")
+    assert rendered.prompt == "<bos> user w1 <eos> assistant "
+    assert rendered.chosen == "w4 <eos>"
+
+
+@pytest.mark.unit
+def test_a_conversation_without_a_chat_template_is_an_error(tokenizer_of):
+    pair = Pair((Message("user", "w1"),), "w2", "w3")
+    with pytest.raises(ModelError, match="no chat template"):
+        render(pair, tokenizer_of("qwen2"), "plain")
+    with pytest.raises(ModelError, match="no chat template"):
+        render(PAIR, tokenizer_of("qwen2"), "chat")
+
+
+@pytest.mark.unit
+def test_many_pairs_keep_their_order(ids, tokenizer_of, monkeypatch):
+    monkeypatch.setattr("fedvpa.features.tokens.TOKENISED_AT_ONCE", 3)
+    pairs = [Pair(f"w{n}", f"w{n + 1}", f"w{n + 2}") for n in range(11)]
+    rows, counts = tokenise(pairs, tokenizer_of("qwen2"), frame=Frame(), kind="causal", template="plain", limits=WIDE)
+    assert [int(row.rejected[0]) for row in rows] == [ids(f"w{n + 2}")[0] for n in range(11)]
+    assert counts == TokenCounts(prompt_tokens=11, response_tokens=22)
+    assert all(row.prefix.dtype == np.int32 for row in rows)
