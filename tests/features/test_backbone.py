@@ -13,7 +13,8 @@ from safetensors.torch import load_file, save_file
 from transformers import BertConfig, GemmaConfig, Qwen2Config, RobertaConfig, T5Config, ViTConfig
 
 from fedvpa.core.errors import ConfigError, ModelError
-from fedvpa.features import FeatureConfig, load_backbone, locate
+from fedvpa.data.schema import Pair, PairTable
+from fedvpa.features import FeatureConfig, load_backbone, load_features, locate
 from fedvpa.features.backbone import attention_window, kind_of, load_tokenizer, resolve_dtype
 
 
@@ -171,6 +172,15 @@ def test_precision_follows_the_device():
 def test_a_declared_generic_tokenizer_is_read_as_it_is(folder):
     """AutoTokenizer would read this Qwen2 folder with Qwen2's own byte-level rules."""
     assert load_tokenizer(folder)("w1 w88")["input_ids"] == [8, 95]
+
+
+@pytest.mark.unit
+def test_the_bundled_model_is_the_default_and_shares_prompts(tmp_path):
+    table = PairTable((Pair("How do I bake a loaf?", "Thank you for this question.", "No."),))
+    features = load_features(table, FeatureConfig(cache_dir=tmp_path, device="cpu"))
+    assert features.report.kind == "causal"
+    assert features.report.pairs_sharing_prompt == 1
+    assert abs(features.differences()).max() > 0
 
 
 @pytest.mark.unit

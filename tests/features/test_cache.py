@@ -119,6 +119,28 @@ def test_resuming_computes_only_what_is_missing(config, table, die_after, monkey
 
 
 @pytest.mark.unit
+def test_progress_is_recorded_while_the_work_goes_on(config, table, monkeypatch):
+    """A kill that runs no handler finds the last checkpoint on disk."""
+    module = sys.modules[EXTRACT]
+    monkeypatch.setattr(module, "CHECKPOINT_SECONDS", 0.0)
+    whole, recorded = module.compute, []
+
+    def watching(*args):
+        done = 0
+        for rows, features in whole(*args):
+            if done:
+                (folder,) = folders(config)
+                recorded.append((json.loads((folder / "progress.json").read_text())["rows_done"], done))
+            done += len(rows)
+            yield rows, features
+
+    monkeypatch.setattr(module, "compute", watching)
+    load_features(table, config)
+    assert len(recorded) > 2
+    assert all(on_disk == done for on_disk, done in recorded)
+
+
+@pytest.mark.unit
 def test_rows_after_the_last_checkpoint_are_computed_again(config, table, die_after, monkeypatch):
     """What a power cut leaves behind the recorded progress is not trusted."""
     die_after(2)

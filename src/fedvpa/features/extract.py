@@ -180,15 +180,12 @@ def load_features(table: PairTable, config: FeatureConfig) -> FeatureStore:
     folder = store.folder_of(config.cache_root(), key)
     with _locked(folder):
         found = store.read_complete(folder, key)
-        if found is None:
-            _fill(folder, key, table, config, load_backbone(config, source))
-            found = store.read_complete(folder, key)
-    if found is None:
-        raise RuntimeError(f"The extraction into {folder} ended without a report.")
-    return found
+        return found if found is not None else _fill(folder, key, table, config, load_backbone(config, source))
 
 
-def _fill(folder: Path, key: dict[str, Any], table: PairTable, config: FeatureConfig, backbone: Backbone) -> None:
+def _fill(
+    folder: Path, key: dict[str, Any], table: PairTable, config: FeatureConfig, backbone: Backbone
+) -> FeatureStore:
     """Extract into ``folder``, from where a previous attempt stopped."""
     work = prepare(table.pairs, backbone, config)
     order = hashlib.sha256(processing_order(work.lengths(), work.sharing).tobytes()).hexdigest()
@@ -197,7 +194,7 @@ def _fill(folder: Path, key: dict[str, Any], table: PairTable, config: FeatureCo
     left = len(table) - writer.done
     for _ in track(_write(work, backbone, config, writer), f"features of {config.model}", left, unit="pairs"):
         pass
-    writer.checkpoint(len(table), work.report(backbone, width))
+    return writer.finish(work.report(backbone, width))
 
 
 def _write(work: Work, backbone: Backbone, config: FeatureConfig, writer: Writer) -> Iterator[int]:

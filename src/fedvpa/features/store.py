@@ -166,6 +166,7 @@ class Writer:
             for side in SIDES:
                 _allocate(folder / f"{side}.npy", shape, np.dtype(storage))
             write_json(folder / META, meta)
+        self._meta = meta
         self._chosen, self._rejected = _arrays(folder, meta, "r+")
         progress = _read_json(folder / PROGRESS)
         self.done = int(progress["rows_done"]) if progress is not None and progress["order"] == order else 0
@@ -179,13 +180,19 @@ class Writer:
         for side, array in enumerate((self._chosen, self._rejected)):
             array[rows] = stored(features[:, side], rows, array.dtype)
 
-    def checkpoint(self, done: int, report: FeatureReport | None = None) -> None:
-        """Flush the arrays, then record that ``done`` rows are safe; with a report, that the work is complete."""
+    def checkpoint(self, done: int) -> None:
+        """Flush the arrays, then record that ``done`` rows of the processing order are safe."""
         self._chosen.flush()
         self._rejected.flush()
-        progress: dict[str, Any] = {"rows_done": done, "order": self._order}
-        write_json(self._folder / PROGRESS, progress if report is None else {**progress, "report": asdict(report)})
+        write_json(self._folder / PROGRESS, {"rows_done": done, "order": self._order})
         self.done = done
+
+    def finish(self, report: FeatureReport) -> FeatureStore:
+        """Record that the work is complete, and return its features as read-only maps."""
+        self.checkpoint(report.pairs)
+        progress = {"rows_done": self.done, "order": self._order, "report": asdict(report)}
+        write_json(self._folder / PROGRESS, progress)
+        return FeatureStore(*_arrays(self._folder, self._meta, "r"), report)
 
 
 def stored(features: Float[np.ndarray, "rows d"], rows: NDArray[np.integer], dtype: np.dtype[Any]) -> NDArray[Any]:
