@@ -153,11 +153,18 @@ def _accuracy(gaps: np.ndarray, unseen: np.ndarray) -> float:
 def _hidden(texts: Sequence[tuple[str, str]]) -> np.ndarray:
     """Means of the last hidden states over response tokens, one text after the other."""
     model, ours = bundled()
-    rows = []
-    for prompt, response in texts:
-        question, answer = ours(prompt).input_ids, ours(response).input_ids
-        hidden = model.model(input_ids=torch.tensor([question + answer])).last_hidden_state
-        rows.append(hidden[0, len(question) :].mean(0).numpy())
+    starts = [len(ours(prompt).input_ids) for prompt, _ in texts]
+    ids = [ours(prompt).input_ids + ours(response).input_ids for prompt, response in texts]
+    rows: list[np.ndarray] = [np.empty(0)] * len(ids)
+    by_length = sorted(range(len(ids)), key=lambda row: len(ids[row]))
+    for first in range(0, len(ids), 64):
+        chunk = by_length[first : first + 64]
+        tokens = torch.zeros((len(chunk), len(ids[chunk[-1]])), dtype=torch.long)
+        for place, row in enumerate(chunk):
+            tokens[place, : len(ids[row])] = torch.tensor(ids[row])
+        hidden = model.model(input_ids=tokens).last_hidden_state
+        for place, row in enumerate(chunk):
+            rows[row] = hidden[place, starts[row] : len(ids[row])].mean(0).numpy()
     return np.stack(rows)
 
 
