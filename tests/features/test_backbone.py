@@ -10,12 +10,12 @@ import pytest
 import torch
 from huggingface_hub.errors import LocalEntryNotFoundError
 from safetensors.torch import load_file, save_file
-from transformers import BertConfig, GemmaConfig, Qwen2Config, RobertaConfig, T5Config, ViTConfig
+from transformers import AutoModel, BertConfig, GemmaConfig, Qwen2Config, RobertaConfig, T5Config, ViTConfig
 
 from fedvpa.core.errors import ConfigError, ModelError
 from fedvpa.data.schema import Pair, PairTable
 from fedvpa.features import FeatureConfig, load_backbone, load_features, locate
-from fedvpa.features.backbone import attention_window, kind_of, load_tokenizer, resolve_dtype
+from fedvpa.features.backbone import attention_window, kind_of, load_tokenizer, position_limit, resolve_dtype
 
 
 @pytest.fixture
@@ -50,6 +50,24 @@ def test_attention_windows():
     assert attention_window(Qwen2Config()) is None
     assert attention_window(Qwen2Config(use_sliding_window=True, sliding_window=37)) == 37
     assert attention_window(BertConfig()) is None
+
+
+@pytest.mark.unit
+def test_position_tables_that_start_behind_their_padding_row_are_shorter(tokenizer_of):
+    sizes = {
+        "vocab_size": 101,
+        "hidden_size": 8,
+        "intermediate_size": 11,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+    }
+    tokenizer = tokenizer_of("bert")
+    roberta = AutoModel.from_config(RobertaConfig(**sizes, max_position_embeddings=31, pad_token_id=1))
+    bert = AutoModel.from_config(BertConfig(**sizes, max_position_embeddings=31))
+    assert position_limit(roberta, tokenizer) == 29
+    assert position_limit(bert, tokenizer) == 31
+    tokenizer.model_max_length = 23
+    assert position_limit(bert, tokenizer) == 23
 
 
 @pytest.mark.unit

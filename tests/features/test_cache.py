@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -226,6 +227,17 @@ def test_batch_size_is_no_part_of_the_key_and_a_moved_model_finds_its_cache(conf
     settings = json.loads((moved / "config.json").read_text())
     (moved / "config.json").write_text(json.dumps({**settings, "rms_norm_eps": 0.5}))
     load_features(table, config.model_copy(update={"model": str(moved)}))
+    assert len(folders(config)) == 2
+
+
+@pytest.mark.unit
+def test_the_tokenizer_is_part_of_the_key(config, table, tmp_path):
+    load_features(table, config)
+    other = shutil.copytree(config.model, tmp_path / "other")
+    backend = json.loads((other / "tokenizer.json").read_text())
+    backend["normalizer"] = {"type": "Replace", "pattern": {"String": "w1"}, "content": "w2"}
+    (other / "tokenizer.json").write_text(json.dumps(backend))
+    load_features(table, config.model_copy(update={"model": str(other)}))
     assert len(folders(config)) == 2
 
 

@@ -58,6 +58,16 @@ def test_a_constant_dimension_becomes_zero(features, value):
 
 
 @pytest.mark.unit
+def test_rounding_does_not_make_a_constant_dimension_vary():
+    """E[h²] − E[h]² of a constant is often a tiny positive number; dividing by its root would blow up rounding."""
+    values = np.random.default_rng(2).uniform(0.1, 60, 211)
+    moments = Moments.of(np.repeat(values[None], N, axis=0))
+    variance = moments.sum_of_squares / N - (moments.sum / N) ** 2
+    assert (variance > 0).any()
+    assert (Standardiser.from_moments(moments).scale == 1).all()
+
+
+@pytest.mark.unit
 def test_a_large_mean_does_not_swallow_a_small_deviation():
     """float32 sums would lose the deviation altogether: 1e4² needs 27 bits before the variance begins."""
     column = np.where(np.arange(101) % 2, 1e4 + 0.5, 1e4 - 0.5).astype(np.float32)[:, None]
