@@ -134,6 +134,11 @@ class Sample:
         """Clients, counted once per seed."""
         return sum(map(len, self.strata.values()))
 
+    @property
+    def mean(self) -> float:
+        """The mean over seeds of the mean over clients."""
+        return _point(self, mean_of_clients)
+
     def values(self, seed: int) -> Values:
         """The values of one seed, by sorted client id."""
         return np.array([number for _, number in sorted(self.strata[seed].items())], dtype=np.float64)
@@ -230,7 +235,7 @@ def gap_closed(
     matched = matching([method, low, high])
     if matched is None:
         return None
-    points = [_point(sample, mean_of_clients) for sample in matched]
+    points = [sample.mean for sample in matched]
     lead = points[2] - points[1]
     if lead <= 0:
         return None
