@@ -19,7 +19,7 @@ from fedvpa.world.prompts import prompts
 PAD, EOS = "<|pad|>", "<|endoftext|>"
 
 MAX_POSITIONS = 256
-"""Of the bundled model. Its longest prompt and response have about 130 tokens together."""
+"""Of the bundled model. Its longest prompt and response have 103 tokens together."""
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}{{ message['content'] }}"
