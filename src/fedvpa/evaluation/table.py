@@ -11,6 +11,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from fedvpa.evaluation.comparison import GLOBAL, ORACLE
+
 MISSING = "–"
 
 Row = Mapping[str, Any]
@@ -42,12 +44,12 @@ def summary_text(compared: Mapping[str, Any]) -> TableText:
         ("N", lambda row: str(row["n_clients"])),
         ("method", lambda row: str(row["method"])),
         ("accuracy", lambda row: worded(row["mean"], row["ci95"])),
-        ("gap closed", lambda row: worded(row["gap_closed"], row["gap_closed_ci95"], digits=2)),
+        ("gap closed", _gap_cell("")),
         *((name, _group_cell(name)) for name in groups),
         ("worst tenth", lambda row: worded(row["worst_decile"]["mean"] if row["worst_decile"] else None)),
         ("unseen users", lambda row: worded(row["unseen_mean"], row["unseen_ci95"])),
         ("hold-out", lambda row: worded(row["holdout_mean"], row["holdout_ci95"])),
-        ("hold-out gap", lambda row: worded(row["holdout_gap_closed"], row["holdout_gap_closed_ci95"], digits=2)),
+        ("hold-out gap", _gap_cell("holdout_")),
         ("seconds", lambda row: worded(seconds.get((row["method"], row["n_clients"])), digits=1)),
     ]
     filled = [(name, [cell(row) for row in summary]) for name, cell in columns]
@@ -56,24 +58,25 @@ def summary_text(compared: Mapping[str, Any]) -> TableText:
 
 
 def table(compared: Mapping[str, Any]) -> Table:
-    """The summary as a rich table."""
+    """The summary as a rich table, intervals below their numbers so that it fits 120 columns."""
     text = summary_text(compared)
     resamples = compared["bootstrap"]["resamples"]
     shown = Table(
         box=box.SIMPLE_HEAD,
+        collapse_padding=True,
         caption=f"Mean over clients [95% interval: {resamples} resamples of clients within seeds].",
         caption_justify="left",
     )
     for name in text.header:
-        shown.add_column(name, justify="left" if name == "method" else "right")
+        shown.add_column(name.replace(" ", "\n"), justify="left" if name == "method" else "right")
     sizes = [row[0] for row in text.rows]
     for position, row in enumerate(text.rows):
         last_of_size = position + 1 == len(sizes) or sizes[position + 1] != sizes[position]
-        shown.add_row(*row, end_section=last_of_size)
+        shown.add_row(*(cell.replace(" [", "\n[") for cell in row), end_section=last_of_size)
     return shown
 
 
-def table_text(compared: Mapping[str, Any], width: int = 160) -> str:
+def table_text(compared: Mapping[str, Any], width: int = 120) -> str:
     """The same as plain text, wrapped to ``width`` columns."""
     page = io.StringIO()
     Console(file=page, width=width, color_system=None).print(table(compared))
@@ -86,6 +89,16 @@ def worded(value: float | None, interval: Sequence[float] | None = None, digits:
         return MISSING
     number = f"{value:.{digits}f}"
     return number if interval is None else f"{number} [{interval[0]:.{digits}f}, {interval[1]:.{digits}f}]"
+
+
+def _gap_cell(prefix: str) -> Callable[[Row], str]:
+    """Global closes 0 of the gap and oracle 1 by definition: their intervals would only be noise on the page."""
+
+    def cell(row: Row) -> str:
+        interval = None if row["method"] in (GLOBAL, ORACLE) else row[f"{prefix}gap_closed_ci95"]
+        return worded(row[f"{prefix}gap_closed"], interval, digits=2)
+
+    return cell
 
 
 def _group_cell(name: str) -> Callable[[Row], str]:
