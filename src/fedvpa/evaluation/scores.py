@@ -18,15 +18,18 @@ from fedvpa.core.files import write_text
 CONTROL_SEPARATOR = ":"
 
 SWAPPED_Z = "swapped_z"
+"""Each client is scored with the z of another group."""
 PRIOR_MEAN_Z = "prior_mean_z"
+"""Every client is scored with the prior's mean as z."""
 PERMUTED_CONTEXTS = "permuted_contexts"
+"""Each client is scored with the z that another client's context gives."""
 
 CONTROLS = {
-    SWAPPED_Z: "z of another group: must fall",
-    PRIOR_MEAN_Z: "prior mean as z: must be about global",
-    PERMUTED_CONTEXTS: "contexts exchanged between clients: must fall",
+    SWAPPED_Z: "must fall",
+    PRIOR_MEAN_Z: "must be about global",
+    PERMUTED_CONTEXTS: "must fall",
 }
-"""The controls of the evaluation protocol, and what a sound method shows under each."""
+"""The controls of the evaluation protocol, and what the accuracy of a sound method does under each."""
 
 
 @dataclass(frozen=True, slots=True)

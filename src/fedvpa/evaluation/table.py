@@ -87,8 +87,8 @@ def worded(value: float | None, interval: Sequence[float] | None = None, digits:
     """``0.801 [0.789, 0.812]``; no brackets where there is no interval, ``MISSING`` where there is no value."""
     if value is None:
         return MISSING
-    number = f"{value:.{digits}f}"
-    return number if interval is None else f"{number} [{interval[0]:.{digits}f}, {interval[1]:.{digits}f}]"
+    number, *ends = (f"{end:z.{digits}f}" for end in (value, *(interval or ())))
+    return f"{number} [{', '.join(ends)}]" if ends else number
 
 
 def _gap_cell(prefix: str) -> Callable[[Row], str]:
