@@ -1,0 +1,199 @@
+"""The contract between an algorithm and an engine.
+
+An algorithm is pure: state in, (state, diagnostics) out. It never knows who runs it. What it computes for a client it
+computes for any leading axes, so an engine may call it with one client at a time or with a whole cohort stacked.
+
+    init ──► ServerState ──broadcast──► Broadcast ──client_update──► ClientUpdate ──┐
+                 ▲                                   (on the client)                │ engine adds them up
+                 └──────────────── server_update ◄── CohortUpdate ◄─────────────────┘
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from fedvpa.algorithms.draws import Draws
+from fedvpa.core import tree
+from fedvpa.core.tree import Tree
+from fedvpa.selector.pairs import Pairs
+from fedvpa.selector.posterior import Posterior
+from fedvpa.selector.selector import Selector
+
+Gaussian = tuple[Tensor, Tensor]
+"""Mean and log-variance, each of shape [*clients, k]."""
+
+
+@dataclass(frozen=True)
+class ServerState:
+    """All that the server knows.
+
+    Attributes:
+        round: Rounds completed.
+        params: The current weights.
+        average: Mean of the weights over the rounds of the averaging tail; empty before it starts.
+        averaged: How many rounds ``average`` holds.
+        log_prior: log π over the prototypes, shape [m].
+        evidence: Running mean square of the clients' centred log-likelihoods at the prototypes; NaN before the first.
+        posteriors: Client id → the posterior that it uploaded last; the most recent ``MEMORY`` clients, oldest first.
+        components: Ids of the last cohort, whose posteriors are the components of the mixture prior.
+    """
+
+    params: Tree
+    log_prior: Tensor
+    evidence: Tensor
+    round: int = 0
+    average: Tree = field(default_factory=dict)
+    averaged: int = 0
+    posteriors: Mapping[str, Gaussian] = field(default_factory=dict)
+    components: tuple[str, ...] = ()
+
+    @property
+    def final(self) -> Tree:
+        """The weights to use after training: the average of the tail, or the current ones before it starts."""
+        return self.average if self.averaged else self.params
+
+
+@dataclass(frozen=True)
+class Broadcast:
+    """What leaves the server for one cohort.
+
+    Attributes:
+        shared: Tensors that every client of the cohort gets, by name: ``params.*`` and what the algorithm adds.
+        own: Tensors with a leading axis over the cohort: what each client alone gets.
+        components: Ids of the mixture prior's components, in the order of their tensors in ``shared``.
+        round: The number of this round, from 0.
+    """
+
+    shared: Tree
+    own: Tree
+    components: tuple[str, ...]
+    round: int
+
+    def client(self, position: int) -> Tree:
+        """All that the client at ``position`` of the cohort receives."""
+        return self.shared | {name: leaf[position] for name, leaf in self.own.items()}
+
+    def cohort(self, count: int) -> Tree:
+        """The same for the whole cohort, with a leading axis."""
+        return tree.expand(self.shared, count) | self.own
+
+
+@dataclass(frozen=True)
+class ClientUpdate:
+    """What a client sends back, or a cohort of them along a leading axis.
+
+    Attributes:
+        sums: Statistics with a law: adding the sums of two cohorts gives the sums of their union. ``weight`` is the
+            number of training pairs, ``delta.*`` the weighted change of each parameter, the rest is the algorithm's.
+        posterior: The client's Gaussian posterior: not additive, small (8k bytes), and handled apart. None for methods
+            without a latent.
+    """
+
+    sums: Tree
+    posterior: Gaussian | None
+
+
+@dataclass(frozen=True)
+class CohortUpdate:
+    """The sum of the updates of a cohort, and the posteriors by client id."""
+
+    sums: Tree
+    posteriors: Mapping[str, Gaussian]
+
+    def __add__(self, other: CohortUpdate) -> CohortUpdate:
+        """The update of the union of two disjoint cohorts."""
+        if not self.sums or not other.sums:
+            return CohortUpdate(self.sums or other.sums, {**self.posteriors, **other.posteriors})
+        return CohortUpdate(tree.combine(torch.add, self.sums, other.sums), {**self.posteriors, **other.posteriors})
+
+
+def collect(ids: Sequence[str], update: ClientUpdate, kept: Sequence[int]) -> CohortUpdate:
+    """Add up a stacked update over the clients at positions ``kept``; the others dropped out."""
+    rows = torch.as_tensor(kept, dtype=torch.long)
+    posteriors = {}
+    if update.posterior is not None:
+        mean, log_var = update.posterior
+        posteriors = {ids[row]: (mean[row], log_var[row]) for row in kept}
+    return CohortUpdate({name: leaf[rows].sum(0) for name, leaf in update.sums.items()} if kept else {}, posteriors)
+
+
+@dataclass(frozen=True)
+class Private:
+    """What never leaves a client.
+
+    Attributes:
+        logits: Component's client id → log π, the mixture weights that this client has learned.
+        posterior: Its own posterior, as last inferred.
+    """
+
+    logits: Mapping[str, float] = field(default_factory=dict)
+    posterior: Gaussian | None = None
+
+
+class Algorithm(Protocol):
+    """One method. Frozen: configuration only."""
+
+    @property
+    def name(self) -> str:
+        """What the method is called in tables and on the command line."""
+
+    @property
+    def reads_groups(self) -> bool:
+        """Whether training sees the true groups: only the ``oracle`` yardstick does."""
+
+    @property
+    def rounds(self) -> int:
+        """How many rounds it wants; 0 if it needs no federation."""
+
+    def init(self, dimension: int, groups: Sequence[str], seed: int) -> ServerState:
+        """The state before the first round."""
+
+    def broadcast(self, state: ServerState, client_ids: Sequence[str]) -> Broadcast:
+        """What leaves the server for this cohort."""
+
+    def draw(self, seed: int, round_: int, client_id: str, pairs: int, components: int) -> Draws:
+        """All randomness of one client in one round."""
+
+    def load_private(self, client_id: str, private: Private, components: Sequence[str]) -> Tree:
+        """The private tensors that ``client_update`` needs, in the order of ``components``."""
+
+    def store_private(self, private: Private, tensors: Tree, components: Sequence[str]) -> Private:
+        """The private state after ``client_update`` returned ``tensors``."""
+
+    def client_update(self, received: Tree, data: Pairs, private: Tree, draws: Draws) -> tuple[ClientUpdate, Tree]:
+        """Local training, for any leading client axes.
+
+        Args:
+            received: ``Broadcast.client`` or ``Broadcast.cohort``.
+            data: The training pairs.
+            private: From :meth:`load_private`.
+            draws: From :meth:`draw`.
+        """
+
+    def server_update(self, state: ServerState, update: CohortUpdate) -> tuple[ServerState, dict[str, float]]:
+        """Aggregate. Without any client that reported, only the round advances."""
+
+    def selector(self, state: ServerState) -> Selector:
+        """The trained preference model: ``infer`` and ``score`` of the contract."""
+
+
+__all__ = [
+    "Algorithm",
+    "Broadcast",
+    "ClientUpdate",
+    "CohortUpdate",
+    "Draws",
+    "Gaussian",
+    "Pairs",
+    "Posterior",
+    "Private",
+    "Selector",
+    "ServerState",
+    "collect",
+    "replace",
+]

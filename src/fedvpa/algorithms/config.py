@@ -1,0 +1,107 @@
+"""Hyper-parameters of local training and of the methods. Defaults cite the paper or say why they differ."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from fedvpa.core.config import Config
+from fedvpa.selector.config import SelectorConfig
+
+Refinement = Literal["laplace", "responsibilities", "off"]
+
+
+class LocalConfig(Config):
+    """What one client does in one round, for every method alike.
+
+    Attributes:
+        steps: Local optimiser steps. The paper has 30 of 32 pairs; 5 passes through five folds suffice for a head on
+            cached features.
+        folds: Each step predicts one fold (1/folds of a client's pairs, in turn) with z inferred from others, so that
+            over ``folds`` steps every pair is predicted once, and never by a z that saw it. Chosen by us.
+        target_size: Most pairs that one step predicts. The paper's batch of 32.
+        context_size: Most pairs that z is inferred from in a step. Chosen by us.
+        head_optimizer: ``sgd``, or ``adamw`` (β 0.9, 0.95; the paper's). Adam's sign-like first steps drown the small
+            differences between heads in each client's noise: measured by ``benchmarks/head_optimizer.py``.
+        head_lr: Learning rate of the head. Chosen on validation.
+        head_weight_decay: L2 penalty on the head, in the loss for ``sgd``, decoupled for ``adamw``. Chosen on
+            validation.
+        encoder_lr: Learning rate of encoder, prototypes and mixture weights, by AdamW(0.9, 0.95), fresh each round.
+            Chosen on validation.
+        encoder_weight_decay: Decoupled weight decay of the same.
+    """
+
+    steps: int = Field(default=5, ge=1)
+    folds: int = Field(default=5, ge=2)
+    target_size: int = Field(default=32, ge=1)
+    context_size: int = Field(default=128, ge=1)
+    head_optimizer: Literal["sgd", "adamw"] = "sgd"
+    head_lr: float = Field(default=0.05, gt=0)
+    head_weight_decay: float = Field(default=0.2, ge=0)
+    encoder_lr: float = Field(default=1e-3, gt=0)
+    encoder_weight_decay: float = Field(default=0.01, ge=0)
+
+
+class VariationalConfig(Config):
+    """The terms of FedVPA-GP. Each can be switched off.
+
+    Attributes:
+        prior: ``mixture`` of the last cohort's posteriors (E6), or ``normal``, N(0, I) (FedVPL).
+        normal_weight: Fixed weight of an N(0, I) component beside the mixture, which keeps the prior proper when all
+            posteriors are narrow. Chosen by us.
+        kl_weight: β of E10. The paper's 0.1.
+        orthogonal_weight: λ of E10. The paper's 1.0. 0 switches L_ortho off.
+        gram_weight: γ of E9. The paper's 0.1.
+        gumbel: Whether mixture weights are drawn by Gumbel-Softmax (E8); otherwise plain softmax(log π).
+        temperature_start: τ in the first round (paper: 1.0).
+        temperature_end: τ in the last round, reached exponentially (paper: 0.1).
+        refinement: How the likelihood of a client's own pairs enters z. ``off``: amortised q only, as published.
+            ``responsibilities``: prototypes weighted by the likelihood of the context. ``laplace``: the same while
+            training; a Newton step per prototype at inference.
+        component_log_var: log v of a mixture component in the refinement. The paper's variance cap.
+        gain: The log-likelihoods of a context at the prototypes are multiplied by max(1, gain / their root mean square
+            over clients), so that the first small differences between the heads already separate clients, and Bayes'
+            rule remains once they suffice. Chosen by us on validation. 0 is Bayes' rule throughout.
+        learn_prior: Whether log π over prototypes follows the clients' mean responsibilities (M-step); otherwise
+            uniform.
+        warmup: Fraction of the rounds in which all clients share one head (z = 0), before prototypes may separate them.
+    """
+
+    prior: Literal["mixture", "normal"] = "mixture"
+    normal_weight: float = Field(default=0.05, gt=0, lt=1)
+    kl_weight: float = Field(default=0.1, ge=0)
+    orthogonal_weight: float = Field(default=1.0, ge=0)
+    gram_weight: float = Field(default=0.1, ge=0)
+    gumbel: bool = True
+    temperature_start: float = Field(default=1.0, gt=0)
+    temperature_end: float = Field(default=0.1, gt=0)
+    refinement: Refinement = "responsibilities"
+    component_log_var: float = -4.0
+    gain: float = Field(default=3.0, ge=0)
+    learn_prior: bool = True
+    warmup: float = Field(default=0.05, ge=0, lt=1)
+
+
+class ServerConfig(Config):
+    """Aggregation, for every method alike.
+
+    Attributes:
+        rounds: Rounds in all. The paper has 50.
+        average_tail: The final weights are the mean over this last fraction of the rounds: FedAvg with small cohorts
+            is noisy. 0 keeps the last.
+        prior_rate: Step of the running means of responsibilities and evidence. Chosen by us.
+    """
+
+    rounds: int = Field(default=200, ge=1)
+    average_tail: float = Field(default=0.3, ge=0, le=1)
+    prior_rate: float = Field(default=0.1, gt=0, le=1)
+
+
+class MethodConfig(Config):
+    """Everything that a method is configured by."""
+
+    selector: SelectorConfig = SelectorConfig()
+    local: LocalConfig = LocalConfig()
+    variational: VariationalConfig = VariationalConfig()
+    server: ServerConfig = ServerConfig()

@@ -1,0 +1,352 @@
+"""FedVPA-GP: federated variational preference alignment with a Gumbel-Softmax mixture prior.
+
+Koo, Kim, Jang, Ok: "FedVPA-GP", ICML 2026, arXiv 2605.30873. Equations E1–E11 are numbered as in docs/paper_map.md.
+
+    our symbol              the paper's            where
+    context, target         one batch, D_i         draws.py: disjoint here, the same pairs there
+    q(z | context)          q_φ(z | D_i)           selector/encoder.py (E1)
+    margin(z)               logits(s_A, s_B | z)   selector/heads.py (E2, E11)
+    components              posteriors of S^{t−1}  broadcast (E6)
+    logits                  π_i                    private, keyed by client id (E8)
+    prototypes, y*          P, y*_i                selector/prototypes.py (E9)
+
+Deviations, each because of what methods.md 1.4 and docs/paper_map.md describe, each configurable:
+    - z never sees the pair that it predicts: every step infers it from a context and predicts other pairs.
+    - The default head is bilinear in z and the response; the published ``residual`` head is there to reproduce it.
+    - ``refinement``: the likelihood of a client's own context at the prototypes gives its responsibilities. The head
+      learns by them (a federated
+      EM: E-step on the client, M-step by averaging), and L_ortho pulls q to the prototypes that they name, instead of
+          to labels from k-means.
+      The encoder then learns to predict what the likelihood finds. Without it the head learns from samples of q, as
+      published.
+    - Without refinement y* comes from a balanced assignment of the remembered posteriors to the persisting prototypes.
+      True groups are never read.
+    - A client's own posterior is left out of its prior; an N(0, I) component of fixed weight keeps the prior proper.
+    - Head by SGD with L2, encoder by AdamW; weights averaged over the last rounds.
+
+Left out: the choice-token formulation on language-model logits (features are of a frozen model, a selector is a head
+on them).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from fedvpa.algorithms.aggregation import federated_average, mean_losses, weighted_delta, zero_evidence
+from fedvpa.algorithms.base import Broadcast, ClientUpdate, CohortUpdate, Gaussian, Private, ServerState
+from fedvpa.algorithms.config import MethodConfig
+from fedvpa.algorithms.draws import Draws, draw
+from fedvpa.algorithms.local_training import train_locally
+from fedvpa.core.errors import ConfigError
+from fedvpa.core.seeds import torch_generator
+from fedvpa.core.tree import Tree, below, prefixed
+from fedvpa.objectives import (
+    choice_log_likelihood,
+    gumbel_softmax_log_weights,
+    mixture_log_density,
+    monte_carlo_kl,
+    prototype_gram_penalty,
+    prototype_pull,
+    standard_normal_kl,
+    weighted_mean,
+)
+from fedvpa.selector.encoder import encode, init_encoder
+from fedvpa.selector.heads import HEADS, Head
+from fedvpa.selector.pairs import Pairs
+from fedvpa.selector.posterior import Posterior, single
+from fedvpa.selector.prototypes import balanced_assignment, init_prototypes
+from fedvpa.selector.refinement import at_prototypes, evidence, responsibilities
+from fedvpa.selector.selector import InferenceConfig, Selector
+
+MEMORY = 256
+"""Posteriors that the server remembers for the balanced assignment: chosen by us; its cost grows with their cube."""
+
+SMALLEST_PRIOR = 0.02
+"""Least share of a prototype in the prior: chosen by us, so that a preference that a cohort lacks is not forgotten."""
+
+
+@dataclass(frozen=True)
+class FedVPAGP:
+    """FedVPA-GP. See the module's docstring.
+
+    Raises:
+        ConfigError: If ``laplace`` refinement is asked for with a head whose margin is not linear in z.
+    """
+
+    config: MethodConfig
+    name: str = "fedvpa_gp"
+    reads_groups: bool = False
+
+    def __post_init__(self) -> None:
+        if self.config.variational.refinement == "laplace" and self.head.linear is None:
+            raise ConfigError(
+                f"Laplace refinement needs a head whose margin is linear in z; {self.config.selector.head!r} is not.",
+                fix="Use selector.head=bilinear or mlp, or variational.refinement=responsibilities.",
+            )
+
+    @property
+    def rounds(self) -> int:
+        """Rounds in all."""
+        return self.config.server.rounds
+
+    @property
+    def head(self) -> Head:
+        """The functions of the configured head."""
+        return HEADS[self.config.selector.head]
+
+    @property
+    def refines(self) -> bool:
+        """Whether the likelihood of the context enters z."""
+        return self.config.variational.refinement != "off"
+
+    def init(self, dimension: int, groups: Sequence[str], seed: int) -> ServerState:
+        """Random weights, orthogonal prototypes, uniform prior. ``groups`` is not read."""
+        shape, generator = self.config.selector, torch_generator(seed, "init")
+        params = (
+            prefixed("head", self.head.init(dimension, shape, generator))
+            | prefixed("encoder", init_encoder(dimension, shape.latent, shape.encoder, generator))
+            | {"prototypes": init_prototypes(shape.prototypes, shape.latent, shape.prototype_scale, generator)}
+        )
+        uniform = torch.full((shape.prototypes,), -math.log(shape.prototypes))
+        return ServerState(params, uniform, zero_evidence())
+
+    def broadcast(self, state: ServerState, client_ids: Sequence[str]) -> Broadcast:
+        """Weights, prior and gain for all; for each client the prototype that it was assigned to."""
+        mixed = self.config.variational.prior == "mixture"
+        components = state.components if mixed else ()
+        empty = torch.zeros(0, self.config.selector.latent, dtype=state.log_prior.dtype)
+        means = torch.stack([state.posteriors[name][0] for name in components]) if components else empty
+        log_vars = torch.stack([state.posteriors[name][1] for name in components]) if components else empty
+        shared = prefixed("params", state.params) | {
+            "prior.means": means,
+            "prior.log_vars": log_vars,
+            "log_prior": state.log_prior,
+            "gain": self._gain(state),
+            "temperature": self._temperature(state),
+            "personal": torch.tensor(0.0 if self._warming_up(state) else 1.0),
+        }
+        return Broadcast(shared, self._labels(state, client_ids), components, state.round)
+
+    def draw(self, seed: int, round_: int, client_id: str, pairs: int, components: int) -> Draws:
+        """Folds, reparameterisation noise, Gumbel noise, dropout."""
+        shape = self.config.selector
+        return draw(
+            seed,
+            round_,
+            client_id,
+            pairs,
+            self.config.local,
+            latent=shape.latent,
+            components=components,
+            base_dropout=shape.base_dropout,
+            dropout=shape.encoder.dropout,
+            widths=shape.encoder.pair_widths,
+        )
+
+    def load_private(self, client_id: str, private: Private, components: Sequence[str]) -> Tree:
+        """``logits``: this client's log π; −∞ in ``available`` for its own component."""
+        return {
+            "logits": torch.tensor([private.logits.get(name, 0.0) for name in components]),
+            "available": torch.tensor([-math.inf if name == client_id else 0.0 for name in components]),
+        }
+
+    def store_private(self, private: Private, tensors: Tree, components: Sequence[str]) -> Private:
+        """Remember log π by component id, and the own posterior."""
+        learned = dict(zip(components, tensors["logits"].tolist(), strict=True))
+        return Private({**private.logits, **learned}, (tensors["mean"], tensors["log_var"]))
+
+    def client_update(self, received: Tree, data: Pairs, private: Tree, draws: Draws) -> tuple[ClientUpdate, Tree]:
+        """E local steps on disjoint contexts and targets, then the client's posterior under the weights it received."""
+        before = below("params", received)
+        trace: dict[str, Tensor] = {}
+
+        def loss(weights: Tree, step: int) -> Tensor:
+            parts = self._losses(weights, received, data, private, draws, step)
+            trace.update({name: part.detach() for name, part in parts.items()})
+            return self._total(parts)
+
+        after = train_locally(before | {"logits": private["logits"]}, loss, self.config.local)
+        logits = after.pop("logits")
+        posterior, statistics = self._report(before, received, data)
+        losses = {f"loss.{name}": data.count * value for name, value in trace.items()}
+        sums = weighted_delta(before, after, data.count) | statistics | losses
+        kept = {"logits": logits, "mean": posterior[0], "log_var": posterior[1]}
+        return ClientUpdate(sums, posterior), kept
+
+    def server_update(self, state: ServerState, update: CohortUpdate) -> tuple[ServerState, dict[str, float]]:
+        """Average the weights; follow prior and evidence; remember the posteriors."""
+        new = federated_average(state, update, self.config.server)
+        if not update.posteriors:
+            return new, {}
+        kept = {name: value for name, value in state.posteriors.items() if name not in update.posteriors}
+        remembered = dict([*kept.items(), *update.posteriors.items()][-max(MEMORY, len(update.posteriors)) :])
+        new = replace(new, posteriors=remembered, components=tuple(update.posteriors))
+        return self._follow(new, update), mean_losses(update)
+
+    def selector(self, state: ServerState) -> Selector:
+        """The selector with the averaged weights."""
+        variational = self.config.variational
+        method = "amortised" if variational.refinement == "off" else variational.refinement
+        inference = InferenceConfig(method=method, component_log_var=variational.component_log_var)
+        return Selector(self.config.selector, inference, state.final, state.log_prior, self._gain(state))
+
+    # The client's loss
+
+    def _losses(
+        self, weights: Tree, received: Tree, data: Pairs, private: Tree, draws: Draws, step: int
+    ) -> dict[str, Tensor]:
+        """The terms of E10, each of shape [*clients]."""
+        context = data.take(draws.context[..., step, :], draws.context_present[..., step, :])
+        target = data.take(draws.target[..., step, :], draws.target_present[..., step, :])
+        masks = [mask[..., step, :, :] for mask in draws.encoder_keep]
+        encoder, prototypes = below("encoder", weights), weights["prototypes"]
+        mean, log_var = encode(encoder, context.delta, context.weight, self.config.selector.encoder, masks)
+        z = mean + (0.5 * log_var).exp() * draws.noise[..., step, :]
+        keep = draws.base_keep[..., step, :]
+        if self.refines:
+            share = self._responsibilities(below("head", weights), context, prototypes, received)
+            parts = self._refined_reconstruction(weights, target, share, z, keep, received["personal"])
+            pull = prototype_pull(z, (share.unsqueeze(-2) @ prototypes).squeeze(-2))
+        else:
+            latent = (z * received["personal"].unsqueeze(-1)).unsqueeze(-2)
+            parts = {"reconstruction": self._reconstruction(below("head", weights), target, latent, keep).squeeze(-1)}
+            assigned = (received["label"].unsqueeze(-2) @ prototypes).squeeze(-2)
+            pull = prototype_pull(z, assigned) * received["labelled"]
+        gram = prototype_gram_penalty(prototypes, self.config.selector.prototype_scale)
+        parts["kl"] = self._kl(z, mean, log_var, weights["logits"], received, private, draws.gumbel[..., step, :])
+        parts["orthogonal"] = pull + self.config.variational.gram_weight * gram
+        return parts
+
+    def _total(self, parts: dict[str, Tensor]) -> Tensor:
+        """E10, plus the encoder's own reconstruction where the head learns by responsibilities."""
+        variational = self.config.variational
+        total = parts["reconstruction"] + variational.kl_weight * parts["kl"]
+        if variational.orthogonal_weight:
+            total = total + variational.orthogonal_weight * parts["orthogonal"]
+        return total + parts["amortised"] if "amortised" in parts else total
+
+    def _reconstruction(self, head: Tree, target: Pairs, latents: Tensor, base_keep: Tensor) -> Tensor:
+        """Mean negative log-likelihood of the targets at each latent, shape [*clients, m] (E3–E5)."""
+        likelihood = choice_log_likelihood(self.head.margins(head, target, latents, base_keep))
+        return -weighted_mean(likelihood, target.weight.unsqueeze(-2))
+
+    def _responsibilities(self, head: Tree, context: Pairs, prototypes: Tensor, received: Tree) -> Tensor:
+        with torch.no_grad():
+            likelihood = evidence(self.head, head, context, prototypes)
+            return responsibilities(likelihood, received["log_prior"], received["gain"].unsqueeze(-1))
+
+    def _refined_reconstruction(
+        self, weights: Tree, target: Pairs, share: Tensor, z: Tensor, base_keep: Tensor, personal: Tensor
+    ) -> dict[str, Tensor]:
+        """The head learns at the prototypes, by responsibility; the encoder through a head that it does not move."""
+        head = below("head", weights)
+        latents = weights["prototypes"].detach() * personal.unsqueeze(-1).unsqueeze(-1)
+        by_prototype = self._reconstruction(head, target, latents, base_keep)
+        still = {name: leaf.detach() for name, leaf in head.items()}
+        return {
+            "reconstruction": (share * by_prototype).sum(-1),
+            "amortised": self._reconstruction(still, target, z.unsqueeze(-2), base_keep).squeeze(-1),
+        }
+
+    def _kl(
+        self, z: Tensor, mean: Tensor, log_var: Tensor, logits: Tensor, received: Tree, private: Tree, gumbel: Tensor
+    ) -> Tensor:
+        """KL(q ‖ prior): closed form for N(0, I), one sample for the mixture (E7)."""
+        normal = standard_normal_kl(mean, log_var)
+        means = received["prior.means"]
+        if means.shape[-2] == 0:
+            return normal
+        variational = self.config.variational
+        available = torch.isfinite(private["available"])
+        noise = gumbel if variational.gumbel else torch.zeros_like(gumbel)
+        temperature = received["temperature"].unsqueeze(-1) if variational.gumbel else 1.0
+        # A client whose own posterior is the only component has no mixture: −∞ is kept out of the softmax so that
+        # gradients stay finite.
+        alone = ~available.any(-1)
+        masked = logits.masked_fill(~available & ~alone.unsqueeze(-1), -math.inf)
+        log_weights = gumbel_softmax_log_weights(masked, noise, temperature)
+        zero = torch.zeros_like(z)
+        rest = variational.normal_weight
+        log_prior = torch.logaddexp(
+            math.log1p(-rest) + mixture_log_density(z, means, received["prior.log_vars"], log_weights),
+            math.log(rest)
+            + mixture_log_density(z, zero.unsqueeze(-2), zero.unsqueeze(-2), torch.zeros_like(z[..., :1])),
+        )
+        return torch.where(alone, normal, monte_carlo_kl(z, mean, log_var, log_prior))
+
+    def _report(self, before: Tree, received: Tree, data: Pairs) -> tuple[Gaussian, Tree]:
+        """The posterior from all training pairs under the weights that the client received, and its statistics."""
+        with torch.no_grad():
+            prototypes, head = before["prototypes"], below("head", before)
+            likelihood = evidence(self.head, head, data, prototypes)
+            refined = at_prototypes(
+                likelihood,
+                prototypes,
+                received["log_prior"],
+                self.config.variational.component_log_var,
+                received["gain"].unsqueeze(-1),
+            )
+            posterior: Posterior = refined
+            if not self.refines:
+                encoder = below("encoder", before)
+                posterior = single(*encode(encoder, data.delta, data.weight, self.config.selector.encoder))
+            count = prototypes.shape[-2]
+            centred = likelihood - likelihood.mean(-1, keepdim=True)
+            present = (data.count > 0).to(centred.dtype)
+            spread = centred.square().sum(-1) / max(count - 1, 1)
+            statistics = {
+                "clients": present,
+                "evidence": present * spread,
+                "responsibility": present.unsqueeze(-1) * refined.weights,
+            }
+            return posterior.gaussian(), statistics
+
+    # The server's side
+
+    def _warming_up(self, state: ServerState) -> bool:
+        return state.round < self.config.variational.warmup * self.config.server.rounds
+
+    def _temperature(self, state: ServerState) -> Tensor:
+        """τ, annealed exponentially from the first round to the last."""
+        start, end = self.config.variational.temperature_start, self.config.variational.temperature_end
+        progress = state.round / max(self.config.server.rounds - 1, 1)
+        return torch.tensor(start * (end / start) ** progress)
+
+    def _gain(self, state: ServerState) -> Tensor:
+        """max(1, gain / rms of the centred evidence)."""
+        wanted = self.config.variational.gain
+        if not wanted or torch.isnan(state.evidence):
+            return torch.ones_like(state.evidence)
+        return torch.clamp(wanted / state.evidence.sqrt().clamp(min=1e-6), min=1.0)
+
+    def _labels(self, state: ServerState, client_ids: Sequence[str]) -> Tree:
+        """One-hot prototype labels y* of a cohort; zero for clients whose posterior is not remembered."""
+        count = self.config.selector.prototypes
+        label = torch.zeros(len(client_ids), count, dtype=state.log_prior.dtype)
+        known = [position for position, name in enumerate(client_ids) if name in state.posteriors]
+        if known and not self.refines and self.config.variational.orthogonal_weight:
+            names = list(state.posteriors)
+            means = torch.stack([state.posteriors[name][0] for name in names])
+            assigned = dict(zip(names, balanced_assignment(means, state.params["prototypes"]), strict=True))
+            for position in known:
+                label[position, assigned[client_ids[position]]] = 1.0
+        return {"label": label, "labelled": label.sum(-1)}
+
+    def _follow(self, state: ServerState, update: CohortUpdate) -> ServerState:
+        """Running means of the prior over prototypes (M-step) and of the evidence's spread."""
+        clients = update.sums["clients"]
+        if not clients > 0:
+            return state
+        rate = self.config.server.prior_rate
+        spread = update.sums["evidence"] / clients
+        evidence_ = spread if torch.isnan(state.evidence) else torch.lerp(state.evidence, spread, rate)
+        log_prior = state.log_prior
+        if self.config.variational.learn_prior and not self._warming_up(state):
+            share = torch.lerp(log_prior.exp(), update.sums["responsibility"] / clients, rate).clamp(min=SMALLEST_PRIOR)
+            log_prior = (share / share.sum()).log()
+        return replace(state, evidence=evidence_, log_prior=log_prior)

@@ -1,0 +1,29 @@
+"""How a run is executed, apart from what it computes."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from fedvpa.core.config import Config
+
+
+class EngineConfig(Config):
+    """Who runs the clients.
+
+    Attributes:
+        name: ``vectorised`` (a cohort as one batched program) or ``loop`` (one client after the other; the readable
+            reference).
+        cohort: Clients per round. The paper has 5 of 10, 10 of 50 and 10 of 100; never more than there are.
+        dropout: Probability that a client of the cohort falls silent in a round: a fault to rehearse, 0 by default.
+        workers: Threads of the vectorised engine that each batch a share of the cohort; 0 means one per core, four at
+            most.
+        checkpoint_every: Rounds between checkpoints; 0 for none but the last.
+    """
+
+    name: Literal["vectorised", "loop"] = "vectorised"
+    cohort: int = Field(default=10, ge=1)
+    dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
+    workers: int = Field(default=0, ge=0)
+    checkpoint_every: int = Field(default=50, ge=0)

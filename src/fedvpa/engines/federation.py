@@ -1,0 +1,115 @@
+"""The clients of a run and their features, read when needed: memory follows the cohort, not the population."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property, reduce
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from fedvpa.core.errors import DataError
+from fedvpa.data import ClientRows, Partition
+from fedvpa.features import FeatureStore, Moments, Standardiser
+from fedvpa.selector.pairs import Pairs, pad
+from fedvpa.selector.scaling import Scaling
+
+Split = Literal["train", "validation", "test"]
+
+
+@dataclass(frozen=True)
+class Federation:
+    """Features, and who holds which.
+
+    Attributes:
+        store: Features of all pairs, memory-mapped.
+        partition: Rows of each client.
+        scaling: Fitted on the training pairs of the seen clients.
+        weights: Importance weights of all pairs.
+    """
+
+    store: FeatureStore
+    partition: Partition
+    scaling: Scaling
+    weights: NDArray[np.float32]
+
+    @property
+    def dimension(self) -> int:
+        """D."""
+        return int(self.store.chosen.shape[1])
+
+    @cached_property
+    def client_ids(self) -> tuple[str, ...]:
+        """The clients that train."""
+        return tuple(client.client_id for client in self.partition.seen)
+
+    @cached_property
+    def groups(self) -> tuple[str, ...]:
+        """The distinct groups of all clients that have one."""
+        return tuple(sorted({client.group for client in self.partition.clients if client.group is not None}))
+
+    def train_size(self, client_id: str) -> int:
+        """How many training pairs a client holds."""
+        return len(self.partition.by_id[client_id].train)
+
+    def pairs(self, client_id: str, split: Split) -> Pairs:
+        """The scaled features of one client's pairs."""
+        return self.read(getattr(self.partition.by_id[client_id], split))
+
+    def cohort(self, client_ids: Sequence[str], split: Split) -> Pairs:
+        """The same for several clients, stacked and padded. One read for all of them."""
+        sizes = [len(getattr(self.partition.by_id[name], split)) for name in client_ids]
+        together = self.read(np.concatenate([getattr(self.partition.by_id[name], split) for name in client_ids]))
+        ends = np.cumsum(sizes)
+        return pad([together.between(int(end - size), int(end)) for size, end in zip(sizes, ends, strict=True)])
+
+    def read(self, rows: NDArray[np.int64]) -> Pairs:
+        """The scaled features of the given rows of the table."""
+        chosen, rejected = (self.scaling(np.asarray(side[rows])) for side in (self.store.chosen, self.store.rejected))
+        slot = torch.from_numpy(1.0 - 2.0 * (rows % 2)).float()
+        return Pairs(chosen, rejected, torch.from_numpy(self.weights[rows]), slot)
+
+    def group_one_hot(self, client_ids: Sequence[str]) -> Tensor:
+        """True groups, one-hot, shape [clients, groups]: for the oracle and for evaluation.
+
+        Raises:
+            DataError: If a client has no single group.
+        """
+        one_hot = torch.zeros(len(client_ids), len(self.groups))
+        for position, name in enumerate(client_ids):
+            group = self.partition.by_id[name].group
+            if group is None:
+                raise DataError(
+                    f"Client {name!r} holds pairs of no single group, so the 'oracle' yardstick is not defined.",
+                    fix="Leave 'oracle' out of the methods, or partition by group.",
+                )
+            one_hot[position, self.groups.index(group)] = 1.0
+        return one_hot
+
+
+def federate(
+    store: FeatureStore, partition: Partition, *, rms: bool, weights: NDArray[np.float32] | None = None
+) -> Federation:
+    """Fit the scaling and put the clients together.
+
+    The standardiser comes from sums that each seen client computes on its own training pairs and the server adds; see
+    ``features/standardise.py``.
+
+    Args:
+        store: Features of all pairs.
+        partition: The clients.
+        rms: Whether responses are brought to the same norm (``selector.normalise``).
+        weights: Importance weights of all pairs; 1 if not given.
+    """
+    if weights is None:
+        weights = np.ones(len(store.chosen), dtype=np.float32)
+    moments = reduce(Moments.__add__, (_moments(store, client) for client in partition.seen))
+    return Federation(store, partition, Scaling(Standardiser.from_moments(moments), rms), weights)
+
+
+def _moments(store: FeatureStore, client: ClientRows) -> Moments:
+    return Moments.of(np.asarray(store.chosen[client.train])) + Moments.of(np.asarray(store.rejected[client.train]))

@@ -1,0 +1,55 @@
+"""The readable reference: one client after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+
+from fedvpa.algorithms.base import Algorithm, ClientUpdate, CohortUpdate, Private, ServerState
+from fedvpa.engines.federation import Federation
+
+
+def run_cohort(
+    algorithm: Algorithm,
+    state: ServerState,
+    federation: Federation,
+    cohort: Sequence[str],
+    reporting: Sequence[str],
+    private: Mapping[str, Private],
+    seed: int,
+) -> tuple[CohortUpdate, dict[str, Private]]:
+    """One round of local training.
+
+    Args:
+        algorithm: What each client does.
+        state: The server's state.
+        federation: Who holds what.
+        cohort: The clients asked.
+        reporting: Those of them that answer; the others dropped out and nothing of theirs changes.
+        private: The private state of every client that has one.
+        seed: The run's seed.
+
+    Returns:
+        The sum of the updates, and the new private state of the clients that reported.
+    """
+    broadcast = algorithm.broadcast(state, cohort)
+    total, kept = CohortUpdate({}, {}), {}
+    for position, name in enumerate(cohort):
+        if name not in reporting:
+            continue
+        data = federation.pairs(name, "train")
+        own = private.get(name, Private())
+        tensors = algorithm.load_private(name, own, broadcast.components)
+        if algorithm.reads_groups:
+            tensors |= {"group": federation.group_one_hot([name])[0]}
+        draws = algorithm.draw(seed, state.round, name, federation.train_size(name), len(broadcast.components))
+        update, after = algorithm.client_update(broadcast.client(position), data, tensors, draws)
+        total += _alone(name, update)
+        kept[name] = algorithm.store_private(own, after, broadcast.components)
+    return total, kept
+
+
+def _alone(name: str, update: ClientUpdate) -> CohortUpdate:
+    posteriors = {} if update.posterior is None else {name: update.posterior}
+    return CohortUpdate({key: torch.as_tensor(leaf) for key, leaf in update.sums.items()}, posteriors)

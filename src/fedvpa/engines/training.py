@@ -1,0 +1,79 @@
+"""The rounds of a run: cohorts, aggregation, history, checkpoints; for any algorithm on any engine."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from fedvpa.algorithms.base import Algorithm, Broadcast, CohortUpdate, Private, ServerState
+from fedvpa.core import tree
+from fedvpa.engines import loop, vectorised
+from fedvpa.engines.config import EngineConfig
+from fedvpa.engines.federation import Federation
+from fedvpa.engines.sampling import draw_cohort, draw_dropouts, identities
+
+
+@dataclass(frozen=True)
+class TrainState:
+    """Everything needed to go on: what the server knows, and what its simulated clients keep to themselves."""
+
+    server: ServerState
+    private: Mapping[str, Private] = field(default_factory=dict)
+
+
+def start(algorithm: Algorithm, federation: Federation, seed: int) -> TrainState:
+    """The state before the first round."""
+    return TrainState(algorithm.init(federation.dimension, federation.groups, seed))
+
+
+def rounds(
+    algorithm: Algorithm, federation: Federation, engine: EngineConfig, seed: int, state: TrainState
+) -> Iterator[tuple[TrainState, dict[str, Any]]]:
+    """Run the rounds that are left, yielding the state after each and its line of ``history.jsonl``.
+
+    Everything random is a function of (seed, round, client id), so going on from a yielded state equals never having
+    stopped.
+    """
+    run = _runner(engine)
+    hashed = identities(federation.client_ids)
+    for round_ in range(state.server.round, algorithm.rounds):
+        began = time.perf_counter()
+        cohort = draw_cohort(federation.client_ids, hashed, engine.cohort, seed, round_)
+        dropped = draw_dropouts(cohort, engine.dropout, seed, round_)
+        reporting = [name for name in cohort if name not in dropped]
+        broadcast = algorithm.broadcast(state.server, cohort)
+        update, kept = run(algorithm, state.server, federation, cohort, reporting, state.private, seed)
+        server, losses = algorithm.server_update(state.server, update)
+        state = TrainState(server, {**state.private, **kept})
+        yield (
+            state,
+            {
+                "round": round_,
+                "losses": losses,
+                "seconds": round(time.perf_counter() - began, 6),
+                "uplink_bytes": _uplink(update, len(reporting)),
+                "downlink_bytes": _downlink(broadcast, len(cohort)),
+                "cohort": cohort,
+                "dropped": sorted(dropped),
+            },
+        )
+
+
+def _runner(engine: EngineConfig) -> Callable[..., tuple[CohortUpdate, dict[str, Private]]]:
+    if engine.name == "loop":
+        return loop.run_cohort
+    workers = engine.workers or vectorised.default_workers()
+    return lambda *arguments: vectorised.run_cohort(*arguments, workers=workers)
+
+
+def _uplink(update: CohortUpdate, clients: int) -> int:
+    """Bytes that the cohort sends: each client its sums and its posterior, as plain tensors."""
+    posteriors = sum(mean.nbytes + log_var.nbytes for mean, log_var in update.posteriors.values())
+    return clients * tree.size(update.sums) + posteriors
+
+
+def _downlink(broadcast: Broadcast, clients: int) -> int:
+    """Bytes that the cohort receives."""
+    return clients * tree.size(broadcast.shared) + tree.size(broadcast.own)

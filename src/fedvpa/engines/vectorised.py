@@ -1,0 +1,104 @@
+"""One machine, fast: a cohort is one batched tensor program.
+
+The algorithms' functions take any leading axes, so a cohort is stacked, padded and passed through them once: batched
+matrix products forward and backward, one fused optimiser update, no process per client. On a CPU the cohort is shared
+out to a few threads that each batch a part, because two half batches keep two cores busier than one batch with
+parallel kernels (``benchmarks/stage1_round.py``).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache, reduce
+
+import torch
+
+from fedvpa.algorithms.base import Algorithm, Broadcast, CohortUpdate, Private, ServerState, collect
+from fedvpa.algorithms.draws import pad_draws
+from fedvpa.core import tree
+from fedvpa.engines.federation import Federation
+
+Outcome = tuple[CohortUpdate, dict[str, Private]]
+
+
+def run_cohort(
+    algorithm: Algorithm,
+    state: ServerState,
+    federation: Federation,
+    cohort: Sequence[str],
+    reporting: Sequence[str],
+    private: Mapping[str, Private],
+    seed: int,
+    *,
+    workers: int = 1,
+) -> Outcome:
+    """One round of local training; arguments and result as in :func:`fedvpa.engines.loop.run_cohort`.
+
+    ``workers`` is the number of threads that each batch a share of the cohort.
+    """
+    broadcast = algorithm.broadcast(state, cohort)
+    positions = [position for position, name in enumerate(cohort) if name in reporting]
+    if not positions:
+        return CohortUpdate({}, {}), {}
+
+    def part(share: Sequence[int]) -> Outcome:
+        names = [cohort[position] for position in share]
+        return _run_part(algorithm, _select(broadcast, share), federation, names, private, seed)
+
+    shares = [positions[start::workers] for start in range(workers) if positions[start::workers]]
+    if len(shares) == 1:
+        return part(shares[0])
+    outcomes = list(_pool(workers).map(part, shares))
+    update = reduce(CohortUpdate.__add__, (outcome[0] for outcome in outcomes))
+    kept = {name: own for outcome in outcomes for name, own in outcome[1].items()}
+    ordered = [cohort[position] for position in positions]
+    posteriors = {name: update.posteriors[name] for name in ordered if name in update.posteriors}
+    return CohortUpdate(update.sums, posteriors), {name: kept[name] for name in ordered}
+
+
+def _run_part(
+    algorithm: Algorithm,
+    broadcast: Broadcast,
+    federation: Federation,
+    names: Sequence[str],
+    private: Mapping[str, Private],
+    seed: int,
+) -> Outcome:
+    owns = [private.get(name, Private()) for name in names]
+    tensors = tree.stack(
+        [algorithm.load_private(name, own, broadcast.components) for name, own in zip(names, owns, strict=True)]
+    )
+    if algorithm.reads_groups:
+        tensors |= {"group": federation.group_one_hot(names)}
+    draws = pad_draws(
+        [
+            algorithm.draw(seed, broadcast.round, name, federation.train_size(name), len(broadcast.components))
+            for name in names
+        ]
+    )
+    data = federation.cohort(names, "train")
+    update, after = algorithm.client_update(broadcast.cohort(len(names)), data, tensors, draws)
+    kept = {}
+    for row, (name, own) in enumerate(zip(names, owns, strict=True)):
+        mine = {key: leaf[row] for key, leaf in after.items()}
+        kept[name] = algorithm.store_private(own, mine, broadcast.components)
+    return collect(names, update, range(len(names))), kept
+
+
+def _select(broadcast: Broadcast, positions: Sequence[int]) -> Broadcast:
+    rows = torch.as_tensor(positions)
+    own = {name: leaf[rows] for name, leaf in broadcast.own.items()}
+    return Broadcast(broadcast.shared, own, broadcast.components, broadcast.round)
+
+
+@cache
+def _pool(workers: int) -> ThreadPoolExecutor:
+    """Threads whose kernels run on one core each."""
+    return ThreadPoolExecutor(workers, thread_name_prefix="cohort", initializer=torch.set_num_threads, initargs=(1,))
+
+
+def default_workers() -> int:
+    """One thread per core, four at most: chosen by us, since a share of one or two clients batches badly."""
+    return max(1, min(4, os.cpu_count() or 1))

@@ -1,0 +1,68 @@
+"""The shape of a selector. Defaults cite the paper (FedVPA-GP, arXiv 2605.30873) or say why they differ."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from fedvpa.core.config import Config
+
+HeadKind = Literal["bilinear", "mlp", "residual"]
+
+
+class EncoderConfig(Config):
+    """The amortised posterior q(z | context pairs).
+
+    Attributes:
+        pair_widths: Hidden widths of the MLP that embeds each Δh. The paper has (512, 256, 128); the default is the
+            smallest that lost no accuracy in ``benchmarks/encoder_size.py``.
+        set_widths: Hidden widths of the MLP on the mean embedding. The paper has (512, 256, 128).
+        dropout: Dropout rate on the hidden layers of the pair MLP. The paper has 0.1; 0 by default because averaging
+            over clients already regularises and the default encoder is small.
+        max_log_var: Cap on log σ². The paper's −4.
+    """
+
+    pair_widths: tuple[int, ...] = Field(default=(32,), min_length=1)
+    set_widths: tuple[int, ...] = ()
+    dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
+    max_log_var: float = -4.0
+
+
+class SelectorConfig(Config):
+    """A preference model r(h; z).
+
+    Attributes:
+        head: ``bilinear`` (r = w₀ᵀh + zᵀWh), ``mlp`` (the same on an MLP trunk of h), or ``residual`` (the paper's: z
+            adds a bias to the answer's position and cannot see the responses).
+        latent: k, the size of z. The paper's 32.
+        prototypes: M. The paper's 2.
+        prototype_scale: Norm of a prototype. The paper has 5; 1 by default because under SGD the learning rate of W
+            grows with its square, so that 1 gives w₀ and W the same.
+        head_scale: Standard deviation of the initial W, times √d. Small, so that the latent starts without effect.
+        trunk_width: Width of the MLP trunk of ``mlp``. Chosen by us.
+        base_dropout: Probability of leaving out the z-free part of a logit in training (the paper's p_logit: 0.5 for
+            Qwen2-0.5B, 0 for Gemma-2B).
+        normalise: ``rms`` brings each standardised response feature to norm √d, so that no single outlying response
+            dominates a client's evidence; ``none`` leaves it as it is. Measured by ``benchmarks/feature_scaling.py``.
+        encoder: The amortised posterior.
+    """
+
+    head: HeadKind = "bilinear"
+    latent: int = Field(default=32, ge=1)
+    prototypes: int = Field(default=2, ge=1)
+    prototype_scale: float = Field(default=1.0, gt=0.0)
+    head_scale: float = Field(default=0.02, ge=0.0)
+    trunk_width: int = Field(default=64, ge=1)
+    base_dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
+    normalise: Literal["rms", "none"] = "rms"
+    encoder: EncoderConfig = EncoderConfig()
+
+    @model_validator(mode="after")
+    def _orthogonal_prototypes_fit(self) -> SelectorConfig:
+        if self.prototypes > self.latent:
+            raise ValueError(
+                f"{self.prototypes} orthogonal prototypes do not fit into a latent of size {self.latent}; "
+                "raise selector.latent or lower selector.prototypes"
+            )
+        return self

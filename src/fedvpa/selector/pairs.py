@@ -1,0 +1,77 @@
+"""A client's labelled pairs as tensors, for any leading axes: one client, or a cohort of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Features of labelled pairs.
+
+    Attributes:
+        chosen: Features of the preferred responses, shape [*clients, n, d].
+        rejected: Features of the others, same shape.
+        weight: Importance weights, shape [*clients, n]; 0 marks padding.
+        slot: +1 where the chosen response was shown first, −1 where second, shape [*clients, n]. Only the ``residual``
+            head reads it.
+    """
+
+    chosen: Float[Tensor, "*clients n d"]
+    rejected: Float[Tensor, "*clients n d"]
+    weight: Float[Tensor, "*clients n"]
+    slot: Float[Tensor, "*clients n"]
+
+    @property
+    def delta(self) -> Float[Tensor, "*clients n d"]:
+        """Δh = h(chosen) − h(rejected)."""
+        return self.chosen - self.rejected
+
+    @property
+    def count(self) -> Float[Tensor, "*clients"]:
+        """Number of pairs that are not padding."""
+        return (self.weight > 0).sum(-1).to(self.weight.dtype)
+
+    def take(self, index: Int[Tensor, "*clients b"], present: Float[Tensor, "*clients b"]) -> Pairs:
+        """The pairs at ``index`` of the n axis; those with ``present`` = 0 become padding."""
+        rows = index.unsqueeze(-1).expand(*index.shape, self.chosen.shape[-1])
+        return Pairs(
+            self.chosen.gather(-2, rows),
+            self.rejected.gather(-2, rows),
+            self.weight.gather(-1, index) * present,
+            self.slot.gather(-1, index),
+        )
+
+    def swapped(self) -> Pairs:
+        """The same pairs with the opposite labels."""
+        return replace(self, chosen=self.rejected, rejected=self.chosen, slot=-self.slot)
+
+    def between(self, start: int, stop: int) -> Pairs:
+        """The pairs from ``start`` up to ``stop`` of each client."""
+        rows = slice(start, stop)
+        return Pairs(
+            self.chosen[..., rows, :], self.rejected[..., rows, :], self.weight[..., rows], self.slot[..., rows]
+        )
+
+    def to(self, dtype: torch.dtype) -> Pairs:
+        """The same pairs in another precision."""
+        return Pairs(*(getattr(self, field.name).to(dtype) for field in fields(self)))
+
+
+def pad(clients: Sequence[Pairs]) -> Pairs:
+    """Stack clients of unequal size along a new leading axis; padding has weight 0."""
+    longest = max(max(client.weight.shape[-1] for client in clients), 1)
+    parts = []
+    for field in fields(Pairs):
+        first = getattr(clients[0], field.name)
+        stacked = first.new_zeros(len(clients), longest, *first.shape[1:])
+        for row, client in enumerate(clients):
+            values = getattr(client, field.name)
+            stacked[row, : len(values)] = values
+        parts.append(stacked)
+    return Pairs(*parts)

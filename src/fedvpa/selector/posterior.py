@@ -1,0 +1,44 @@
+"""Posteriors over a user's latent: a Gaussian, or a mixture of Gaussians with one component per prototype."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Posterior:
+    """A mixture of diagonal Gaussians over z, for any leading client axes.
+
+    Attributes:
+        weights: Component weights (for prototypes: the responsibilities), shape [*clients, m], summing to 1.
+        means: Component means, shape [*clients, m, k].
+        log_vars: Component log-variances, shape [*clients, m, k].
+    """
+
+    weights: Float[Tensor, "*clients m"]
+    means: Float[Tensor, "*clients m k"]
+    log_vars: Float[Tensor, "*clients m k"]
+
+    @property
+    def mean(self) -> Float[Tensor, "*clients k"]:
+        """E[z]."""
+        return (self.weights.unsqueeze(-1) * self.means).sum(-2)
+
+    def gaussian(self) -> tuple[Float[Tensor, "*clients k"], Float[Tensor, "*clients k"]]:
+        """The Gaussian of the same mean and variance: all that a client uploads, 8k bytes in fp32 (256 at k = 32)."""
+        mean = self.mean
+        spread = (self.means - mean.unsqueeze(-2)).square() + self.log_vars.exp()
+        return mean, (self.weights.unsqueeze(-1) * spread).sum(-2).log()
+
+    def __getitem__(self, client: int) -> Posterior:
+        """The posterior of one client of the first leading axis."""
+        return Posterior(self.weights[client], self.means[client], self.log_vars[client])
+
+
+def single(mean: Float[Tensor, "*clients k"], log_var: Float[Tensor, "*clients k"]) -> Posterior:
+    """A posterior with one component."""
+    return Posterior(torch.ones_like(mean[..., :1]), mean.unsqueeze(-2), log_var.unsqueeze(-2))

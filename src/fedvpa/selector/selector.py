@@ -1,0 +1,190 @@
+"""The trained preference model: z from a user's labelled pairs, rewards from z."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from fedvpa.core.config import Config
+from fedvpa.core.errors import RunError
+from fedvpa.core.files import write_json, write_tensors
+from fedvpa.core.tree import Tree, below
+from fedvpa.features.standardise import Standardiser
+from fedvpa.selector.config import SelectorConfig
+from fedvpa.selector.encoder import encode
+from fedvpa.selector.heads import HEADS, Head
+from fedvpa.selector.pairs import Pairs
+from fedvpa.selector.posterior import Posterior, single
+from fedvpa.selector.refinement import at_prototypes, evidence, laplace
+from fedvpa.selector.scaling import Scaling
+
+SCHEMA_VERSION = 1
+
+InferenceMethod = Literal["amortised", "responsibilities", "laplace", "ridge", "none"]
+
+
+class InferenceConfig(Config):
+    """How z is inferred from labelled pairs.
+
+    Attributes:
+        method: ``amortised`` (the encoder alone), ``responsibilities`` (the likelihood at the prototypes), ``laplace``
+            (a Newton mode per prototype), ``ridge`` (the same with prior precision decay · n, for a client that learns
+            alone) or ``none`` (z is the prior
+            mean: one model for all).
+        component_log_var: log v of a mixture component.
+        decay: The L2 penalty of ``ridge``, relative to the mean loss of n pairs.
+    """
+
+    method: InferenceMethod = "responsibilities"
+    component_log_var: float = -4.0
+    decay: float = 1.0
+
+
+@dataclass(frozen=True)
+class Selector:
+    """A preference model r(h; z) with the inference of z. Immutable; works for one user or a batch of them.
+
+    Attributes:
+        config: Its shape.
+        inference: How z is inferred.
+        params: Weights: ``head.*``, ``prototypes`` [m, k] and, for amortised inference, ``encoder.*``.
+        log_prior: log π over prototypes, shape [m].
+        gain: Inverse temperature of the context's likelihood, a scalar.
+        scaling: What turns a language model's features into the selector's; None if they are scaled already.
+        feature_key: Names the features it was trained on (model, pooling, truncation); empty if unknown.
+    """
+
+    config: SelectorConfig
+    inference: InferenceConfig
+    params: Tree
+    log_prior: Float[Tensor, " m"]
+    gain: Tensor
+    scaling: Scaling | None = None
+    feature_key: str = ""
+
+    @property
+    def head(self) -> Head:
+        """The functions of its kind of head."""
+        return HEADS[self.config.head]
+
+    @property
+    def prototypes(self) -> Float[Tensor, "m k"]:
+        """The prototypes."""
+        return self.params["prototypes"]
+
+    @torch.no_grad()
+    def infer(self, context: Pairs) -> Posterior:
+        """The posterior over z from labelled pairs (scaled features), and from nothing else; for any leading axes."""
+        if self.inference.method == "none":
+            return self.prior_mean(context.weight.shape[:-1])
+        if self.inference.method == "amortised":
+            encoder = below("encoder", self.params)
+            return single(*encode(encoder, context.delta, context.weight, self.config.encoder))
+        head, log_var = below("head", self.params), self.inference.component_log_var
+        if self.inference.method in ("laplace", "ridge"):
+            wide = -(self.inference.decay * context.count.clamp(min=1)).log()
+            spread = wide if self.inference.method == "ridge" else torch.full_like(wide, log_var)
+            return laplace(self.head, head, context, self.prototypes, self.log_prior, spread, self.gain)
+        likelihood = evidence(self.head, head, context, self.prototypes)
+        return at_prototypes(likelihood, self.prototypes, self.log_prior, log_var, self.gain)
+
+    def prior_mean(self, leading: tuple[int, ...] = ()) -> Posterior:
+        """The posterior that knows nothing: z at the prior's mean. A control: it scores about as one global model."""
+        mean = (self.log_prior.exp().unsqueeze(-1) * self.prototypes).sum(0).expand(*leading, -1)
+        return single(mean, torch.full_like(mean, self.inference.component_log_var))
+
+    def at_prototype(self, index: Int[Tensor, "*clients"]) -> Posterior:
+        """The posterior that sits on one prototype."""
+        mean = self.prototypes[index]
+        return single(mean, torch.full_like(mean, self.inference.component_log_var))
+
+    @torch.no_grad()
+    def rewards(self, posterior: Posterior, h: Float[Tensor, "*clients n d"]) -> Float[Tensor, "*clients n"]:
+        """E_q[r(h; z)]: rewards of responses (scaled features), in nats."""
+        each = self.head.rewards(below("head", self.params), h, posterior.means)
+        return (posterior.weights.unsqueeze(-1) * each).sum(-2)
+
+    @torch.no_grad()
+    def margins(self, posterior: Posterior, pairs: Pairs) -> Float[Tensor, "*clients n"]:
+        """E_q[r(chosen; z) − r(rejected; z)], in nats: positive where the selector agrees with the label."""
+        each = self.head.margins(below("head", self.params), pairs, posterior.means, None)
+        return (posterior.weights.unsqueeze(-1) * each).sum(-2)
+
+    def scale(self, features: np.ndarray) -> Tensor:
+        """Scaled features of raw ones, as the language model gives them."""
+        return (
+            torch.from_numpy(np.asarray(features, dtype=np.float32)) if self.scaling is None else self.scaling(features)
+        )
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write ``config.json`` and ``selector.safetensors`` into ``folder``."""
+        folder = Path(folder)
+        tensors = {f"params.{name}": leaf for name, leaf in self.params.items()}
+        tensors |= {"log_prior": self.log_prior, "gain": self.gain.reshape(1)}
+        if self.scaling is not None:
+            tensors["scaling.mean"] = torch.from_numpy(self.scaling.standardiser.mean)
+            tensors["scaling.scale"] = torch.from_numpy(self.scaling.standardiser.scale)
+        write_tensors(folder / "selector.safetensors", tensors, {"schema_version": str(SCHEMA_VERSION)})
+        write_json(
+            folder / "config.json",
+            {
+                "schema_version": SCHEMA_VERSION,
+                "selector": self.config.model_dump(mode="json"),
+                "inference": self.inference.model_dump(mode="json"),
+                "feature_key": self.feature_key,
+            },
+        )
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path) -> Selector:
+        """Load what :meth:`save_pretrained` wrote.
+
+        Args:
+            folder: The ``selector`` folder of a run.
+
+        Raises:
+            RunError: If it is not such a folder, or of another schema version.
+        """
+        folder = Path(folder)
+        try:
+            saved = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+            tensors = load_file(folder / "selector.safetensors")
+        except (FileNotFoundError, json.JSONDecodeError, SafetensorError) as error:
+            raise RunError(
+                f"holds no readable selector ({error}).",
+                fix="Give the 'selector' folder of a finished run.",
+                where=str(folder),
+            ) from error
+        if saved.get("schema_version") != SCHEMA_VERSION:
+            raise RunError(
+                f"has schema version {saved.get('schema_version')}; this fedvpa reads {SCHEMA_VERSION}.",
+                fix="Train again, or use the fedvpa that wrote it.",
+                where=str(folder),
+            )
+        config = SelectorConfig.parse(saved["selector"])
+        scaling = None
+        if "scaling.mean" in tensors:
+            standardiser = Standardiser(tensors["scaling.mean"].numpy(), tensors["scaling.scale"].numpy())
+            scaling = Scaling(standardiser, config.normalise == "rms")
+        return cls(
+            config,
+            InferenceConfig.parse(saved["inference"]),
+            below("params", tensors),
+            tensors["log_prior"],
+            tensors["gain"].squeeze(0),
+            scaling,
+            saved["feature_key"],
+        )
+
+    def with_inference(self, method: InferenceMethod) -> Selector:
+        """The same weights with another way of inferring z."""
+        return replace(self, inference=self.inference.model_copy(update={"method": method}))
