@@ -16,7 +16,7 @@ SEEDS = (0, 1, 2, 3, 5)
 GROUPS = ("harmless", "helpful")
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_scores():
     """Scores of five methods whose clients share their luck: methods differ by their level, not by their clients."""
 

@@ -160,7 +160,8 @@ def test_the_table_leaves_out_what_nobody_knows_and_marks_what_one_row_lacks():
     assert text.header[:6] == ("N", "method", "accuracy", "gap closed", "a", "b")
     row = dict(zip(text.header, text.rows[1], strict=True))
     assert (row["accuracy"], row["gap closed"], row["seconds"]) == ("0.700 [0.600, 0.800]", "0.80 [0.50, 1.00]", "1.5")
-    assert dict(zip(text.header, text.rows[0], strict=True))["seconds"] == MISSING
+    low = dict(zip(text.header, text.rows[0], strict=True))
+    assert (low["gap closed"], low["hold-out gap"], low["seconds"]) == ("0.00", "0.00", MISSING)
     bare = [replace(s, holdout_correct=None, holdout_total=None) for s in by_hand() if s.method == "m" and s.seen]
     assert summary_text(comparison(bare, {}, BOOTSTRAP)).header == ("N", "method", "accuracy", "a", "b", "worst tenth")
 
@@ -177,3 +178,4 @@ def test_the_printed_table_holds_every_cell():
 def test_numbers_are_worded_with_what_is_known():
     assert worded(None) == MISSING
     assert worded(-0.0504, [-0.2, 0.1], digits=2) == "-0.05 [-0.20, 0.10]"
+    assert worded(-0.0004, [-0.0003, 0.0], digits=2) == "0.00 [0.00, 0.00]"

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.unit
 BOOTSTRAP = Bootstrap(resamples=2000)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def compared(make_scores):
     return comparison(make_scores(sizes=(5, 11), seeds=(0, 1, 2)), {}, BOOTSTRAP)
 

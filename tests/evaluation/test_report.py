@@ -41,7 +41,7 @@ class Page(HTMLParser):
         self.text.append(data)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def compared(make_scores):
     scores = make_scores(sizes=(5, 11), seeds=(0, 1))
     own = [s for s in scores if s.method == "fedvpa_gp"]
@@ -50,7 +50,7 @@ def compared(make_scores):
     return comparison(scores + swapped + prior, {("fedvpa_gp", 5, 0): 2.5}, Bootstrap(resamples=2000))
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def report(compared):
     rng = np.random.default_rng(0)
     means = rng.normal(0, 2, (11, 3))
