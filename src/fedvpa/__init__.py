@@ -1,3 +1,28 @@
 """fedvpa: federated variational preference alignment for users who disagree."""
 
+from importlib import import_module
+from typing import Any
+
 __version__ = "0.1.0"
+
+_HOMES = {
+    "RunConfig": "fedvpa.api.config",
+    "Selector": "fedvpa.selector.selector",
+    "compare": "fedvpa.api.compare",
+    "demo": "fedvpa.api.demo",
+    "evaluate": "fedvpa.api.evaluate",
+    "personalize": "fedvpa.api.evaluate",
+    "read_config": "fedvpa.api.config",
+    "report": "fedvpa.api.report",
+    "resume": "fedvpa.api.train",
+    "train": "fedvpa.api.train",
+}
+
+__all__ = ["__version__", *sorted(_HOMES)]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a verb when it is first used, so that ``import fedvpa`` stays quick."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'fedvpa' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)

@@ -25,7 +25,7 @@ from fedvpa.selector.selector import InferenceConfig, Selector
 
 @dataclass(frozen=True)
 class FixedLatent:
-    """FedAvg of one head, each client's latent fixed: z = 0 (``global``), or its true group's prototype (``oracle``)."""
+    """FedAvg of one head at fixed latents: z = 0 (``global``), or the true group's prototype (``oracle``)."""
 
     config: MethodConfig
     name: str

@@ -15,7 +15,8 @@ class EngineConfig(Config):
     Attributes:
         name: ``vectorised`` (a cohort as one batched program) or ``loop`` (one client after the other; the readable
             reference).
-        cohort: Clients per round. The paper has 5 of 10, 10 of 50 and 10 of 100; never more than there are.
+        cohort: Clients per round, never more than there are. By default half of them, ten at most: the paper's 5 of 10,
+            10 of 50 and 10 of 100.
         dropout: Probability that a client of the cohort falls silent in a round: a fault to rehearse, 0 by default.
         workers: Threads of the vectorised engine that each batch a share of the cohort; 0 means one per core, four at
             most.
@@ -23,7 +24,11 @@ class EngineConfig(Config):
     """
 
     name: Literal["vectorised", "loop"] = "vectorised"
-    cohort: int = Field(default=10, ge=1)
+    cohort: int | None = Field(default=None, ge=1)
     dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
     workers: int = Field(default=0, ge=0)
     checkpoint_every: int = Field(default=50, ge=0)
+
+    def cohort_of(self, clients: int) -> int:
+        """The size of a cohort of so many clients."""
+        return min(clients, self.cohort or min(10, -(-clients // 2)))

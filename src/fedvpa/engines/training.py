@@ -40,7 +40,7 @@ def rounds(
     hashed = identities(federation.client_ids)
     for round_ in range(state.server.round, algorithm.rounds):
         began = time.perf_counter()
-        cohort = draw_cohort(federation.client_ids, hashed, engine.cohort, seed, round_)
+        cohort = draw_cohort(federation.client_ids, hashed, engine.cohort_of(len(hashed)), seed, round_)
         dropped = draw_dropouts(cohort, engine.dropout, seed, round_)
         reporting = [name for name in cohort if name not in dropped]
         broadcast = algorithm.broadcast(state.server, cohort)

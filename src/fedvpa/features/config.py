@@ -38,14 +38,14 @@ class FeatureConfig(Config):
         cache_dir: Where features are kept; None means ``$FEDVPA_CACHE/features``, else ``~/.cache/fedvpa/features``.
     """
 
-    model: str = Field("bundled", min_length=1)
-    max_prompt_tokens: int = Field(512, ge=1)
-    max_response_tokens: int = Field(256, ge=1)
+    model: str = Field(default="bundled", min_length=1)
+    max_prompt_tokens: int = Field(default=512, ge=1)
+    max_response_tokens: int = Field(default=256, ge=1)
     layer: int = -1
     template: Literal["plain", "chat"] = "plain"
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     device: str = "auto"
-    tokens_per_batch: int | None = Field(None, ge=1)
+    tokens_per_batch: int | None = Field(default=None, ge=1)
     storage: Literal["float16", "float32"] = "float16"
     cache_dir: Path | None = None
 

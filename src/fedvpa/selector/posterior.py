@@ -34,8 +34,8 @@ class Posterior:
         spread = (self.means - mean.unsqueeze(-2)).square() + self.log_vars.exp()
         return mean, (self.weights.unsqueeze(-1) * spread).sum(-2).log()
 
-    def __getitem__(self, client: int) -> Posterior:
-        """The posterior of one client of the first leading axis."""
+    def __getitem__(self, client: int | slice | Tensor) -> Posterior:
+        """The posterior of one or some clients of the first leading axis."""
         return Posterior(self.weights[client], self.means[client], self.log_vars[client])
 
 

@@ -1,0 +1,173 @@
+"""``fedvpa compare``: methods × numbers of clients × seeds, side by side, with honest intervals."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import multiprocessing
+import os
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fedvpa.algorithms import METHODS, make
+from fedvpa.api.config import RunConfig, dump
+from fedvpa.api.environment import environment
+from fedvpa.api.prepare import prepare, prepare_holdout
+from fedvpa.api.train import fit, run_scores
+from fedvpa.core.errors import ConfigError, FedvpaError, nearest
+from fedvpa.core.files import write_json, write_text
+from fedvpa.core.progress import say, track
+from fedvpa.evaluation.accuracy import infer_clients, score_clients
+from fedvpa.evaluation.comparison import comparison
+from fedvpa.evaluation.scores import ClientScore, load_scores, save_scores
+from fedvpa.evaluation.table import table_text
+
+DEFAULT_METHODS = ("fedvpa_gp", "fedvpl", "global", "local", "oracle")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of the comparison."""
+
+    config: RunConfig
+    holdout: Path | None
+    out: Path
+
+    @property
+    def name(self) -> str:
+        """A readable name that no other cell has, with a hash of everything that matters."""
+        text = json.dumps([self.config.model_dump(mode="json"), str(self.holdout)], sort_keys=True)
+        digest = hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+        return f"{self.config.method}-{self.config.partition.clients}-{self.config.seed}-{digest}"
+
+    @property
+    def path(self) -> Path:
+        """Where its scores are kept."""
+        return self.out / "cells" / f"{self.name}.jsonl"
+
+    @property
+    def seconds(self) -> Path:
+        """Where its training time is kept; written last, so that its presence says the cell is whole."""
+        return self.path.with_suffix(".json")
+
+
+def compare(
+    config: RunConfig,
+    *,
+    methods: Sequence[str] = DEFAULT_METHODS,
+    clients: Sequence[int] = (10, 50, 100),
+    seeds: int = 5,
+    first_seed: int = 0,
+    holdout: Path | None = None,
+    out: Path,
+    jobs: int | None = None,
+) -> dict[str, Any]:
+    """Run every (method, clients, seed) and write ``out/comparison.json``.
+
+    Cells that an earlier call finished under the same configuration are read instead of run again.
+
+    Args:
+        config: What all runs share.
+        methods: Names of methods.
+        clients: Numbers of seen clients.
+        seeds: How many seeds.
+        first_seed: The first of them.
+        holdout: Further labelled pairs, seen by nobody, on which every client is scored with those of its own group.
+        out: The folder to write to.
+        jobs: Processes, each with one thread; by default one per core. Results do not depend on it.
+
+    Returns:
+        What ``comparison.json`` holds.
+    """
+    unknown = [name for name in methods if name not in METHODS]
+    if unknown:
+        raise ConfigError(f"There is no method {unknown[0]!r}.", fix=nearest(unknown[0], METHODS))
+    if not methods or not clients or seeds < 1:
+        raise ConfigError("There is nothing to compare.", fix="Give at least one method, number of clients and seed.")
+    settings = [config.with_clients(n).with_seed(first_seed + seed) for n in clients for seed in range(seeds)]
+    cells = [Cell(setting.with_method(name), holdout, out) for setting in settings for name in methods]
+    missing = [cell for cell in cells if not cell.seconds.exists()]
+    for setting in settings if missing else ():
+        ready = prepare(setting)
+        if holdout is not None:
+            prepare_holdout(setting, holdout, ready.table, ready.federation.scaling)
+        if config.data.source != "world":
+            break
+    _run_all(missing, jobs or os.cpu_count() or 1)
+    scores: list[ClientScore] = []
+    seconds = {}
+    for cell in cells:
+        found = load_scores(cell.path)
+        scores += found
+        key = (cell.config.method, found[0].n_clients, cell.config.seed)
+        seconds[key] = json.loads(cell.seconds.read_text(encoding="utf-8"))["seconds"]
+    compared = comparison(scores, seconds)
+    save_scores(out / "scores.jsonl", scores)
+    write_text(out / "config.yaml", dump(config))
+    write_json(out / "environment.json", environment())
+    write_json(out / "comparison.json", compared)
+    write_text(out / "comparison.txt", table_text(compared, 140))
+    return compared
+
+
+def _run_all(cells: Sequence[Cell], jobs: int) -> None:
+    if not cells:
+        return
+    say(f"{len(cells)} runs in {min(jobs, len(cells))} processes")
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(min(jobs, len(cells)), context, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        futures = {pool.submit(run_cell, cell): cell for cell in cells}
+        try:
+            for future in track(as_completed(futures), "runs", len(futures), unit="runs"):
+                error = future.exception()
+                if error is not None:
+                    name = futures[future].name
+                    if isinstance(error, FedvpaError):
+                        raise error
+                    raise FedvpaError(f"The run {name} failed: {type(error).__name__}: {error}") from error
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def run_cell(cell: Cell) -> None:
+    """Train, score, and keep the scores of one run."""
+    config = cell.config.model_copy(update={"engine": cell.config.engine.model_copy(update={"workers": 1})})
+    prepared = prepare(config)
+    done = fit(config, prepared)
+    by_group = make(config.method, config.method_config).reads_groups
+    scores = run_scores(config, prepared, done, by_group)
+    if cell.holdout is not None:
+        held = prepare_holdout(config, cell.holdout, prepared.table, prepared.federation.scaling)
+        seen = prepared.federation.partition.seen
+        further = score_clients(
+            done.selector,
+            prepared.federation,
+            seen,
+            done.posterior,
+            method=config.method,
+            seed=config.seed,
+            holdout=held,
+        )
+        scores = further + [score for score in scores if not score.seen or score.method != config.method]
+    save_scores(cell.path, scores)
+    write_json(cell.seconds, {"seconds": done.seconds})
+
+
+def few_shot(config: RunConfig, shots: Sequence[int]) -> dict[int, list[ClientScore]]:
+    """Scores of unseen clients by the number of labelled pairs that they give."""
+    prepared = prepare(config)
+    done = fit(config, prepared)
+    unseen = prepared.federation.partition.unseen
+    found = {}
+    for count in shots:
+        posterior = infer_clients(done.selector, prepared.federation, unseen, shots=count)
+        found[count] = score_clients(
+            done.selector, prepared.federation, unseen, posterior, method=config.method, seed=config.seed
+        )
+    return found

@@ -1,0 +1,138 @@
+"""The configuration of a run: the sections of all rooms, from a file and from ``key.path=value`` overrides."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import yaml
+from pydantic import Field, field_validator
+
+from fedvpa.algorithms import METHODS
+from fedvpa.algorithms.config import LocalConfig, MethodConfig, ServerConfig, VariationalConfig
+from fedvpa.core.config import Config
+from fedvpa.core.errors import ConfigError, nearest
+from fedvpa.data import DataConfig, PartitionConfig
+from fedvpa.engines.config import EngineConfig
+from fedvpa.features import FeatureConfig
+from fedvpa.selector.config import SelectorConfig
+
+
+class RunConfig(Config):
+    """One run.
+
+    Attributes:
+        data: Where the pairs come from.
+        partition: Who holds them.
+        features: The frozen language model.
+        method: The algorithm; see ``fedvpa.algorithms.METHODS``.
+        selector: The shape of the preference model.
+        local: Local training.
+        variational: The terms of FedVPA-GP.
+        server: Rounds and aggregation.
+        engine: Who runs the clients.
+        seed: Names every random stream of the run.
+    """
+
+    data: DataConfig = DataConfig()
+    partition: PartitionConfig = PartitionConfig(kind="natural")
+    features: FeatureConfig = FeatureConfig()
+    method: str = "fedvpa_gp"
+    selector: SelectorConfig = SelectorConfig()
+    local: LocalConfig = LocalConfig()
+    variational: VariationalConfig = VariationalConfig()
+    server: ServerConfig = ServerConfig()
+    engine: EngineConfig = EngineConfig()
+    seed: int = Field(default=0, ge=0)
+
+    @field_validator("method")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        if value not in METHODS:
+            raise ConfigError(f"there is no method {value!r}.", fix=nearest(value, METHODS))
+        return value
+
+    @property
+    def method_config(self) -> MethodConfig:
+        """The sections that an algorithm reads."""
+        return MethodConfig(selector=self.selector, local=self.local, variational=self.variational, server=self.server)
+
+    def with_clients(self, clients: int) -> Self:
+        """The same run with so many seen clients; the bundled world gets as many users as that needs."""
+        values = self.model_dump()
+        values["partition"]["clients"] = clients
+        return type(self).parse(values)
+
+    def with_seed(self, seed: int) -> Self:
+        """The same run under another seed; the bundled world draws other users."""
+        values = self.model_dump()
+        values["seed"] = seed
+        if self.data.source == "world":
+            values["data"]["seed"] = seed
+        return type(self).parse(values)
+
+    def with_method(self, method: str) -> Self:
+        """The same run of another method."""
+        return type(self).parse({**self.model_dump(), "method": method})
+
+    def resolved_data(self) -> DataConfig:
+        """The data section, with one world user for each client of the partition."""
+        if self.data.source != "world" or self.partition.clients is None:
+            return self.data
+        users = self.partition.clients + self.partition.unseen
+        return self.data.model_copy(update={"users": users})
+
+
+def read_config(path: Path | None = None, overrides: Sequence[str] = ()) -> RunConfig:
+    """Read a YAML file, then apply ``key.path=value`` overrides; values are YAML.
+
+    Args:
+        path: The file; None for defaults.
+        overrides: Such as ``server.rounds=50`` or ``data.map.group=objective``.
+
+    Raises:
+        ConfigError: For a missing or broken file, an override without ``=``, an unknown key, an unusable value.
+    """
+    values: dict[str, Any] = {}
+    if path is not None:
+        try:
+            loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise ConfigError(f"cannot be read: {error.strerror}.", fix="Check --config.", where=str(path)) from error
+        except yaml.YAMLError as error:
+            raise ConfigError(f"is not YAML: {error}.", fix="Correct the file.", where=str(path)) from error
+        if loaded is not None and not isinstance(loaded, dict):
+            raise ConfigError("holds no mapping of keys to values.", fix="See configs/.", where=str(path))
+        values = loaded or {}
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        if not equals or not key:
+            raise ConfigError(f"The override {override!r} is not key.path=value.", fix="Add '=' and a value.")
+        _assign(values, key.split("."), yaml.safe_load(text), override)
+    return RunConfig.parse(values)
+
+
+def _assign(values: dict[str, Any], path: Sequence[str], value: Any, override: str) -> None:
+    *sections, last = path
+    for section in sections:
+        values = values.setdefault(section, {})
+        if not isinstance(values, dict):
+            raise ConfigError(f"The override {override!r} goes below {section!r}, which is no section.")
+    values[last] = value
+
+
+def column_overrides(maps: Sequence[str]) -> list[str]:
+    """``--map user_id=worker`` as overrides of ``data.map``."""
+    return [f"data.map.{entry}" for entry in maps]
+
+
+def dump(config: RunConfig) -> str:
+    """The resolved configuration as YAML."""
+    return yaml.safe_dump(_plain(config.model_dump(mode="json")), sort_keys=False, allow_unicode=True)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    return list(value) if isinstance(value, tuple) else value

@@ -1,0 +1,37 @@
+"""What the verbs share: options, output, exit codes."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from fedvpa.core.errors import FedvpaError, InputError
+
+ConfigOption = Annotated[Path | None, typer.Option("--config", help="A YAML file; see configs/.")]
+MapOption = Annotated[list[str] | None, typer.Option("--map", help="Column names, such as user_id=worker.")]
+StrictOption = Annotated[bool, typer.Option("--strict", help="A row that cannot be used is an error, not a skip.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else.")]
+OverrideArgument = Annotated[
+    list[str] | None, typer.Argument(metavar="[KEY.PATH=VALUE]...", help="Such as server.rounds=50.")
+]
+
+
+def finish(result: Any, as_json: bool, text: Callable[[], str]) -> None:
+    """Print a result on stdout."""
+    print(json.dumps(result, allow_nan=False) if as_json else text())
+
+
+def exit_code(error: BaseException) -> int:
+    """2 for wrong input, 1 for every other failure on purpose."""
+    return 2 if isinstance(error, InputError) else 1
+
+
+def complain(error: FedvpaError) -> int:
+    """One message on stderr; the exit code."""
+    print(f"fedvpa: {error}", file=sys.stderr)
+    return exit_code(error)

@@ -1,0 +1,48 @@
+"""``fedvpa compare``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fedvpa.cli.common import ConfigOption, JsonOption, MapOption, OverrideArgument, StrictOption, finish
+
+
+def compare(
+    overrides: OverrideArgument = None,
+    config: ConfigOption = None,
+    methods: Annotated[str, typer.Option(help="Comma-separated.")] = "fedvpa_gp,fedvpl,global,local,oracle",
+    clients: Annotated[str, typer.Option(help="Numbers of clients, comma-separated.")] = "10,50,100",
+    seeds: Annotated[int, typer.Option(min=1, help="Number of seeds.")] = 5,
+    first_seed: Annotated[int, typer.Option(min=0, help="The first seed.")] = 0,
+    holdout: Annotated[Path | None, typer.Option(help="Further labelled pairs that nobody saw.")] = None,
+    out: Annotated[Path, typer.Option(help="The folder to write to.")] = Path("runs/compare"),
+    jobs: Annotated[int | None, typer.Option(min=1, help="Processes; by default one per core.")] = None,
+    map_: MapOption = None,
+    strict: StrictOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Compare methods over numbers of clients and seeds; writes comparison.json."""
+    from fedvpa.api.compare import compare as run_it
+    from fedvpa.api.config import column_overrides, read_config
+    from fedvpa.core.errors import ConfigError
+    from fedvpa.evaluation.table import table_text
+
+    try:
+        sizes = [int(size) for size in clients.split(",")]
+    except ValueError:
+        raise ConfigError(f"--clients {clients!r} is not a list of numbers.", fix="Write 10,50,100.") from None
+    given = [*(overrides or []), *column_overrides(map_ or []), *(["data.strict=true"] if strict else [])]
+    compared = run_it(
+        read_config(config, given),
+        methods=[name.strip() for name in methods.split(",") if name.strip()],
+        clients=sizes,
+        seeds=seeds,
+        first_seed=first_seed,
+        holdout=holdout,
+        out=out,
+        jobs=jobs,
+    )
+    finish(compared, as_json, lambda: f"{table_text(compared, 140)}\n{out / 'comparison.json'}")

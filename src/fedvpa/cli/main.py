@@ -1,0 +1,44 @@
+"""The entry point: ``fedvpa VERB``. Verbs import their machinery when they run, so that help is quick."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+from fedvpa import __version__
+from fedvpa.cli import compare, demo, doctor, evaluate, personalize, report, train
+from fedvpa.cli.common import complain
+from fedvpa.core.errors import FedvpaError
+
+app = typer.Typer(
+    name="fedvpa",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Federated preference alignment for users who disagree. Exit codes: 0 done, 1 failed, 2 wrong input.",
+)
+
+
+@app.callback(invoke_without_command=True)
+def _root(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    if version:
+        print(__version__)
+        raise typer.Exit
+
+
+for verb in (demo, train, evaluate, compare, personalize, report, doctor):
+    name = verb.__name__.rpartition(".")[2]
+    app.command(name)(getattr(verb, name))
+
+
+def main() -> None:
+    """Run the command line; set FEDVPA_DEBUG for the traceback of an error that is reported in one message."""
+    try:
+        app()
+    except FedvpaError as error:
+        if os.environ.get("FEDVPA_DEBUG"):
+            raise
+        sys.exit(complain(error))

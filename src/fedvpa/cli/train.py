@@ -1,0 +1,37 @@
+"""``fedvpa train``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fedvpa.cli.common import ConfigOption, JsonOption, MapOption, OverrideArgument, StrictOption, finish
+
+
+def train(
+    overrides: OverrideArgument = None,
+    config: ConfigOption = None,
+    out: Annotated[Path, typer.Option(help="The run directory.")] = Path("runs/train"),
+    resume: Annotated[Path | None, typer.Option(help="Go on with this run from its last checkpoint.")] = None,
+    overwrite: Annotated[bool, typer.Option(help="Replace an earlier run.")] = False,
+    map_: MapOption = None,
+    strict: StrictOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Train one method and leave a run directory behind."""
+    from fedvpa.api.config import column_overrides, read_config
+    from fedvpa.api.train import resume as go_on
+    from fedvpa.api.train import train as run
+    from fedvpa.core.errors import ConfigError
+    from fedvpa.evaluation.table import table_text
+
+    given = [*(overrides or []), *column_overrides(map_ or []), *(["data.strict=true"] if strict else [])]
+    if resume is not None:
+        if given or config is not None:
+            raise ConfigError("--resume goes on with the run's own configuration.", fix="Leave out the others.")
+        metrics = go_on(resume)
+    else:
+        metrics = run(read_config(config, given), out, overwrite=overwrite)
+    finish(metrics, as_json, lambda: f"{table_text(metrics, 140)}\n{resume or out}")

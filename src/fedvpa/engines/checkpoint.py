@@ -1,0 +1,149 @@
+"""Checkpoints: everything needed to go on, in one file that is replaced in one step.
+
+Client ids may be any text, so tensors are numbered and the names stand in the file's JSON metadata. Floats that matter
+are kept as float64 tensors: what is loaded equals what was saved, bit for bit.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from fedvpa.algorithms.base import Gaussian, Private, ServerState
+from fedvpa.core.errors import RunError
+from fedvpa.core.files import replacing, write_tensors
+from fedvpa.core.tree import Tree, below, prefixed
+from fedvpa.engines.training import TrainState
+
+SCHEMA_VERSION = 1
+
+
+def save_checkpoint(path: Path, state: TrainState, meta: Mapping[str, Any]) -> None:
+    """Write ``state`` to ``path``; the checkpoint that was there stays as ``path`` + ``.previous``.
+
+    Args:
+        path: The file.
+        state: Server and simulated clients.
+        meta: Anything JSON that should come back with it.
+    """
+    if path.exists():
+        with replacing(previous(path)) as copy:
+            shutil.copyfile(path, copy)
+    server = state.server
+    tensors = {"log_prior": server.log_prior, "evidence": server.evidence.reshape(1)}
+    tensors |= prefixed("params", server.params) | prefixed("average", server.average)
+    tensors |= prefixed("posteriors", _gaussians(dict(enumerate(server.posteriors.values()))))
+    clients, names = _encode(state.private)
+    header = {
+        "round": server.round,
+        "averaged": server.averaged,
+        "components": server.components,
+        "posteriors": list(server.posteriors),
+        "private": names,
+        "meta": dict(meta),
+    }
+    _write(path, tensors | prefixed("private", clients), header)
+
+
+def load_checkpoint(path: Path) -> tuple[TrainState, dict[str, Any]]:
+    """What :func:`save_checkpoint` wrote, bit for bit, and its ``meta``.
+
+    Raises:
+        RunError: If the file is missing, truncated or of another schema version.
+    """
+    tensors, header = _read(path)
+    posteriors = below("posteriors", tensors)
+    server = ServerState(
+        below("params", tensors),
+        tensors["log_prior"],
+        tensors["evidence"].squeeze(0),
+        header["round"],
+        below("average", tensors),
+        header["averaged"],
+        {name: _gaussian(posteriors, row) for row, name in enumerate(header["posteriors"])},
+        tuple(header["components"]),
+    )
+    return TrainState(server, _decode(below("private", tensors), header["private"])), header["meta"]
+
+
+def previous(path: Path) -> Path:
+    """Where the checkpoint before the last is kept."""
+    return path.with_name(path.name + ".previous")
+
+
+def save_clients(path: Path, private: Mapping[str, Private]) -> None:
+    """Write the private state of simulated clients: their "devices". Never to be shared."""
+    tensors, names = _encode(private)
+    _write(path, tensors or {"none": torch.zeros(1)}, {"private": names})
+
+
+def load_clients(path: Path) -> dict[str, Private]:
+    """What :func:`save_clients` wrote.
+
+    Raises:
+        RunError: If the file is missing, truncated or of another schema version.
+    """
+    tensors, header = _read(path)
+    return _decode(tensors, header["private"])
+
+
+def _write(path: Path, tensors: Tree, header: Mapping[str, Any]) -> None:
+    text = json.dumps({"schema_version": SCHEMA_VERSION, **header}, ensure_ascii=False)
+    write_tensors(path, tensors, {"fedvpa": text})
+
+
+def _read(path: Path) -> tuple[Tree, dict[str, Any]]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = json.loads((file.metadata() or {})["fedvpa"])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError, KeyError, json.JSONDecodeError) as error:
+        raise RunError(
+            f"is no readable checkpoint ({error}).",
+            fix=f"Restore it, or put {previous(path).name} in its place.",
+            where=str(path),
+        ) from error
+    if header["schema_version"] != SCHEMA_VERSION:
+        raise RunError(
+            f"has schema version {header['schema_version']}; this fedvpa reads {SCHEMA_VERSION}.",
+            fix="Use the fedvpa that wrote it, or train again.",
+            where=str(path),
+        )
+    return tensors, header
+
+
+def _gaussians(values: Mapping[int, Gaussian]) -> Tree:
+    means = {f"{row}.mean": mean for row, (mean, _) in values.items()}
+    return means | {f"{row}.log_var": log_var for row, (_, log_var) in values.items()}
+
+
+def _gaussian(tensors: Tree, row: int) -> Gaussian:
+    return tensors[f"{row}.mean"], tensors[f"{row}.log_var"]
+
+
+def _encode(private: Mapping[str, Private]) -> tuple[Tree, list[dict[str, Any]]]:
+    """Tensors by client number, and for each client its id and the ids of its mixture weights."""
+    owns = list(private.values())
+    posteriors = {row: own.posterior for row, own in enumerate(owns) if own.posterior is not None}
+    weights = {
+        f"{row}.logits": torch.tensor(list(own.logits.values()), dtype=torch.float64) for row, own in enumerate(owns)
+    }
+    names = [
+        {"id": name, "components": list(own.logits), "posterior": own.posterior is not None}
+        for name, own in private.items()
+    ]
+    return _gaussians(posteriors) | weights, names
+
+
+def _decode(tensors: Tree, names: list[dict[str, Any]]) -> dict[str, Private]:
+    found = {}
+    for row, name in enumerate(names):
+        logits = dict(zip(name["components"], tensors[f"{row}.logits"].tolist(), strict=True))
+        found[name["id"]] = Private(logits, _gaussian(tensors, row) if name["posterior"] else None)
+    return found

@@ -1,0 +1,186 @@
+"""Scores of a selector on clients: z from their training pairs, accuracy on pairs that z never saw."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from fedvpa.core.seeds import numpy_generator
+from fedvpa.data import ClientRows
+from fedvpa.engines.federation import Federation, Split
+from fedvpa.evaluation.scores import PERMUTED_CONTEXTS, PRIOR_MEAN_Z, SWAPPED_Z, ClientScore, control_name
+from fedvpa.selector.pairs import Pairs
+from fedvpa.selector.posterior import Posterior
+from fedvpa.selector.selector import Selector
+
+BATCH = 256
+"""Clients scored at a time: bounds memory whatever the population."""
+
+
+def infer_clients(
+    selector: Selector,
+    federation: Federation,
+    clients: Sequence[ClientRows],
+    *,
+    by_group: bool = False,
+    shots: int | None = None,
+) -> Posterior:
+    """The posterior of each client from its training pairs.
+
+    Args:
+        selector: The trained selector.
+        federation: Who holds what.
+        clients: Whose posteriors.
+        by_group: Put each client on the prototype of its true group: the oracle.
+        shots: Use only the first so many pairs of each client.
+    """
+    parts = []
+    for batch in _batches(clients):
+        names = [client.client_id for client in batch]
+        if by_group:
+            parts.append(selector.at_prototype(federation.group_one_hot(names).argmax(-1)))
+            continue
+        context = federation.cohort(names, "train")
+        parts.append(selector.infer(context if shots is None else context.between(0, shots)))
+    return Posterior(
+        torch.cat([part.weights for part in parts]),
+        torch.cat([part.means for part in parts]),
+        torch.cat([part.log_vars for part in parts]),
+    )
+
+
+def score_clients(
+    selector: Selector,
+    federation: Federation,
+    clients: Sequence[ClientRows],
+    posterior: Posterior,
+    *,
+    method: str,
+    seed: int,
+    split: Split = "test",
+    holdout: Mapping[str, Pairs] | None = None,
+) -> list[ClientScore]:
+    """How many of each client's pairs the selector orders as the client did; a tie counts one half.
+
+    Args:
+        selector: The trained selector.
+        federation: Who holds what.
+        clients: The clients, in the order of ``posterior``.
+        posterior: Their posteriors.
+        method: The name to score under.
+        seed: The run's seed.
+        split: Which of their own pairs. Clients without any have no score.
+        holdout: Group → further pairs, scaled; every client is scored on those of its own group.
+    """
+    scores = []
+    for start, batch in zip(range(0, len(clients), BATCH), _batches(clients), strict=True):
+        own = posterior[start : start + len(batch)]
+        pairs = federation.cohort([client.client_id for client in batch], split)
+        correct = _correct(selector, own, pairs).sum(-1)
+        further = _holdout_correct(selector, own, batch, holdout or {})
+        for row, client in enumerate(batch):
+            total = len(getattr(client, split))
+            if not total:
+                continue
+            scores.append(
+                ClientScore(
+                    method,
+                    len(federation.client_ids),
+                    seed,
+                    client.client_id,
+                    client.group,
+                    client.seen,
+                    float(correct[row]),
+                    total,
+                    *further.get(row, (None, None)),
+                )
+            )
+    return scores
+
+
+def control_scores(
+    selector: Selector,
+    federation: Federation,
+    clients: Sequence[ClientRows],
+    posterior: Posterior,
+    *,
+    method: str,
+    seed: int,
+) -> list[ClientScore]:
+    """The controls of the evaluation protocol: another group's z, the prior's mean, another client's context.
+
+    Clients without a single group, or without a second group, have no ``swapped_z``.
+    """
+    orders = {PERMUTED_CONTEXTS: _derangement(len(clients), seed)}
+    swapped = _other_group(clients)
+    if swapped is not None:
+        orders[SWAPPED_Z] = swapped
+    found = []
+    for control, order in orders.items():
+        moved = posterior[torch.from_numpy(order)]
+        name = control_name(method, control)
+        found += score_clients(selector, federation, clients, moved, method=name, seed=seed)
+    mean = selector.prior_mean((len(clients),))
+    name = control_name(method, PRIOR_MEAN_Z)
+    return found + score_clients(selector, federation, clients, mean, method=name, seed=seed)
+
+
+def _correct(selector: Selector, posterior: Posterior, pairs: Pairs) -> Float[Tensor, "clients n"]:
+    """1, ½ or 0 per pair; a head that looks at the answer's position is asked in both orders."""
+    orders = [pairs]
+    if selector.head.linear is None:
+        other = Pairs(pairs.chosen, pairs.rejected, pairs.weight, -pairs.slot)
+        orders.append(other)
+    total = torch.zeros(1)
+    for order in orders:
+        margin = selector.margins(posterior, order)
+        total = total + ((margin > 0).float() + 0.5 * (margin == 0).float()) / len(orders)
+    return total * (pairs.weight > 0)
+
+
+def _holdout_correct(
+    selector: Selector, posterior: Posterior, clients: Sequence[ClientRows], holdout: Mapping[str, Pairs]
+) -> dict[int, tuple[float, int]]:
+    found: dict[int, tuple[float, int]] = {}
+    for group, pairs in holdout.items():
+        rows = [row for row, client in enumerate(clients) if client.group == group]
+        if rows:
+            correct = _correct(selector, posterior[torch.tensor(rows)], pairs).sum(-1)
+            # Both slots of a positional head, or a tie, give halves; more cannot come from a sum of halves.
+            found |= {
+                row: (round(2 * float(value)) / 2, len(pairs.weight)) for row, value in zip(rows, correct, strict=True)
+            }
+    return found
+
+
+def _derangement(count: int, seed: int) -> np.ndarray:
+    """A random cyclic order: nobody keeps its own place, unless there is only one."""
+    order = numpy_generator(seed, "permuted-contexts").permutation(count)
+    moved = np.empty(count, dtype=np.int64)
+    moved[order] = np.roll(order, 1)
+    return moved
+
+
+def _other_group(clients: Sequence[ClientRows]) -> np.ndarray | None:
+    """For each client the position of one in the next group; None if groups are unknown or there is one only."""
+    groups = sorted({client.group for client in clients if client.group is not None})
+    if len(groups) < 2 or any(client.group is None for client in clients):
+        return None
+    members = {name: [row for row, client in enumerate(clients) if client.group == name] for name in groups}
+    following = dict(zip(groups, groups[1:] + groups[:1], strict=True))
+    rank = dict.fromkeys(groups, 0)
+    order = []
+    for group in (client.group for client in clients if client.group is not None):
+        others = members[following[group]]
+        order.append(others[rank[group] % len(others)])
+        rank[group] += 1
+    return np.array(order)
+
+
+def _batches(clients: Sequence[ClientRows]) -> Iterator[Sequence[ClientRows]]:
+    for start in range(0, len(clients), BATCH):
+        yield clients[start : start + BATCH]
