@@ -46,6 +46,8 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str] | None = None) -> None:
-    """Write ``tensors`` as safetensors to ``path`` atomically."""
+    """Write ``tensors`` as safetensors to ``path`` atomically. Copies: rows of one tensor may not share its memory."""
     with replacing(path) as temporary:
-        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary, dict(metadata or {}))
+        save_file(
+            {name: tensor.contiguous().clone() for name, tensor in tensors.items()}, temporary, dict(metadata or {})
+        )

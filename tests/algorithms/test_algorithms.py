@@ -1,0 +1,228 @@
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from sklearn.linear_model import LogisticRegression
+
+from conftest import DIMENSION, make_federation
+from fedvpa.algorithms import METHODS, MethodConfig, make
+from fedvpa.algorithms.base import CohortUpdate, Private, collect
+from fedvpa.algorithms.config import LocalConfig, ServerConfig, VariationalConfig
+from fedvpa.algorithms.draws import draw, pad_draws, split_sizes
+from fedvpa.algorithms.fedvpa_gp import FedVPAGP
+from fedvpa.core import tree
+from fedvpa.engines.config import EngineConfig
+from fedvpa.engines.training import TrainState, rounds, start
+from fedvpa.selector.config import EncoderConfig, SelectorConfig
+from tests_shared import SMALL, config
+
+
+def trained(method: str, setting: MethodConfig, federation=None, seed: int = 3) -> TrainState:
+    federation = federation or make_federation()
+    algorithm = make(method, setting)
+    state = start(algorithm, federation, seed)
+    *_, (last, _) = [(state, {}), *rounds(algorithm, federation, EngineConfig(cohort=4, workers=1), seed, state)]
+    return last
+
+
+def signature(state: TrainState) -> torch.Tensor:
+    server = state.server
+    leaves = [leaf.flatten() for _, leaf in sorted(server.final.items())]
+    own = [value for name in sorted(state.private) for value in state.private[name].logits.values()]
+    return torch.cat([*leaves, server.log_prior, server.evidence.reshape(1).nan_to_num(), torch.tensor(own)])
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize("pairs", [0, 1, 2, 3, 17, 101])
+def test_context_and_target_never_meet_and_every_pair_is_predicted(pairs: int):
+    local = LocalConfig(steps=7, folds=7, target_size=32, context_size=128)
+    found = draw(0, 1, "me", pairs, local, latent=3, components=2)
+    for context, target in zip(found.context.tolist(), found.target.tolist(), strict=True):
+        assert not set(context) & set(target)
+        assert len(set(context)) == len(context)
+    if pairs:
+        assert set(found.target.flatten().tolist()) == set(range(pairs))
+    assert split_sizes(1, local) == (0, 1)
+
+
+@pytest.mark.unit
+def test_draws_depend_on_seed_round_and_client_alone():
+    local = LocalConfig()
+    same = [draw(0, 1, "me", 13, local, latent=3) for _ in range(2)]
+    assert torch.equal(same[0].noise, same[1].noise)
+    for other in (draw(1, 1, "me", 13, local, latent=3), draw(0, 2, "me", 13, local, latent=3)):
+        assert not torch.equal(same[0].noise, other.noise)
+    padded = pad_draws([same[0], draw(0, 1, "you", 5, local, latent=3)])
+    assert torch.equal(padded.context[0], same[0].context)
+    assert padded.target_present[1].sum(-1).tolist() == [1.0] * local.steps
+
+
+@pytest.mark.unit
+def test_no_target_label_reaches_z_or_responsibilities():
+    """The step's z and responsibilities are those of the context, whatever the labels of the targets say."""
+    algorithm, federation = FedVPAGP(config()), make_federation()
+    state = algorithm.init(DIMENSION, (), 0)
+    data = federation.pairs("client-0", "train")
+    draws = algorithm.draw(0, 0, "client-0", 11, 0)
+    received = algorithm.broadcast(state, ["client-0"]).client(0) | {"personal": torch.tensor(1.0)}
+    private = algorithm.load_private("client-0", Private(), ())
+    weights = dict(state.params) | {"logits": private["logits"]}
+    targets = draws.target[0]
+    flip = torch.zeros(11, dtype=torch.bool)
+    flip[targets] = True
+    chosen = torch.where(flip[:, None], data.rejected, data.chosen)
+    rejected = torch.where(flip[:, None], data.chosen, data.rejected)
+    flipped = type(data)(chosen, rejected, data.weight, data.slot)
+    one, two = (algorithm._losses(weights, received, some, private, draws, 0) for some in (data, flipped))
+    assert torch.equal(one["kl"], two["kl"])
+    assert torch.equal(one["orthogonal"], two["orthogonal"])
+    assert not torch.equal(one["reconstruction"], two["reconstruction"])
+
+
+SWITCHES = {
+    SelectorConfig: {
+        "head": "mlp", "latent": 6, "prototypes": 3, "prototype_scale": 2.0, "head_scale": 0.5, "base_dropout": 0.5,
+    },
+    EncoderConfig: {"pair_widths": (3,), "set_widths": (3,), "dropout": 0.5, "max_log_var": -1.0},
+    LocalConfig: {
+        "steps": 2, "folds": 2, "target_size": 2, "context_size": 2, "head_optimizer": "adamw", "head_lr": 0.2,
+        "head_weight_decay": 0.9, "encoder_lr": 0.1, "encoder_weight_decay": 0.5,
+    },
+    VariationalConfig: {
+        "prior": "normal", "normal_weight": 0.9, "kl_weight": 2.0, "orthogonal_weight": 0.0, "gram_weight": 3.0,
+        "gumbel": False, "temperature_start": 3.0, "temperature_end": 0.5, "refinement": "off", "gain": 0.0,
+        "learn_prior": False, "warmup": 0.9,
+    },
+    ServerConfig: {"rounds": 4, "average_tail": 0.0, "prior_rate": 0.9},
+}  # fmt: skip
+ELSEWHERE = {"trunk_width", "normalise", "encoder", "component_log_var"}
+SECTIONS = {SelectorConfig: "selector", LocalConfig: "local", VariationalConfig: "variational", ServerConfig: "server"}
+FLIPS = [(section, name, value) for section, values in SWITCHES.items() for name, value in values.items()]
+
+
+@pytest.mark.unit
+def test_every_option_has_a_switch_below():
+    for section, values in SWITCHES.items():
+        assert set(section.model_fields) - ELSEWHERE == set(values)
+
+
+@pytest.fixture(scope="module")
+def usual() -> torch.Tensor:
+    return signature(trained("fedvpa_gp", config()))
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize(("section", "name", "value"), FLIPS, ids=[f"{flip[1]}={flip[2]}" for flip in FLIPS])
+def test_every_option_changes_the_result(section: type, name: str, value: Any, usual: torch.Tensor):
+    if section is EncoderConfig:
+        changed = config(selector={"encoder": {**SMALL["selector"]["encoder"], name: value}})
+    else:
+        changed = config(**{SECTIONS[section]: {name: value}})
+    found = signature(trained("fedvpa_gp", changed))
+    assert found.shape != usual.shape or not torch.allclose(found, usual, rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.unit
+def test_component_variance_and_trunk_width_act_where_they_are_read(usual: torch.Tensor):
+    wide = trained("fedvpa_gp", config(variational={"component_log_var": -1.0}))
+    narrow = trained("fedvpa_gp", config())
+    one, two = (next(reversed(state.server.posteriors.values()))[1] for state in (wide, narrow))
+    assert one.mean() > two.mean()
+    trunk = trained("fedvpa_gp", config(selector={"head": "mlp", "trunk_width": 9}))
+    assert trunk.server.params["head.trunk.0.weight"].shape == (DIMENSION, 9)
+
+
+@pytest.mark.unit
+def test_without_mixture_prior_orthogonality_and_refinement_it_is_fedvpl():
+    off = {"prior": "normal", "orthogonal_weight": 0.0, "refinement": "off"}
+    assert torch.equal(signature(trained("fedvpa_gp", config(variational=off))), signature(trained("fedvpl", config())))
+
+
+@pytest.mark.unit
+def test_only_the_oracle_reads_groups():
+    sizes = (7, 7, 7, 7)
+    plain, regrouped = make_federation(sizes), make_federation(sizes)
+    for client in regrouped.partition.clients:
+        object.__setattr__(client, "group", {"a": "b", "b": "a"}[client.group])
+    regrouped.partition.__dict__.pop("by_id", None)
+    for method in METHODS:
+        same = torch.equal(*(signature(trained(method, config(), some)) for some in (plain, regrouped)))
+        assert same == (method != "oracle"), method
+
+
+@pytest.mark.unit
+def test_updates_add_up():
+    algorithm, federation = FedVPAGP(config()), make_federation()
+    state = algorithm.init(DIMENSION, (), 0)
+    names = ["client-0", "client-1", "client-4"]
+    broadcast = algorithm.broadcast(state, names)
+    data = federation.cohort(names, "train")
+    draws = pad_draws([algorithm.draw(0, 0, name, federation.train_size(name), 0) for name in names])
+    private = tree.stack([algorithm.load_private(name, Private(), ()) for name in names])
+    update, _ = algorithm.client_update(broadcast.cohort(3), data, private, draws)
+    whole = collect(names, update, [0, 1, 2])
+    parts = collect(names, update, [0]) + collect(names, update, [1, 2])
+    assert whole.posteriors.keys() == parts.posteriors.keys()
+    for name, leaf in whole.sums.items():
+        torch.testing.assert_close(leaf, parts.sums[name])
+    assert collect(names, update, []) + parts == parts or (collect(names, update, []) + parts).sums == parts.sums
+    assert not any("logits" in name for name in whole.sums), "mixture weights never leave a client"
+
+
+@pytest.mark.unit
+def test_averaging_by_hand():
+    algorithm = make("global", config(server={"average_tail": 1.0, "rounds": 2}))
+    state = algorithm.init(2, (), 0)
+    before = state.params["head.base"]
+    for weight, change in ((3.0, 6.0), (1.0, -1.0)):
+        delta = {f"delta.{name}": torch.zeros_like(leaf) for name, leaf in state.params.items()}
+        delta["delta.head.base"] = torch.full((2,), change)
+        sums = {"weight": torch.tensor(weight), **delta}
+        state, _ = algorithm.server_update(state, CohortUpdate(sums, {}))
+    torch.testing.assert_close(state.params["head.base"], before + 2.0 - 1.0)
+    torch.testing.assert_close(state.final["head.base"], before + (2.0 + 1.0) / 2)
+
+
+@pytest.mark.reference
+def test_local_is_ridge_logistic_regression():
+    setting = config(local={"head_weight_decay": 0.3})
+    algorithm, federation = make("local", setting), make_federation()
+    selector = algorithm.selector(start(algorithm, federation, 0).server)
+    data = federation.pairs("client-0", "train")
+    delta = data.delta.double().numpy()
+    model = LogisticRegression(C=1 / (0.3 * 11 * 2), fit_intercept=False, tol=1e-10, max_iter=1000)
+    model.fit(np.concatenate([delta, -delta]), [1] * 11 + [0] * 11)
+    np.testing.assert_allclose(selector.infer(data).mean.numpy(), model.coef_[0], atol=1e-4)
+
+
+@pytest.mark.unit
+def test_one_step_of_global_is_the_gradient_of_logistic_regression():
+    setting = config(local={"steps": 1, "folds": 2, "head_lr": 0.5, "head_weight_decay": 0.0}, server={"rounds": 1})
+    federation = make_federation((6,))
+    algorithm = make("global", setting)
+    state = start(algorithm, federation, 0)
+    after = next(iter(rounds(algorithm, federation, EngineConfig(name="loop"), 0, state)))[0]
+    targets = algorithm.draw(0, 0, "client-0", 6, 0).target[0]
+    delta = federation.pairs("client-0", "train").delta[targets]
+    torch.testing.assert_close(after.server.params["head.base"], 0.5 * 0.5 * delta.mean(0))
+
+
+@pytest.mark.unit
+def test_gain_prior_floor_and_own_component():
+    algorithm = FedVPAGP(config(variational={"gain": 3.0}))
+    state = algorithm.init(DIMENSION, (), 0)
+    assert algorithm._gain(state).item() == 1.0
+    for evidence, gain in ((0.25, 6.0), (100.0, 1.0)):
+        weak = type(state)(state.params, state.log_prior, torch.tensor(evidence))
+        assert algorithm._gain(weak).item() == pytest.approx(gain)
+    private = algorithm.load_private("b", Private({"a": 0.5}), ["a", "b", "c"])
+    assert private["logits"].tolist() == [0.5, 0.0, 0.0]
+    assert private["available"].tolist() == [0.0, -math.inf, 0.0]
+    kept = algorithm.store_private(
+        Private({"z": 1.0}), {"logits": torch.tensor([2.0]), "mean": torch.zeros(1), "log_var": torch.zeros(1)}, ["a"]
+    )
+    assert kept.logits == {"z": 1.0, "a": 2.0}

@@ -1,0 +1,52 @@
+"""A tiny federation in memory, for every test of algorithms and engines."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from fedvpa.data import ClientRows, Partition
+from fedvpa.engines.federation import Federation, federate
+from fedvpa.features import FeatureReport, FeatureStore
+
+SIZES = (11, 7, 1, 0, 5, 13)
+DIMENSION = 17
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+def random_store(rows: int, seed: int = 0) -> FeatureStore:
+    rng = np.random.default_rng(seed)
+    chosen, rejected = rng.standard_normal((2, rows, DIMENSION)).astype(np.float32)
+    report = FeatureReport(
+        pairs=rows,
+        dimension=DIMENSION,
+        kind="encoder",
+        pairs_sharing_prompt=0,
+        obstacle="random",
+        prompt_tokens=0,
+        response_tokens=0,
+        prompts_truncated=0,
+        responses_truncated=0,
+    )
+    return FeatureStore(chosen, rejected, report)
+
+
+def make_federation(sizes: tuple[int, ...] = SIZES, seed: int = 0, tests: int = 3) -> Federation:
+    """Clients of unequal size, one with a single training pair, one with none; two groups by turns."""
+    clients, start = [], 0
+    for number, size in enumerate(sizes):
+        rows = np.arange(start, start + size + tests)
+        start += size + tests
+        group = "ab"[number % 2]
+        clients.append(ClientRows(f"client-{number}", group, True, rows[:size], rows[:0], rows[size:]))
+    return federate(random_store(start, seed), Partition(tuple(clients)), rms=True)
+
+
+@pytest.fixture(scope="session")
+def federation() -> Federation:
+    return make_federation()

@@ -1,0 +1,227 @@
+from __future__ import annotations
+
+import itertools
+import json
+
+import numpy as np
+import pytest
+import torch
+from scipy.integrate import quad
+from scipy.optimize import minimize
+
+from fedvpa.core.errors import RunError
+from fedvpa.core.tree import below
+from fedvpa.features import Moments, Standardiser
+from fedvpa.selector.config import EncoderConfig, SelectorConfig
+from fedvpa.selector.encoder import encode, init_encoder
+from fedvpa.selector.heads import HEADS
+from fedvpa.selector.pairs import Pairs, pad
+from fedvpa.selector.prototypes import balanced_assignment, init_prototypes
+from fedvpa.selector.refinement import at_prototypes, evidence, laplace
+from fedvpa.selector.scaling import Scaling
+from fedvpa.selector.selector import InferenceConfig, Selector
+
+D, K, N = 11, 3, 7
+
+
+def pairs(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Pairs:
+    generator = torch.Generator().manual_seed(seed)
+    chosen, rejected = torch.randn(2, *shape, D, generator=generator, dtype=dtype)
+    ones = torch.ones(shape, dtype=dtype)
+    return Pairs(chosen, rejected, ones, ones)
+
+
+def weights(kind: str, dtype: torch.dtype = torch.float64) -> dict[str, torch.Tensor]:
+    config = SelectorConfig(head=kind, latent=K, head_scale=3.0)
+    tree = HEADS[kind].init(D, config, torch.Generator().manual_seed(1))
+    base = torch.randn(tree["base"].shape, generator=torch.Generator().manual_seed(2))
+    return {name: leaf.to(dtype) for name, leaf in (tree | {"base": base}).items()}
+
+
+def latents(*shape: int, seed: int = 5) -> torch.Tensor:
+    return torch.randn(*shape, K, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize("kind", ["bilinear", "mlp"])
+def test_swapping_the_responses_flips_the_margin_which_is_the_difference_of_rewards(kind: str):
+    head, tree, data, z = HEADS[kind], weights(kind), pairs(N), latents(2)
+    margin = head.margins(tree, data, z, None)
+    torch.testing.assert_close(head.margins(tree, data.swapped(), z, None), -margin)
+    difference = head.rewards(tree, data.chosen, z) - head.rewards(tree, data.rejected, z)
+    torch.testing.assert_close(margin, difference)
+    offset, slope = head.linear(tree, data)
+    torch.testing.assert_close(margin, offset + z @ slope.mT)
+
+
+@pytest.mark.unit
+def test_bilinear_reward_by_hand():
+    tree, data, z = weights("bilinear"), pairs(N), latents(2)
+    expected = [[tree["base"] @ h + zi @ tree["personal"] @ h for h in data.chosen] for zi in z]
+    torch.testing.assert_close(
+        HEADS["bilinear"].rewards(tree, data.chosen, z), torch.tensor(expected, dtype=torch.float64)
+    )
+
+
+@pytest.mark.unit
+def test_the_published_residual_head_cannot_personalise():
+    head, tree, data = HEADS["residual"], weights("residual"), pairs(N)
+    one, two = latents(1, seed=1), latents(1, seed=2)
+    torch.testing.assert_close(head.rewards(tree, data.chosen, one), head.rewards(tree, data.chosen, two))
+    moved = head.margins(tree, data, one, None) - head.margins(tree, data, two, None)
+    assert moved.abs().max() > 1e-3
+    torch.testing.assert_close(moved, moved[:, :1].expand_as(moved))
+
+
+@pytest.mark.equivalence
+@pytest.mark.parametrize("kind", ["bilinear", "mlp", "residual"])
+def test_a_cohort_is_its_clients_one_by_one(kind: str):
+    head, data, z = HEADS[kind], pairs(5, N), latents(5, 2)
+    trees = [{name: leaf * (1 + row) for name, leaf in weights(kind).items()} for row in range(5)]
+    stacked = {name: torch.stack([tree[name] for tree in trees]) for name in trees[0]}
+    together = head.margins(stacked, data, z, None)
+    for row, tree in enumerate(trees):
+        own = Pairs(data.chosen[row], data.rejected[row], data.weight[row], data.slot[row])
+        torch.testing.assert_close(together[row], head.margins(tree, own, z[row], None))
+
+
+@pytest.mark.unit
+def test_encoder_ignores_order_and_padding_and_reads_labels():
+    config = EncoderConfig(pair_widths=(13, 5), set_widths=(3,))
+    tree = init_encoder(D, K, config, torch.Generator().manual_seed(0))
+    data = pairs(N, dtype=torch.float32)
+    mean, log_var = encode(tree, data.delta, data.weight, config)
+    shuffled = torch.randperm(N, generator=torch.Generator().manual_seed(3))
+    torch.testing.assert_close(encode(tree, data.delta[shuffled], data.weight, config)[0], mean)
+    padded = pad([data, pairs(N + 4, dtype=torch.float32)])
+    torch.testing.assert_close(encode(tree, padded.delta, padded.weight, config)[0][0], mean)
+    assert (encode(tree, -data.delta, data.weight, config)[0] - mean).abs().max() > 1e-3
+    assert log_var.max() <= config.max_log_var
+
+
+@pytest.mark.reference
+def test_laplace_finds_the_mode_that_an_independent_optimiser_finds():
+    tree, data, centre = weights("bilinear"), pairs(N), latents(2)
+    log_prior, log_var, gain = torch.tensor([0.3, 0.7]).log().double(), torch.tensor(-1.0).double(), torch.tensor(1.5)
+    found = laplace(HEADS["bilinear"], tree, data, centre, log_prior, log_var, gain.double())
+    offset, slope = (part.numpy() for part in HEADS["bilinear"].linear(tree, data))
+    for m in range(2):
+
+        def negative(z: np.ndarray, at: np.ndarray) -> float:
+            fit = -1.5 * np.logaddexp(0, -(offset + slope @ z)).sum()
+            return -(fit - 0.5 * np.exp(1.0) * ((z - at) ** 2).sum())
+
+        best = minimize(negative, np.zeros(K), args=(centre[m].numpy(),), tol=1e-12)
+        np.testing.assert_allclose(found.means[m].numpy(), best.x, atol=1e-5)
+
+
+@pytest.mark.reference
+def test_laplace_weights_components_by_their_evidence():
+    config = SelectorConfig(latent=1, prototypes=1)
+    tree = {"base": torch.zeros(1).double(), "personal": torch.ones(1, 1).double()}
+    delta = torch.tensor([[0.9], [-0.2], [0.6]]).double()
+    data = Pairs(delta, torch.zeros_like(delta), torch.ones(3).double(), torch.ones(3).double())
+    centres, log_prior = torch.tensor([[1.0], [-1.0]]).double(), torch.tensor([0.4, 0.6]).double().log()
+    found = laplace(HEADS[config.head], tree, data, centres, log_prior, torch.tensor(-2.0).double(), torch.tensor(1.0))
+
+    def mass(m: int) -> float:
+        def integrand(z: float) -> float:
+            fit = -np.logaddexp(0, -(delta.numpy() @ [z])).sum()
+            return np.exp(fit - 0.5 * np.exp(2.0) * (z - centres[m].item()) ** 2)
+
+        return log_prior[m].exp().item() * quad(integrand, -6, 6)[0]
+
+    exact = np.array([mass(0), mass(1)])
+    np.testing.assert_allclose(found.weights.numpy(), exact / exact.sum(), atol=2e-3)
+
+
+@pytest.mark.unit
+def test_narrow_components_are_responsibilities_and_no_context_is_the_prior():
+    tree, data, centre = weights("bilinear"), pairs(N), latents(2)
+    log_prior, one = torch.tensor([0.3, 0.7]).log().double(), torch.tensor(1.0)
+    likelihood = evidence(HEADS["bilinear"], tree, data, centre)
+    by_hand = torch.softmax(log_prior + likelihood, -1)
+    at = at_prototypes(likelihood, centre, log_prior, -4.0, one)
+    torch.testing.assert_close(at.weights, by_hand)
+    narrow = laplace(HEADS["bilinear"], tree, data, centre, log_prior, torch.tensor(-16.0).double(), one)
+    torch.testing.assert_close(narrow.weights, by_hand, atol=1e-4, rtol=0)
+    nothing = data.between(0, 0)
+    empty = at_prototypes(evidence(HEADS["bilinear"], tree, nothing, centre), centre, log_prior, -4.0, one)
+    torch.testing.assert_close(empty.weights, log_prior.exp())
+
+
+@pytest.mark.unit
+def test_balanced_assignment_is_the_best_of_all_balanced_ones():
+    means, prototypes = latents(6, seed=8), init_prototypes(2, K, 2.0, torch.Generator().manual_seed(0)).double()
+    cost = torch.cdist(means, prototypes).square().numpy()
+
+    def total(labels: tuple[int, ...]) -> float:
+        return cost[np.arange(6), list(labels)].sum()
+
+    best = min((labels for labels in itertools.product((0, 1), repeat=6) if sum(labels) == 3), key=total)
+    assert tuple(balanced_assignment(means, prototypes)) == best
+
+
+@pytest.mark.unit
+def test_moments_of_a_mixture_posterior_are_exact():
+    at = at_prototypes(
+        torch.tensor([0.0, 1.0]), torch.tensor([[1.0, 0.0], [0.0, 1.0]]), torch.zeros(2), -2.0, torch.tensor(1.0)
+    )
+    mean, log_var = at.gaussian()
+    share = at.weights[0].item()
+    torch.testing.assert_close(mean, torch.tensor([share, 1 - share]))
+    torch.testing.assert_close(log_var.exp(), torch.full((2,), np.exp(-2.0) + share * (1 - share)))
+
+
+def make_selector() -> Selector:
+    config = SelectorConfig(latent=K, encoder=EncoderConfig(pair_widths=(5,)))
+    generator = torch.Generator().manual_seed(0)
+    params = {f"head.{name}": leaf for name, leaf in HEADS["bilinear"].init(D, config, generator).items()}
+    params |= {f"encoder.{name}": leaf for name, leaf in init_encoder(D, K, config.encoder, generator).items()}
+    params["prototypes"] = init_prototypes(2, K, 1.0, generator)
+    raw = torch.randn(23, D, generator=generator).numpy()
+    scaling = Scaling(Standardiser.from_moments(Moments.of(raw)), rms=True)
+    return Selector(config, InferenceConfig(), params, torch.tensor([0.4, 0.6]).log(), torch.tensor(1.7), scaling)
+
+
+@pytest.mark.equivalence
+def test_a_saved_selector_comes_back_bit_for_bit(tmp_path):
+    selector = make_selector()
+    selector.save_pretrained(tmp_path)
+    again = Selector.from_pretrained(tmp_path)
+    assert again.config == selector.config
+    assert all(torch.equal(again.params[name], leaf) for name, leaf in selector.params.items())
+    raw = np.ones((2, D))
+    assert torch.equal(again.scale(raw), selector.scale(raw))
+    data = pairs(N, dtype=torch.float32)
+    for method in ("amortised", "responsibilities", "laplace"):
+        one, two = (chosen.with_inference(method).infer(data) for chosen in (selector, again))
+        assert torch.equal(selector.margins(one, data), again.margins(two, data))
+
+
+@pytest.mark.unit
+def test_a_selector_of_another_schema_version_or_none_is_refused(tmp_path):
+    with pytest.raises(RunError, match="no readable selector"):
+        Selector.from_pretrained(tmp_path)
+    make_selector().save_pretrained(tmp_path)
+    saved = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(saved | {"schema_version": 99}))
+    with pytest.raises(RunError, match="schema version 99"):
+        Selector.from_pretrained(tmp_path)
+
+
+@pytest.mark.unit
+def test_scaling_gives_every_response_the_same_norm():
+    scaled = make_selector().scale(np.random.default_rng(0).standard_normal((5, D)) * 9)
+    torch.testing.assert_close(scaled.norm(dim=-1), torch.full((5,), D**0.5))
+
+
+@pytest.mark.unit
+def test_more_prototypes_than_latent_dimensions_are_refused():
+    with pytest.raises(ValueError, match="do not fit"):
+        SelectorConfig(latent=2, prototypes=3)
+
+
+@pytest.mark.unit
+def test_below_takes_the_prefix_off():
+    assert below("a", {"a.b": torch.zeros(1), "ab.c": torch.zeros(1)}).keys() == {"b"}
