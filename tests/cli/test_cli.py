@@ -157,7 +157,7 @@ def wrong(tmp_path: Path) -> dict[str, tuple[list[str], str]]:
     broken = tmp_path / "broken.jsonl"
     broken.write_text(json.dumps(PAIR) + "\n{\n")
     same = write(tmp_path / "same.jsonl", [PAIR, PAIR | {"rejected": PAIR["chosen"]}])
-    other = write(tmp_path / "other.jsonl", [{"question": "a", "chosen": "b", "rejected": "c"}])
+    other = write(tmp_path / "other.jsonl", [{"prompt": "a", "better": "b", "rejected": "c"}])
     few = write(tmp_path / "few.jsonl", [PAIR | {"prompt": f"{number} ?"} for number in range(4)])
     empty = tmp_path / "model"
     empty.mkdir()
@@ -176,7 +176,7 @@ def wrong(tmp_path: Path) -> dict[str, tuple[list[str], str]]:
         "missing": (table(tmp_path / "nowhere.jsonl"), "nowhere.jsonl"),
         "key": (["train", "server.round=3"], "Did you mean 'rounds'?"),
         "value": (["train", "server.rounds=many"], "server.rounds"),
-        "method": (["train", "method=fedvpa"], "Did you mean 'fedvpa_gp'?"),
+        "method": (["train", "method=fedvpa_pg"], "Did you mean 'fedvpa_gp'?"),
         "override": (["train", "rounds"], "key.path=value"),
         "model": (["train", *TINY, f"features.model={empty}"], "model"),
         "schema": (["train", "--resume", str(old)], "99"),

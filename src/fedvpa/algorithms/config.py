@@ -23,7 +23,7 @@ class LocalConfig(Config):
         target_size: Most pairs that one step predicts. The paper's batch of 32.
         context_size: Most pairs that z is inferred from in a step. Chosen by us.
         head_optimizer: ``sgd``, or ``adamw`` (β 0.9, 0.95; the paper's). Adam's sign-like first steps drown the small
-            differences between heads in each client's noise: measured by ``benchmarks/head_optimizer.py``.
+            differences between heads in each client's noise: measured by ``benchmarks/ablation.py``.
         head_lr: Learning rate of the head. Chosen on validation.
         head_weight_decay: L2 penalty on the head, in the loss for ``sgd``, decoupled for ``adamw``. Chosen on
             validation.

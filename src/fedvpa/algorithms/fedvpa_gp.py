@@ -10,7 +10,7 @@ Koo, Kim, Jang, Ok: "FedVPA-GP", ICML 2026, arXiv 2605.30873. Equations E1–E11
     logits                  π_i                    private, keyed by client id (E8)
     prototypes, y*          P, y*_i                selector/prototypes.py (E9)
 
-Deviations, each because of what methods.md 1.4 and docs/paper_map.md describe, each configurable:
+Deviations, for the reasons in docs/paper_map.md, each configurable:
     - z never sees the pair that it predicts: every step infers it from a context and predicts other pairs.
     - The default head is bilinear in z and the response; the published ``residual`` head is there to reproduce it.
     - ``refinement``: the likelihood of a client's own context at the prototypes gives its responsibilities. The head

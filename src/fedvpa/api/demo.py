@@ -10,6 +10,7 @@ from fedvpa.api.config import RunConfig
 from fedvpa.api.prepare import prepare
 from fedvpa.api.report import write_report
 from fedvpa.api.train import fit
+from fedvpa.evaluation.accuracy import infer_clients
 from fedvpa.evaluation.comparison import few_shot_curve
 from fedvpa.evaluation.figures import ALL_CLIENTS, accuracy_figure, few_shot_figure, latent_figure
 from fedvpa.evaluation.scores import ClientScore
@@ -39,6 +40,9 @@ def demo(out: Path = Path("runs/demo"), *, seeds: int = SEEDS, clients: int = CL
     first = config.with_clients(clients).with_seed(0)
     prepared = prepare(first)
     done = fit(first, prepared)
+    spread = infer_clients(
+        done.selector.with_inference("laplace"), prepared.federation, prepared.federation.partition.seen
+    )
     groups = [str(client.group) for client in prepared.federation.partition.seen]
     users = make_users(find_population("two-groups"), clients + UNSEEN, 0)
     bayes = {ALL_CLIENTS: population_bayes_accuracy(users, first.data.temperature, first.data.flip)}
@@ -49,8 +53,8 @@ def demo(out: Path = Path("runs/demo"), *, seeds: int = SEEDS, clients: int = CL
             "Accuracy on held-out pairs of the clients' own; 95% intervals over clients within seeds.",
         ),
         "latent_map": (
-            latent_figure(done.posterior.mean.numpy(), groups, done.selector.prototypes.numpy()),
-            "Posterior means of seed 0; training never read the groups that colour them.",
+            latent_figure(spread.mean.numpy(), groups, done.selector.prototypes.numpy()),
+            "Laplace posterior means of seed 0; training never read the groups that colour them.",
         ),
         "few_shot": (
             few_shot_figure(curve, {"oracle": oracle}),

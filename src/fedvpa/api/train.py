@@ -89,11 +89,11 @@ def train(config: RunConfig, out: Path, *, overwrite: bool = False) -> dict[str,
             fix="Go on with --resume, choose another --out, or give --overwrite.",
             where=str(out),
         )
+    algorithm = make(config.method, config.method_config)
     prepared = prepare(config)
     write_text(out / "config.yaml", f"# schema_version: {SCHEMA_VERSION}\n{dump(config)}")
     write_json(out / "environment.json", environment(config.seed))
     write_text(out / "history.jsonl", "")
-    algorithm = make(config.method, config.method_config)
     return _run(config, out, prepared, start(algorithm, prepared.federation, config.seed), [])
 
 

@@ -16,7 +16,7 @@ class EncoderConfig(Config):
 
     Attributes:
         pair_widths: Hidden widths of the MLP that embeds each Δh. The paper has (512, 256, 128); the default is the
-            smallest that lost no accuracy in ``benchmarks/encoder_size.py``.
+            smallest that lost no accuracy in ``benchmarks/ablation.py``.
         set_widths: Hidden widths of the MLP on the mean embedding. The paper has (512, 256, 128).
         dropout: Dropout rate on the hidden layers of the pair MLP. The paper has 0.1; 0 by default because averaging
             over clients already regularises and the default encoder is small.
@@ -44,7 +44,7 @@ class SelectorConfig(Config):
         base_dropout: Probability of leaving out the z-free part of a logit in training (the paper's p_logit: 0.5 for
             Qwen2-0.5B, 0 for Gemma-2B).
         normalise: ``rms`` brings each standardised response feature to norm √d, so that no single outlying response
-            dominates a client's evidence; ``none`` leaves it as it is. Measured by ``benchmarks/feature_scaling.py``.
+            dominates a client's evidence; ``none`` leaves it as it is. Measured by ``benchmarks/ablation.py``.
         encoder: The amortised posterior.
     """
 
