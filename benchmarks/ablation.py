@@ -12,7 +12,6 @@ import json
 from pathlib import Path
 
 from _machine import machine_facts
-
 from fedvpa.api.compare import compare
 from fedvpa.api.config import read_config
 

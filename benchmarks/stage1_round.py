@@ -1,5 +1,6 @@
-"""Seconds per round of compute-heavy stage 1: the vectorised engine, the loop engine, and the loop with PyTorch's
-default AdamW.
+"""Seconds per round of compute-heavy stage 1.
+
+The vectorised engine, the loop engine, and the loop with PyTorch's default AdamW, side by side.
 
 The paper's encoder (896→512→256→128 and two heads of 32), a cohort of 10 of 100 clients, 30 local steps of 32 context
 and 32 target pairs. Ways are alternated, medians and spread are printed as JSON, and the results of one round are
@@ -19,8 +20,8 @@ from contextlib import contextmanager
 
 import numpy as np
 import torch
-from _machine import machine_facts
 
+from _machine import machine_facts
 from fedvpa.algorithms import MethodConfig, local_training, make
 from fedvpa.data import ClientRows, Partition
 from fedvpa.engines.config import EngineConfig

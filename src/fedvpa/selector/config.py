@@ -15,8 +15,8 @@ class EncoderConfig(Config):
     """The amortised posterior q(z | context pairs).
 
     Attributes:
-        pair_widths: Hidden widths of the MLP that embeds each Δh. The paper has (512, 256, 128); the default is the
-            smallest that lost no accuracy in ``benchmarks/ablation.py``.
+        pair_widths: Hidden widths of the MLP that embeds each Δh. The paper has (512, 256, 128); the default
+            is small because refinement, not the encoder, decides z; see ``benchmarks/ablation.py``.
         set_widths: Hidden widths of the MLP on the mean embedding. The paper has (512, 256, 128).
         dropout: Dropout rate on the hidden layers of the pair MLP. The paper has 0.1; 0 by default because averaging
             over clients already regularises and the default encoder is small.
