@@ -76,7 +76,7 @@ def test_a_signal_saves_and_resume_ends_where_the_whole_run_did(run: Path, tmp_p
     )
     command = [sys.executable, "-c", code, "train", *TINY, "--out", str(out)]
     stopped = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert stopped.returncode == 1
+    assert stopped.returncode == 130
     assert "go on with: fedvpa train --resume" in stopped.stderr
     assert "Traceback" not in stopped.stderr
     assert not (out / "metrics.json").exists()

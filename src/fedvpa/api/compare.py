@@ -6,42 +6,56 @@ import hashlib
 import json
 import multiprocessing
 import os
+import signal
+import threading
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
+from multiprocessing import connection
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from fedvpa import __version__
 from fedvpa.algorithms import METHODS, make
 from fedvpa.api.config import RunConfig, dump
 from fedvpa.api.environment import environment
 from fedvpa.api.prepare import prepare, prepare_holdout
-from fedvpa.api.train import fit, run_scores
-from fedvpa.core.errors import ConfigError, FedvpaError, nearest
+from fedvpa.api.train import conflict_scores, conflict_summary, fit, run_scores
+from fedvpa.core.errors import ConfigError, FedvpaError, InputError, nearest
 from fedvpa.core.files import write_json, write_text
 from fedvpa.core.progress import say, track
+from fedvpa.data import load
 from fedvpa.evaluation.accuracy import infer_clients, score_clients
 from fedvpa.evaluation.comparison import comparison
 from fedvpa.evaluation.scores import ClientScore, load_scores, save_scores
 from fedvpa.evaluation.table import table_text
+from fedvpa.features.store import data_hash
 
 DEFAULT_METHODS = ("fedvpa_gp", "fedvpl", "global", "local", "oracle")
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One run of the comparison."""
+    """One run of the comparison.
+
+    Attributes:
+        config: The run.
+        holdout: The hold-out's file.
+        out: The comparison's folder.
+        data: A hash of the pairs and of the hold-out, so that no cell outlives its data.
+    """
 
     config: RunConfig
     holdout: Path | None
     out: Path
+    data: str
 
     @property
     def name(self) -> str:
         """A readable name that no other cell has, with a hash of everything that matters."""
-        text = json.dumps([self.config.model_dump(mode="json"), str(self.holdout)], sort_keys=True)
+        text = json.dumps([__version__, self.config.model_dump(mode="json"), self.data], sort_keys=True)
         digest = hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
         return f"{self.config.method}-{self.config.partition.clients}-{self.config.seed}-{digest}"
 
@@ -49,6 +63,11 @@ class Cell:
     def path(self) -> Path:
         """Where its scores are kept."""
         return self.out / "cells" / f"{self.name}.jsonl"
+
+    @property
+    def disagreed(self) -> Path:
+        """Where its scores on the pairs that groups disagree on are kept."""
+        return self.out / "cells" / f"{self.name}.conflicting.jsonl"
 
     @property
     def seconds(self) -> Path:
@@ -90,7 +109,8 @@ def compare(
     if not methods or not clients or seeds < 1:
         raise ConfigError("There is nothing to compare.", fix="Give at least one method, number of clients and seed.")
     settings = [config.with_clients(n).with_seed(first_seed + seed) for n in clients for seed in range(seeds)]
-    cells = [Cell(setting.with_method(name), holdout, out) for setting in settings for name in methods]
+    data = _data_hash(config, holdout)
+    cells = [Cell(setting.with_method(name), holdout, out, data) for setting in settings for name in methods]
     missing = [cell for cell in cells if not cell.seconds.exists()]
     for setting in settings if missing else ():
         ready = prepare(setting)
@@ -100,13 +120,15 @@ def compare(
             break
     _run_all(missing, jobs or os.cpu_count() or 1)
     scores: list[ClientScore] = []
+    disagreed: list[ClientScore] = []
     seconds = {}
     for cell in cells:
         found = load_scores(cell.path)
         scores += found
+        disagreed += load_scores(cell.disagreed)
         key = (cell.config.method, found[0].n_clients, cell.config.seed)
         seconds[key] = json.loads(cell.seconds.read_text(encoding="utf-8"))["seconds"]
-    compared = comparison(scores, seconds)
+    compared = comparison(scores, seconds) | {"conflicting": conflict_summary(disagreed)}
     save_scores(out / "scores.jsonl", scores)
     write_text(out / "config.yaml", dump(config))
     write_json(out / "environment.json", environment())
@@ -115,24 +137,57 @@ def compare(
     return compared
 
 
+def _data_hash(config: RunConfig, holdout: Path | None) -> str:
+    """A hash of what the configuration only names: the pairs of a file, and the hold-out. The world is its keys."""
+    total = hashlib.sha256()
+    if config.data.source != "world":
+        table = load(config.data)
+        total.update(data_hash(table.pairs).encode())
+        total.update(repr([(pair.user_id, pair.group, pair.split, pair.weight) for pair in table.pairs]).encode())
+    if holdout is not None and holdout.is_file():
+        total.update(holdout.read_bytes())
+    return total.hexdigest()
+
+
 def _run_all(cells: Sequence[Cell], jobs: int) -> None:
+    """Run the cells in processes that end with this one, however it ends."""
     if not cells:
         return
     say(f"{len(cells)} runs in {min(jobs, len(cells))} processes")
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(jobs, len(cells)), context, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        futures = {pool.submit(run_cell, cell): cell for cell in cells}
-        try:
-            for future in track(as_completed(futures), "runs", len(futures), unit="runs"):
-                error = future.exception()
-                if error is not None:
-                    name = futures[future].name
-                    if isinstance(error, FedvpaError):
-                        raise error
-                    raise FedvpaError(f"The run {name} failed: {type(error).__name__}: {error}") from error
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+    context, others = multiprocessing.get_context("spawn"), set(multiprocessing.active_children())
+    pool = ProcessPoolExecutor(min(jobs, len(cells)), context, initializer=_start_worker)
+    futures = {pool.submit(run_cell, cell): cell for cell in cells}
+    try:
+        for future in track(as_completed(futures), "runs", len(futures), unit="runs"):
+            error = future.exception()
+            if error is not None:
+                raise _named(error, futures[future]) from error
+    except BaseException:
+        pool.shutdown(wait=False, cancel_futures=True)
+        for worker in set(multiprocessing.active_children()) - others:
+            worker.terminate()
+        raise
+    pool.shutdown()
+
+
+def _start_worker() -> None:
+    """One thread; Ctrl-C is the parent's to handle; end when the parent does, even if it is killed."""
+    torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        sentinel = parent.sentinel
+        threading.Thread(target=lambda: (connection.wait([sentinel]), os._exit(1)), daemon=True).start()
+
+
+def _named(error: BaseException, cell: Cell) -> FedvpaError:
+    """The error of a cell, with the cell's name."""
+    settings = cell.config
+    where = f"{settings.method}, N = {settings.partition.clients}, seed {settings.seed}"
+    if isinstance(error, InputError):
+        place = f"{where}: {error.where}" if error.where else where
+        return type(error)(error.problem, fix=error.fix, where=place)
+    return FedvpaError(f"{where} failed: {type(error).__name__}: {error}")
 
 
 def run_cell(cell: Cell) -> None:
@@ -156,6 +211,7 @@ def run_cell(cell: Cell) -> None:
         )
         scores = further + [score for score in scores if not score.seen or score.method != config.method]
     save_scores(cell.path, scores)
+    save_scores(cell.disagreed, conflict_scores(config, prepared, done))
     write_json(cell.seconds, {"seconds": done.seconds})
 
 

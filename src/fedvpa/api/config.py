@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import yaml
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from fedvpa.algorithms import METHODS
 from fedvpa.algorithms.config import LocalConfig, MethodConfig, ServerConfig, VariationalConfig
@@ -24,7 +24,7 @@ class RunConfig(Config):
 
     Attributes:
         data: Where the pairs come from.
-        partition: Who holds them.
+        partition: Who holds them. Its ``kind`` is ``natural`` unless given: a user is a client.
         features: The frozen language model.
         method: The algorithm; see ``fedvpa.algorithms.METHODS``.
         selector: The shape of the preference model.
@@ -45,6 +45,13 @@ class RunConfig(Config):
     server: ServerConfig = ServerConfig()
     engine: EngineConfig = EngineConfig()
     seed: int = Field(default=0, ge=0)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _users_are_clients(cls, values: Any) -> Any:
+        """Keep ``kind`` natural where other keys of the section are given and it is not."""
+        given = values.get("partition") if isinstance(values, Mapping) else None
+        return {**values, "partition": {"kind": "natural", **given}} if isinstance(given, Mapping) else values
 
     @field_validator("method")
     @classmethod
@@ -76,6 +83,17 @@ class RunConfig(Config):
         """The same run of another method."""
         return type(self).parse({**self.model_dump(), "method": method})
 
+    def located(self) -> Self:
+        """The same run with absolute paths of local data and models, so that it can be read from anywhere."""
+        data, features = self.data, self.features
+        if data.path and Path(data.path).expanduser().exists():
+            data = data.model_copy(update={"path": str(Path(data.path).expanduser().resolve())})
+        if Path(features.model).expanduser().is_dir():
+            features = features.model_copy(update={"model": str(Path(features.model).expanduser().resolve())})
+        if features.cache_dir is not None:
+            features = features.model_copy(update={"cache_dir": features.cache_dir.expanduser().resolve()})
+        return self.model_copy(update={"data": data, "features": features})
+
     def resolved_data(self) -> DataConfig:
         """The data section, with one world user for each client of the partition."""
         if self.data.source != "world" or self.partition.clients is None:
@@ -98,25 +116,46 @@ def read_config(path: Path | None = None, overrides: Sequence[str] = ()) -> RunC
     if path is not None:
         try:
             loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except OSError as error:
-            raise ConfigError(f"cannot be read: {error.strerror}.", fix="Check --config.", where=str(path)) from error
+        except (OSError, UnicodeDecodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+            raise ConfigError(f"cannot be read: {reason}.", fix="Check --config.", where=str(path)) from error
         except yaml.YAMLError as error:
             raise ConfigError(f"is not YAML: {error}.", fix="Correct the file.", where=str(path)) from error
         if loaded is not None and not isinstance(loaded, dict):
             raise ConfigError("holds no mapping of keys to values.", fix="See configs/.", where=str(path))
         values = loaded or {}
     for override in overrides:
-        key, equals, text = override.partition("=")
-        if not equals or not key:
-            raise ConfigError(f"The override {override!r} is not key.path=value.", fix="Add '=' and a value.")
-        _assign(values, key.split("."), yaml.safe_load(text), override)
+        _override(values, override)
     return RunConfig.parse(values)
+
+
+def with_overrides(config: RunConfig, overrides: Sequence[str]) -> RunConfig:
+    """``config`` with ``key.path=value`` overrides applied. Raises as :func:`read_config`."""
+    values = config.model_dump()
+    for override in overrides:
+        _override(values, override)
+    return RunConfig.parse(values)
+
+
+def _override(values: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise ConfigError(f"The override {override!r} is not key.path=value.", fix="Add '=' and a value.")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(
+            f"The value of the override {override!r} is not YAML.", fix="Quote it, or close its brackets."
+        ) from error
+    _assign(values, key.split("."), value, override)
 
 
 def _assign(values: dict[str, Any], path: Sequence[str], value: Any, override: str) -> None:
     *sections, last = path
     for section in sections:
-        values = values.setdefault(section, {})
+        if values.get(section) is None:
+            values[section] = {}
+        values = values[section]
         if not isinstance(values, dict):
             raise ConfigError(f"The override {override!r} goes below {section!r}, which is no section.")
     values[last] = value

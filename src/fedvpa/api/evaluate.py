@@ -2,36 +2,49 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from fedvpa.api.config import RunConfig
-from fedvpa.api.prepare import prepare, prepare_pairs
+from fedvpa.api.config import RunConfig, with_overrides
+from fedvpa.api.prepare import check_features, prepare, prepare_pairs
 from fedvpa.api.train import load_run_config
-from fedvpa.core.errors import DataError
-from fedvpa.data import DataConfig, PairTable, load, rows_by_group
+from fedvpa.core.errors import DataError, RunError, nearest
+from fedvpa.data import DataConfig, Pair, PairTable, load, rows_by_group
+from fedvpa.data.holdout import IN_TRAINING, OTHER_GROUP
 from fedvpa.evaluation.accuracy import infer_clients, score_clients
 from fedvpa.evaluation.comparison import comparison
 from fedvpa.selector.pairs import Pairs
+from fedvpa.selector.scaling import Scaling
 from fedvpa.selector.selector import Selector
 
 
-def evaluate(run: Path, pairs: Path, *, group_column: str | None = None) -> dict[str, Any]:
+def evaluate(
+    run: Path, pairs: Path, *, group_column: str | None = None, overrides: Sequence[str] = ()
+) -> dict[str, Any]:
     """Score a trained run on new labelled pairs: every seen client on those of its own group.
 
-    z comes from the client's training pairs.
+    z comes from the client's training pairs. Pairs that the run's own data hold with the same group are left out and
+    counted, so that no pair is scored that training, or z, has seen.
 
     Args:
         run: The run directory.
         pairs: A JSONL or Parquet file of pairs with groups.
         group_column: The column of groups, if it is not ``group``.
+        overrides: Where the run's data or language model are now, such as ``features.model=PATH``.
+
+    Returns:
+        ``pairs`` scored, ``skipped`` (reason → count), ``accuracy`` with ``ci95`` over clients, and the same by group.
 
     Raises:
-        DataError: If a pair has no group, or no group is one that the run's clients have.
+        DataError: If a pair has no group, no group is one that the run's clients have, or the run holds all pairs.
+        ModelError: If the language model is not the one that the selector was trained on.
     """
-    config, selector = load_run_config(run), Selector.from_pretrained(run / "selector")
+    config, selector = _open(run, overrides)
     table = _load(config, pairs, group_column)
     if any(pair.group is None for pair in table.pairs):
         raise DataError(
@@ -41,14 +54,22 @@ def evaluate(run: Path, pairs: Path, *, group_column: str | None = None) -> dict
         )
     prepared = prepare(config)
     clients = prepared.federation.partition.seen
-    held = _by_group(config, table, selector)
-    shared = sorted(set(held) & {client.group for client in clients if client.group})
-    if not shared:
+    if not set(table.groups()) & {client.group for client in clients}:
         raise DataError(
-            f"its groups ({', '.join(sorted(held))}) are none of the run's ({', '.join(prepared.federation.groups)}).",
+            f"its groups ({', '.join(table.groups())}) are none of the run's "
+            f"({', '.join(prepared.federation.groups)}).",
             fix="Name the right column with --group-column.",
             where=str(pairs),
         )
+    table, skipped = _new_to(prepared.table, table)
+    if not table.pairs:
+        raise DataError(
+            "the run's own data hold all of these pairs.",
+            fix="Give pairs that training has not seen.",
+            where=str(pairs),
+        )
+    together = prepare_pairs(config, table, _scaling(selector, run))
+    held = {group: _take(together, torch.from_numpy(rows)) for group, rows in rows_by_group(table).items()}
     by_group = config.method == "oracle"
     posterior = infer_clients(selector, prepared.federation, clients, by_group=by_group)
     scores = score_clients(
@@ -58,30 +79,34 @@ def evaluate(run: Path, pairs: Path, *, group_column: str | None = None) -> dict
     return {
         "run": str(run),
         "pairs": len(table),
-        "skipped": table.report.skipped,
+        "skipped": skipped,
         "accuracy": summary["holdout_mean"],
         "ci95": summary["holdout_ci95"],
         "groups": summary["holdout_groups"],
     }
 
 
-def personalize(run: Path, pairs: Path) -> dict[str, Any]:
+def personalize(run: Path, pairs: Path, *, user: str | None = None, overrides: Sequence[str] = ()) -> dict[str, Any]:
     """A new user's posterior from labelled pairs, and how it lies among the prototypes. Nothing is written.
 
     Args:
         run: The run directory.
         pairs: A JSONL or Parquet file of the user's pairs.
+        user: The user whose pairs to use, where the file holds those of several.
+        overrides: Where the language model is now, such as ``features.model=PATH``.
 
     Returns:
         ``pairs`` used, posterior ``mean`` and ``std`` [k], ``responsibilities`` [m] over the prototypes, the index of
         the likeliest ``prototype``, and ``context_accuracy``, the share of the given pairs that the selector then
         orders as the user did (which z has seen: no estimate of accuracy on others).
+
+    Raises:
+        DataError: If the file holds several users' pairs and ``user`` is none of them.
+        ModelError: If the language model is not the one that the selector was trained on.
     """
-    config, selector = load_run_config(run), Selector.from_pretrained(run / "selector")
-    table = _load(config, pairs, None)
-    if selector.scaling is None:
-        raise DataError("the run's selector holds no feature scaling.", fix="Train the run again.", where=str(run))
-    context = prepare_pairs(config, table, selector.scaling)
+    config, selector = _open(run, overrides)
+    table = _of_one_user(_load(config, pairs, None), user, str(pairs))
+    context = prepare_pairs(config, table, _scaling(selector, run))
     posterior = selector.infer(context)
     mean, log_var = posterior.gaussian()
     near = selector.with_inference("responsibilities") if len(posterior.weights) == 1 else None
@@ -98,6 +123,45 @@ def personalize(run: Path, pairs: Path) -> dict[str, Any]:
     }
 
 
+def _open(run: Path, overrides: Sequence[str]) -> tuple[RunConfig, Selector]:
+    config, selector = load_run_config(run), Selector.from_pretrained(run / "selector")
+    config = with_overrides(config, overrides)
+    check_features(config, selector)
+    return config, selector
+
+
+def _new_to(known: PairTable, table: PairTable) -> tuple[PairTable, dict[str, int]]:
+    """The pairs of groups that ``known`` has and that it does not hold under the same group; reason → left out."""
+    used, groups = {_content(pair) for pair in known.pairs}, known.groups()
+    reasons = [
+        OTHER_GROUP if pair.group not in groups else IN_TRAINING if _content(pair) in used else ""
+        for pair in table.pairs
+    ]
+    skipped = Counter(table.report.skipped) + Counter(filter(None, reasons))
+    return table.select([row for row, reason in enumerate(reasons) if not reason]), dict(skipped)
+
+
+def _content(pair: Pair) -> tuple[object, ...]:
+    return pair.group, pair.prompt, frozenset((pair.chosen, pair.rejected))
+
+
+def _scaling(selector: Selector, run: Path) -> Scaling:
+    if selector.scaling is None:
+        raise RunError("its selector holds no feature scaling.", fix="Train the run again.", where=str(run))
+    return selector.scaling
+
+
+def _of_one_user(table: PairTable, user: str | None, where: str) -> PairTable:
+    users = sorted({pair.user_id for pair in table.pairs if pair.user_id is not None})
+    if user is None and len(users) < 2:
+        return table
+    if user is None:
+        raise DataError(f"holds pairs of {len(users)} users.", fix=f"Choose one: --user {users[0]!r}.", where=where)
+    if user not in users:
+        raise DataError(f"holds no pair of user {user!r}.", fix=nearest(user, users), where=where)
+    return table.select([row for row, pair in enumerate(table.pairs) if pair.user_id == user])
+
+
 def _load(config: RunConfig, pairs: Path, group_column: str | None) -> PairTable:
     values: dict[str, Any] = {"source": "table", "path": str(pairs), "strict": config.data.strict}
     columns = config.data.map.model_dump() if config.data.source == "table" else {}
@@ -106,14 +170,5 @@ def _load(config: RunConfig, pairs: Path, group_column: str | None) -> PairTable
     return load(DataConfig.parse(values | ({"map": columns} if columns else {})))
 
 
-def _by_group(config: RunConfig, table: PairTable, selector: Selector) -> dict[str, Pairs]:
-    if selector.scaling is None:
-        raise DataError("the selector holds no feature scaling.", fix="Train the run again.")
-    together = prepare_pairs(config, table, selector.scaling)
-    found = {}
-    for group, rows in rows_by_group(table).items():
-        index = torch.from_numpy(rows)
-        found[group] = Pairs(
-            together.chosen[index], together.rejected[index], together.weight[index], together.slot[index]
-        )
-    return found
+def _take(pairs: Pairs, rows: Tensor) -> Pairs:
+    return Pairs(pairs.chosen[rows], pairs.rejected[rows], pairs.weight[rows], pairs.slot[rows])

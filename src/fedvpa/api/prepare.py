@@ -2,26 +2,51 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fedvpa.api.config import RunConfig
-from fedvpa.core.errors import DataError
-from fedvpa.data import PairTable, load, load_holdout, partition, rows_by_group
+from fedvpa.core.errors import DataError, ModelError
+from fedvpa.data import Pair, PairTable, load, load_holdout, partition, rows_by_group
 from fedvpa.engines.federation import Federation, federate
-from fedvpa.features import FeatureStore, load_features
+from fedvpa.features import FeatureConfig, FeatureStore, load_features
+from fedvpa.features.extract import cache_key
+from fedvpa.features.locate import locate
+from fedvpa.features.store import data_hash
 from fedvpa.selector.pairs import Pairs
 from fedvpa.selector.scaling import Scaling
+from fedvpa.selector.selector import Selector
+from fedvpa.world.judge import judge
+from fedvpa.world.users import Utility, find_population
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """Pairs, their features and the clients that hold them."""
+    """Pairs, their features and the clients that hold them.
+
+    Attributes:
+        table: The pairs.
+        federation: The clients.
+        feature_key: Names the features, as JSON.
+    """
 
     table: PairTable
     federation: Federation
+    feature_key: str
+
+    def fingerprint(self) -> str:
+        """A hash of every text and of who holds what, in which part: what a resumed run must find again."""
+        total = hashlib.sha256(data_hash(self.table.pairs).encode())
+        for client in self.federation.partition.clients:
+            rows = [part.tolist() for part in (client.train, client.validation, client.test)]
+            total.update(repr((client.client_id, client.group, client.seen, rows)).encode())
+        return total.hexdigest()
 
 
 def prepare(config: RunConfig) -> Prepared:
@@ -30,7 +55,47 @@ def prepare(config: RunConfig) -> Prepared:
     clients = partition(table, config.partition, config.seed)
     store = load_features(table, config.features)
     weights = np.array([pair.weight for pair in table.pairs], dtype=np.float32)
-    return Prepared(table, federate(store, clients, rms=config.selector.normalise == "rms", weights=weights))
+    federation = federate(store, clients, rms=config.selector.normalise == "rms", weights=weights)
+    return Prepared(table, federation, json.dumps(feature_key(config.features), sort_keys=True))
+
+
+def conflicting(config: RunConfig, table: PairTable) -> NDArray[np.bool_] | None:
+    """Which pairs the groups of the bundled world order in different ways; None where utilities are not by group."""
+    if config.data.source != "world":
+        return None
+    population = find_population(config.data.population)
+    if population.concentration is not None:
+        return None
+    gaps = np.array([[_gap(pair, utility) for utility in population.utilities] for pair in table.pairs])
+    return np.asarray((gaps.max(axis=1) > 0) & (gaps.min(axis=1) < 0))
+
+
+def _gap(pair: Pair, utility: Utility) -> float:
+    chosen, rejected = (judge(str(pair.prompt), str(text), utility).utility for text in (pair.chosen, pair.rejected))
+    return round(chosen - rejected, 9)
+
+
+def feature_key(config: FeatureConfig) -> dict[str, Any]:
+    """What features mean, whatever the data and the precision: a selector only reads those it was trained on."""
+    key = cache_key(PairTable(()), config, locate(config.model))
+    return {name: part for name, part in key.items() if name not in ("data", "pairs", "dtype", "storage")}
+
+
+def check_features(config: RunConfig, selector: Selector) -> None:
+    """Refuse features that the selector was not trained on.
+
+    Raises:
+        ModelError: Naming the first thing that differs.
+    """
+    trained, now = json.loads(selector.feature_key or "{}"), feature_key(config.features)
+    for name in now:
+        if trained.get(name) != now[name]:
+            raise ModelError(
+                f"The selector was trained on features with {name} = {trained.get(name)!r}, and these have "
+                f"{now[name]!r}.",
+                fix="Give the language model that the run was trained with: features.model=PATH.",
+                where=config.features.model,
+            )
 
 
 def prepare_holdout(config: RunConfig, path: Path, table: PairTable, scaling: Scaling) -> dict[str, Pairs]:

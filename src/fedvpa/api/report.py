@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 
 from fedvpa.core.errors import RunError
 from fedvpa.evaluation.figures import accuracy_figure, gap_figure, training_figure
+from fedvpa.evaluation.latents import LatentReport
 from fedvpa.evaluation.report import Report, ReportFigure, embedded, save_report
 from fedvpa.evaluation.style import save_figure
 
@@ -52,6 +53,7 @@ def write_report(
         command=command,
         comparison=compared,
         figures=embeddings,
+        latents=_latents(compared),
         configuration=_yaml(folder / "config.yaml"),
         environment=_json(folder / "environment.json"),
         notes=notes,
@@ -85,6 +87,12 @@ def _history_figures(folder: Path) -> dict[str, tuple[Figure, str]]:
     losses = {name: [line["losses"][name] for line in lines] for name in names}
     figure = training_figure([line["round"] for line in lines], losses, [line["seconds"] for line in lines])
     return {"training": (figure, "Mean losses of the cohort's last local step, and the time of the rounds.")}
+
+
+def _latents(compared: Mapping[str, Any]) -> dict[str, LatentReport]:
+    """The diagnostics of a run, with their alarms; a comparison has none."""
+    found = compared.get("latents")
+    return {} if found is None else {compared["method"]: LatentReport(**found | {"alarms": tuple(found["alarms"])})}
 
 
 def _yaml(path: Path) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from fedvpa.core.errors import FedvpaError, InputError
+from fedvpa.core.errors import FedvpaError
 
 ConfigOption = Annotated[Path | None, typer.Option("--config", help="A YAML file; see configs/.")]
 MapOption = Annotated[list[str] | None, typer.Option("--map", help="Column names, such as user_id=worker.")]
@@ -26,12 +26,7 @@ def finish(result: Any, as_json: bool, text: Callable[[], str]) -> None:
     print(json.dumps(result, allow_nan=False) if as_json else text())
 
 
-def exit_code(error: BaseException) -> int:
-    """2 for wrong input, 1 for every other failure on purpose."""
-    return 2 if isinstance(error, InputError) else 1
-
-
-def complain(error: FedvpaError) -> int:
+def complain(error: FedvpaError | OSError) -> int:
     """One message on stderr; the exit code."""
     print(f"fedvpa: {error}", file=sys.stderr)
-    return exit_code(error)
+    return error.exit_code if isinstance(error, FedvpaError) else 1

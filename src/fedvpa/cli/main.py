@@ -18,7 +18,8 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    help="Federated preference alignment for users who disagree. Exit codes: 0 done, 1 failed, 2 wrong input.",
+    help="Federated preference alignment for users who disagree. Exit codes: 0 done, 1 failed, 2 wrong input, "
+    "130 and 143 stopped by Ctrl-C and SIGTERM.",
 )
 
 
@@ -38,7 +39,7 @@ def main() -> None:
     """Run the command line; set FEDVPA_DEBUG for the traceback of an error that is reported in one message."""
     try:
         app()
-    except FedvpaError as error:
+    except (FedvpaError, OSError) as error:
         if os.environ.get("FEDVPA_DEBUG"):
             raise
         sys.exit(complain(error))

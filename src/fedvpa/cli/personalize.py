@@ -7,18 +7,20 @@ from typing import Annotated
 
 import typer
 
-from fedvpa.cli.common import JsonOption, finish
+from fedvpa.cli.common import JsonOption, OverrideArgument, finish
 
 
 def personalize(
     run: Annotated[Path, typer.Argument(help="The run directory.")],
     pairs: Annotated[Path, typer.Option(help="The new user's labelled pairs, JSONL or Parquet.")],
+    overrides: OverrideArgument = None,
+    user: Annotated[str | None, typer.Option(help="The user, where the file holds pairs of several.")] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Infer a new user's latent from labelled pairs."""
     from fedvpa.api.evaluate import personalize as run_it
 
-    found = run_it(run, pairs)
+    found = run_it(run, pairs, user=user, overrides=overrides or [])
     shares = ", ".join(f"{share:.3f}" for share in found["responsibilities"])
     text = f"{found['pairs']} pairs; prototype {found['prototype']}; responsibilities {shares}"
     finish(found, as_json, lambda: text)

@@ -7,17 +7,25 @@ from collections.abc import Iterable
 
 
 class FedvpaError(Exception):
-    """Root of every error that fedvpa raises on purpose. The command line exits with 1."""
+    """Root of every error that fedvpa raises on purpose.
+
+    Attributes:
+        exit_code: What the command line exits with: 1, or 2 for wrong input.
+    """
+
+    exit_code: int = 1
 
 
 class InputError(FedvpaError, ValueError):
-    """The user gave something that cannot work. The command line exits with 2.
+    """The user gave something that cannot work.
 
     Args:
         problem: What was given and why it cannot be, in one sentence.
         fix: What to do about it.
         where: The place: a file, ``file:row``, a configuration key or a run directory.
     """
+
+    exit_code = 2
 
     def __init__(self, problem: str, *, fix: str = "", where: str = "") -> None:
         self.problem, self.fix, self.where = problem, fix, where

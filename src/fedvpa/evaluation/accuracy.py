@@ -17,8 +17,9 @@ from fedvpa.selector.pairs import Pairs
 from fedvpa.selector.posterior import Posterior
 from fedvpa.selector.selector import Selector
 
-BATCH = 256
-"""Clients scored at a time: bounds memory whatever the population."""
+BATCH_FLOATS = 1 << 24
+"""Most numbers (64 MiB) that one padded batch of clients, or its curvature matrices, may hold: bounds memory whatever
+the population and however large a single client. Chosen by us."""
 
 
 def infer_clients(
@@ -39,7 +40,8 @@ def infer_clients(
         shots: Use only the first so many pairs of each client.
     """
     parts = []
-    for batch in _batches(clients):
+    for rows in _batches(selector, federation, clients, "train"):
+        batch = clients[rows]
         names = [client.client_id for client in batch]
         if by_group:
             parts.append(selector.at_prototype(federation.group_one_hot(names).argmax(-1)))
@@ -77,8 +79,8 @@ def score_clients(
         holdout: Group → further pairs, scaled; every client is scored on those of its own group.
     """
     scores = []
-    for start, batch in zip(range(0, len(clients), BATCH), _batches(clients), strict=True):
-        own = posterior[start : start + len(batch)]
+    for rows in _batches(selector, federation, clients, split):
+        own, batch = posterior[rows], clients[rows]
         pairs = federation.cohort([client.client_id for client in batch], split)
         correct = _correct(selector, own, pairs).sum(-1)
         further = _holdout_correct(selector, own, batch, holdout or {})
@@ -181,6 +183,19 @@ def _other_group(clients: Sequence[ClientRows]) -> np.ndarray | None:
     return np.array(order)
 
 
-def _batches(clients: Sequence[ClientRows]) -> Iterator[Sequence[ClientRows]]:
-    for start in range(0, len(clients), BATCH):
-        yield clients[start : start + BATCH]
+def _batches(
+    selector: Selector, federation: Federation, clients: Sequence[ClientRows], split: Split
+) -> Iterator[slice]:
+    """Consecutive clients whose features, padded to the longest, and whose Newton steps fit into ``BATCH_FLOATS``."""
+    prototypes, latent = selector.prototypes.shape
+    curvature = prototypes * latent**2 if selector.inference.method in ("laplace", "ridge") else 0
+    start = longest = 0
+    for row, client in enumerate(clients):
+        size = max(len(getattr(client, split)), 1)
+        each = max(2 * federation.dimension * max(longest, size), curvature)
+        if row > start and (row + 1 - start) * each > BATCH_FLOATS:
+            yield slice(start, row)
+            start, longest = row, 0
+        longest = max(longest, size)
+    if start < len(clients):
+        yield slice(start, len(clients))

@@ -1,0 +1,68 @@
+import os
+from pathlib import Path
+
+import pytest
+
+from fedvpa.api.config import RunConfig, dump, read_config, with_overrides
+from fedvpa.core.errors import ConfigError
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize("overrides", [(), ("partition.clients=7",), ("partition.unseen=3", "data.source=world")])
+def test_users_are_clients_whatever_else_is_given(overrides: tuple[str, ...]) -> None:
+    assert read_config(None, overrides).partition.kind == "natural"
+
+
+@pytest.mark.unit
+def test_another_kind_is_kept() -> None:
+    assert read_config(None, ["partition.kind=dirichlet", "partition.alpha=0.7"]).partition.kind == "dirichlet"
+
+
+@pytest.mark.unit
+def test_overrides_win_over_the_file_and_what_is_written_reads_back(tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text("server: {rounds: 11}\ndata:\n")
+    config = read_config(path, ["server.rounds=13", "data.pairs_per_user=17", "selector.encoder.pair_widths=[5, 3]"])
+    assert (config.server.rounds, config.data.pairs_per_user) == (13, 17)
+    assert config.selector.encoder.pair_widths == (5, 3)
+    path.write_text(dump(config))
+    assert read_config(path) == config
+    assert with_overrides(config, ["seed=7"]) == config.model_copy(update={"seed": 7})
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("server.rounds=[", "not YAML"),
+        ("server.rounds", "key.path=value"),
+        ("server.round=3", "Did you mean 'rounds'"),
+        ("servers.rounds=3", "Did you mean 'server'"),
+        ("server.rounds.more=3", "no section"),
+        ("method=fedvpa-gp", "Did you mean 'fedvpa_gp'"),
+        ("server.rounds=many", "server.rounds"),
+    ],
+)
+def test_a_wrong_override_is_named(override: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        read_config(None, ["server.rounds=5", override] if "more" in override else [override])
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize("content", [b"\xff\xfe\xfa", b"- 1\n- 2\n", b"a: [", b"servr: {}\n"])
+def test_a_wrong_file_is_named(content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_bytes(content)
+    with pytest.raises(ConfigError):
+        read_config(path)
+
+
+@pytest.mark.unit
+def test_a_run_knows_where_its_files_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "pairs.jsonl").write_text("")
+    (tmp_path / "model").mkdir()
+    config = read_config(None, ["data.source=table", "data.path=pairs.jsonl", "features.model=model"]).located()
+    assert config.data.path == os.path.join(tmp_path.resolve(), "pairs.jsonl")
+    assert config.features.model == os.path.join(tmp_path.resolve(), "model")
+    assert RunConfig().located() == RunConfig()

@@ -1,0 +1,240 @@
+"""A run that was stopped and resumed equals one that never was; what cannot be resumed says why."""
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+from fedvpa.api import train as training
+from fedvpa.api.config import RunConfig, dump, read_config
+from fedvpa.core.errors import ConfigError, RunError
+from fedvpa.engines import checkpoint
+from fedvpa.selector.selector import Selector
+
+TENSORS = ("selector/selector.safetensors", "clients/clients.safetensors", "checkpoints/last.safetensors")
+
+
+def stop_after(monkeypatch: pytest.MonkeyPatch, rounds: int) -> None:
+    """Fail in the round after ``rounds`` of them, as a kill would."""
+    ordinary = training.rounds
+
+    def failing(*arguments):
+        for state, line in ordinary(*arguments):
+            if line["round"] == rounds:
+                raise KeyboardInterrupt
+            yield state, line
+
+    monkeypatch.setattr(training, "rounds", failing)
+
+
+def history(out: Path) -> list[dict]:
+    lines = [json.loads(line) for line in (out / "history.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in line.items() if key != "seconds"} for line in lines]
+
+
+def same_run(first: Path, second: Path) -> None:
+    for name in TENSORS:
+        ours, theirs = load_file(first / name), load_file(second / name)
+        assert ours.keys() == theirs.keys()
+        assert all(ours[key].equal(theirs[key]) for key in ours if key != "evidence" or not ours[key].isnan().any())
+    assert history(first) == history(second)
+    assert (first / "scores.jsonl").read_text() == (second / "scores.jsonl").read_text()
+
+
+@pytest.fixture
+def killed(tiny: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A run killed in its fourth round, one round after its last checkpoint."""
+    with monkeypatch.context() as patch:
+        stop_after(patch, 3)
+        with pytest.raises(KeyboardInterrupt):
+            training.train(tiny, tmp_path / "killed")
+    return tmp_path / "killed"
+
+
+@pytest.mark.equivalence
+@pytest.mark.parametrize("engine", ["loop", "vectorised"])
+def test_resumed_equals_uninterrupted(
+    engine: str, tiny: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tiny.model_copy(update={"engine": tiny.engine.model_copy(update={"name": engine})})
+    training.train(config, tmp_path / "whole")
+    with monkeypatch.context() as patch:
+        stop_after(patch, 3)
+        with pytest.raises(KeyboardInterrupt):
+            training.train(config, tmp_path / "stopped")
+    assert len(history(tmp_path / "stopped")) == 3
+    training.resume(tmp_path / "stopped")
+    same_run(tmp_path / "whole", tmp_path / "stopped")
+
+
+@pytest.mark.unit
+def test_half_a_line_of_history_is_dropped(killed: Path, finished: Path) -> None:
+    with (killed / "history.jsonl").open("a") as file:
+        file.write('{"round": 3, "los')
+    training.resume(killed)
+    same_run(finished, killed)
+
+
+@pytest.mark.unit
+def test_history_shorter_than_the_checkpoint_is_an_error(killed: Path) -> None:
+    first = (killed / "history.jsonl").read_text().splitlines()[0]
+    (killed / "history.jsonl").write_text(first + "\n")
+    with pytest.raises(RunError, match="history"):
+        training.resume(killed)
+
+
+@pytest.mark.unit
+def test_an_edited_configuration_is_an_error(killed: Path) -> None:
+    path = killed / "config.yaml"
+    path.write_text(path.read_text().replace("rounds: 5", "rounds: 17"))
+    with pytest.raises(RunError, match=r"server\.rounds"):
+        training.resume(killed)
+
+
+@pytest.mark.unit
+def test_other_data_are_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [
+        {"prompt": f"p{i}", "chosen": f"good {i}", "rejected": f"bad {i}", "user_id": f"u{i % 3}"} for i in range(31)
+    ]
+    data = tmp_path / "pairs.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    values = ("data.source=table", f"data.path={data}", "partition.kind=natural", "server.rounds=3")
+    config = read_config(None, (*values, "engine.checkpoint_every=1"))
+    with monkeypatch.context() as patch:
+        stop_after(patch, 2)
+        with pytest.raises(KeyboardInterrupt):
+            training.train(config, tmp_path / "run")
+    rows[5]["chosen"] = "something else"
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(RunError, match="pairs"):
+        training.resume(tmp_path / "run")
+
+
+@pytest.mark.unit
+def test_overwriting_leaves_nothing_to_resume_by_mistake(
+    finished: Path, tiny: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "run"
+    shutil.copytree(finished, out)
+    stop_after(monkeypatch, 0)
+    with pytest.raises(KeyboardInterrupt):
+        training.train(tiny.with_seed(19), out, overwrite=True)
+    assert not (out / "metrics.json").exists()
+    with pytest.raises(RunError, match="checkpoint"):
+        training.resume(out)
+
+
+@pytest.mark.unit
+def test_overwriting_spares_what_no_run_wrote(finished: Path, tiny: RunConfig, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    shutil.copytree(finished, out)
+    (out / "notes.txt").write_text("mine")
+    training.train(tiny, out, overwrite=True)
+    assert (out / "notes.txt").read_text() == "mine"
+
+
+@pytest.mark.unit
+def test_a_run_is_not_overwritten_unasked(finished: Path, tiny: RunConfig) -> None:
+    before = (finished / "metrics.json").read_bytes()
+    with pytest.raises(RunError, match="--overwrite"):
+        training.train(tiny, finished)
+    assert (finished / "metrics.json").read_bytes() == before
+
+
+@pytest.mark.unit
+def test_a_method_that_cannot_be_made_leaves_no_run(tiny: RunConfig, tmp_path: Path) -> None:
+    values = tiny.model_dump()
+    values["selector"]["head"], values["variational"]["refinement"] = "residual", "laplace"
+    with pytest.raises(ConfigError, match="residual"):
+        training.train(RunConfig.parse(values), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize("name", ["config.yaml", "selector/config.json", "checkpoints/last.safetensors"])
+def test_another_schema_version_is_an_error(name: str, finished: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    shutil.copytree(finished, out)
+    content = (out / name).read_bytes()
+    changed = (
+        content.replace(b"schema_version: 1", b"schema_version: 7")
+        .replace(b'"schema_version": 1', b'"schema_version": 7')
+        .replace(rb"\"schema_version\": 1", rb"\"schema_version\": 7")
+    )
+    assert changed != content
+    (out / name).write_bytes(changed)
+    read = (lambda: Selector.from_pretrained(out / "selector")) if "selector" in name else lambda: training.resume(out)
+    with pytest.raises(RunError, match="schema version 7"):
+        read()
+
+
+@pytest.mark.unit
+def test_a_failure_inside_the_write_leaves_the_checkpoint_whole(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "last.safetensors"
+    shutil.copy(finished / "checkpoints" / "last.safetensors", path)
+    state, meta = checkpoint.load_checkpoint(path)
+    before = path.read_bytes()
+
+    def full(tensors, target, metadata):
+        Path(target).write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("fedvpa.core.files.save_file", full)
+    with pytest.raises(OSError, match="No space"):
+        checkpoint.save_checkpoint(path, state, meta)
+    assert path.read_bytes() == before
+    assert not list(tmp_path.glob(".*"))
+
+
+@pytest.mark.unit
+def test_a_damaged_checkpoint_names_the_previous_one(finished: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    shutil.copytree(finished, out)
+    path = out / "checkpoints" / "last.safetensors"
+    path.write_bytes(path.read_bytes()[:-17])
+    with pytest.raises(RunError, match=r"last\.safetensors\.previous"):
+        training.resume(out)
+    shutil.move(path.with_name("last.safetensors.previous"), path)
+    training.resume(out)
+    same_run(finished, out)
+
+
+@pytest.mark.unit
+def test_training_works_in_a_thread_which_cannot_handle_signals(tiny: RunConfig, tmp_path: Path) -> None:
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(training.train, tiny, tmp_path / "run").result()["rounds"] == 5
+
+
+@pytest.mark.end_to_end
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_finishes_the_round_and_says_how_to_go_on(
+    number: signal.Signals, tiny: RunConfig, finished: Path, tmp_path: Path
+) -> None:
+    out, config = tmp_path / "run", tmp_path / "config.yaml"
+    config.write_text(dump(tiny))
+    code = (
+        "import os, fedvpa.api.train as training\n"
+        "ordinary = training.rounds\n"
+        "def rounds(*arguments):\n"
+        "    for state, line in ordinary(*arguments):\n"
+        f"        if line['round'] == 2: os.kill(os.getpid(), {int(number)})\n"
+        "        yield state, line\n"
+        "training.rounds = rounds\n"
+        "from fedvpa.cli.main import main; main()\n"
+    )
+    command = [sys.executable, "-c", code, "train", "--config", str(config), "--out", str(out)]
+    stopped = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert stopped.returncode == 128 + number
+    assert f"{number.name}: stopped after round 3 of 5" in stopped.stderr
+    assert f"fedvpa train --resume {out}" in stopped.stderr
+    assert "Traceback" not in stopped.stderr
+    training.resume(out)
+    same_run(finished, out)
