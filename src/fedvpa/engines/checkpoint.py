@@ -23,6 +23,9 @@ from fedvpa.engines.training import TrainState
 
 SCHEMA_VERSION = 1
 
+_STATE = frozenset({"round", "averaged", "components", "posteriors", "private", "meta"})
+_CLIENTS = frozenset({"private"})
+
 
 def save_checkpoint(path: Path, state: TrainState, meta: Mapping[str, Any]) -> None:
     """Write ``state`` to ``path``; the checkpoint that was there stays as ``path`` + ``.previous``.
@@ -55,9 +58,9 @@ def load_checkpoint(path: Path) -> tuple[TrainState, dict[str, Any]]:
     """What :func:`save_checkpoint` wrote, bit for bit, and its ``meta``.
 
     Raises:
-        RunError: If the file is missing, truncated or of another schema version.
+        RunError: If the file is missing, truncated, of another kind or of another schema version.
     """
-    tensors, header = _read(path)
+    tensors, header = _read(path, _STATE)
     posteriors = below("posteriors", tensors)
     server = ServerState(
         below("params", tensors),
@@ -87,32 +90,40 @@ def load_clients(path: Path) -> dict[str, Private]:
     """What :func:`save_clients` wrote.
 
     Raises:
-        RunError: If the file is missing, truncated or of another schema version.
+        RunError: If the file is missing, truncated, of another kind or of another schema version.
     """
-    tensors, header = _read(path)
+    tensors, header = _read(path, _CLIENTS)
     return _decode(tensors, header["private"])
 
 
 def _write(path: Path, tensors: Tree, header: Mapping[str, Any]) -> None:
-    text = json.dumps({"schema_version": SCHEMA_VERSION, **header}, ensure_ascii=False)
+    # Plain ASCII: an id from JSON may hold a lone surrogate, which UTF-8 cannot.
+    text = json.dumps({"schema_version": SCHEMA_VERSION, **header}, ensure_ascii=True)
     write_tensors(path, tensors, {"fedvpa": text})
 
 
-def _read(path: Path) -> tuple[Tree, dict[str, Any]]:
+def _read(path: Path, fields: frozenset[str]) -> tuple[Tree, dict[str, Any]]:
     try:
         with safe_open(path, framework="pt") as file:
-            header = json.loads((file.metadata() or {})["fedvpa"])
+            header = dict(json.loads((file.metadata() or {})["fedvpa"]))
+            version = header.pop("schema_version")
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (OSError, SafetensorError, KeyError, json.JSONDecodeError) as error:
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         raise RunError(
             f"is no readable checkpoint ({error}).",
             fix=f"Restore it, or put {previous(path).name} in its place.",
             where=str(path),
         ) from error
-    if header["schema_version"] != SCHEMA_VERSION:
+    if version != SCHEMA_VERSION:
         raise RunError(
-            f"has schema version {header['schema_version']}; this fedvpa reads {SCHEMA_VERSION}.",
+            f"has schema version {version}; this fedvpa reads {SCHEMA_VERSION}.",
             fix="Use the fedvpa that wrote it, or train again.",
+            where=str(path),
+        )
+    if header.keys() != fields:
+        raise RunError(
+            f"is another kind of file: it holds {sorted(header)}, and {sorted(fields)} are needed.",
+            fix="Give a checkpoint where one resumes, and the clients' file where one reads the clients.",
             where=str(path),
         )
     return tensors, header
