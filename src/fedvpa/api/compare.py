@@ -149,6 +149,12 @@ def _data_hash(config: RunConfig, holdout: Path | None) -> str:
     return total.hexdigest()
 
 
+def worker_pool(jobs: int) -> ProcessPoolExecutor:
+    """Fresh processes whose kernels run on one core each."""
+    context = multiprocessing.get_context("spawn")
+    return ProcessPoolExecutor(jobs, context, initializer=torch.set_num_threads, initargs=(1,))
+
+
 def _run_all(cells: Sequence[Cell], jobs: int) -> None:
     """Run the cells in processes that end with this one, however it ends."""
     if not cells:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
-from fedvpa.api.compare import DEFAULT_METHODS, compare, few_shot
+from fedvpa.api.compare import DEFAULT_METHODS, compare, few_shot, worker_pool
 from fedvpa.api.config import RunConfig
 from fedvpa.api.prepare import prepare
 from fedvpa.api.report import write_report
@@ -36,7 +37,7 @@ def demo(out: Path = Path("runs/demo"), *, seeds: int = SEEDS, clients: int = CL
     compared = compare(
         config, methods=DEFAULT_METHODS, clients=[clients], seeds=seeds, first_seed=0, out=out, jobs=jobs
     )
-    curve = few_shot_curve(_shots(config.with_clients(clients), seeds))
+    curve = few_shot_curve(_shots(config.with_clients(clients), seeds, jobs))
     first = config.with_clients(clients).with_seed(0)
     prepared = prepare(first)
     done = fit(first, prepared)
@@ -65,10 +66,15 @@ def demo(out: Path = Path("runs/demo"), *, seeds: int = SEEDS, clients: int = CL
     return compared
 
 
-def _shots(config: RunConfig, seeds: int) -> dict[int, list[ClientScore]]:
+def _shots(config: RunConfig, seeds: int, jobs: int | None) -> dict[int, list[ClientScore]]:
+    runs = [
+        config.with_seed(seed).with_method(method)
+        for seed in range(seeds)
+        for method in ("fedvpa_gp", "fedvpl", "local")
+    ]
     found: dict[int, list[ClientScore]] = {count: [] for count in SHOTS}
-    for seed in range(seeds):
-        for method in ("fedvpa_gp", "fedvpl", "local"):
-            for count, scores in few_shot(config.with_seed(seed).with_method(method), SHOTS).items():
+    with worker_pool(min(jobs or os.cpu_count() or 1, len(runs))) as pool:
+        for scored in pool.map(few_shot, runs, [SHOTS] * len(runs)):
+            for count, scores in scored.items():
                 found[count] += scores
     return found
