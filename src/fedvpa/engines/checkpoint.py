@@ -107,7 +107,7 @@ def _read(path: Path, fields: frozenset[str]) -> tuple[Tree, dict[str, Any]]:
         with safe_open(path, framework="pt") as file:
             header = dict(json.loads((file.metadata() or {})["fedvpa"]))
             version = header.pop("schema_version")
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         raise RunError(
             f"is no readable checkpoint ({error}).",
