@@ -107,6 +107,8 @@ def _read(path: Path, fields: frozenset[str]) -> tuple[Tree, dict[str, Any]]:
         with safe_open(path, framework="pt") as file:
             header = dict(json.loads((file.metadata() or {})["fedvpa"]))
             version = header.pop("schema_version")
+            # Copied into memory aligned as torch does: kernels may round differently on a tensor at an odd address, and
+            # a resumed run would then drift from the uninterrupted one by a last bit.
             tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         raise RunError(
