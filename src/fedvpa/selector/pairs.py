@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from functools import cached_property
 
 import torch
 from jaxtyping import Float, Int
@@ -27,7 +29,7 @@ class Pairs:
     weight: Float[Tensor, "*clients n"]
     slot: Float[Tensor, "*clients n"]
 
-    @property
+    @cached_property
     def delta(self) -> Float[Tensor, "*clients n d"]:
         """Δh = h(chosen) − h(rejected)."""
         return self.chosen - self.rejected
@@ -39,10 +41,9 @@ class Pairs:
 
     def take(self, index: Int[Tensor, "*clients b"], present: Float[Tensor, "*clients b"]) -> Pairs:
         """The pairs at ``index`` of the n axis; those with ``present`` = 0 become padding."""
-        rows = index.unsqueeze(-1).expand(*index.shape, self.chosen.shape[-1])
         return Pairs(
-            self.chosen.gather(-2, rows),
-            self.rejected.gather(-2, rows),
+            _rows(self.chosen, index),
+            _rows(self.rejected, index),
             self.weight.gather(-1, index) * present,
             self.slot.gather(-1, index),
         )
@@ -61,6 +62,13 @@ class Pairs:
     def to(self, dtype: torch.dtype) -> Pairs:
         """The same pairs in another precision."""
         return Pairs(*(getattr(self, field.name).to(dtype) for field in fields(self)))
+
+
+def _rows(features: Float[Tensor, "*clients n d"], index: Int[Tensor, "*clients b"]) -> Float[Tensor, "*clients b d"]:
+    """Whole rows at a time, which on a CPU is several times faster than ``gather`` element by element."""
+    *clients, n, d = features.shape
+    first = n * torch.arange(math.prod(clients), device=index.device).reshape(*clients, 1)
+    return features.reshape(-1, d).index_select(0, (index + first).flatten()).reshape(*index.shape, d)
 
 
 def pad(clients: Sequence[Pairs]) -> Pairs:

@@ -1,0 +1,1 @@
+"""One policy for all users: z-conditioning, candidates, DPO, generation."""
