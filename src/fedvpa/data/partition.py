@@ -15,7 +15,7 @@ stays the same when something changes:
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -115,7 +115,7 @@ def partition(table: PairTable, config: PartitionConfig, seed: int) -> Partition
     _check_counts(deal, counts, config)
     groups = _client_groups(owner, [pair.group for pair in pairs], len(deal.ids))
     rows = rows[np.lexsort((rows, parts, owner))]
-    return Partition(tuple(_slice(deal, groups, rows, counts)))
+    return Partition(tuple(_shortened(client, config.unseen_pairs) for client in _slice(deal, groups, rows, counts)))
 
 
 def _prescribed(pairs: Sequence[Pair]) -> Ints:
@@ -172,3 +172,8 @@ def _slice(deal: Deal, groups: Sequence[str | None], rows: Ints, counts: Ints) -
         )
         clients.append(ClientRows(client_id, group, number < deal.seen, train, validation, test))
     return clients
+
+
+def _shortened(client: ClientRows, context: int | None) -> ClientRows:
+    """An unseen client with so many context pairs at most."""
+    return client if client.seen else replace(client, train=client.train[:context])

@@ -27,6 +27,7 @@ _ALWAYS_READ = {
     "test_fraction",
     "validation_fraction",
     "pairs_per_client",
+    "unseen_pairs",
     "min_train",
     "min_test",
 }
@@ -52,6 +53,8 @@ class PartitionConfig(Config):
         sigma: ``log-normal`` only: the standard deviation of the log size. Default: 1.0, chosen by us because the
             largest tenth of the clients then holds about four tenths of the pairs.
         pairs_per_client: Most train pairs of a client; the ones above it are left unused.
+        unseen_pairs: Most context pairs of an unseen client; the ones above it are left unused. Default: as for seen
+            clients.
         test_fraction: Share of a client's pairs that tests. Default: 0.2, FedVPA-GP's protocol as reported here.
         validation_fraction: Share of a client's pairs that validates, taken from the training pairs.
         min_train: Fewest train pairs of a client. Default: 2, because a training step splits them again into context
@@ -69,6 +72,7 @@ class PartitionConfig(Config):
     sizes: Literal["equal", "log-normal"] = "equal"
     sigma: float = Field(default=1.0, gt=0, allow_inf_nan=False)
     pairs_per_client: int | None = Field(default=None, ge=1)
+    unseen_pairs: int | None = Field(default=None, ge=0)
     test_fraction: float = Field(default=0.2, gt=0, lt=1)
     validation_fraction: float = Field(default=0.0, ge=0, lt=1)
     min_train: int = Field(default=2, ge=1)
