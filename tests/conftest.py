@@ -5,6 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from jaxtyping import install_import_hook
+
+# Shapes in signatures are enforced wherever tests run the package; before its first import.
+install_import_hook(
+    [f"fedvpa.{room}" for room in ("objectives", "selector", "algorithms", "features", "evaluation.accuracy")],
+    "beartype.beartype",
+)
 
 from fedvpa.data import ClientRows, Partition
 from fedvpa.engines.federation import Federation, federate

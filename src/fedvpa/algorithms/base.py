@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -135,6 +135,7 @@ class Private:
     posterior: Gaussian | None = None
 
 
+@runtime_checkable
 class Algorithm(Protocol):
     """One method. Frozen: configuration only."""
 

@@ -37,7 +37,7 @@ class Moments:
     sum_of_squares: Float[np.ndarray, " d"]
 
     @classmethod
-    def of(cls, features: Float[np.ndarray, "n d"]) -> Moments:
+    def of(cls, features: Float[np.ndarray, "*n d"]) -> Moments:
         """The moments of ``features``, accumulated in float64 whatever their own precision is.
 
         Raises:

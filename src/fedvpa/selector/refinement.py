@@ -30,7 +30,7 @@ STEP_FRACTIONS = (1.0, 0.5, 0.25, 0.0625, 0.0)
 
 
 def evidence(
-    head: Head, weights: Tree, context: Pairs, latents: Float[Tensor, "*clients m k"]
+    head: Head, weights: Tree, context: Pairs, latents: Float[Tensor, "*#clients m k"]
 ) -> Float[Tensor, "*clients m"]:
     """Σ_context log σ(margin(z_m)): the log-likelihood of the context under each latent, in nats. 0 without context."""
     return (choice_log_likelihood(head.margins(weights, context, latents, None)) * context.weight.unsqueeze(-2)).sum(-1)
@@ -51,7 +51,7 @@ def responsibilities(
 
 def at_prototypes(
     log_likelihood: Float[Tensor, "*clients m"],
-    prototypes: Float[Tensor, "*clients m k"],
+    prototypes: Float[Tensor, "*#clients m k"],
     log_prior: Float[Tensor, "*#clients m"],
     log_var: float,
     gain: Tensor,
@@ -67,9 +67,9 @@ def laplace(
     head: Head,
     weights: Tree,
     context: Pairs,
-    prototypes: Float[Tensor, "*clients m k"],
+    prototypes: Float[Tensor, "*#clients m k"],
     log_prior: Float[Tensor, "*#clients m"],
-    log_var: Float[Tensor, "*clients"],
+    log_var: Float[Tensor, "*#clients"],
     gain: Tensor,
 ) -> Posterior:
     """Newton's method and Laplace's approximation around every prototype.

@@ -1,0 +1,57 @@
+"""The expected table of the engines: a few numbers per method after four rounds with faults.
+
+Unequal clients, one with a single pair, one with none, drop-outs. After a change that is meant to change results:
+
+    python tests/engines/expected.py > tests/engines/expected.json
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import torch
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from conftest import make_federation
+from fedvpa.algorithms import METHODS, make
+from fedvpa.engines.config import EngineConfig
+from fedvpa.engines.training import TrainState, rounds, start
+from tests_shared import config
+
+SEED, ROUNDS = 13, 4
+
+
+def summary(state: TrainState) -> dict[str, float]:
+    """Norm and signed sum of every weight, the prior, and the sums of posteriors and private logits."""
+    server = state.server
+    found = {}
+    for name, leaf in sorted(server.final.items()):
+        signs = torch.cos(torch.arange(leaf.numel(), dtype=torch.float64))
+        found[f"{name}: norm"] = float(leaf.double().norm())
+        found[f"{name}: sum"] = float((leaf.double().flatten() * signs).sum())
+    found |= {f"log_prior[{m}]": float(value) for m, value in enumerate(server.log_prior)}
+    for name, (mean, log_var) in sorted(server.posteriors.items()):
+        found[f"posterior of {name}"] = float(mean.double().norm() + log_var.double().sum())
+    for name, own in sorted(state.private.items()):
+        found[f"private logits of {name}"] = float(sum(own.logits.values()))
+    return found
+
+
+def run(method: str, engine: str) -> dict[str, float]:
+    """Train and summarise."""
+    federation, algorithm = make_federation(), make(method, config(server={"rounds": ROUNDS}))
+    state = start(algorithm, federation, SEED)
+    setting = EngineConfig(name=engine, cohort=5, dropout=0.3, workers=1)
+    for reached, _ in rounds(algorithm, federation, setting, SEED, state):
+        state = reached
+    return summary(state)
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    table = {method: {key: round(value, 6) for key, value in run(method, "loop").items()} for method in sorted(METHODS)}
+    print(json.dumps(table, indent=1))
