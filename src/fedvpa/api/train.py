@@ -8,7 +8,7 @@ import shutil
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
@@ -230,7 +230,7 @@ def _run(
     seconds = sum(line["seconds"] for line in history)
     todo = rounds(algorithm, federation, config.engine, config.seed, state)
     meta = {"config": config.model_dump(mode="json"), "data": prepared.fingerprint()}
-    with _stopping() as stop, (out / "history.jsonl").open("a", encoding="utf-8") as log:
+    with closing(todo), _stopping() as stop, (out / "history.jsonl").open("a", encoding="utf-8") as log:
         for reached, line in track(
             todo, f"{config.method}: rounds", algorithm.rounds - state.server.round, unit="rounds"
         ):

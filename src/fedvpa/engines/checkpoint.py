@@ -15,10 +15,11 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 
-from fedvpa.algorithms.base import Gaussian, Private, ServerState
+from fedvpa.algorithms.base import Private, ServerState
 from fedvpa.core.errors import RunError
 from fedvpa.core.files import replacing, write_tensors
 from fedvpa.core.tree import Tree, below, prefixed
+from fedvpa.engines.encoding import decode_posterior, decode_private, encode_posteriors, encode_private
 from fedvpa.engines.training import TrainState
 
 SCHEMA_VERSION = 1
@@ -41,8 +42,8 @@ def save_checkpoint(path: Path, state: TrainState, meta: Mapping[str, Any]) -> N
     server = state.server
     tensors = {"log_prior": server.log_prior, "evidence": server.evidence.reshape(1)}
     tensors |= prefixed("params", server.params) | prefixed("average", server.average)
-    tensors |= prefixed("posteriors", _gaussians(dict(enumerate(server.posteriors.values()))))
-    clients, names = _encode(state.private)
+    tensors |= prefixed("posteriors", encode_posteriors(dict(enumerate(server.posteriors.values()))))
+    clients, names = encode_private(state.private)
     header = {
         "round": server.round,
         "averaged": server.averaged,
@@ -69,10 +70,10 @@ def load_checkpoint(path: Path) -> tuple[TrainState, dict[str, Any]]:
         header["round"],
         below("average", tensors),
         header["averaged"],
-        {name: _gaussian(posteriors, row) for row, name in enumerate(header["posteriors"])},
+        {name: decode_posterior(posteriors, row) for row, name in enumerate(header["posteriors"])},
         tuple(header["components"]),
     )
-    return TrainState(server, _decode(below("private", tensors), header["private"])), header["meta"]
+    return TrainState(server, decode_private(below("private", tensors), header["private"])), header["meta"]
 
 
 def previous(path: Path) -> Path:
@@ -82,7 +83,7 @@ def previous(path: Path) -> Path:
 
 def save_clients(path: Path, private: Mapping[str, Private]) -> None:
     """Write the private state of simulated clients: their "devices". Never to be shared."""
-    tensors, names = _encode(private)
+    tensors, names = encode_private(private)
     _write(path, tensors or {"none": torch.zeros(1)}, {"private": names})
 
 
@@ -93,7 +94,7 @@ def load_clients(path: Path) -> dict[str, Private]:
         RunError: If the file is missing, truncated, of another kind or of another schema version.
     """
     tensors, header = _read(path, _CLIENTS)
-    return _decode(tensors, header["private"])
+    return decode_private(tensors, header["private"])
 
 
 def _write(path: Path, tensors: Tree, header: Mapping[str, Any]) -> None:
@@ -129,34 +130,3 @@ def _read(path: Path, fields: frozenset[str]) -> tuple[Tree, dict[str, Any]]:
             where=str(path),
         )
     return tensors, header
-
-
-def _gaussians(values: Mapping[int, Gaussian]) -> Tree:
-    means = {f"{row}.mean": mean for row, (mean, _) in values.items()}
-    return means | {f"{row}.log_var": log_var for row, (_, log_var) in values.items()}
-
-
-def _gaussian(tensors: Tree, row: int) -> Gaussian:
-    return tensors[f"{row}.mean"], tensors[f"{row}.log_var"]
-
-
-def _encode(private: Mapping[str, Private]) -> tuple[Tree, list[dict[str, Any]]]:
-    """Tensors by client number, and for each client its id and the ids of its mixture weights."""
-    owns = list(private.values())
-    posteriors = {row: own.posterior for row, own in enumerate(owns) if own.posterior is not None}
-    weights = {
-        f"{row}.logits": torch.tensor(list(own.logits.values()), dtype=torch.float64) for row, own in enumerate(owns)
-    }
-    names = [
-        {"id": name, "components": list(own.logits), "posterior": own.posterior is not None}
-        for name, own in private.items()
-    ]
-    return _gaussians(posteriors) | weights, names
-
-
-def _decode(tensors: Tree, names: list[dict[str, Any]]) -> dict[str, Private]:
-    found = {}
-    for row, name in enumerate(names):
-        logits = dict(zip(name["components"], tensors[f"{row}.logits"].tolist(), strict=True))
-        found[name["id"]] = Private(logits, _gaussian(tensors, row) if name["posterior"] else None)
-    return found

@@ -13,8 +13,8 @@ class EngineConfig(Config):
     """Who runs the clients.
 
     Attributes:
-        name: ``vectorised`` (a cohort as one batched program) or ``loop`` (one client after the other; the readable
-            reference).
+        name: ``vectorised`` (a cohort as one batched program), ``loop`` (one client after the other; the readable
+            reference) or ``flower`` (Flower's simulation; ``pip install 'fedvpa[flower]'``).
         cohort: Clients per round, never more than there are. By default half of them, ten at most: the paper's 5 of 10,
             10 of 50 and 10 of 100.
         dropout: Probability that a client of the cohort falls silent in a round: a fault to rehearse, 0 by default.
@@ -23,7 +23,7 @@ class EngineConfig(Config):
         checkpoint_every: Rounds between checkpoints; 0 for none but the last.
     """
 
-    name: Literal["vectorised", "loop"] = "vectorised"
+    name: Literal["vectorised", "loop", "flower"] = "vectorised"
     cohort: int | None = Field(default=None, ge=1)
     dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
     workers: int = Field(default=0, ge=0)

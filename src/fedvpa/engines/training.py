@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from fedvpa.algorithms.base import Algorithm, Broadcast, CohortUpdate, Private, ServerState
@@ -30,42 +32,55 @@ def start(algorithm: Algorithm, federation: Federation, seed: int) -> TrainState
 
 def rounds(
     algorithm: Algorithm, federation: Federation, engine: EngineConfig, seed: int, state: TrainState
-) -> Iterator[tuple[TrainState, dict[str, Any]]]:
+) -> Generator[tuple[TrainState, dict[str, Any]], None, None]:
     """Run the rounds that are left, yielding the state after each and its line of ``history.jsonl``.
 
     Everything random is a function of (seed, round, client id), so going on from a yielded state equals never having
     stopped.
     """
-    run = _runner(engine)
+    if state.server.round >= algorithm.rounds:
+        return
     hashed = identities(federation.client_ids)
-    for round_ in range(state.server.round, algorithm.rounds):
-        began = time.perf_counter()
-        cohort = draw_cohort(federation.client_ids, hashed, engine.cohort_of(len(hashed)), seed, round_)
-        dropped = draw_dropouts(cohort, engine.dropout, seed, round_)
-        reporting = [name for name in cohort if name not in dropped]
-        broadcast = algorithm.broadcast(state.server, cohort)
-        update, kept = run(algorithm, state.server, federation, cohort, reporting, state.private, seed)
-        server, losses = algorithm.server_update(state.server, update)
-        state = TrainState(server, {**state.private, **kept})
-        yield (
-            state,
-            {
-                "round": round_,
-                "losses": losses,
-                "seconds": round(time.perf_counter() - began, 6),
-                "uplink_bytes": _uplink(update, len(reporting)),
-                "downlink_bytes": _downlink(broadcast, len(cohort)),
-                "cohort": cohort,
-                "dropped": sorted(dropped),
-            },
-        )
+    with _runner(engine, algorithm, federation) as run:
+        for round_ in range(state.server.round, algorithm.rounds):
+            began = time.perf_counter()
+            cohort = draw_cohort(federation.client_ids, hashed, engine.cohort_of(len(hashed)), seed, round_)
+            dropped = draw_dropouts(cohort, engine.dropout, seed, round_)
+            reporting = [name for name in cohort if name not in dropped]
+            broadcast = algorithm.broadcast(state.server, cohort)
+            update, kept = run(algorithm, state.server, federation, cohort, reporting, state.private, seed)
+            server, losses = algorithm.server_update(state.server, update)
+            state = TrainState(server, {**state.private, **kept})
+            yield (
+                state,
+                {
+                    "round": round_,
+                    "losses": losses,
+                    "seconds": round(time.perf_counter() - began, 6),
+                    "uplink_bytes": _uplink(update, len(reporting)),
+                    "downlink_bytes": _downlink(broadcast, len(cohort)),
+                    "cohort": cohort,
+                    "dropped": sorted(dropped),
+                },
+            )
 
 
-def _runner(engine: EngineConfig) -> Callable[..., tuple[CohortUpdate, dict[str, Private]]]:
+RunCohort = Callable[..., tuple[CohortUpdate, dict[str, Private]]]
+"""(algorithm, state, federation, cohort, reporting, private, seed) → update and private state, as in ``loop``."""
+
+
+@contextmanager
+def _runner(engine: EngineConfig, algorithm: Algorithm, federation: Federation) -> Iterator[RunCohort]:
+    """What runs a cohort, for as long as the run lasts."""
     if engine.name == "loop":
-        return loop.run_cohort
-    workers = engine.workers or vectorised.default_workers()
-    return lambda *arguments: vectorised.run_cohort(*arguments, workers=workers)
+        yield loop.run_cohort
+    elif engine.name == "flower":
+        from fedvpa.engines.flower.simulation import simulate
+
+        with simulate(algorithm, federation) as run:
+            yield run
+    else:
+        yield partial(vectorised.run_cohort, workers=engine.workers or vectorised.default_workers())
 
 
 def _uplink(update: CohortUpdate, clients: int) -> int:

@@ -45,7 +45,7 @@ def run_cohort(
 
     def part(share: Sequence[int]) -> Outcome:
         names = [cohort[position] for position in share]
-        return _run_part(algorithm, _select(broadcast, share), federation, names, private, seed)
+        return run_clients(algorithm, select(broadcast, share), federation, names, private, seed)
 
     shares = [positions[start::workers] for start in range(workers) if positions[start::workers]]
     if len(shares) == 1:
@@ -58,7 +58,7 @@ def run_cohort(
     return CohortUpdate(update.sums, posteriors), {name: kept[name] for name in ordered}
 
 
-def _run_part(
+def run_clients(
     algorithm: Algorithm,
     broadcast: Broadcast,
     federation: Federation,
@@ -66,6 +66,19 @@ def _run_part(
     private: Mapping[str, Private],
     seed: int,
 ) -> Outcome:
+    """Train clients as one batch.
+
+    Args:
+        algorithm: What each client does.
+        broadcast: What the server sent to these clients, in their order.
+        federation: Holds their pairs.
+        names: Their ids.
+        private: Their private state, as far as they have one.
+        seed: The run's seed.
+
+    Returns:
+        The sum of their updates, and their new private state.
+    """
     owns = [private.get(name, Private()) for name in names]
     tensors = tree.stack(
         [algorithm.load_private(name, own, broadcast.components) for name, own in zip(names, owns, strict=True)]
@@ -87,7 +100,8 @@ def _run_part(
     return collect(names, update, range(len(names))), kept
 
 
-def _select(broadcast: Broadcast, positions: Sequence[int]) -> Broadcast:
+def select(broadcast: Broadcast, positions: Sequence[int]) -> Broadcast:
+    """The broadcast to the clients at ``positions`` of a cohort."""
     rows = torch.as_tensor(positions)
     own = {name: leaf[rows] for name, leaf in broadcast.own.items()}
     return Broadcast(broadcast.shared, own, broadcast.components, broadcast.round)

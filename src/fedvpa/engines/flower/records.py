@@ -1,0 +1,130 @@
+"""What travels between server and nodes, as Flower's records.
+
+    request   shared  weights and what else every client of the cohort gets
+              own     what each client alone gets, stacked in the order of ``clients``
+              task    ids of the clients asked and of the prior's components, round, seed
+              device  private state of clients that a simulated node has not seen yet
+    reply     sums    the additive part of the update, summed over the node's clients
+              posteriors  by number, in the order of ``clients``; never averaged
+              device  private state of a simulated node's clients, for the run directory
+
+``device`` exists in simulation alone, where the run directory is the clients' disk; it is not counted as traffic, and a
+node of a deployment neither reads nor sends it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from flwr.app import ArrayRecord, ConfigRecord, RecordDict
+
+from fedvpa.algorithms.base import Broadcast, CohortUpdate, Private
+from fedvpa.core.tree import Tree
+from fedvpa.engines.encoding import decode_posterior, decode_private, encode_posteriors, encode_private
+
+COUNTED = ("shared", "own", "sums", "posteriors")
+"""The records that are traffic."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What one node is asked for.
+
+    Attributes:
+        broadcast: Weights, prior and the rest; its own part belongs to ``clients``, in their order.
+        clients: Ids of the clients asked.
+        seed: The run's seed.
+        private: Private state for a simulated node that starts anew; None in a deployment.
+    """
+
+    broadcast: Broadcast
+    clients: tuple[str, ...]
+    seed: int
+    private: Mapping[str, Private] | None
+
+
+def arrays(tree: Mapping[str, object]) -> ArrayRecord:
+    """A tree as a record of arrays."""
+    return ArrayRecord(torch_state_dict=OrderedDict(tree))
+
+
+def tree_of(record: ArrayRecord) -> Tree:
+    """The tree of a record of arrays."""
+    return dict(record.to_torch_state_dict())
+
+
+def pack_private(private: Mapping[str, Private]) -> RecordDict:
+    """Private state as records: the content of a node's ``context.state``, or of ``device``."""
+    tensors, names = encode_private(private)
+    return RecordDict({"private": arrays(tensors), "names": ConfigRecord({"json": json.dumps(names)})})
+
+
+def unpack_private(records: RecordDict) -> dict[str, Private]:
+    """What :func:`pack_private` packed; empty if there is nothing."""
+    if "private" not in records.array_records:
+        return {}
+    names = json.loads(str(records.config_records["names"]["json"]))
+    return decode_private(tree_of(records.array_records["private"]), names)
+
+
+def pack_request(request: Request) -> RecordDict:
+    """A request as records."""
+    broadcast = request.broadcast
+    task: dict[str, Any] = {
+        "clients": json.dumps(request.clients),
+        "components": json.dumps(broadcast.components),
+        "round": broadcast.round,
+        "seed": request.seed,
+        "simulated": request.private is not None,
+    }
+    records = RecordDict({"shared": arrays(broadcast.shared), "task": ConfigRecord(task)})
+    if broadcast.own:
+        records["own"] = arrays(broadcast.own)
+    return _with_device(records, request.private)
+
+
+def unpack_request(records: RecordDict) -> Request:
+    """What :func:`pack_request` packed."""
+    task = records.config_records["task"]
+    own = tree_of(records.array_records["own"]) if "own" in records.array_records else {}
+    components = tuple(json.loads(str(task["components"])))
+    broadcast = Broadcast(tree_of(records.array_records["shared"]), own, components, int(str(task["round"])))
+    private = _device(records) if task["simulated"] else None
+    return Request(broadcast, tuple(json.loads(str(task["clients"]))), int(str(task["seed"])), private)
+
+
+def pack_reply(update: CohortUpdate, clients: Sequence[str], private: Mapping[str, Private] | None) -> RecordDict:
+    """An update as records, with private state if the node is simulated."""
+    posteriors = {row: update.posteriors[name] for row, name in enumerate(clients) if name in update.posteriors}
+    records = RecordDict({"sums": arrays(update.sums), "posteriors": arrays(encode_posteriors(posteriors))})
+    return _with_device(records, private)
+
+
+def unpack_reply(records: RecordDict, clients: Sequence[str]) -> tuple[CohortUpdate, dict[str, Private]]:
+    """The update of the clients that were asked, and their private state if the node is simulated."""
+    tensors = tree_of(records.array_records["posteriors"])
+    posteriors = {name: decode_posterior(tensors, row) for row, name in enumerate(clients) if f"{row}.mean" in tensors}
+    return CohortUpdate(tree_of(records.array_records["sums"]), posteriors), _device(records)
+
+
+def traffic(records: RecordDict) -> int:
+    """Bytes of the encoded tensors that a message carries."""
+    counted = (record for name, record in records.array_records.items() if name in COUNTED)
+    return sum(len(array.data) for record in counted for array in record.values())
+
+
+def _with_device(records: RecordDict, private: Mapping[str, Private] | None) -> RecordDict:
+    if private:
+        packed = pack_private(private)
+        records["device"], records["device-names"] = packed["private"], packed["names"]
+    return records
+
+
+def _device(records: RecordDict) -> dict[str, Private]:
+    if "device" not in records.array_records:
+        return {}
+    return unpack_private(RecordDict({"private": records["device"], "names": records["device-names"]}))

@@ -1,0 +1,82 @@
+"""Flower's simulation gives what the vectorised engine gives, also when it is stopped and started again."""
+
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from fedvpa.algorithms.base import Broadcast, CohortUpdate, Private
+from fedvpa.core.errors import ConfigError
+from fedvpa.engines.checkpoint import load_checkpoint
+from fedvpa.engines.flower import simulation
+
+RUN = Path(__file__).resolve().parent / "flower_run.py"
+spec = importlib.util.spec_from_file_location("flower_run", RUN)
+assert spec is not None
+assert spec.loader is not None
+flower_run = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(flower_run)
+train = flower_run.train
+
+
+@pytest.mark.equivalence
+def test_flower_equals_vectorised_with_unequal_empty_and_silent_clients_and_a_restart(tmp_path):
+    pytest.importorskip("ray", reason="fedvpa[flower] is not installed")
+    want, lines = train("vectorised")
+    # In a process of its own: Ray leaves children behind that Python warns about.
+    subprocess.run([sys.executable, str(RUN), str(tmp_path)], check=True, timeout=240, capture_output=True)
+    got, meta = load_checkpoint(tmp_path / "last.safetensors")
+    assert any(line["dropped"] for line in lines)
+    assert any("client-3" in line["cohort"] for line in lines), "the client without pairs takes part"
+    for one, two in zip(lines, meta["lines"], strict=True):
+        assert {**one, "losses": 0} == {**two, "losses": 0}
+        assert one["losses"] == pytest.approx(two["losses"], rel=1e-4, abs=1e-6)
+    for name, leaf in want.server.final.items():
+        torch.testing.assert_close(leaf, got.server.final[name], rtol=1e-5, atol=1e-6)
+    assert list(want.server.posteriors) == list(got.server.posteriors)
+    for name, own in want.private.items():
+        assert own.logits == pytest.approx(got.private[name].logits, rel=1e-5, abs=1e-6)
+        for ours, theirs in zip(own.posterior, got.private[name].posterior, strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.unit
+def test_records_carry_tensors_ids_and_private_state_and_count_only_traffic():
+    records = pytest.importorskip("fedvpa.engines.flower.records", reason="fedvpa[flower] is not installed")
+    shared = {"params.w": torch.randn(3, 5), "gain": torch.tensor(2.5), "prior.means": torch.zeros(0, 7)}
+    own = {"label": torch.randn(2, 2)}
+    private = {"ä/b": Private({"c.1": 0.1 + 0.2}, (torch.randn(7), torch.randn(7))), "new": Private()}
+    request = records.Request(Broadcast(shared, own, ("c.1", "x"), 11), ("ä/b", "new"), 13, private)
+    packed = records.pack_request(request)
+    again = records.unpack_request(packed)
+    assert (again.clients, again.seed, again.broadcast.components, again.broadcast.round) == (
+        ("ä/b", "new"),
+        13,
+        ("c.1", "x"),
+        11,
+    )
+    for name, leaf in shared.items():
+        assert torch.equal(again.broadcast.shared[name], leaf)
+    assert torch.equal(again.broadcast.own["label"], own["label"])
+    assert again.private["ä/b"].logits == private["ä/b"].logits
+    deployed = records.pack_request(records.Request(request.broadcast, request.clients, 13, None))
+    assert records.traffic(deployed) == records.traffic(packed) > 0
+    assert not [name for name in deployed if "device" in name]
+
+    update = CohortUpdate({"weight": torch.tensor(4.0)}, {"new": private["ä/b"].posterior})
+    got, kept = records.unpack_reply(records.pack_reply(update, request.clients, private), request.clients)
+    assert torch.equal(got.posteriors["new"][1], private["ä/b"].posterior[1])
+    assert got.posteriors.keys() == {"new"}
+    assert kept["ä/b"].logits == private["ä/b"].logits
+    alone = records.unpack_reply(records.pack_reply(update, request.clients, None), request.clients)
+    assert alone[1] == {}, "a deployed node's private state stays where it is"
+
+
+@pytest.mark.unit
+def test_without_flower_one_sentence_says_what_to_install(monkeypatch):
+    monkeypatch.setattr(simulation, "find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=r"needs flwr and ray.*pip install 'fedvpa\[flower\]'"):
+        simulation.require_flower()
