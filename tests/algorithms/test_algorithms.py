@@ -10,7 +10,7 @@ from sklearn.linear_model import LogisticRegression
 
 from conftest import DIMENSION, make_federation
 from fedvpa.algorithms import METHODS, MethodConfig, make
-from fedvpa.algorithms.base import CohortUpdate, Private, collect
+from fedvpa.algorithms.base import CohortUpdate, Private, one_by_one
 from fedvpa.algorithms.config import LocalConfig, ServerConfig, VariationalConfig
 from fedvpa.algorithms.draws import draw, pad_draws, split_sizes
 from fedvpa.algorithms.fedvpa_gp import FedVPAGP
@@ -97,9 +97,9 @@ SWITCHES = {
         "gumbel": False, "temperature_start": 3.0, "temperature_end": 0.5, "refinement": "off", "gain": 0.0,
         "learn_prior": False, "warmup": 0.9,
     },
-    ServerConfig: {"rounds": 4, "average_tail": 0.0, "prior_rate": 0.9},
+    ServerConfig: {"rounds": 4, "average_tail": 0.0, "prior_rate": 0.9, "rule": "median", "clip_norm": 0.01},
 }  # fmt: skip
-ELSEWHERE = {"trunk_width", "normalise", "encoder", "component_log_var"}
+ELSEWHERE = {"trunk_width", "normalise", "encoder", "component_log_var", "malicious"}
 SECTIONS = {SelectorConfig: "selector", LocalConfig: "local", VariationalConfig: "variational", ServerConfig: "server"}
 FLIPS = [(section, name, value) for section, values in SWITCHES.items() for name, value in values.items()]
 
@@ -164,12 +164,14 @@ def test_updates_add_up():
     draws = pad_draws([algorithm.draw(0, 0, name, federation.train_size(name), 0) for name in names])
     private = tree.stack([algorithm.load_private(name, Private(), ()) for name in names])
     update, _ = algorithm.client_update(broadcast.cohort(3), data, private, draws)
-    whole = collect(names, update, [0, 1, 2])
-    parts = collect(names, update, [0]) + collect(names, update, [1, 2])
-    assert whole.posteriors.keys() == parts.posteriors.keys()
-    for name, leaf in whole.sums.items():
-        torch.testing.assert_close(leaf, parts.sums[name])
-    assert collect(names, update, []) + parts == parts or (collect(names, update, []) + parts).sums == parts.sums
+    one, two, three = one_by_one(names, update)
+    whole, parts = (one + two) + three, one + (two + three)
+    assert list(whole.posteriors) == list(parts.posteriors) == names
+    for name, leaf in update.sums.items():
+        torch.testing.assert_close(whole.sums[name], leaf.sum(0))
+        torch.testing.assert_close(parts.sums[name], leaf.sum(0))
+    nobody = CohortUpdate({}, {})
+    assert (nobody + whole).sums == (whole + nobody).sums == whole.sums
     assert not any("logits" in name for name in whole.sums), "mixture weights never leave a client"
 
 

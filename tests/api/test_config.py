@@ -66,3 +66,8 @@ def test_a_run_knows_where_its_files_are(tmp_path: Path, monkeypatch: pytest.Mon
     assert config.data.path == os.path.join(tmp_path.resolve(), "pairs.jsonl")
     assert config.features.model == os.path.join(tmp_path.resolve(), "model")
     assert RunConfig().located() == RunConfig()
+
+
+@pytest.mark.unit
+def test_off_without_quotes_is_the_word() -> None:
+    assert read_config(None, ("variational.refinement=off",)).variational.refinement == "off"

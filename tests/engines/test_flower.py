@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from fedvpa.algorithms.base import Broadcast, CohortUpdate, Private
+from fedvpa.algorithms.robust import Part
 from fedvpa.core.errors import ConfigError
 from fedvpa.engines.checkpoint import load_checkpoint
 from fedvpa.engines.flower import simulation
@@ -49,7 +50,7 @@ def test_records_carry_tensors_ids_and_private_state_and_count_only_traffic():
     shared = {"params.w": torch.randn(3, 5), "gain": torch.tensor(2.5), "prior.means": torch.zeros(0, 7)}
     own = {"label": torch.randn(2, 2)}
     private = {"ä/b": Private({"c.1": 0.1 + 0.2}, (torch.randn(7), torch.randn(7))), "new": Private()}
-    request = records.Request(Broadcast(shared, own, ("c.1", "x"), 11), ("ä/b", "new"), 13, private)
+    request = records.Request(Broadcast(shared, own, ("c.1", "x"), 11), ("ä/b", "new"), 13, True, private)
     packed = records.pack_request(request)
     again = records.unpack_request(packed)
     assert (again.clients, again.seed, again.broadcast.components, again.broadcast.round) == (
@@ -62,16 +63,19 @@ def test_records_carry_tensors_ids_and_private_state_and_count_only_traffic():
         assert torch.equal(again.broadcast.shared[name], leaf)
     assert torch.equal(again.broadcast.own["label"], own["label"])
     assert again.private["ä/b"].logits == private["ä/b"].logits
-    deployed = records.pack_request(records.Request(request.broadcast, request.clients, 13, None))
+    deployed = records.pack_request(records.Request(request.broadcast, request.clients, 13, False, None))
     assert records.traffic(deployed) == records.traffic(packed) > 0
     assert not [name for name in deployed if "device" in name]
 
-    update = CohortUpdate({"weight": torch.tensor(4.0)}, {"new": private["ä/b"].posterior})
-    got, kept = records.unpack_reply(records.pack_reply(update, request.clients, private), request.clients)
-    assert torch.equal(got.posteriors["new"][1], private["ä/b"].posterior[1])
-    assert got.posteriors.keys() == {"new"}
+    posterior = private["ä/b"].posterior
+    first = Part(("ä/b",), CohortUpdate({"weight": torch.tensor(4.0)}, {}))
+    second = Part(("new",), CohortUpdate({"weight": torch.tensor(9.0)}, {"new": posterior}))
+    got, kept = records.unpack_reply(records.pack_reply([first, second], request.clients, private), request.clients)
+    assert [(part.clients, float(part.update.sums["weight"])) for part in got] == [(("ä/b",), 4.0), (("new",), 9.0)]
+    assert torch.equal(got[1].update.posteriors["new"][1], posterior[1])
+    assert got[0].update.posteriors == {}
     assert kept["ä/b"].logits == private["ä/b"].logits
-    alone = records.unpack_reply(records.pack_reply(update, request.clients, None), request.clients)
+    alone = records.unpack_reply(records.pack_reply([first], request.clients, None), request.clients)
     assert alone[1] == {}, "a deployed node's private state stays where it is"
 
 

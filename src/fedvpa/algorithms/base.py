@@ -17,6 +17,7 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from fedvpa.algorithms.config import MethodConfig
 from fedvpa.algorithms.draws import Draws
 from fedvpa.core import tree
 from fedvpa.core.tree import Tree
@@ -112,14 +113,15 @@ class CohortUpdate:
         return CohortUpdate(tree.combine(torch.add, self.sums, other.sums), {**self.posteriors, **other.posteriors})
 
 
-def collect(ids: Sequence[str], update: ClientUpdate, kept: Sequence[int]) -> CohortUpdate:
-    """Add up a stacked update over the clients at positions ``kept``; the others dropped out."""
-    rows = torch.as_tensor(kept, dtype=torch.long)
-    posteriors = {}
-    if update.posterior is not None:
-        mean, log_var = update.posterior
-        posteriors = {ids[row]: (mean[row], log_var[row]) for row in kept}
-    return CohortUpdate({name: leaf[rows].sum(0) for name, leaf in update.sums.items()} if kept else {}, posteriors)
+def one_by_one(ids: Sequence[str], update: ClientUpdate) -> list[CohortUpdate]:
+    """A stacked update as the updates of its clients."""
+    return [
+        CohortUpdate(
+            {name: leaf[row] for name, leaf in update.sums.items()},
+            {} if update.posterior is None else {client: (update.posterior[0][row], update.posterior[1][row])},
+        )
+        for row, client in enumerate(ids)
+    ]
 
 
 @dataclass(frozen=True)
@@ -138,6 +140,10 @@ class Private:
 @runtime_checkable
 class Algorithm(Protocol):
     """One method. Frozen: configuration only."""
+
+    @property
+    def config(self) -> MethodConfig:
+        """Its hyper-parameters."""
 
     @property
     def name(self) -> str:
@@ -195,6 +201,6 @@ __all__ = [
     "Private",
     "Selector",
     "ServerState",
-    "collect",
+    "one_by_one",
     "replace",
 ]

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from fedvpa.core.config import Config
 from fedvpa.selector.config import SelectorConfig
 
 Refinement = Literal["laplace", "responsibilities", "off"]
+Rule = Literal["mean", "median", "trimmed_mean", "krum"]
 
 
 class LocalConfig(Config):
@@ -85,6 +86,12 @@ class VariationalConfig(Config):
     learn_prior: bool = True
     warmup: float = Field(default=0.02, ge=0, lt=1)
 
+    @field_validator("refinement", mode="before")
+    @classmethod
+    def _off_is_a_word(cls, value: Any) -> Any:
+        """YAML reads a bare ``off`` as false."""
+        return "off" if value is False else value
+
 
 class ServerConfig(Config):
     """Aggregation, for every method alike.
@@ -94,11 +101,17 @@ class ServerConfig(Config):
         average_tail: The final weights are the mean over this last fraction of the rounds: FedAvg with small cohorts
             is noisy. Chosen by ``benchmarks/ablation.py``. 0 keeps the last.
         prior_rate: Step of the running means of responsibilities and evidence. Chosen by us.
+        rule: How the updates of a cohort become one; see ``algorithms/robust.py``.
+        malicious: ``trimmed_mean`` and ``krum``: the share of a cohort that may lie. Chosen by us.
+        clip_norm: Longest change that one client may make to the weights; None for no limit.
     """
 
     rounds: int = Field(default=200, ge=1)
     average_tail: float = Field(default=0.5, ge=0, le=1)
     prior_rate: float = Field(default=0.1, gt=0, le=1)
+    rule: Rule = "mean"
+    malicious: float = Field(default=0.3, ge=0, lt=0.5)
+    clip_norm: float | None = Field(default=None, gt=0)
 
 
 class MethodConfig(Config):

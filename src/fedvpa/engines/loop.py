@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 
 from fedvpa.algorithms.base import Algorithm, ClientUpdate, CohortUpdate, Private, ServerState
+from fedvpa.algorithms.robust import Part
 from fedvpa.engines.federation import Federation
 
 
@@ -18,7 +19,7 @@ def run_cohort(
     reporting: Sequence[str],
     private: Mapping[str, Private],
     seed: int,
-) -> tuple[CohortUpdate, dict[str, Private]]:
+) -> tuple[list[Part], dict[str, Private]]:
     """One round of local training.
 
     Args:
@@ -31,10 +32,10 @@ def run_cohort(
         seed: The run's seed.
 
     Returns:
-        The sum of the updates, and the new private state of the clients that reported.
+        The updates, and the new private state of the clients that reported.
     """
     broadcast = algorithm.broadcast(state, cohort)
-    total, kept = CohortUpdate({}, {}), {}
+    parts, kept = [], {}
     for position, name in enumerate(cohort):
         if name not in reporting:
             continue
@@ -45,11 +46,11 @@ def run_cohort(
             tensors |= {"group": federation.group_one_hot([name])[0]}
         draws = algorithm.draw(seed, state.round, name, federation.train_size(name), len(broadcast.components))
         update, after = algorithm.client_update(broadcast.client(position), data, tensors, draws)
-        total += _alone(name, update)
+        parts.append(_alone(name, update))
         kept[name] = algorithm.store_private(own, after, broadcast.components)
-    return total, kept
+    return parts, kept
 
 
-def _alone(name: str, update: ClientUpdate) -> CohortUpdate:
+def _alone(name: str, update: ClientUpdate) -> Part:
     posteriors = {} if update.posterior is None else {name: update.posterior}
-    return CohortUpdate({key: torch.as_tensor(leaf) for key, leaf in update.sums.items()}, posteriors)
+    return Part((name,), CohortUpdate({key: torch.as_tensor(leaf) for key, leaf in update.sums.items()}, posteriors))

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from fedvpa.algorithms.base import Algorithm, Broadcast, CohortUpdate, Private, ServerState
+from fedvpa.algorithms.base import Algorithm, Broadcast, Private, ServerState
+from fedvpa.algorithms.robust import Part, aggregate
 from fedvpa.core import tree
+from fedvpa.core.progress import say
 from fedvpa.engines import loop, vectorised
 from fedvpa.engines.config import EngineConfig
 from fedvpa.engines.federation import Federation
@@ -48,7 +50,10 @@ def rounds(
             dropped = draw_dropouts(cohort, engine.dropout, seed, round_)
             reporting = [name for name in cohort if name not in dropped]
             broadcast = algorithm.broadcast(state.server, cohort)
-            update, kept = run(algorithm, state.server, federation, cohort, reporting, state.private, seed)
+            parts, kept = run(algorithm, state.server, federation, cohort, reporting, state.private, seed)
+            update, rejected = aggregate(parts, state.server.params, algorithm.config.server)
+            for name, reason in rejected.items():
+                say(f"round {round_}: the update of client {name!r} was rejected: {reason}")
             server, losses = algorithm.server_update(state.server, update)
             state = TrainState(server, {**state.private, **kept})
             yield (
@@ -57,16 +62,17 @@ def rounds(
                     "round": round_,
                     "losses": losses,
                     "seconds": round(time.perf_counter() - began, 6),
-                    "uplink_bytes": _uplink(update, len(reporting)),
+                    "uplink_bytes": _uplink(parts),
                     "downlink_bytes": _downlink(broadcast, len(cohort)),
                     "cohort": cohort,
                     "dropped": sorted(dropped),
+                    "rejected": sorted(rejected),
                 },
             )
 
 
-RunCohort = Callable[..., tuple[CohortUpdate, dict[str, Private]]]
-"""(algorithm, state, federation, cohort, reporting, private, seed) → update and private state, as in ``loop``."""
+RunCohort = Callable[..., tuple[list[Part], dict[str, Private]]]
+"""(algorithm, state, federation, cohort, reporting, private, seed) → updates and private state, as in ``loop``."""
 
 
 @contextmanager
@@ -83,10 +89,12 @@ def _runner(engine: EngineConfig, algorithm: Algorithm, federation: Federation) 
         yield partial(vectorised.run_cohort, workers=engine.workers or vectorised.default_workers())
 
 
-def _uplink(update: CohortUpdate, clients: int) -> int:
-    """Bytes that the cohort sends: each client its sums and its posterior, as plain tensors."""
-    posteriors = sum(mean.nbytes + log_var.nbytes for mean, log_var in update.posteriors.values())
-    return clients * tree.size(update.sums) + posteriors
+def _uplink(parts: Sequence[Part]) -> int:
+    """Bytes that the cohort sends: sums and posteriors, as plain tensors."""
+    posteriors = (posterior for part in parts for posterior in part.update.posteriors.values())
+    return sum(tree.size(part.update.sums) for part in parts) + sum(
+        mean.nbytes + log_var.nbytes for mean, log_var in posteriors
+    )
 
 
 def _downlink(broadcast: Broadcast, clients: int) -> int:

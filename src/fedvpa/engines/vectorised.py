@@ -11,16 +11,17 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache, reduce
+from functools import cache
 
 import torch
 
-from fedvpa.algorithms.base import Algorithm, Broadcast, CohortUpdate, Private, ServerState, collect
+from fedvpa.algorithms.base import Algorithm, Broadcast, Private, ServerState, one_by_one
 from fedvpa.algorithms.draws import pad_draws
+from fedvpa.algorithms.robust import Part
 from fedvpa.core import tree
 from fedvpa.engines.federation import Federation
 
-Outcome = tuple[CohortUpdate, dict[str, Private]]
+Outcome = tuple[list[Part], dict[str, Private]]
 
 
 def run_cohort(
@@ -41,7 +42,7 @@ def run_cohort(
     broadcast = algorithm.broadcast(state, cohort)
     positions = [position for position, name in enumerate(cohort) if name in reporting]
     if not positions:
-        return CohortUpdate({}, {}), {}
+        return [], {}
 
     def part(share: Sequence[int]) -> Outcome:
         names = [cohort[position] for position in share]
@@ -51,11 +52,10 @@ def run_cohort(
     if len(shares) == 1:
         return part(shares[0])
     outcomes = list(_pool(workers).map(part, shares))
-    update = reduce(CohortUpdate.__add__, (outcome[0] for outcome in outcomes))
+    parts = {part.clients: part for outcome in outcomes for part in outcome[0]}
     kept = {name: own for outcome in outcomes for name, own in outcome[1].items()}
     ordered = [cohort[position] for position in positions]
-    posteriors = {name: update.posteriors[name] for name in ordered if name in update.posteriors}
-    return CohortUpdate(update.sums, posteriors), {name: kept[name] for name in ordered}
+    return [parts[name,] for name in ordered], {name: kept[name] for name in ordered}
 
 
 def run_clients(
@@ -77,7 +77,7 @@ def run_clients(
         seed: The run's seed.
 
     Returns:
-        The sum of their updates, and their new private state.
+        Their updates, and their new private state.
     """
     owns = [private.get(name, Private()) for name in names]
     tensors = tree.stack(
@@ -97,7 +97,7 @@ def run_clients(
     for row, (name, own) in enumerate(zip(names, owns, strict=True)):
         mine = {key: leaf[row] for key, leaf in after.items()}
         kept[name] = algorithm.store_private(own, mine, broadcast.components)
-    return collect(names, update, range(len(names))), kept
+    return [Part((name,), mine) for name, mine in zip(names, one_by_one(names, update), strict=True)], kept
 
 
 def select(broadcast: Broadcast, positions: Sequence[int]) -> Broadcast:

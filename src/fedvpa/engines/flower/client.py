@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import reduce
 
 import torch
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
-from fedvpa.algorithms.base import Algorithm
+from fedvpa.algorithms.base import Algorithm, CohortUpdate
+from fedvpa.algorithms.robust import Part
 from fedvpa.engines import vectorised
 from fedvpa.engines.federation import Federation
 from fedvpa.engines.flower.records import pack_private, pack_reply, unpack_private, unpack_request
@@ -43,12 +45,14 @@ def client_app(load: Callable[[Context], Node]) -> ClientApp:
         torch.set_num_threads(1)
         node, request = load(context), unpack_request(message.content)
         private = {**(request.private or {}), **unpack_private(context.state)}
-        update, kept = vectorised.run_clients(
+        parts, kept = vectorised.run_clients(
             node.algorithm, request.broadcast, node.federation, request.clients, private, request.seed
         )
         for name, record in pack_private({**private, **kept}).items():
             context.state[name] = record
+        if not request.single:
+            parts = [Part(request.clients, reduce(CohortUpdate.__add__, (part.update for part in parts)))]
         simulated = request.private is not None
-        return Message(pack_reply(update, request.clients, kept if simulated else None), reply_to=message)
+        return Message(pack_reply(parts, request.clients, kept if simulated else None), reply_to=message)
 
     return app

@@ -4,7 +4,7 @@
               own     what each client alone gets, stacked in the order of ``clients``
               task    ids of the clients asked and of the prior's components, round, seed
               device  private state of clients that a simulated node has not seen yet
-    reply     sums    the additive part of the update, summed over the node's clients
+    reply     sums    the additive part of the update, summed over the node's clients, or one by one if asked for
               posteriors  by number, in the order of ``clients``; never averaged
               device  private state of a simulated node's clients, for the run directory
 
@@ -23,7 +23,8 @@ from typing import Any
 from flwr.app import ArrayRecord, ConfigRecord, RecordDict
 
 from fedvpa.algorithms.base import Broadcast, CohortUpdate, Private
-from fedvpa.core.tree import Tree
+from fedvpa.algorithms.robust import Part
+from fedvpa.core.tree import Tree, below, prefixed
 from fedvpa.engines.encoding import decode_posterior, decode_private, encode_posteriors, encode_private
 
 COUNTED = ("shared", "own", "sums", "posteriors")
@@ -38,12 +39,14 @@ class Request:
         broadcast: Weights, prior and the rest; its own part belongs to ``clients``, in their order.
         clients: Ids of the clients asked.
         seed: The run's seed.
+        single: Whether the node sends its clients' updates one by one, for robust rules, instead of their sum.
         private: Private state for a simulated node that starts anew; None in a deployment.
     """
 
     broadcast: Broadcast
     clients: tuple[str, ...]
     seed: int
+    single: bool
     private: Mapping[str, Private] | None
 
 
@@ -79,6 +82,7 @@ def pack_request(request: Request) -> RecordDict:
         "components": json.dumps(broadcast.components),
         "round": broadcast.round,
         "seed": request.seed,
+        "single": request.single,
         "simulated": request.private is not None,
     }
     records = RecordDict({"shared": arrays(broadcast.shared), "task": ConfigRecord(task)})
@@ -94,21 +98,39 @@ def unpack_request(records: RecordDict) -> Request:
     components = tuple(json.loads(str(task["components"])))
     broadcast = Broadcast(tree_of(records.array_records["shared"]), own, components, int(str(task["round"])))
     private = _device(records) if task["simulated"] else None
-    return Request(broadcast, tuple(json.loads(str(task["clients"]))), int(str(task["seed"])), private)
+    clients = tuple(json.loads(str(task["clients"])))
+    return Request(broadcast, clients, int(str(task["seed"])), bool(task["single"]), private)
 
 
-def pack_reply(update: CohortUpdate, clients: Sequence[str], private: Mapping[str, Private] | None) -> RecordDict:
-    """An update as records, with private state if the node is simulated."""
-    posteriors = {row: update.posteriors[name] for row, name in enumerate(clients) if name in update.posteriors}
-    records = RecordDict({"sums": arrays(update.sums), "posteriors": arrays(encode_posteriors(posteriors))})
+def pack_reply(parts: Sequence[Part], clients: Sequence[str], private: Mapping[str, Private] | None) -> RecordDict:
+    """A node's updates as records, with private state if the node is simulated."""
+    numbers = {name: row for row, name in enumerate(clients)}
+    sums: Tree = {}
+    for number, part in enumerate(parts):
+        sums |= prefixed(str(number), part.update.sums)
+    posteriors = {numbers[name]: posterior for part in parts for name, posterior in part.update.posteriors.items()}
+    members = json.dumps([part.clients for part in parts])
+    records = RecordDict(
+        {
+            "sums": arrays(sums),
+            "posteriors": arrays(encode_posteriors(posteriors)),
+            "parts": ConfigRecord({"clients": members}),
+        }
+    )
     return _with_device(records, private)
 
 
-def unpack_reply(records: RecordDict, clients: Sequence[str]) -> tuple[CohortUpdate, dict[str, Private]]:
-    """The update of the clients that were asked, and their private state if the node is simulated."""
-    tensors = tree_of(records.array_records["posteriors"])
-    posteriors = {name: decode_posterior(tensors, row) for row, name in enumerate(clients) if f"{row}.mean" in tensors}
-    return CohortUpdate(tree_of(records.array_records["sums"]), posteriors), _device(records)
+def unpack_reply(records: RecordDict, clients: Sequence[str]) -> tuple[list[Part], dict[str, Private]]:
+    """The updates of the clients that were asked, and their private state if the node is simulated."""
+    tensors, sums = (tree_of(records.array_records[name]) for name in ("posteriors", "sums"))
+    numbers = {name: row for row, name in enumerate(clients)}
+    parts = []
+    for number, members in enumerate(json.loads(str(records.config_records["parts"]["clients"]))):
+        posteriors = {
+            name: decode_posterior(tensors, numbers[name]) for name in members if f"{numbers[name]}.mean" in tensors
+        }
+        parts.append(Part(tuple(members), CohortUpdate(below(str(number), sums), posteriors)))
+    return parts, _device(records)
 
 
 def traffic(records: RecordDict) -> int:

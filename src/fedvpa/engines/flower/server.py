@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import reduce
 
 from flwr.app import Message, MessageType
 from flwr.serverapp import Grid
 
-from fedvpa.algorithms.base import Algorithm, CohortUpdate, Private, ServerState
+from fedvpa.algorithms.base import Algorithm, Private, ServerState
+from fedvpa.algorithms.robust import Part
 from fedvpa.core.errors import FedvpaError
 from fedvpa.engines import vectorised
 from fedvpa.engines.federation import Federation
@@ -42,10 +42,11 @@ class GridCohort:
         reporting: Sequence[str],
         private: Mapping[str, Private],
         seed: int,
-    ) -> tuple[CohortUpdate, dict[str, Private]]:
+    ) -> tuple[list[Part], dict[str, Private]]:
         """One round; arguments and result as in :func:`fedvpa.engines.loop.run_cohort`."""
         if not reporting:
-            return CohortUpdate({}, {}), {}
+            return [], {}
+        single = algorithm.config.server.rule != "mean" or algorithm.config.server.clip_norm is not None
         broadcast, asked = algorithm.broadcast(state, cohort), set(reporting)
         shares: dict[int, list[int]] = {}
         for position, name in enumerate(cohort):
@@ -54,7 +55,8 @@ class GridCohort:
         messages, clients = [], {}
         for node, positions in shares.items():
             names = tuple(cohort[position] for position in positions)
-            request = Request(vectorised.select(broadcast, positions), names, seed, self._device(names, private))
+            device = self._device(names, private)
+            request = Request(vectorised.select(broadcast, positions), names, seed, single, device)
             clients[node] = names
             messages.append(
                 Message(
@@ -65,10 +67,10 @@ class GridCohort:
             unpack_reply(reply.content, clients[reply.metadata.src_node_id])
             for reply in self._answers(messages, clients)
         ]
-        update = reduce(CohortUpdate.__add__, (outcome[0] for outcome in outcomes), CohortUpdate({}, {}))
         kept = {name: own for _, mine in outcomes for name, own in mine.items()}
-        posteriors = {name: update.posteriors[name] for name in cohort if name in update.posteriors}
-        return CohortUpdate(update.sums, posteriors), {name: kept[name] for name in cohort if name in kept}
+        rank = {name: position for position, name in enumerate(cohort)}
+        parts = sorted((part for found, _ in outcomes for part in found), key=lambda part: rank[part.clients[0]])
+        return parts, {name: kept[name] for name in cohort if name in kept}
 
     def _answers(self, messages: Sequence[Message], clients: Mapping[int, Sequence[str]]) -> list[Message]:
         """The replies, in the order of the requests, so that sums do not depend on who was faster."""
