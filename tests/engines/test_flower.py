@@ -50,7 +50,7 @@ def test_records_carry_tensors_ids_and_private_state_and_count_only_traffic():
     shared = {"params.w": torch.randn(3, 5), "gain": torch.tensor(2.5), "prior.means": torch.zeros(0, 7)}
     own = {"label": torch.randn(2, 2)}
     private = {"ä/b": Private({"c.1": 0.1 + 0.2}, (torch.randn(7), torch.randn(7))), "new": Private()}
-    request = records.Request(Broadcast(shared, own, ("c.1", "x"), 11), ("ä/b", "new"), 13, True, private)
+    request = records.Request(Broadcast(shared, own, ("c.1", "x"), 11), ("ä/b", "new"), 13, True, "fp32", private)
     packed = records.pack_request(request)
     again = records.unpack_request(packed)
     assert (again.clients, again.seed, again.broadcast.components, again.broadcast.round) == (
@@ -63,19 +63,22 @@ def test_records_carry_tensors_ids_and_private_state_and_count_only_traffic():
         assert torch.equal(again.broadcast.shared[name], leaf)
     assert torch.equal(again.broadcast.own["label"], own["label"])
     assert again.private["ä/b"].logits == private["ä/b"].logits
-    deployed = records.pack_request(records.Request(request.broadcast, request.clients, 13, False, None))
+    deployed = records.pack_request(records.Request(request.broadcast, request.clients, 13, False, "fp32", None))
     assert records.traffic(deployed) == records.traffic(packed) > 0
     assert not [name for name in deployed if "device" in name]
 
     posterior = private["ä/b"].posterior
     first = Part(("ä/b",), CohortUpdate({"weight": torch.tensor(4.0)}, {}))
     second = Part(("new",), CohortUpdate({"weight": torch.tensor(9.0)}, {"new": posterior}))
-    got, kept = records.unpack_reply(records.pack_reply([first, second], request.clients, private), request.clients)
+    got, kept = records.unpack_reply(
+        records.pack_reply([first, second], request.clients, "fp32", private), request.clients, "fp32"
+    )
     assert [(part.clients, float(part.update.sums["weight"])) for part in got] == [(("ä/b",), 4.0), (("new",), 9.0)]
     assert torch.equal(got[1].update.posteriors["new"][1], posterior[1])
     assert got[0].update.posteriors == {}
     assert kept["ä/b"].logits == private["ä/b"].logits
-    alone = records.unpack_reply(records.pack_reply([first], request.clients, None), request.clients)
+    packed = records.pack_reply([first], request.clients, "fp32", None)
+    alone = records.unpack_reply(packed, request.clients, "fp32")
     assert alone[1] == {}, "a deployed node's private state stays where it is"
 
 

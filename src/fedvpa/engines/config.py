@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from fedvpa.core.config import Config
+from fedvpa.engines.codecs import Codec
 
 
 class EngineConfig(Config):
@@ -20,6 +21,8 @@ class EngineConfig(Config):
         dropout: Probability that a client of the cohort falls silent in a round: a fault to rehearse, 0 by default.
         workers: Threads of the vectorised engine that each batch a share of the cohort; 0 means one per core, four at
             most.
+        codec: How weights travel, in both directions: ``fp32``, ``fp16`` or ``int8``; see ``engines/codecs.py``. Every
+            engine rounds as the codec does, so that its cost in accuracy can be measured on one machine.
         checkpoint_every: Rounds between checkpoints; 0 for none but the last.
     """
 
@@ -27,6 +30,7 @@ class EngineConfig(Config):
     cohort: int | None = Field(default=None, ge=1)
     dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
     workers: int = Field(default=0, ge=0)
+    codec: Codec = "fp32"
     checkpoint_every: int = Field(default=50, ge=0)
 
     def cohort_of(self, clients: int) -> int:

@@ -6,14 +6,14 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
-from fedvpa.algorithms.base import Algorithm, ClientUpdate, CohortUpdate, Private, ServerState
+from fedvpa.algorithms.base import Algorithm, Broadcast, ClientUpdate, CohortUpdate, Private
 from fedvpa.algorithms.robust import Part
 from fedvpa.engines.federation import Federation
 
 
 def run_cohort(
     algorithm: Algorithm,
-    state: ServerState,
+    broadcast: Broadcast,
     federation: Federation,
     cohort: Sequence[str],
     reporting: Sequence[str],
@@ -24,7 +24,7 @@ def run_cohort(
 
     Args:
         algorithm: What each client does.
-        state: The server's state.
+        broadcast: What the server sends to the cohort.
         federation: Who holds what.
         cohort: The clients asked.
         reporting: Those of them that answer; the others dropped out and nothing of theirs changes.
@@ -34,7 +34,6 @@ def run_cohort(
     Returns:
         The updates, and the new private state of the clients that reported.
     """
-    broadcast = algorithm.broadcast(state, cohort)
     parts, kept = [], {}
     for position, name in enumerate(cohort):
         if name not in reporting:
@@ -44,7 +43,7 @@ def run_cohort(
         tensors = algorithm.load_private(name, own, broadcast.components)
         if algorithm.reads_groups:
             tensors |= {"group": federation.group_one_hot([name])[0]}
-        draws = algorithm.draw(seed, state.round, name, federation.train_size(name), len(broadcast.components))
+        draws = algorithm.draw(seed, broadcast.round, name, federation.train_size(name), len(broadcast.components))
         update, after = algorithm.client_update(broadcast.client(position), data, tensors, draws)
         parts.append(_alone(name, update))
         kept[name] = algorithm.store_private(own, after, broadcast.components)

@@ -5,15 +5,17 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
-from fedvpa.algorithms.base import Algorithm, Broadcast, Private, ServerState
+from fedvpa.algorithms.base import Algorithm, Broadcast, CohortUpdate, Private, ServerState
 from fedvpa.algorithms.robust import Part, aggregate
 from fedvpa.core import tree
 from fedvpa.core.progress import say
+from fedvpa.core.tree import Tree
 from fedvpa.engines import loop, vectorised
+from fedvpa.engines.codecs import Codec, decode, encode
 from fedvpa.engines.config import EngineConfig
 from fedvpa.engines.federation import Federation
 from fedvpa.engines.sampling import draw_cohort, draw_dropouts, identities
@@ -49,8 +51,12 @@ def rounds(
             cohort = draw_cohort(federation.client_ids, hashed, engine.cohort_of(len(hashed)), seed, round_)
             dropped = draw_dropouts(cohort, engine.dropout, seed, round_)
             reporting = [name for name in cohort if name not in dropped]
-            broadcast = algorithm.broadcast(state.server, cohort)
-            parts, kept = run(algorithm, state.server, federation, cohort, reporting, state.private, seed)
+            sent = algorithm.broadcast(state.server, cohort)
+            sent = replace(sent, shared=encode(sent.shared, engine.codec))
+            received = replace(sent, shared=decode(sent.shared, engine.codec))
+            parts, kept = run(algorithm, received, federation, cohort, reporting, state.private, seed)
+            sums = [encode(part.update.sums, engine.codec) for part in parts]
+            parts = [_arrived(part, tree_, engine.codec) for part, tree_ in zip(parts, sums, strict=True)]
             update, rejected = aggregate(parts, state.server.params, algorithm.config.server)
             for name, reason in rejected.items():
                 say(f"round {round_}: the update of client {name!r} was rejected: {reason}")
@@ -62,8 +68,8 @@ def rounds(
                     "round": round_,
                     "losses": losses,
                     "seconds": round(time.perf_counter() - began, 6),
-                    "uplink_bytes": _uplink(parts),
-                    "downlink_bytes": _downlink(broadcast, len(cohort)),
+                    "uplink_bytes": sum(map(tree.size, sums)) + _posterior_bytes(parts),
+                    "downlink_bytes": _downlink(sent, len(cohort)),
                     "cohort": cohort,
                     "dropped": sorted(dropped),
                     "rejected": sorted(rejected),
@@ -72,7 +78,7 @@ def rounds(
 
 
 RunCohort = Callable[..., tuple[list[Part], dict[str, Private]]]
-"""(algorithm, state, federation, cohort, reporting, private, seed) → updates and private state, as in ``loop``."""
+"""(algorithm, broadcast, federation, cohort, reporting, private, seed) → updates and private state, as in ``loop``."""
 
 
 @contextmanager
@@ -83,18 +89,21 @@ def _runner(engine: EngineConfig, algorithm: Algorithm, federation: Federation) 
     elif engine.name == "flower":
         from fedvpa.engines.flower.simulation import simulate
 
-        with simulate(algorithm, federation) as run:
+        with simulate(algorithm, federation, engine.codec) as run:
             yield run
     else:
         yield partial(vectorised.run_cohort, workers=engine.workers or vectorised.default_workers())
 
 
-def _uplink(parts: Sequence[Part]) -> int:
-    """Bytes that the cohort sends: sums and posteriors, as plain tensors."""
+def _arrived(part: Part, sums: Tree, codec: Codec) -> Part:
+    """A part as the server decodes it."""
+    return Part(part.clients, CohortUpdate(decode(sums, codec), part.update.posteriors))
+
+
+def _posterior_bytes(parts: Sequence[Part]) -> int:
+    """Bytes of the posteriors: 8k for each client."""
     posteriors = (posterior for part in parts for posterior in part.update.posteriors.values())
-    return sum(tree.size(part.update.sums) for part in parts) + sum(
-        mean.nbytes + log_var.nbytes for mean, log_var in posteriors
-    )
+    return sum(mean.nbytes + log_var.nbytes for mean, log_var in posteriors)
 
 
 def _downlink(broadcast: Broadcast, clients: int) -> int:

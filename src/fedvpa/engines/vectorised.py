@@ -15,7 +15,7 @@ from functools import cache
 
 import torch
 
-from fedvpa.algorithms.base import Algorithm, Broadcast, Private, ServerState, one_by_one
+from fedvpa.algorithms.base import Algorithm, Broadcast, Private, one_by_one
 from fedvpa.algorithms.draws import pad_draws
 from fedvpa.algorithms.robust import Part
 from fedvpa.core import tree
@@ -26,7 +26,7 @@ Outcome = tuple[list[Part], dict[str, Private]]
 
 def run_cohort(
     algorithm: Algorithm,
-    state: ServerState,
+    broadcast: Broadcast,
     federation: Federation,
     cohort: Sequence[str],
     reporting: Sequence[str],
@@ -39,7 +39,6 @@ def run_cohort(
 
     ``workers`` is the number of threads that each batch a share of the cohort.
     """
-    broadcast = algorithm.broadcast(state, cohort)
     positions = [position for position, name in enumerate(cohort) if name in reporting]
     if not positions:
         return [], {}

@@ -53,6 +53,6 @@ def client_app(load: Callable[[Context], Node]) -> ClientApp:
         if not request.single:
             parts = [Part(request.clients, reduce(CohortUpdate.__add__, (part.update for part in parts)))]
         simulated = request.private is not None
-        return Message(pack_reply(parts, request.clients, kept if simulated else None), reply_to=message)
+        return Message(pack_reply(parts, request.clients, request.codec, kept if simulated else None), reply_to=message)
 
     return app

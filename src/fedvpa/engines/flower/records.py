@@ -18,13 +18,14 @@ import json
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from flwr.app import ArrayRecord, ConfigRecord, RecordDict
 
 from fedvpa.algorithms.base import Broadcast, CohortUpdate, Private
 from fedvpa.algorithms.robust import Part
 from fedvpa.core.tree import Tree, below, prefixed
+from fedvpa.engines.codecs import Codec, decode, encode
 from fedvpa.engines.encoding import decode_posterior, decode_private, encode_posteriors, encode_private
 
 COUNTED = ("shared", "own", "sums", "posteriors")
@@ -40,6 +41,7 @@ class Request:
         clients: Ids of the clients asked.
         seed: The run's seed.
         single: Whether the node sends its clients' updates one by one, for robust rules, instead of their sum.
+        codec: How weights travel, in both directions.
         private: Private state for a simulated node that starts anew; None in a deployment.
     """
 
@@ -47,6 +49,7 @@ class Request:
     clients: tuple[str, ...]
     seed: int
     single: bool
+    codec: Codec
     private: Mapping[str, Private] | None
 
 
@@ -83,9 +86,10 @@ def pack_request(request: Request) -> RecordDict:
         "round": broadcast.round,
         "seed": request.seed,
         "single": request.single,
+        "codec": request.codec,
         "simulated": request.private is not None,
     }
-    records = RecordDict({"shared": arrays(broadcast.shared), "task": ConfigRecord(task)})
+    records = RecordDict({"shared": arrays(encode(broadcast.shared, request.codec)), "task": ConfigRecord(task)})
     if broadcast.own:
         records["own"] = arrays(broadcast.own)
     return _with_device(records, request.private)
@@ -96,18 +100,22 @@ def unpack_request(records: RecordDict) -> Request:
     task = records.config_records["task"]
     own = tree_of(records.array_records["own"]) if "own" in records.array_records else {}
     components = tuple(json.loads(str(task["components"])))
-    broadcast = Broadcast(tree_of(records.array_records["shared"]), own, components, int(str(task["round"])))
+    codec = cast(Codec, task["codec"])
+    shared = decode(tree_of(records.array_records["shared"]), codec)
+    broadcast = Broadcast(shared, own, components, int(str(task["round"])))
     private = _device(records) if task["simulated"] else None
     clients = tuple(json.loads(str(task["clients"])))
-    return Request(broadcast, clients, int(str(task["seed"])), bool(task["single"]), private)
+    return Request(broadcast, clients, int(str(task["seed"])), bool(task["single"]), codec, private)
 
 
-def pack_reply(parts: Sequence[Part], clients: Sequence[str], private: Mapping[str, Private] | None) -> RecordDict:
+def pack_reply(
+    parts: Sequence[Part], clients: Sequence[str], codec: Codec, private: Mapping[str, Private] | None
+) -> RecordDict:
     """A node's updates as records, with private state if the node is simulated."""
     numbers = {name: row for row, name in enumerate(clients)}
     sums: Tree = {}
     for number, part in enumerate(parts):
-        sums |= prefixed(str(number), part.update.sums)
+        sums |= prefixed(str(number), encode(part.update.sums, codec))
     posteriors = {numbers[name]: posterior for part in parts for name, posterior in part.update.posteriors.items()}
     members = json.dumps([part.clients for part in parts])
     records = RecordDict(
@@ -120,7 +128,7 @@ def pack_reply(parts: Sequence[Part], clients: Sequence[str], private: Mapping[s
     return _with_device(records, private)
 
 
-def unpack_reply(records: RecordDict, clients: Sequence[str]) -> tuple[list[Part], dict[str, Private]]:
+def unpack_reply(records: RecordDict, clients: Sequence[str], codec: Codec) -> tuple[list[Part], dict[str, Private]]:
     """The updates of the clients that were asked, and their private state if the node is simulated."""
     tensors, sums = (tree_of(records.array_records[name]) for name in ("posteriors", "sums"))
     numbers = {name: row for row, name in enumerate(clients)}
@@ -129,7 +137,7 @@ def unpack_reply(records: RecordDict, clients: Sequence[str]) -> tuple[list[Part
         posteriors = {
             name: decode_posterior(tensors, numbers[name]) for name in members if f"{numbers[name]}.mean" in tensors
         }
-        parts.append(Part(tuple(members), CohortUpdate(below(str(number), sums), posteriors)))
+        parts.append(Part(tuple(members), CohortUpdate(decode(below(str(number), sums), codec), posteriors)))
     return parts, _device(records)
 
 

@@ -8,10 +8,11 @@ from dataclasses import dataclass, field
 from flwr.app import Message, MessageType
 from flwr.serverapp import Grid
 
-from fedvpa.algorithms.base import Algorithm, Private, ServerState
+from fedvpa.algorithms.base import Algorithm, Broadcast, Private
 from fedvpa.algorithms.robust import Part
 from fedvpa.core.errors import FedvpaError
 from fedvpa.engines import vectorised
+from fedvpa.engines.codecs import Codec
 from fedvpa.engines.federation import Federation
 from fedvpa.engines.flower.records import Request, pack_request, unpack_reply
 
@@ -25,18 +26,20 @@ class GridCohort:
         hosts: Client id → the node that hosts it.
         simulated: Whether nodes are simulated: they then get and return private state, for the run directory.
         deadline: Seconds that a round waits for replies.
+        codec: How weights travel.
     """
 
     grid: Grid
     hosts: Mapping[str, int]
     simulated: bool
     deadline: float
+    codec: Codec
     _told: set[str] = field(default_factory=set)
 
     def __call__(
         self,
         algorithm: Algorithm,
-        state: ServerState,
+        broadcast: Broadcast,
         federation: Federation,
         cohort: Sequence[str],
         reporting: Sequence[str],
@@ -47,7 +50,7 @@ class GridCohort:
         if not reporting:
             return [], {}
         single = algorithm.config.server.rule != "mean" or algorithm.config.server.clip_norm is not None
-        broadcast, asked = algorithm.broadcast(state, cohort), set(reporting)
+        asked = set(reporting)
         shares: dict[int, list[int]] = {}
         for position, name in enumerate(cohort):
             if name in asked:
@@ -56,15 +59,12 @@ class GridCohort:
         for node, positions in shares.items():
             names = tuple(cohort[position] for position in positions)
             device = self._device(names, private)
-            request = Request(vectorised.select(broadcast, positions), names, seed, single, device)
+            request = Request(vectorised.select(broadcast, positions), names, seed, single, self.codec, device)
             clients[node] = names
-            messages.append(
-                Message(
-                    pack_request(request), dst_node_id=node, message_type=MessageType.TRAIN, group_id=str(state.round)
-                )
-            )
+            content, group = pack_request(request), str(broadcast.round)
+            messages.append(Message(content, dst_node_id=node, message_type=MessageType.TRAIN, group_id=group))
         outcomes = [
-            unpack_reply(reply.content, clients[reply.metadata.src_node_id])
+            unpack_reply(reply.content, clients[reply.metadata.src_node_id], self.codec)
             for reply in self._answers(messages, clients)
         ]
         kept = {name: own for _, mine in outcomes for name, own in mine.items()}

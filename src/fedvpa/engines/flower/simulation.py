@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from fedvpa.algorithms.base import Algorithm
 from fedvpa.core.errors import ConfigError, FedvpaError
+from fedvpa.engines.codecs import Codec
 from fedvpa.engines.federation import Federation
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ def require_flower() -> None:
 
 
 @contextmanager
-def simulate(algorithm: Algorithm, federation: Federation) -> Iterator[GridCohort]:
+def simulate(algorithm: Algorithm, federation: Federation, codec: Codec) -> Iterator[GridCohort]:
     """Start Flower's simulation, yield what runs cohorts on it, and stop it.
 
     Flower's own loop runs in a thread; its ServerApp only lends out the grid, so that rounds, checkpoints and signals
@@ -93,7 +94,7 @@ def simulate(algorithm: Algorithm, federation: Federation) -> Iterator[GridCohor
             raise FedvpaError(f"Flower's simulation did not start: {grid}") from grid
         nodes = sorted(_nodes(grid, len(federation.client_ids)))
         hosts = dict(zip(federation.client_ids, nodes, strict=True))
-        yield GridCohort(grid, hosts, simulated=True, deadline=DEADLINE_SECONDS)
+        yield GridCohort(grid, hosts, simulated=True, deadline=DEADLINE_SECONDS, codec=codec)
     finally:
         done.set()
         thread.join()

@@ -1,0 +1,48 @@
+"""How weights travel: ``fp32`` as they are, ``fp16``, or ``int8`` with a scale per row.
+
+Only weights (``params.*`` down, ``delta.*`` up) are encoded; statistics, prior and posteriors are small and stay fp32.
+Encoding what was decoded gives the same bytes, so an engine in one process and Flower's messages agree.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from fedvpa.core.tree import Tree
+
+Codec = Literal["fp32", "fp16", "int8"]
+
+WEIGHTS = ("params.", "delta.")
+SCALE = "#scale"
+LEVELS = 127
+
+
+def encode(tree: Tree, codec: Codec) -> Tree:
+    """What is sent. ``int8`` adds a float32 tensor ``<name>#scale``: the largest magnitude of each row over 127."""
+    encoded: Tree = {}
+    for name, leaf in tree.items():
+        if codec == "fp32" or leaf.ndim == 0 or not name.startswith(WEIGHTS):
+            encoded[name] = leaf
+        elif codec == "fp16":
+            encoded[name] = leaf.half()
+        else:
+            scale = leaf.abs().amax(-1, keepdim=True) / LEVELS
+            encoded[name] = (leaf / scale.where(scale > 0, torch.ones_like(scale))).round().to(torch.int8)
+            encoded[name + SCALE] = scale
+    return encoded
+
+
+def decode(tree: Tree, codec: Codec) -> Tree:
+    """What arrives, in float32 again."""
+    return {name: _decoded(name, leaf, tree, codec) for name, leaf in tree.items() if not name.endswith(SCALE)}
+
+
+def _decoded(name: str, leaf: Tensor, tree: Tree, codec: Codec) -> Tensor:
+    if codec == "fp16" and leaf.dtype == torch.float16:
+        return leaf.float()
+    if codec == "int8" and leaf.dtype == torch.int8:
+        return leaf * tree[name + SCALE]
+    return leaf

@@ -1,0 +1,74 @@
+import pytest
+import torch
+
+from conftest import make_federation
+from fedvpa.algorithms import make
+from fedvpa.core import tree
+from fedvpa.engines.codecs import decode, encode
+from fedvpa.engines.config import EngineConfig
+from fedvpa.engines.training import rounds, start
+from tests_shared import config
+
+
+def weights() -> tree.Tree:
+    generator = torch.Generator().manual_seed(0)
+    return {
+        "params.w": torch.randn(7, 64, generator=generator) * torch.logspace(-3, 3, 7).unsqueeze(1),
+        "delta.b": torch.randn(128, generator=generator),
+        "params.zero": torch.zeros(3, 5),
+        "weight": torch.tensor(1e-7),
+        "responsibility": torch.tensor([1 / 3, 2 / 3]),
+    }
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize(
+    ("codec", "dtype", "error"), [("fp16", torch.float16, 2**-11), ("int8", torch.int8, 0.5 / 127)]
+)
+def test_weights_survive_within_the_codecs_error_and_statistics_exactly(codec, dtype, error):
+    plain = weights()
+    sent = encode(plain, codec)
+    got = decode(sent, codec)
+    assert sent["params.w"].dtype == sent["delta.b"].dtype == dtype
+    assert got.keys() == plain.keys()
+    assert all(leaf.dtype == torch.float32 for leaf in got.values())
+    for name in ("params.w", "delta.b"):
+        limit = plain[name].abs().amax(-1, keepdim=True) * error
+        assert ((got[name] - plain[name]).abs() <= limit * 1.001).all()
+        assert not torch.equal(got[name], plain[name])
+    for name in ("params.zero", "weight", "responsibility"):
+        assert torch.equal(got[name], plain[name])
+    again = encode(got, codec)
+    assert torch.equal(again["params.w"], sent["params.w"]), "what was decoded encodes to the same bytes"
+
+
+@pytest.mark.unit
+def test_sizes_halve_and_quarter():
+    big = {"params.w": torch.randn(128, 896)}
+    assert tree.size(encode(big, "fp32")) == 4 * 128 * 896
+    assert tree.size(encode(big, "fp16")) == 2 * 128 * 896
+    assert tree.size(encode(big, "int8")) == 128 * 896 + 4 * 128
+
+
+@pytest.mark.equivalence
+def test_engines_agree_and_history_counts_what_is_sent():
+    setting, found = config(server={"rounds": 3}, selector={"latent": 32}), {}
+    for codec in ("fp32", "fp16", "int8"):
+        for name in ("loop", "vectorised"):
+            algorithm, federation = make("fedvpa_gp", setting), make_federation()
+            engine = EngineConfig(name=name, cohort=4, workers=1, codec=codec)
+            states, lines = zip(*rounds(algorithm, federation, engine, 3, start(algorithm, federation, 3)), strict=True)
+            found[codec, name] = states[-1].server.final, lines[-1]
+        one, two = (found[codec, name][1] for name in ("loop", "vectorised"))
+        assert {**one, "seconds": 0, "losses": 0} == {**two, "seconds": 0, "losses": 0}
+    params = found["fp32", "loop"][0]
+    exact = found["fp32", "loop"][1]
+    posteriors = 4 * 256
+    statistics = exact["uplink_bytes"] - posteriors - 4 * tree.size(params)
+    assert 0 < statistics < 4 * 100, "weight, losses, evidence and responsibilities"
+    half = found["fp16", "loop"][1]
+    assert half["uplink_bytes"] == posteriors + statistics + 2 * tree.size(params)
+    assert exact["downlink_bytes"] - half["downlink_bytes"] == 2 * tree.size(params)
+    for name, leaf in params.items():
+        assert not torch.equal(leaf, found["fp16", "vectorised"][0][name])
+        torch.testing.assert_close(leaf, found["fp16", "vectorised"][0][name], rtol=0.02, atol=0.02)
