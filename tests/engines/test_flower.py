@@ -50,7 +50,7 @@ def test_records_carry_tensors_ids_and_private_state_and_count_only_traffic():
     shared = {"params.w": torch.randn(3, 5), "gain": torch.tensor(2.5), "prior.means": torch.zeros(0, 7)}
     own = {"label": torch.randn(2, 2)}
     private = {"ä/b": Private({"c.1": 0.1 + 0.2}, (torch.randn(7), torch.randn(7))), "new": Private()}
-    request = records.Request(Broadcast(shared, own, ("c.1", "x"), 11), ("ä/b", "new"), 13, True, "fp32", private)
+    request = records.Request(Broadcast(shared, own, ("c.1", "x"), 11), ("ä/b", "new"), 13, True, "fp32", None, private)
     packed = records.pack_request(request)
     again = records.unpack_request(packed)
     assert (again.clients, again.seed, again.broadcast.components, again.broadcast.round) == (
@@ -63,7 +63,7 @@ def test_records_carry_tensors_ids_and_private_state_and_count_only_traffic():
         assert torch.equal(again.broadcast.shared[name], leaf)
     assert torch.equal(again.broadcast.own["label"], own["label"])
     assert again.private["ä/b"].logits == private["ä/b"].logits
-    deployed = records.pack_request(records.Request(request.broadcast, request.clients, 13, False, "fp32", None))
+    deployed = records.pack_request(records.Request(request.broadcast, request.clients, 13, False, "fp32", None, None))
     assert records.traffic(deployed) == records.traffic(packed) > 0
     assert not [name for name in deployed if "device" in name]
 

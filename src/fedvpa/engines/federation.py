@@ -52,6 +52,11 @@ class Federation:
         """The distinct groups of all clients that have one."""
         return tuple(sorted({client.group for client in self.partition.clients if client.group is not None}))
 
+    @property
+    def moments(self) -> Moments:
+        """Of the training pairs of the clients that train."""
+        return sum_moments(self.store, self.partition)
+
     def train_size(self, client_id: str) -> int:
         """How many training pairs a client holds."""
         return len(self.partition.by_id[client_id].train)
@@ -107,8 +112,13 @@ def federate(
     """
     if weights is None:
         weights = np.ones(len(store.chosen), dtype=np.float32)
-    moments = reduce(Moments.__add__, (_moments(store, client) for client in partition.seen))
+    moments = sum_moments(store, partition)
     return Federation(store, partition, Scaling(Standardiser.from_moments(moments), rms), weights)
+
+
+def sum_moments(store: FeatureStore, partition: Partition) -> Moments:
+    """The moments of the training pairs of the seen clients, added up."""
+    return reduce(Moments.__add__, (_moments(store, client) for client in partition.seen))
 
 
 def _moments(store: FeatureStore, client: ClientRows) -> Moments:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
+from typing import Any, Protocol, cast
 
 from fedvpa.algorithms.base import Algorithm, Broadcast, CohortUpdate, Private, ServerState
 from fedvpa.algorithms.robust import Part, aggregate
@@ -20,6 +20,25 @@ from fedvpa.engines.config import EngineConfig
 from fedvpa.engines.federation import Federation
 from fedvpa.engines.sampling import draw_cohort, draw_dropouts, identities
 
+RunCohort = Callable[..., tuple[list[Part], dict[str, Private]]]
+"""(algorithm, broadcast, federation, cohort, reporting, private, seed) → updates and private state, as in ``loop``."""
+
+
+class Clients(Protocol):
+    """What the rounds need to know about who takes part; a ``Federation`` knows more."""
+
+    @property
+    def client_ids(self) -> tuple[str, ...]:
+        """The clients that train."""
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """The distinct true groups, for the oracle."""
+
+    @property
+    def dimension(self) -> int:
+        """D."""
+
 
 @dataclass(frozen=True)
 class TrainState:
@@ -29,13 +48,18 @@ class TrainState:
     private: Mapping[str, Private] = field(default_factory=dict)
 
 
-def start(algorithm: Algorithm, federation: Federation, seed: int) -> TrainState:
+def start(algorithm: Algorithm, federation: Clients, seed: int) -> TrainState:
     """The state before the first round."""
     return TrainState(algorithm.init(federation.dimension, federation.groups, seed))
 
 
 def rounds(
-    algorithm: Algorithm, federation: Federation, engine: EngineConfig, seed: int, state: TrainState
+    algorithm: Algorithm,
+    federation: Clients,
+    engine: EngineConfig,
+    seed: int,
+    state: TrainState,
+    runner: RunCohort | None = None,
 ) -> Generator[tuple[TrainState, dict[str, Any]], None, None]:
     """Run the rounds that are left, yielding the state after each and its line of ``history.jsonl``.
 
@@ -45,7 +69,7 @@ def rounds(
     if state.server.round >= algorithm.rounds:
         return
     hashed = identities(federation.client_ids)
-    with _runner(engine, algorithm, federation) as run:
+    with nullcontext(runner) if runner else _runner(engine, algorithm, federation) as run:
         for round_ in range(state.server.round, algorithm.rounds):
             began = time.perf_counter()
             cohort = draw_cohort(federation.client_ids, hashed, engine.cohort_of(len(hashed)), seed, round_)
@@ -57,6 +81,7 @@ def rounds(
             parts, kept = run(algorithm, received, federation, cohort, reporting, state.private, seed)
             sums = [encode(part.update.sums, engine.codec) for part in parts]
             parts = [_arrived(part, tree_, engine.codec) for part, tree_ in zip(parts, sums, strict=True)]
+            answered = {name for part in parts for name in part.clients}
             update, rejected = aggregate(parts, state.server.params, algorithm.config.server)
             for name, reason in rejected.items():
                 say(f"round {round_}: the update of client {name!r} was rejected: {reason}")
@@ -71,25 +96,21 @@ def rounds(
                     "uplink_bytes": sum(map(tree.size, sums)) + _posterior_bytes(parts),
                     "downlink_bytes": _downlink(sent, len(cohort)),
                     "cohort": cohort,
-                    "dropped": sorted(dropped),
+                    "dropped": sorted(set(cohort) - answered),
                     "rejected": sorted(rejected),
                 },
             )
 
 
-RunCohort = Callable[..., tuple[list[Part], dict[str, Private]]]
-"""(algorithm, broadcast, federation, cohort, reporting, private, seed) → updates and private state, as in ``loop``."""
-
-
 @contextmanager
-def _runner(engine: EngineConfig, algorithm: Algorithm, federation: Federation) -> Iterator[RunCohort]:
+def _runner(engine: EngineConfig, algorithm: Algorithm, federation: Clients) -> Iterator[RunCohort]:
     """What runs a cohort, for as long as the run lasts."""
     if engine.name == "loop":
         yield loop.run_cohort
     elif engine.name == "flower":
         from fedvpa.engines.flower.simulation import simulate
 
-        with simulate(algorithm, federation, engine.codec) as run:
+        with simulate(algorithm, cast(Federation, federation), engine.codec) as run:
             yield run
     else:
         yield partial(vectorised.run_cohort, workers=engine.workers or vectorised.default_workers())

@@ -2,6 +2,7 @@
 
     request   shared  weights and what else every client of the cohort gets
               own     what each client alone gets, stacked in the order of ``clients``
+              scaling mean and scale of the features, in a deployment
               task    ids of the clients asked and of the prior's components, round, seed
               device  private state of clients that a simulated node has not seen yet
     reply     sums    the additive part of the update, summed over the node's clients, or one by one if asked for
@@ -20,6 +21,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
+import torch
 from flwr.app import ArrayRecord, ConfigRecord, RecordDict
 
 from fedvpa.algorithms.base import Broadcast, CohortUpdate, Private
@@ -27,6 +29,7 @@ from fedvpa.algorithms.robust import Part
 from fedvpa.core.tree import Tree, below, prefixed
 from fedvpa.engines.codecs import Codec, decode, encode
 from fedvpa.engines.encoding import decode_posterior, decode_private, encode_posteriors, encode_private
+from fedvpa.features import Moments, Standardiser
 
 COUNTED = ("shared", "own", "sums", "posteriors")
 """The records that are traffic."""
@@ -42,6 +45,7 @@ class Request:
         seed: The run's seed.
         single: Whether the node sends its clients' updates one by one, for robust rules, instead of their sum.
         codec: How weights travel, in both directions.
+        scaling: How the node scales its features; None in simulation, where it knows.
         private: Private state for a simulated node that starts anew; None in a deployment.
     """
 
@@ -50,6 +54,7 @@ class Request:
     seed: int
     single: bool
     codec: Codec
+    scaling: Standardiser | None
     private: Mapping[str, Private] | None
 
 
@@ -90,6 +95,9 @@ def pack_request(request: Request) -> RecordDict:
         "simulated": request.private is not None,
     }
     records = RecordDict({"shared": arrays(encode(broadcast.shared, request.codec)), "task": ConfigRecord(task)})
+    if request.scaling is not None:
+        mean, scale = torch.from_numpy(request.scaling.mean), torch.from_numpy(request.scaling.scale)
+        records["scaling"] = arrays({"mean": mean, "scale": scale})
     if broadcast.own:
         records["own"] = arrays(broadcast.own)
     return _with_device(records, request.private)
@@ -104,8 +112,12 @@ def unpack_request(records: RecordDict) -> Request:
     shared = decode(tree_of(records.array_records["shared"]), codec)
     broadcast = Broadcast(shared, own, components, int(str(task["round"])))
     private = _device(records) if task["simulated"] else None
+    scaling = None
+    if "scaling" in records.array_records:
+        sent = tree_of(records.array_records["scaling"])
+        scaling = Standardiser(sent["mean"].numpy(), sent["scale"].numpy())
     clients = tuple(json.loads(str(task["clients"])))
-    return Request(broadcast, clients, int(str(task["seed"])), bool(task["single"]), codec, private)
+    return Request(broadcast, clients, int(str(task["seed"])), bool(task["single"]), codec, scaling, private)
 
 
 def pack_reply(
@@ -139,6 +151,34 @@ def unpack_reply(records: RecordDict, clients: Sequence[str], codec: Codec) -> t
         }
         parts.append(Part(tuple(members), CohortUpdate(decode(below(str(number), sums), codec), posteriors)))
     return parts, _device(records)
+
+
+@dataclass(frozen=True)
+class Introduction:
+    """What a node says about itself before the first round.
+
+    Attributes:
+        clients: Client id → its number of training pairs.
+        moments: Of the features of its training pairs: they add up, no vector leaves the node.
+    """
+
+    clients: Mapping[str, int]
+    moments: Moments
+
+
+def pack_introduction(said: Introduction) -> RecordDict:
+    """An introduction as records."""
+    moments = said.moments
+    tensors = {"sum": torch.from_numpy(moments.sum), "sum_of_squares": torch.from_numpy(moments.sum_of_squares)}
+    facts = ConfigRecord({"clients": json.dumps(dict(said.clients)), "count": moments.count})
+    return RecordDict({"moments": arrays(tensors), "facts": facts})
+
+
+def unpack_introduction(records: RecordDict) -> Introduction:
+    """What :func:`pack_introduction` packed."""
+    tensors, facts = tree_of(records.array_records["moments"]), records.config_records["facts"]
+    moments = Moments(int(str(facts["count"])), tensors["sum"].numpy(), tensors["sum_of_squares"].numpy())
+    return Introduction(json.loads(str(facts["clients"])), moments)
 
 
 def traffic(records: RecordDict) -> int:

@@ -94,7 +94,7 @@ def simulate(algorithm: Algorithm, federation: Federation, codec: Codec) -> Iter
             raise FedvpaError(f"Flower's simulation did not start: {grid}") from grid
         nodes = sorted(_nodes(grid, len(federation.client_ids)))
         hosts = dict(zip(federation.client_ids, nodes, strict=True))
-        yield GridCohort(grid, hosts, simulated=True, deadline=DEADLINE_SECONDS, codec=codec)
+        yield GridCohort(grid, hosts, simulated=True, deadline=DEADLINE_SECONDS, quorum=1.0, codec=codec)
     finally:
         done.set()
         thread.join()

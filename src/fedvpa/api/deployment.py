@@ -1,0 +1,131 @@
+"""A run on many machines: what the app folder written by ``fedvpa export flower`` calls.
+
+The server has no pairs. It asks the nodes who they host and for the moments of their features, then runs the same
+rounds as every engine. What leaves a node: user ids, numbers of pairs, moments, updates and posteriors.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from flwr.app import Context
+from flwr.clientapp import ClientApp
+from flwr.serverapp import Grid, ServerApp
+
+from fedvpa.algorithms import make
+from fedvpa.api.config import RunConfig, dump, read_config
+from fedvpa.api.environment import environment
+from fedvpa.api.prepare import feature_key, prepare
+from fedvpa.core.errors import ConfigError, RunError
+from fedvpa.core.files import write_json, write_text
+from fedvpa.core.progress import say
+from fedvpa.engines.checkpoint import load_checkpoint, save_checkpoint
+from fedvpa.engines.flower import client as node_side
+from fedvpa.engines.flower.devices import OnDisk
+from fedvpa.engines.flower.server import GridCohort, Roster, gather
+from fedvpa.engines.training import TrainState, rounds, start
+from fedvpa.features import Standardiser
+from fedvpa.selector.scaling import Scaling
+
+CONFIG_FILE = "run.yaml"
+
+
+def client_app(folder: Path) -> ClientApp:
+    """The ClientApp of an exported folder.
+
+    ``--node-config`` gives ``data-path``, the node's pairs, and optionally ``state-path``, a folder for its clients'
+    private state; without it the state lives as long as Flower's run.
+    """
+    return node_side.client_app(partial(_node, str(folder / CONFIG_FILE)))
+
+
+def _node(config: str, context: Context) -> node_side.Node:
+    given = context.node_config
+    if "data-path" not in given:
+        raise ConfigError(
+            "The node has no data-path.", fix="""Start it with --node-config 'data-path="pairs.jsonl"'."""
+        )
+    return _loaded(config, str(given["data-path"]), str(given.get("state-path", "")))
+
+
+@cache
+def _loaded(config_path: str, data: str, state: str) -> node_side.Node:
+    config = read_config(Path(config_path), (f"data.path={data}", "data.source=table"))
+    prepared = prepare(config)
+    devices = OnDisk(Path(state)) if state else node_side.InContext()
+    return node_side.Node(make(config.method, config.method_config), prepared.federation, devices)
+
+
+def server_app(folder: Path) -> ServerApp:
+    """The ServerApp of an exported folder. Its run configuration: ``out``, ``nodes``, ``deadline``, ``quorum``."""
+    app = ServerApp()
+
+    @app.main()
+    def main(grid: Grid, context: Context) -> None:
+        serve(grid, read_config(folder / CONFIG_FILE), context.run_config)
+
+    return app
+
+
+def serve(grid: Grid, config: RunConfig, given: Mapping[str, Any]) -> None:
+    """Run all rounds on a grid, from the last checkpoint of ``out`` if there is one; leave the selector behind.
+
+    Args:
+        grid: Flower's.
+        config: The run.
+        given: ``out``, the server's run directory; ``nodes`` to wait for; ``deadline`` in seconds, for each round and
+            for the nodes to come; ``quorum``, the share of a round's clients that must answer.
+
+    Raises:
+        RunError: If ``out`` holds a run of another configuration.
+    """
+    out, deadline = Path(str(given["out"])).expanduser(), float(given["deadline"])
+    roster = gather(grid, int(given["nodes"]), deadline)
+    say(f"{len(roster.client_ids)} clients on {len(set(roster.hosts.values()))} nodes")
+    algorithm = make(config.method, config.method_config)
+    state, scaling = _begin(out, config, roster)
+    cohort = GridCohort(
+        grid, roster.hosts, False, deadline, float(given["quorum"]), config.engine.codec, scaling.standardiser
+    )
+    meta = {"config": config.model_dump(mode="json"), "scaling": _plain(scaling.standardiser)}
+    with (out / "history.jsonl").open("a", encoding="utf-8") as log:
+        for reached, line in rounds(algorithm, roster, config.engine, config.seed, state, cohort):
+            state = reached
+            log.write(json.dumps(line) + "\n")
+            log.flush()
+            os.fsync(log.fileno())
+            save_checkpoint(out / "checkpoints" / "last.safetensors", state, meta)
+            say(f"round {state.server.round} of {algorithm.rounds}: {len(line['cohort'])} asked")
+    key = json.dumps(feature_key(config.features), sort_keys=True)
+    replace(algorithm.selector(state.server), scaling=scaling, feature_key=key).save_pretrained(out / "selector")
+    say(f"selector: {out / 'selector'}")
+
+
+def _begin(out: Path, config: RunConfig, roster: Roster) -> tuple[TrainState, Scaling]:
+    """The state and the scaling to go on from, or new ones."""
+    path, rms = out / "checkpoints" / "last.safetensors", config.selector.normalise == "rms"
+    if path.is_file():
+        state, meta = load_checkpoint(path)
+        if meta["config"] != config.model_dump(mode="json"):
+            raise RunError("holds a run of another configuration.", fix="Choose another out.", where=str(out))
+        say(f"resuming {out} at round {state.server.round}")
+        kept = (out / "history.jsonl").read_text(encoding="utf-8").splitlines()[: state.server.round]
+        write_text(out / "history.jsonl", "".join(f"{line}\n" for line in kept))
+        saved = {name: np.array(values) for name, values in meta["scaling"].items()}
+        return state, Scaling(Standardiser(saved["mean"], saved["scale"]), rms)
+    write_text(out / "config.yaml", dump(config))
+    write_json(out / "environment.json", environment(config.seed))
+    write_text(out / "history.jsonl", "")
+    algorithm = make(config.method, config.method_config)
+    return start(algorithm, roster, config.seed), Scaling(Standardiser.from_moments(roster.moments), rms)
+
+
+def _plain(standardiser: Standardiser) -> dict[str, list[float]]:
+    return {"mean": standardiser.mean.tolist(), "scale": standardiser.scale.tolist()}

@@ -1,0 +1,91 @@
+"""Certificates and keys for a federation of your own: a CA, the server's certificate, a key pair per node.
+
+For organisations without a certificate authority of their own. Keep the ``*.key`` files secret: give each node its own
+key pair and ``ca.crt``, and nothing else.
+"""
+
+from __future__ import annotations
+
+import datetime
+import ipaddress
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from fedvpa.core.errors import ConfigError, RunError
+
+DAYS = 365
+"""How long certificates are valid. Chosen by us."""
+
+
+def make_keys(folder: Path, *, host: str, nodes: int) -> dict[str, str]:
+    """Write ``ca.crt``, ``ca.key``, ``server.crt``, ``server.key`` and for each node ``node-<i>.key`` and ``.pub``.
+
+    Args:
+        folder: Where to; must be empty or not exist.
+        host: The name or address under which nodes reach the server; the certificate is valid for it alone.
+        nodes: How many nodes.
+
+    Returns:
+        ``keys``: the folder.
+
+    Raises:
+        ConfigError: If there is no node.
+        RunError: If ``folder`` holds files.
+    """
+    if nodes < 1:
+        raise ConfigError("There is no node to make a key for.", fix="Give --nodes.")
+    if folder.exists() and any(folder.iterdir()):
+        raise RunError("holds files already.", fix="Choose an empty folder.", where=str(folder))
+    folder.mkdir(parents=True, exist_ok=True)
+    authority, server = (ec.generate_private_key(ec.SECP384R1()) for _ in range(2))
+    issuer = _name("fedvpa federation CA")
+    constraints = x509.BasicConstraints(ca=True, path_length=0)
+    root = _builder(issuer, issuer, authority).add_extension(constraints, critical=True)
+    certificate = _builder(_name(host), issuer, server).add_extension(
+        x509.SubjectAlternativeName([_general_name(host)]), critical=False
+    )
+    for name, builder in (("ca", root), ("server", certificate)):
+        signed = builder.sign(authority, hashes.SHA384())
+        (folder / f"{name}.crt").write_bytes(signed.public_bytes(serialization.Encoding.PEM))
+    _write_secret(folder / "ca.key", authority, serialization.PrivateFormat.PKCS8)
+    _write_secret(folder / "server.key", server, serialization.PrivateFormat.PKCS8)
+    for number in range(nodes):
+        key = ec.generate_private_key(ec.SECP384R1())
+        _write_secret(folder / f"node-{number}.key", key, serialization.PrivateFormat.OpenSSH)
+        public = key.public_key().public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH)
+        (folder / f"node-{number}.pub").write_bytes(public + b"\n")
+    return {"keys": str(folder)}
+
+
+def _write_secret(path: Path, key: ec.EllipticCurvePrivateKey, form: serialization.PrivateFormat) -> None:
+    """Write a private key that its owner alone can read."""
+    path.touch(mode=0o600)
+    path.write_bytes(key.private_bytes(serialization.Encoding.PEM, form, serialization.NoEncryption()))
+
+
+def _name(common: str) -> x509.Name:
+    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common)])
+
+
+def _general_name(host: str) -> x509.GeneralName:
+    try:
+        return x509.IPAddress(ipaddress.ip_address(host))
+    except ValueError:
+        return x509.DNSName(host)
+
+
+def _builder(subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePrivateKey) -> x509.CertificateBuilder:
+    now = datetime.datetime.now(datetime.UTC)
+    return (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(issuer)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(minutes=5))
+        .not_valid_after(now + datetime.timedelta(days=DAYS))
+    )
