@@ -12,11 +12,10 @@ import numpy as np
 
 from _machine import machine_facts
 from fedvpa.algorithms import make
-from fedvpa.api import train
 from fedvpa.api.compare import worker_pool
 from fedvpa.api.config import RunConfig, read_config
 from fedvpa.api.prepare import prepare
-from fedvpa.api.train import run_scores
+from fedvpa.api.train import fit, run_scores
 from fedvpa.engines.training import rounds, start
 
 
@@ -25,14 +24,11 @@ def run(config: RunConfig) -> tuple[float, float, float]:
     prepared = prepare(config)
     algorithm, federation = make(config.method, config.method_config), prepared.federation
     _, line = next(rounds(algorithm, federation, config.engine, config.seed, start(algorithm, federation, config.seed)))
-    done = train.fit(config, prepared)
-    scores = [
-        score.accuracy
-        for score in run_scores(config, prepared, done, False)
-        if score.seen and score.method == config.method
-    ]
+    done = fit(config, prepared)
+    scores = run_scores(config, prepared, done, False)
+    own = [score.accuracy for score in scores if score.seen and score.method == config.method]
     asked = len(line["cohort"])
-    return float(np.mean(scores)), line["uplink_bytes"] / asked, line["downlink_bytes"] / asked
+    return float(np.mean(own)), line["uplink_bytes"] / asked, line["downlink_bytes"] / asked
 
 
 def main() -> None:

@@ -13,7 +13,9 @@ from fedvpa.core.errors import FedvpaError
 from fedvpa.data import Pair, PairTable
 from fedvpa.features import FeatureConfig, extract, load_backbone
 
-OPTIONAL = ("flwr", "peft", "trl", "accelerate")
+OPTIONAL = ("flwr", "ray", "openai", "peft", "trl", "accelerate")
+FLOWER_VERSIONS = ("1.41",)
+"""Those that engines/flower is written against: Flower's message API changes with minor versions."""
 
 
 def doctor() -> dict[str, Any]:
@@ -32,6 +34,11 @@ def doctor() -> dict[str, Any]:
             problems.append("The bundled language model gives features that are not finite: reinstall fedvpa.")
     except (FedvpaError, OSError, RuntimeError) as error:
         problems.append(f"The bundled language model does not run: {error}")
+    flower = _version("flwr")
+    if flower is not None and not flower.startswith(FLOWER_VERSIONS):
+        problems.append(f"flwr {flower} is installed, and engine.name=flower needs {FLOWER_VERSIONS[0]}.*.")
+    if flower is not None and _version("ray") is None:
+        problems.append("flwr is installed without its simulation: pip install 'fedvpa[flower]'.")
     return {
         **environment(),
         "feature_cache": str(cache),
