@@ -116,8 +116,8 @@ def test_nodes_give_what_one_machine_gives(tmp_path: Path):
     *_, (want, _) = rounds(algorithm, federation, ENGINE, 5, start(algorithm, federation, 5))
     got, lines = last(train(HereGrid(tmp_path)))
     assert not any(line["dropped"] or line["rejected"] for line in lines)
-    # The nodes' moments add up in another order, and AdamW turns the last bit of a vanishing gradient into a step of the
-    # encoder; head and prototypes are trained without such amplification.
+    # The nodes' moments add up in another order, and AdamW turns the last bit of a vanishing gradient into a step of
+    # the encoder; head and prototypes are trained without such amplification.
     for name in ("head.base", "head.personal", "prototypes"):
         torch.testing.assert_close(want.server.final[name], got.server.final[name], rtol=1e-4, atol=1e-5)
     assert not got.private, "private state never reaches the server"
