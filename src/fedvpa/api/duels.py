@@ -130,7 +130,9 @@ class Arena:
         return [(float(value), bool(inside)) for value, inside in zip(values, parsed, strict=True)]
 
 
-def arena(stage: Stage1, policy: Policy, judge: Judge, rules: JudgingConfig) -> Arena:
+def arena(
+    stage: Stage1, policy: Policy, judge: Judge, rules: JudgingConfig, prompts: Sequence[Text] | None = None
+) -> Arena:
     """The evaluation of a seed: unseen prompts and the base policy's answers.
 
     Args:
@@ -138,8 +140,9 @@ def arena(stage: Stage1, policy: Policy, judge: Judge, rules: JudgingConfig) -> 
         policy: Any policy on the base.
         judge: Who decides.
         rules: How many prompts and how answers are drawn.
+        prompts: Instead of the evaluation prompts, for choices that must not see those.
     """
-    prompts = evaluation_prompts(stage, rules.prompts)
+    prompts = evaluation_prompts(stage, rules.prompts) if prompts is None else prompts
     limits = stage.config.policy.candidates
     sampling = Sampling(rules.temperature, rules.top_p, limits.max_new_tokens, limits.batch)
     with policy.reference() as base:
