@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
+from accelerate.utils import gather_object
 from torch import Tensor
 
 from fedvpa.core.errors import ConfigError
@@ -137,11 +138,14 @@ class Trainer:
             group["lr"] = group["peak"] * factor
         rows = batch_rows(examples, self.config.batch, self.step, self.seed, *self.path)
         rank, count = self._accelerator.process_index, self._accelerator.num_processes
+        if len(rows) < count:
+            raise ConfigError(f"{len(rows)} pairs do not divide among {count} processes.", fix="Use fewer processes.")
         own = rows[rank::count]
         size = self.config.micro_batch or len(own)
         self._model.train()
         outcomes = []
-        totals = _totals(examples, own)
+        # Of the whole batch, such that the gradient is the same however many processes share it.
+        totals = _totals(examples, rows)
         parts = [own[start : start + size] for start in range(0, len(own), size)]
         devices = [self.policy.device] if self.policy.device.type == "cuda" else []
         with torch.random.fork_rng(devices=devices):
@@ -149,6 +153,7 @@ class Trainer:
             for number, part in enumerate(parts):
                 loss, outcome = self._forward(examples.take(part), totals)
                 outcomes.append(outcome)
+                loss = loss * count  # gradients are averaged over processes
                 if number + 1 < len(parts) and count > 1:
                     with self._accelerator.no_sync(self._model):
                         self._accelerator.backward(loss)
@@ -158,7 +163,11 @@ class Trainer:
         self._optimiser.step()
         self._optimiser.zero_grad(set_to_none=True)
         self.step += 1
-        return self._report(torch.cat(outcomes), examples.take(own).prototype, factor, float(norm), started)
+        told = torch.cat(outcomes)
+        if count > 1:
+            told = torch.cat(gather_object([told]))
+            rows = [row for other in range(count) for row in rows[other::count]]
+        return self._report(told, examples.prototype[rows], factor, float(norm), started)
 
     def _forward(self, part: Examples, totals: _Totals) -> tuple[Tensor, Tensor]:
         """The part's share of the batch's loss, and [loss, chosen, rejected, chosen gain, rejected gain] per pair."""
