@@ -29,7 +29,7 @@ from fedvpa.api.duels import arena
 from fedvpa.api.prepare import prepare
 from fedvpa.api.stage2 import ONE, Stage1, problem, public_prompts
 from fedvpa.api.train import fit
-from fedvpa.core.progress import track
+from fedvpa.core.progress import say, track
 from fedvpa.evaluation.judges import make_judge
 from fedvpa.world.prompts import prompts
 
@@ -110,7 +110,9 @@ def main() -> None:
     with worker_pool(options.jobs) as pool:
         futures = {pool.submit(judged, config): cell for cell, config in cells.items()}
         for future in track(as_completed(futures), "policies", len(futures), unit="policies"):
-            found[futures[future]] = future.result()
+            name, seed = futures[future]
+            row = found[name, seed] = future.result()
+            say(f"{name}, seed {seed}: " + json.dumps({key: value for key, value in row.items() if key != "look"}))
     rows = [summary(found, name) for name in changes or CHANGES]
     print(json.dumps({"machine": machine_facts() | {"threads": 1}, "rows": rows}, indent=2))
 
