@@ -186,7 +186,7 @@ def run_policy_cell(cell: PolicyCell) -> None:
     field = arena(stage, next(iter(policies.values())), judge, rules)
     outcomes = all_outcomes(field, stage, policies)
     save_outcomes(cell.folder / "outcomes.jsonl", [replace(one, method=cell.method) for one in outcomes])
-    if stage.personal and len(stage.groups) > 1:
+    if cell.method == OURS and len(stage.groups) > 1:
         for step, found in enumerate(path_outcomes(field, stage, next(iter(policies.values())))):
             save_outcomes(cell.folder / f"path-{step}.jsonl", found)
     write_json(cell.seconds, {"seconds": seconds, "policies": notes})

@@ -281,10 +281,11 @@ class Problem:
     def refresh(self, step: int) -> Examples:
         """Pairs among samples of the current policy, each judged at the latent that it was sampled with."""
         stage, rule = self.stage, self.stage.config.policy.preferences
-        latents = latents_of(stage, self.name, len(self.texts), "refresh", step)
+        texts = _draw(self.texts, stage.config.policy.refresh_prompts, stage.config.seed, "refresh", step)
+        latents = latents_of(stage, self.name, len(texts), "refresh", step)
         own = sample_candidates(
             self.policy,
-            self.texts,
+            texts,
             stage.config.policy.candidates,
             stage.backbone,
             stage.config.features,

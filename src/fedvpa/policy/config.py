@@ -136,6 +136,7 @@ class PolicyConfig(Config):
         clip_norm: Longest gradient. Chosen by us.
         evaluate_every: Steps between looks at the validation prompts; the stopping step is chosen among them.
         refresh_every: Steps between refreshes of the candidates by samples of the current policy; 0 for never.
+        refresh_prompts: To how many of the prompts, drawn anew, the policy responds at a refresh.
         checkpoint_every: Steps between checkpoints; 0 for none but the last.
         precision: ``auto`` is bfloat16 on a GPU and float32 elsewhere.
         gradient_checkpointing: Trade time for memory.
@@ -163,6 +164,7 @@ class PolicyConfig(Config):
     clip_norm: float = Field(default=1.0, gt=0)
     evaluate_every: int = Field(default=150, ge=1)
     refresh_every: int = Field(default=0, ge=0)
+    refresh_prompts: int = Field(default=225, ge=1)
     checkpoint_every: int = Field(default=50, ge=0)
     precision: Precision = "auto"
     gradient_checkpointing: bool = False
