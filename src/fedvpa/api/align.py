@@ -197,6 +197,7 @@ def _save(work: Problem, kept: Kept | None, path: Path) -> None:
         "schema_version": str(SCHEMA_VERSION),
         "policy": work.stage.config.policy.model_dump_json(),
         "look": json.dumps(asdict(kept.look)) if kept else "",
+        "best": repr(kept.best) if kept else "",
     }
     write_tensors(path, tensors, meta)
 
@@ -215,7 +216,7 @@ def _resume(work: Problem, path: Path) -> Kept | None:
     work.trainer.load_state(below("optimiser", saved))
     if not meta["look"]:
         return None
-    return Kept(Look(**json.loads(meta["look"])), below("kept", saved))
+    return Kept(Look(**json.loads(meta["look"])), below("kept", saved), float(meta["best"]))
 
 
 def load_policies(run: Path, stage: Stage1) -> dict[str, Policy]:

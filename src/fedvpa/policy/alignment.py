@@ -99,15 +99,26 @@ class Validation:
 
 @dataclass(frozen=True)
 class Kept:
-    """The weights to use: those of the best look, the earliest of equals."""
+    """The weights to use.
+
+    Attributes:
+        look: Of these weights.
+        weights: What was trained.
+        best: The highest win rate of all looks so far.
+    """
 
     look: Look
     weights: Mapping[str, Tensor]
+    best: float
 
 
-def better(new: Look, kept: Look | None) -> bool:
-    """Whether a later look replaces the kept one: it has to win more often; of equal ones the earlier stays."""
-    return kept is None or new.win_rate > kept.win_rate
+def good_enough(new: Look, kept: Kept | None) -> bool:
+    """Whether a later look replaces the kept one: unless it wins less often than the best by more than its error.
+
+    One standard error (Breiman et al., 1984) in favour of the later one, whose learning rate has come further down: on
+    eighty prompts, looks differ by luck as much as by the policy.
+    """
+    return kept is None or new.win_rate >= kept.best - new.error
 
 
 @dataclass(frozen=True)
@@ -150,6 +161,6 @@ def align(
         if done.step % config.evaluate_every == 0 or done.step == config.steps:
             look = validation.look(policy, config, seed, *path, done.step)
             line["validation"] = asdict(look)
-            if better(look, kept.look if kept else None):
-                kept = Kept(look, snapshot(policy))
+            if good_enough(look, kept):
+                kept = Kept(look, snapshot(policy), max(look.win_rate, kept.best if kept else 0.0))
         yield Progress(kept, line)
