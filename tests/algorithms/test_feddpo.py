@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -178,6 +179,24 @@ def test_a_cohort_without_pairs_passes_a_round(clients):
     assert second.weights is first.weights
     assert second.residual is first.residual
     assert second.round == 2
+
+
+@pytest.mark.equivalence
+@pytest.mark.parametrize("rule", RULES)
+def test_an_update_that_is_not_finite_is_rejected_and_the_round_goes_on(rule, clients, capsys):
+    config = settings(rule, rounds=1)
+    broken = replace(clients["b"], reference=torch.full_like(clients["b"].reference, float("nan")))
+    (state,), (log,) = run(config, {**clients, "broken": broken}, ["broken", "a"])
+    assert (log.cohort, log.rejected, log.skipped) == (("broken", "a"), ("broken",), 0)
+    assert "round 1: the update of client 'broken' was rejected" in capsys.readouterr().err
+    (alone,), (own,) = run(config, clients, ["a"])
+    assert (log.loss, own.rejected) == (own.loss, ())
+    assert log.uplink_bytes == 2 * own.uplink_bytes  # it was sent all the same
+    ours, theirs = state.tensors(), alone.tensors()
+    assert all(torch.equal(leaf, theirs[name]) for name, leaf in ours.items())
+    (kept,), (nobody,) = run(config, {"broken": broken}, ["broken"])
+    assert (nobody.loss, nobody.rejected, kept.round) == (None, ("broken",), 1)
+    assert all(leaf.isfinite().all() for leaf in kept.weights.values())
 
 
 @pytest.mark.unit

@@ -187,10 +187,38 @@ def test_training_again_removes_the_policy_of_the_old_selector(aligned: Path, ti
 
 
 @pytest.mark.unit
-def test_resuming_under_other_settings_is_refused(aligned: Path, tmp_path: Path):
+def test_resuming_what_is_another_run_is_refused(aligned: Path, tiny: RunConfig, tmp_path: Path):
+    def refused(message: str, *overrides: str, method: str | None = None) -> None:
+        before = (run / "checkpoints" / "policy.safetensors").read_bytes()
+        with pytest.raises(RunError, match=rf"policy\.safetensors: was made with {message}, so going on"):
+            align(run, overrides=(*SMALL, *overrides), method=method, resume=True)
+        assert (run / "checkpoints" / "policy.safetensors").read_bytes() == before
+
     run = shutil.copytree(aligned, tmp_path / "run")
-    with pytest.raises(RunError, match=r"other settings of policy\.\*"):
-        align(run, overrides=(*SMALL, "policy.beta=0.5"), resume=True)
+    refused(r"other settings of policy\.\*", "policy.beta=0.5")
+    refused("another seed and other pairs", "seed=1")
+    refused("another method and another selector", method="feddpo")
+    again = trained(
+        tiny.model_copy(update={"server": tiny.server.model_copy(update={"rounds": 4})}),
+        "fedvpa_gp",
+        tmp_path / "again",
+    )
+    shutil.copytree(again / "selector", run / "selector", dirs_exist_ok=True)
+    refused("another selector")
+
+
+@pytest.mark.unit
+def test_resuming_nothing_and_starting_over_something_are_refused(run: Path, monkeypatch):
+    with pytest.raises(RunError, match="holds no checkpoint of a policy"):
+        align(run, overrides=SMALL, resume=True)
+    with monkeypatch.context() as patch:
+        stop_at(patch, 1)
+        with pytest.raises(Interrupted):
+            align(run, overrides=SMALL)
+    before = (run / "checkpoints" / "policy.safetensors").read_bytes()
+    with pytest.raises(RunError, match=r"not finished\. Go on with --resume, or give --overwrite"):
+        align(run, overrides=SMALL)
+    assert (run / "checkpoints" / "policy.safetensors").read_bytes() == before
 
 
 @pytest.mark.unit
@@ -202,6 +230,14 @@ def test_a_run_without_a_selector_says_how_to_go_on(finished: Path, tmp_path: Pa
     shutil.copy(finished / "config.yaml", run)
     with pytest.raises(RunError, match="fedvpa train --resume"):
         align(run)
+
+
+@pytest.mark.unit
+def test_a_policy_is_not_removed_for_one_that_cannot_be_trained(aligned: Path):
+    before = sorted(path for path in aligned.rglob("*") if path.is_file())
+    with pytest.raises(DataError, match="No preference pair is left"):
+        align(aligned, overrides=(*SMALL, "policy.preferences.margin=99"), overwrite=True)
+    assert sorted(path for path in aligned.rglob("*") if path.is_file()) == before
 
 
 @pytest.mark.unit

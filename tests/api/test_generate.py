@@ -11,18 +11,19 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from fedvpa.api.align import align, open_stage1
+from fedvpa.api.aligned import open_aligned
 from fedvpa.api.config import RunConfig
 from fedvpa.api.evaluate import personalize
 from fedvpa.api.generate import generate, latent_of
 from fedvpa.api.stage2 import Stage1, evaluation_prompts, public_prompts
 from fedvpa.api.train import train
-from fedvpa.core.errors import ConfigError, DataError, RunError
+from fedvpa.core.errors import ConfigError, DataError, ModelError, RunError
 from fedvpa.selector.selector import Selector
+from fedvpa.world import backbone_path
 from fedvpa.world.generate import generate_world
 
 from .test_align import SMALL
 
-# ``generate`` reads its own settings off the run, not off ``align``'s overrides.
 SHORT = {"max_new_tokens": 7}
 PROMPTS = ["how do i plan a picnic ?", "how do i bake bread ?"]
 
@@ -130,6 +131,45 @@ def test_an_unknown_preference_lists_the_known_ones(aligned: Path, stage: Stage1
         assert known in str(told.value)
     with pytest.raises(ConfigError, match="follows a preference, and none is given"):
         generate(aligned, PROMPTS, None, **SHORT)
+
+
+@pytest.mark.end_to_end
+def test_the_settings_are_those_that_the_policy_was_trained_with(aligned: Path):
+    kept = open_aligned(aligned).config.policy
+    assert (kept.conditioning, kept.steps, kept.lora_rank) == ("additive", 1, 2)
+    assert (kept.candidates.samples, kept.candidates.max_new_tokens) == (3, 19)
+    assert open_aligned(aligned, ["policy.candidates.batch=1"]).config.policy.candidates.batch == 1
+
+    def said(longest: int | None) -> list[dict]:
+        found = generate(aligned, PROMPTS, "helpful", seed=3, temperature=3.0, max_new_tokens=longest)
+        return found["answers"]
+
+    assert said(None) == said(19)
+    assert said(None) != said(40)  # at this temperature no sample ends by itself
+
+
+@pytest.mark.end_to_end
+def test_a_base_model_that_has_moved_is_found_and_another_one_is_refused(finished: Path, tmp_path: Path):
+    run, other = shutil.copytree(finished, tmp_path / "run"), shutil.copytree(backbone_path(), tmp_path / "old")
+    align(run, overrides=(*SMALL, "policy.steps=1", f"features.model={other}"))
+    moved = other.rename(tmp_path / "new")
+    with pytest.raises(ModelError, match="old"):
+        generate(run, PROMPTS, "helpful", overrides=[f"policy.model={other}"], **SHORT)
+    found = generate(run, PROMPTS, "helpful", overrides=[f"features.model={moved}"], **SHORT)
+    assert len(found["answers"]) == 2
+    settings = json.loads((moved / "config.json").read_text())
+    (moved / "config.json").write_text(json.dumps({**settings, "rms_norm_eps": 1e-5}))
+    with pytest.raises(ModelError, match="trained on other weights"):
+        generate(run, PROMPTS, "helpful", overrides=[f"policy.model={moved}"], **SHORT)
+
+
+@pytest.mark.unit
+def test_a_policy_of_another_schema_version_is_not_read(aligned: Path, tmp_path: Path):
+    run = shutil.copytree(aligned, tmp_path / "run")
+    path = run / "policy" / "policy.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"schema_version": 1}))
+    with pytest.raises(RunError, match="has schema version 1; this fedvpa reads 2"):
+        generate(run, PROMPTS, "helpful", **SHORT)
 
 
 @pytest.mark.unit

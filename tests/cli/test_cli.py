@@ -319,6 +319,8 @@ def test_doctor_and_version():
     assert found.returncode == 0, found.stderr
     assert json.loads(found.stdout)["ok"] is True
     assert fedvpa("--version").stdout.strip()
+    module = subprocess.run([sys.executable, "-m", "fedvpa", "--version"], capture_output=True, text=True, check=True)
+    assert module.stdout == fedvpa("--version").stdout
 
 
 @pytest.mark.end_to_end

@@ -32,12 +32,16 @@ from torch.nn.functional import linear
 from fedvpa.algorithms.lora_averaging import A_SUFFIX, B_SUFFIX, Averaging, average, change, factorise
 from fedvpa.core import tree
 from fedvpa.core.errors import ConfigError, DataError, RunError, nearest
+from fedvpa.core.progress import say
 from fedvpa.core.tree import Tree
 from fedvpa.data.schema import Pair
 from fedvpa.policy.config import PolicyConfig
 from fedvpa.policy.dpo import Step, Trainer
 from fedvpa.policy.model import Policy, restore, snapshot
 from fedvpa.policy.preferences import Examples, reference_of
+
+METHOD = "feddpo"
+"""Its name; no run is trained with it, since stage 1 has nothing to do for it."""
 
 ADAPTER = "default"
 
@@ -76,10 +80,12 @@ class Round:
 
     Attributes:
         round: Its number, from 1.
-        loss: DPO loss, in nats, the mean over all clients' local steps; None if no client trained.
+        loss: DPO loss, in nats, the mean over the local steps of all clients that were not rejected; None if there is
+            none.
         accuracy: Share of pairs whose implicit reward has the right order, the same mean.
         cohort: The clients that trained.
         skipped: Clients of the cohort that hold no pair.
+        rejected: Clients whose adapter came back with NaN or infinity; the others' make the round.
         uplink_bytes: What the clients sent: for ``ffa`` B alone, otherwise A and B.
         downlink_bytes: What they were sent: the same, and for ``svd`` the residual, since a client keeps nothing from
             round to round.
@@ -91,6 +97,7 @@ class Round:
     accuracy: float | None
     cohort: tuple[str, ...]
     skipped: int
+    rejected: tuple[str, ...]
     uplink_bytes: int
     downlink_bytes: int
     seconds: float
@@ -199,11 +206,17 @@ def _round(
         if name not in clients:
             raise DataError(f"Round {state.round} asks an unknown client {name!r}.", fix=nearest(name, clients))
     active = [name for name in cohort if len(clients[name])]
-    updates, steps = [], []
+    updates: dict[str, Tree] = {}
+    steps: list[Step] = []
     for name in active:
         with in_force(policy, state), _frozen(policy, config.feddpo.averaging):
-            steps += _local(policy, clients[name], config, seed, name, state.round)
-        updates.append(snapshot(policy))
+            own = _local(policy, clients[name], config, seed, name, state.round)
+        update = snapshot(policy)
+        if not all(bool(leaf.isfinite().all()) for leaf in update.values()):
+            say(f"round {state.round + 1}: the update of client {name!r} was rejected: it is not finite")
+            continue
+        updates[name] = update
+        steps += own
     sent = len(active) * sum(tree.size({name: leaf}) for name, leaf in state.weights.items() if _moves(name, config))
     told = Round(
         round=state.round + 1,
@@ -211,14 +224,15 @@ def _round(
         accuracy=_mean([step.accuracy for step in steps]),
         cohort=tuple(active),
         skipped=len(cohort) - len(active),
+        rejected=tuple(name for name in active if name not in updates),
         uplink_bytes=sent,
         downlink_bytes=sent + len(active) * tree.size(state.residual),
         seconds=time.monotonic() - started,
     )
-    if not active:
+    if not updates:
         return replace(state, round=state.round + 1), told
-    pairs = [len(clients[name]) for name in active]
-    averaged = average(config.feddpo.averaging, updates, pairs, _scale(policy))
+    pairs = [len(clients[name]) for name in updates]
+    averaged = average(config.feddpo.averaging, list(updates.values()), pairs, _scale(policy))
     residual = averaged.residual or state.residual
     if state.residual and averaged.residual:
         residual = tree.combine(torch.add, state.residual, averaged.residual)

@@ -1,34 +1,25 @@
-"""``fedvpa align``: stage 2 of a run, from its frozen selector to one policy; resumable bit for bit."""
+"""``fedvpa align``: stage 2 of a run, from its frozen selector (or, for FedDPO, its pairs) to a policy."""
 
 from __future__ import annotations
 
-import json
-import shutil
-import signal
+import shlex
 from collections.abc import Sequence
-from contextlib import closing
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from safetensors import safe_open
-from safetensors.torch import load_file
-
 from fedvpa.algorithms import make
-from fedvpa.algorithms.feddpo import client_examples, settle, train_feddpo
+from fedvpa.algorithms.feddpo import METHOD as FEDDPO
 from fedvpa.api.config import with_overrides
+from fedvpa.api.policy_run import carry_out, checkpoints, remove_policy
+from fedvpa.api.policy_work import FedDPOWork, SelectorWork, Work, in_memory
 from fedvpa.api.prepare import check_features, prepare
-from fedvpa.api.stage2 import Problem, Stage1, problem
-from fedvpa.api.train import Interrupted, load_run_config, stopping
-from fedvpa.core.errors import RunError
-from fedvpa.core.files import write_json, write_tensors, write_text
-from fedvpa.core.progress import say, track
-from fedvpa.core.tree import below, prefixed
-from fedvpa.engines.sampling import draw_cohort, identities
+from fedvpa.api.stage2 import ONE, Problem, Stage1, problem
+from fedvpa.api.train import load_run_config
+from fedvpa.core.errors import ConfigError, RunError, nearest
+from fedvpa.core.files import write_json
 from fedvpa.evaluation.accuracy import infer_clients
-from fedvpa.policy.alignment import Kept, Look
-from fedvpa.policy.config import PolicyConfig
-from fedvpa.policy.model import Policy, load_policy, new_policy, restore, snapshot
+from fedvpa.features.locate import hash_files
+from fedvpa.policy.model import Policy
 from fedvpa.selector.selector import Selector
 
 SCHEMA_VERSION = 1
@@ -54,13 +45,21 @@ def open_stage1(run: Path, overrides: Sequence[str] = ()) -> Stage1:
     return Stage1(config, prepared, selector, posterior)
 
 
-def align(run: Path, *, overrides: Sequence[str] = (), overwrite: bool = False, resume: bool = False) -> dict[str, Any]:
+def align(
+    run: Path,
+    *,
+    overrides: Sequence[str] = (),
+    method: str | None = None,
+    overwrite: bool = False,
+    resume: bool = False,
+) -> dict[str, Any]:
     """Align the policy of a run and leave it in ``run/policy``.
 
     Args:
-        run: A run directory with a trained selector.
+        run: A run directory with a trained selector; for FedDPO any, since it reads nothing but the run's pairs.
         overrides: Such as ``policy.steps=200``.
-        overwrite: Replace a policy that is there.
+        method: ``feddpo``, or by default the method of the run.
+        overwrite: Replace a policy that is there, once the new one is known to be trainable.
         resume: Go on from the last checkpoint of an ``align`` that was stopped.
 
     Returns:
@@ -70,204 +69,57 @@ def align(run: Path, *, overrides: Sequence[str] = (), overwrite: bool = False, 
         InputError: If the run or the configuration cannot be used.
         Interrupted: After SIGINT or SIGTERM; a checkpoint was saved.
     """
-    if (run / "policy" / "metrics.json").exists() and not (overwrite or resume):
-        raise RunError("holds a policy already.", fix="Give --overwrite to replace it.", where=str(run))
-    stage = open_stage1(run, overrides)
-    if not resume:
-        _remove(run, stage)
-    found = {name: _one(run, stage, name, overrides, resume=resume) for name in stage.policies}
-    metrics = {"schema_version": SCHEMA_VERSION, "method": stage.config.method, "policies": found}
-    write_json(run / "policy" / "preferences.json", stage.named_preferences())
+    own = load_run_config(run).method
+    method = method or own
+    if method not in (own, FEDDPO):
+        raise ConfigError(
+            f"--method {method!r} cannot align this run, which was trained with {own!r}.",
+            fix=nearest(method, (own, FEDDPO)),
+        )
+    _check_place(run, overwrite=overwrite, resume=resume)
+    stage = None if method == FEDDPO else open_stage1(run, overrides)
+    selector = "" if stage is None else hash_files((run / "selector").iterdir())
+    chosen = ["--method", method] if method != own else []
+    again = shlex.join(["fedvpa", "align", str(run), *overrides, *chosen, "--resume"])
+    found: dict[str, Any] = {}
+    for name in (ONE,) if stage is None else stage.policies:
+        work: Work = _feddpo(run, overrides) if stage is None else SelectorWork(problem(stage, name))
+        if not resume and not found:
+            remove_policy(run)
+        found[name] = carry_out(run, work, selector, again, resume=resume)
+    metrics = {"schema_version": SCHEMA_VERSION, "method": method, "policies": found}
+    write_json(run / "policy" / "preferences.json", {} if stage is None else stage.named_preferences())
     write_json(run / "policy" / "metrics.json", metrics)
     return metrics
 
 
-def _remove(run: Path, stage: Stage1) -> None:
-    """Remove an earlier policy, checkpoints first: one that is killed early must not go on from the old one's."""
-    for name in stage.policies:
-        _checkpoint(run, name).unlink(missing_ok=True)
-    if (run / "policy").is_dir():
-        shutil.rmtree(run / "policy")
+def _check_place(run: Path, *, overwrite: bool, resume: bool) -> None:
+    if resume and not checkpoints(run):
+        raise RunError(
+            "holds no checkpoint of a policy: align stopped before its first one.",
+            fix="Start it again without --resume.",
+            where=str(run),
+        )
+    if overwrite or resume:
+        return
+    if (run / "policy" / "metrics.json").exists():
+        raise RunError("holds a policy already.", fix="Give --overwrite to replace it.", where=str(run))
+    if checkpoints(run):
+        raise RunError(
+            "holds a policy that is not finished.", fix="Go on with --resume, or give --overwrite.", where=str(run)
+        )
 
 
-def _checkpoint(run: Path, name: str) -> Path:
-    return run / "checkpoints" / f"policy{f'-{name}' if name else ''}.safetensors"
+def _feddpo(run: Path, overrides: Sequence[str]) -> FedDPOWork:
+    config = with_overrides(load_run_config(run), overrides)
+    return FedDPOWork(config, prepare(config))
 
 
 def train_policy(work: Problem) -> tuple[Policy, dict[str, Any]]:
     """Train one policy in memory; it ends with the weights of the step that validation chose."""
-    kept = None
-    for progress in track(work.run(), _title(work), work.stage.config.policy.steps, unit="steps"):
-        kept = progress.kept
-    return _chosen(work, kept)
+    return in_memory(SelectorWork(work))
 
 
 def train_feddpo_policy(stage: Stage1) -> tuple[Policy, dict[str, Any]]:
-    """FedDPO on the training pairs of the seen clients; the policy of its last round.
-
-    It has no selector that could choose a stopping step on public prompts, so it runs to the end of its schedule.
-    """
-    config = stage.config
-    policy = new_policy(config.policy, config.features.model, None, config.seed, device=config.features.device)
-    table, clients = stage.prepared.table, stage.prepared.federation.partition.seen
-    examples = {
-        client.client_id: client_examples(policy, [table.pairs[int(row)] for row in client.train]) for client in clients
-    }
-    names = list(examples)
-    hashed, rules = identities(names), config.policy.feddpo
-    todo = train_feddpo(
-        policy,
-        examples,
-        config.policy,
-        config.seed,
-        lambda round_: draw_cohort(names, hashed, rules.cohort, config.seed, round_),
-    )
-    notes: dict[str, Any] = {}
-    for state, told in track(todo, "feddpo: rounds", rules.rounds, unit="rounds"):
-        notes = {"rounds": state.round, "averaging": rules.averaging, "uplink_bytes": told.uplink_bytes}
-    settle(policy, state)
-    return policy.eval(), notes
-
-
-def _chosen(work: Problem, kept: Kept | None) -> tuple[Policy, dict[str, Any]]:
-    if kept is None:
-        raise RunError("The policy was never looked at on validation prompts.", fix="Raise policy.steps.")
-    restore(work.policy, dict(kept.weights))
-    work.policy.eval()
-    return work.policy, {"pairs": dict(work.labelled.counts), "stopped": asdict(kept.look)}
-
-
-def _title(work: Problem) -> str:
-    return f"{work.stage.config.method}{f' ({work.name})' if work.name else ''}: DPO"
-
-
-def _one(run: Path, stage: Stage1, name: str, overrides: Sequence[str], *, resume: bool) -> dict[str, Any]:
-    work = problem(stage, name)
-    checkpoint, log_path = _checkpoint(run, name), run / "policy" / f"history{f'-{name}' if name else ''}.jsonl"
-    kept = _resume(work, checkpoint) if resume and checkpoint.is_file() else None
-    lines = log_path.read_text(encoding="utf-8").splitlines()[: work.trainer.step] if log_path.is_file() else []
-    write_text(log_path, "".join(f"{line}\n" for line in lines if work.trainer.step))
-    if work.trainer.step:
-        say(f"resuming at step {work.trainer.step}")
-    config, seconds = stage.config.policy, sum(json.loads(line)["seconds"] for line in lines)
-    todo = work.run(kept)
-    with closing(todo), stopping() as stop, log_path.open("a", encoding="utf-8") as log:
-        for progress in track(todo, _title(work), config.steps - work.trainer.step, unit="steps"):
-            kept, line = progress.kept, progress.line
-            seconds += line["seconds"]
-            if work.trainer.is_main:
-                log.write(json.dumps(line) + "\n")
-                log.flush()
-            stopped = stop()
-            if work.trainer.is_main and (
-                due(config, work.trainer.step) or (stopped and _resumable(config, work.trainer.step))
-            ):
-                _save(work, kept, checkpoint)
-            if stopped:
-                raise Interrupted(
-                    f"{signal.Signals(stopped).name}: stopped after step {work.trainer.step} of {config.steps}; "
-                    f"go on with: fedvpa align {run} {' '.join([*overrides, '--resume'])}",
-                    stopped,
-                )
-    if work.trainer.is_main:
-        _save(work, kept, checkpoint)
-    policy, notes = _chosen(work, kept)
-    if work.trainer.is_main:
-        policy.save_pretrained(run / "policy" / name, {"method": stage.config.method, "preference": name, **notes})
-        write_text(run / "policy" / name / "README.md", _card(stage, policy, name))
-    return {**notes, "steps": config.steps, "seconds": seconds}
-
-
-def due(config: PolicyConfig, step: int) -> bool:
-    """Whether a checkpoint is due; with refreshes only before one, since the pairs after it depend on the policy."""
-    every = config.refresh_every or config.checkpoint_every
-    return bool(every) and bool(config.checkpoint_every) and step % every == 0
-
-
-def _resumable(config: PolicyConfig, step: int) -> bool:
-    """Whether the pairs of the next step can be made again: those of a refresh depend on the policy as it was then."""
-    return not config.refresh_every or step <= config.refresh_every or step % config.refresh_every == 0
-
-
-def _save(work: Problem, kept: Kept | None, path: Path) -> None:
-    tensors = prefixed("weights", snapshot(work.policy)) | prefixed("optimiser", work.trainer.state())
-    if kept is not None:
-        tensors |= prefixed("kept", dict(kept.weights))
-    meta = {
-        "schema_version": str(SCHEMA_VERSION),
-        "policy": work.stage.config.policy.model_dump_json(),
-        "look": json.dumps(asdict(kept.look)) if kept else "",
-        "best": repr(kept.best) if kept else "",
-    }
-    write_tensors(path, tensors, meta)
-
-
-def _resume(work: Problem, path: Path) -> Kept | None:
-    with safe_open(path, framework="pt") as file:
-        meta = file.metadata()
-    if meta.get("policy") != work.stage.config.policy.model_dump_json():
-        raise RunError(
-            "was made with other settings of policy.*, so going on would mix two runs.",
-            fix="Restore them, or start again with --overwrite.",
-            where=str(path),
-        )
-    saved = load_file(path)
-    restore(work.policy, below("weights", saved))
-    work.trainer.load_state(below("optimiser", saved))
-    if not meta["look"]:
-        return None
-    return Kept(Look(**json.loads(meta["look"])), below("kept", saved), float(meta["best"]))
-
-
-def load_policies(run: Path, stage: Stage1) -> dict[str, Policy]:
-    """The policies of an aligned run, by name.
-
-    Raises:
-        RunError: If it holds none.
-    """
-    device = stage.config.features.device
-    return {
-        name: load_policy(run / "policy" / name, stage.config.policy, device=device).eval() for name in stage.policies
-    }
-
-
-def _card(stage: Stage1, policy: Policy, name: str) -> str:
-    seen = len(stage.prepared.federation.client_ids)
-    whose = f"for the group {name!r}" if name else "for all users" + (", which follows z" if stage.personal else "")
-    return CARD.format(
-        base=policy.source.name,
-        method=stage.config.method,
-        whose=whose,
-        seen=seen,
-        rounds=stage.config.server.rounds,
-        conditioning="`z_conditioner.safetensors` holds the map from z; without it this adapter ignores preferences."
-        if policy.conditioner is not None
-        else "It takes no z.",
-    )
-
-
-CARD = """---
-library_name: peft
-base_model: {base}
-tags: [fedvpa, dpo, lora]
----
-
-# A policy aligned with fedvpa ({method})
-
-One LoRA {whose}: DPO on the base model's own samples, ordered by a selector that {seen} clients trained together in
-{rounds} rounds. {conditioning}
-
-Privacy: users' pairs stayed with them; weights and one small posterior per user and round were sent, without noise, so
-no (ε, δ) is claimed.
-
-Use: `fedvpa generate RUN --prompt TEXT --preference NAME`.
-"""
-
-
-def preferences_of(run: Path) -> dict[str, list[float]]:
-    """Group → z, as ``align`` wrote them."""
-    path = run / "policy" / "preferences.json"
-    if not path.is_file():
-        raise RunError("holds no policy.", fix=f"Run: fedvpa align {run}", where=str(run))
-    found: dict[str, list[float]] = json.loads(path.read_text(encoding="utf-8"))
-    return found
+    """The same for FedDPO, which reads the pairs of the stage and not its selector."""
+    return in_memory(FedDPOWork(stage.config, stage.prepared))

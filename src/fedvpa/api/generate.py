@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fedvpa.api.align import load_policies, open_stage1, preferences_of
+from fedvpa.api.align import open_stage1
+from fedvpa.api.aligned import Aligned, open_aligned
 from fedvpa.api.evaluate import personalize
 from fedvpa.api.stage2 import ONE, Stage1
 from fedvpa.core.errors import ConfigError, nearest
@@ -48,12 +49,10 @@ def generate(
             follow.
         RunError: If the run holds no policy.
     """
-    known = preferences_of(run)
-    stage = open_stage1(run, overrides)
-    policies = load_policies(run, stage)
-    policy, z = _resolve(run, stage, policies, known, preference, overrides)
-    longest = max_new_tokens or stage.config.policy.candidates.max_new_tokens
-    sampling = Sampling(temperature, top_p, longest, stage.config.policy.candidates.batch)
+    aligned = open_aligned(run, overrides)
+    policy, z = _resolve(run, aligned, preference, overrides)
+    limits = aligned.config.policy.candidates
+    sampling = Sampling(temperature, top_p, max_new_tokens or limits.max_new_tokens, limits.batch)
     latents = None if z is None else z.expand(len(prompts), -1)
     found = policy.generate(policy.words.prompts(prompts), latents, sampling, seed, "generate")
     answers = [
@@ -63,15 +62,11 @@ def generate(
 
 
 def _resolve(
-    run: Path,
-    stage: Stage1,
-    policies: dict[str, Policy],
-    known: dict[str, list[float]],
-    preference: str | None,
-    overrides: Sequence[str],
+    run: Path, aligned: Aligned, preference: str | None, overrides: Sequence[str]
 ) -> tuple[Policy, Tensor | None]:
     """The policy to ask, and its z."""
-    if stage.by_group:
+    policies, known = aligned.policies, aligned.preferences
+    if aligned.by_group:
         if preference not in policies:
             raise ConfigError(
                 f"The oracle has one policy for each of {', '.join(policies)}, and no preference {preference!r}.",
@@ -82,10 +77,13 @@ def _resolve(
     if policy.conditioner is None:
         if preference is not None:
             raise ConfigError(
-                f"The policy of {stage.config.method!r} is the same for everybody and cannot follow {preference!r}.",
+                f"The policy of {aligned.method!r} is the same for everybody and cannot follow {preference!r}.",
                 fix="Leave --preference out, or align a run of fedvpa_gp.",
             )
         return policy, None
+    if preference in known:
+        return policy, torch.tensor(known[preference])
+    stage = open_stage1(run, overrides)
     if preference is None:
         raise ConfigError("This policy follows a preference, and none is given.", fix=_choices(stage, known))
     return policy, latent_of(run, stage, known, preference, overrides)

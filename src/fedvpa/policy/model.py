@@ -36,7 +36,7 @@ from fedvpa.policy.conditioning import Conditioner
 from fedvpa.policy.config import PolicyConfig
 from fedvpa.policy.rows import IGNORED, Batch, Ids, Layout, Words
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 TYPICAL_NORM = 1.0
 """Norm of z that a fresh conditioner expects: that of a prototype at the default ``prototype_scale``."""
 
@@ -289,15 +289,14 @@ def load_base(source: ModelSource, config: PolicyConfig, device: str = "auto") -
     return model.to(place), Words.of(tokenizer, _prompt_limit(model, config))
 
 
-def load_policy(folder: Path, config: PolicyConfig, *, device: str = "auto") -> Policy:
-    """What :meth:`Policy.save_pretrained` wrote.
+def read_policy(folder: Path) -> dict[str, Any]:
+    """``policy.json`` of a folder that :meth:`Policy.save_pretrained` wrote.
 
     Raises:
-        RunError: If it is not such a folder, of another schema version, or the base model has changed.
-        ModelError: If the base model cannot be loaded.
+        RunError: If it is not such a folder, or of another schema version.
     """
     try:
-        saved = json.loads((folder / "policy.json").read_text(encoding="utf-8"))
+        saved: dict[str, Any] = json.loads((folder / "policy.json").read_text(encoding="utf-8"))
     except (FileNotFoundError, json.JSONDecodeError) as error:
         raise RunError("holds no policy.", fix="Run: fedvpa align RUN", where=str(folder)) from error
     if saved.get("schema_version") != SCHEMA_VERSION:
@@ -306,6 +305,17 @@ def load_policy(folder: Path, config: PolicyConfig, *, device: str = "auto") -> 
             fix="Align again, or use the fedvpa that wrote it.",
             where=str(folder),
         )
+    return saved
+
+
+def load_policy(folder: Path, config: PolicyConfig, *, device: str = "auto") -> Policy:
+    """What :meth:`Policy.save_pretrained` wrote.
+
+    Raises:
+        RunError: If it is not such a folder, of another schema version, or the base model has changed.
+        ModelError: If the base model cannot be loaded.
+    """
+    saved = read_policy(folder)
     source = locate(config.model or saved["model"])
     if source.identity() != saved["base"]:
         raise ModelError(

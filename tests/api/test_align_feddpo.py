@@ -1,0 +1,161 @@
+"""FedDPO on a run's pairs: no selector is read, no z is taken, and stopping it changes nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from fedvpa.api import policy_work
+from fedvpa.api.align import align, open_stage1, train_feddpo_policy
+from fedvpa.api.generate import generate
+from fedvpa.api.train import Interrupted
+from fedvpa.core.errors import ConfigError
+from fedvpa.policy.model import snapshot
+
+SMALL = (
+    "policy.lora_rank=3",
+    "policy.candidates.max_new_tokens=17",
+    "policy.feddpo.rounds=4",
+    "policy.feddpo.cohort=2",
+    "policy.feddpo.steps=2",
+    "policy.feddpo.batch=3",
+)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FEDVPA_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+def without_selector(finished: Path, place: Path) -> Path:
+    """A run that stopped before its selector was written."""
+    return Path(shutil.copytree(finished, place, ignore=shutil.ignore_patterns("selector")))
+
+
+@pytest.fixture(scope="module")
+def aligned(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = without_selector(finished, tmp_path_factory.mktemp("feddpo") / "run")
+    align(run, overrides=SMALL, method="feddpo")
+    return run
+
+
+def history(run: Path) -> list[dict]:
+    lines = [json.loads(line) for line in (run / "policy" / "history.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in line.items() if key != "seconds"} for line in lines]
+
+
+def stop_at(monkeypatch: pytest.MonkeyPatch, round_: int, number: int) -> None:
+    ordinary = policy_work.train_feddpo
+
+    def interrupted(*arguments):
+        for state, told in ordinary(*arguments):
+            if told.round == round_:
+                os.kill(os.getpid(), number)
+            yield state, told
+
+    monkeypatch.setattr(policy_work, "train_feddpo", interrupted)
+
+
+@pytest.mark.end_to_end
+def test_what_it_leaves_behind(aligned: Path):
+    files = {path.name for path in (aligned / "policy").iterdir()}
+    assert files == {
+        "README.md", "adapter_config.json", "adapter_model.safetensors", "history.jsonl", "metrics.json",
+        "policy.json", "preferences.json",
+    }  # fmt: skip
+    metrics = json.loads((aligned / "policy" / "metrics.json").read_text())
+    found = metrics["policies"][""]
+    assert metrics["method"] == "feddpo"
+    assert (found["rounds"], found["averaging"], found["rejected"]) == (4, "avg", 0)
+    lines = history(aligned)
+    assert [line["round"] for line in lines] == [1, 2, 3, 4]
+    assert all(len(line["cohort"]) == 2 and line["rejected"] == [] for line in lines)
+    assert found["uplink_bytes"] == lines[-1]["uplink_bytes"] > 0
+    card = (aligned / "policy" / "README.md").read_text()
+    assert "7 clients ran DPO on their own pairs" in card
+    assert "over 4 rounds" in card
+    assert "--preference" not in card
+
+
+@pytest.mark.equivalence
+@pytest.mark.parametrize(("round_", "number", "rule"), [(1, signal.SIGINT, "avg"), (3, signal.SIGTERM, "svd")])
+def test_stopped_and_resumed_equals_uninterrupted(round_, number, rule, finished: Path, tmp_path: Path, monkeypatch):
+    overrides = (*SMALL, f"policy.feddpo.averaging={rule}")
+    whole = without_selector(finished, tmp_path / "whole")
+    align(whole, overrides=overrides, method="feddpo")
+    run = without_selector(finished, tmp_path / "run")
+    with monkeypatch.context() as patch:
+        stop_at(patch, round_, number)
+        named = f"{number.name}: stopped after round {round_} of 4; .* --method feddpo --resume"
+        with pytest.raises(Interrupted, match=named) as stopped:
+            align(run, overrides=overrides, method="feddpo")
+    assert stopped.value.exit_code == 128 + number
+    assert len(history(run)) == round_
+    align(run, overrides=overrides, method="feddpo", resume=True)
+    for name in ("policy/adapter_model.safetensors", "checkpoints/policy.safetensors"):
+        ours, theirs = load_file(whole / name), load_file(run / name)
+        assert ours.keys() == theirs.keys()
+        assert all(ours[key].equal(theirs[key]) for key in ours), name
+    assert history(whole) == history(run)
+    metrics = [json.loads((run / "policy" / "metrics.json").read_text())["policies"][""] for run in (whole, run)]
+    assert metrics[0] | {"seconds": 0} == metrics[1] | {"seconds": 0}
+
+
+@pytest.mark.equivalence
+def test_the_comparison_trains_the_same_policy(aligned: Path, finished: Path):
+    policy, notes = train_feddpo_policy(open_stage1(finished, SMALL))
+    saved = json.loads((aligned / "policy" / "policy.json").read_text())
+    assert notes == {name: saved[name] for name in notes}
+    adapter = load_file(aligned / "policy" / "adapter_model.safetensors")
+    ours = {name.removeprefix("model.").replace(".default", ""): leaf for name, leaf in snapshot(policy).items()}
+    assert ours.keys() == adapter.keys()
+    assert all(torch.equal(leaf, adapter[name]) for name, leaf in ours.items())
+
+
+@pytest.mark.end_to_end
+def test_it_answers_without_a_preference_and_takes_none(aligned: Path):
+    found = generate(aligned, ["how do i plan a picnic ?"], None, temperature=0)
+    assert found["z"] is None
+    assert 0 < len(found["answers"][0]["response"].split()) <= 17
+    with pytest.raises(ConfigError, match="'feddpo' is the same for everybody and cannot follow 'helpful'"):
+        generate(aligned, ["how ?"], "helpful")
+
+
+@pytest.mark.end_to_end
+def test_a_client_whose_training_breaks_is_counted(finished: Path, tmp_path: Path, monkeypatch, capsys):
+    run = without_selector(finished, tmp_path / "run")
+    ordinary = policy_work.client_examples
+    broken = []
+
+    def examples(policy, pairs):
+        found = ordinary(policy, pairs)
+        if not broken:
+            found.reference.fill_(float("nan"))
+            broken.append(found)
+        return found
+
+    monkeypatch.setattr(policy_work, "client_examples", examples)
+    found = align(run, overrides=(*SMALL, "policy.feddpo.cohort=99", "policy.feddpo.rounds=2"), method="feddpo")
+    assert found["policies"][""]["rejected"] == 2
+    first = history(run)[0]
+    assert len(first["rejected"]) == 1
+    assert set(first["rejected"]) < set(first["cohort"])
+    assert f"the update of client {first['rejected'][0]!r} was rejected" in capsys.readouterr().err
+    assert all(leaf.isfinite().all() for leaf in load_file(run / "policy" / "adapter_model.safetensors").values())
+
+
+@pytest.mark.unit
+def test_a_run_is_aligned_by_its_own_method_or_feddpo(finished: Path):
+    with pytest.raises(ConfigError, match=r"'fedbiscuit' cannot align .* 'fedvpa_gp'\. Known: feddpo, fedvpa_gp"):
+        align(finished, method="fedbiscuit")
+    with pytest.raises(ConfigError, match="Did you mean 'feddpo'"):
+        align(finished, method="fedpdo")
