@@ -148,6 +148,16 @@ def test_the_settings_are_those_that_the_policy_was_trained_with(aligned: Path):
     assert said(None) != said(40)  # at this temperature no sample ends by itself
 
 
+@pytest.mark.unit
+def test_answers_that_cannot_be_are_refused(aligned: Path):
+    with pytest.raises(DataError, match="The prompt '' has no tokens"):
+        generate(aligned, [PROMPTS[0], ""], "helpful", **SHORT)
+    tokens = len(open_aligned(aligned).policies[""].words.prompts(PROMPTS[:1])[0])
+    room = 256 - 3 - tokens  # positions, prefix, prompt
+    with pytest.raises(ConfigError, match=rf"a prompt of {tokens} tokens do not fit .* Give at most {room}\."):
+        generate(aligned, PROMPTS[:1], "helpful", max_new_tokens=room + 1)
+
+
 @pytest.mark.end_to_end
 def test_a_base_model_that_has_moved_is_found_and_another_one_is_refused(finished: Path, tmp_path: Path):
     run, other = shutil.copytree(finished, tmp_path / "run"), shutil.copytree(backbone_path(), tmp_path / "old")

@@ -11,6 +11,7 @@ from peft import PeftModel
 from transformers import LlamaForCausalLM
 
 from fedvpa.core.errors import ConfigError, ModelError, RunError
+from fedvpa.data.schema import Pair
 from fedvpa.policy.model import Policy, Sampling, load_policy, new_policy, restore, snapshot
 
 from .conftest import (
@@ -169,6 +170,15 @@ def test_a_model_too_short_for_its_candidates_is_refused(base_folder):
     config = tiny_config(base_folder, candidates={"max_new_tokens": 97})
     with pytest.raises(ConfigError, match=r"policy\.candidates\.max_new_tokens"):
         new_policy(config, "", LATENT, 0, device="cpu")
+
+
+@pytest.mark.unit
+def test_rows_fit_into_the_positions(policies):
+    words = policies["soft_prefix"].words  # 97 positions, 5 of the prefix, samples of 11
+    assert (words.max_prompt_tokens, words.max_tokens) == (97 - 5 - 11 - 2, 97 - 5)
+    ((prompt, chosen, _),), counts = words.pairs([Pair("w1 " * 80, "w2 " * 30, "w3")])
+    assert (len(prompt), len(chosen)) == (79, 12)
+    assert (counts.prompts_truncated, counts.responses_truncated) == (1, 1)
 
 
 @pytest.mark.unit

@@ -47,7 +47,9 @@ def test_one_pair_in_both_orders_for_opposite_latents_is_kept_and_counted():
     assert responses(found) == [(0, 0, 1), (0, 1, 0), (1, 1, 0), (1, 1, 0)]
     assert found.examples.prototype.tolist() == [0, 1, 0, 1]
     assert found.examples.z.equal(SELECTOR.prototypes[[0, 1, 0, 1]])
-    assert found.counts == {"pairs": 4, "same text": 0, "margin": 0, "balance": 0, "kept": 4, "switched": 1}
+    assert found.counts == {
+        "pairs": 4, "same text": 0, "margin": 0, "not among the widest": 0, "balance": 0, "kept": 4, "switched": 1,
+    }  # fmt: skip
 
 
 @pytest.mark.unit
@@ -104,9 +106,33 @@ def test_every_prototype_has_as_many_pairs():
     features = torch.tensor([[[3.0, 1.0, 0.0], [0.0, 0.0, 0.0]], *[[[1.0, 1.0, 0.0], [0.0, 0.0, 0.0]]] * 2])
     found = label(make_candidates(features), SELECTOR, at(0, 1, 0, 1, 0, 1), config(margin=0.1), with_z=True)
     assert found.counts | {"switched": 0} == {
-        "pairs": 6, "same text": 0, "margin": 2, "balance": 2, "kept": 2, "switched": 0,
+        "pairs": 6, "same text": 0, "margin": 2, "not among the widest": 0, "balance": 2, "kept": 2, "switched": 0,
     }  # fmt: skip
     assert found.examples.prototype.tolist() == [0, 1]
+
+
+@pytest.mark.unit
+def test_every_pair_is_counted_once():
+    generator = torch.Generator().manual_seed(8)
+    features, distinct = torch.randn(7, 5, 3, generator=generator), torch.rand(7, 5, generator=generator) < 0.8
+    # Prototype 0 judges eleven times and prototype 1 three times.
+    latents = at(*[0, 0, 0, 1] * 3, 0, 0)
+    found = label(make_candidates(features, distinct), SELECTOR, latents, config(margin=0.7), with_z=True)
+    counts = dict(found.counts)
+    del counts["switched"]
+    assert counts.pop("pairs") == 14 * 10 == sum(counts.values())
+    assert counts["kept"] == len(found.examples)
+    assert all(counts.values())  # or a filter is not tested
+    rewards = torch.stack([features[row // 2] @ SELECTOR.params["head.base"] for row in range(14)])
+    rewards += features[torch.arange(14) // 2, :, 0] * latents.z[:, :1]
+    # The unit: the standard deviation within a prompt, pooled; unbiased, since mean (a − b)² = 2·var.
+    unit = rewards.var(1).mean().sqrt()
+    first, second = torch.triu_indices(5, 5, 1)
+    usable = distinct.repeat_interleave(2, 0)
+    usable = usable[:, first] & usable[:, second]
+    narrow = (rewards[:, first] - rewards[:, second]).abs() < 0.7 * unit
+    assert counts["margin"] == int((usable & narrow).sum())
+    assert counts["not among the widest"] == int((usable & ~narrow).sum()) - counts["kept"] - counts["balance"]
 
 
 @pytest.mark.unit
@@ -117,7 +143,7 @@ def test_nothing_left_says_which_filter_took_what():
         label(make_candidates(features, kept), SELECTOR, at(0, 0), config(margin=5.0), with_z=True)
     # Prompt 1 is all that prototype 1 judges, and it sees no difference there.
     with pytest.raises(
-        DataError, match=r"left of 2: 0 .* 1 had a margin .*, 1 were left out because another prototype"
+        DataError, match=r"left of 2: 0 .* 1 had a margin .*, 0 were not .*, 1 were left out because another prototype"
     ):
         label(make_candidates(features), SELECTOR, at(0, 1), config(margin=0.1), with_z=True)
 

@@ -3,8 +3,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from fedvpa.core.errors import ModelError
+from fedvpa.core.errors import DataError, ModelError
 from fedvpa.data.schema import Message, Pair
+from fedvpa.features.tokens import TokenCounts
 from fedvpa.policy.rows import IGNORED, Layout, Words
 
 from .conftest import BOS, EOS, PAD, VOCABULARY, ids, make_tokenizer
@@ -52,7 +53,7 @@ def test_strings_are_tokenised_as_they_are_and_a_response_ends():
     assert words.before == (BOS,)
     assert (words.eos, words.pad) == (EOS, PAD)
     assert [found.tolist() for found in words.prompts(["w1 w2", "w3"])] == [tokens("w1 w2"), tokens("w3")]
-    prompt, chosen, rejected = words.pair(Pair("w1 w2", "w4", "w5 w6"))
+    ((prompt, chosen, rejected),), _ = words.pairs([Pair("w1 w2", "w4", "w5 w6")])
     assert prompt.tolist() == tokens("w1 w2")
     assert chosen.tolist() == [*tokens("w4"), EOS]
     assert rejected.tolist() == [*tokens("w5 w6"), EOS]
@@ -66,7 +67,7 @@ def test_conversations_are_written_by_the_chat_template_with_bos_left_to_the_lay
     opened = tokens("user w1 w2 <eos> assistant w3 <eos> user w4 <eos> assistant")
     (prompt,) = words.prompts([said])
     assert prompt.tolist() == opened
-    prompt, chosen, rejected = words.pair(Pair(said, "w5", "w6 w7"))
+    ((prompt, chosen, rejected),), _ = words.pairs([Pair(said, "w5", "w6 w7")])
     # The template ends the turn itself: no second end-of-text.
     assert [*prompt.tolist(), *chosen.tolist()] == [*opened, *tokens("w5 <eos>")]
     assert rejected.tolist() == tokens("w6 w7 <eos>")
@@ -76,7 +77,30 @@ def test_conversations_are_written_by_the_chat_template_with_bos_left_to_the_lay
 def test_long_prompts_lose_their_oldest_tokens():
     words = Words.of(make_tokenizer(), 2)
     assert words.prompts(["w1 w2 w3"])[0].tolist() == tokens("w2 w3")
-    assert words.pair(Pair("w1 w2 w3", "w4", "w5"))[0].tolist() == tokens("w2 w3")
+    ((prompt, _, _),), counts = words.pairs([Pair("w1 w2 w3", "w4", "w5")])
+    assert prompt.tolist() == tokens("w2 w3")
+    assert (counts.prompts_truncated, counts.prompt_tokens, counts.responses_truncated) == (1, 2, 0)
+
+
+@pytest.mark.unit
+def test_responses_that_do_not_fit_lose_their_end_and_are_counted():
+    words = Words.of(make_tokenizer(), 3, 7)  # <bos>, three or two tokens of prompt, and what is left
+    pairs = [Pair("w1 w2 w3", "w4 w5", "w6 w7 w8"), Pair("w1 w2", "w4 w5 w6", "w4 w5 w6 w7 w8")]
+    found, counts = words.pairs(pairs)
+    assert [[part.tolist() for part in row[1:]] for row in found] == [
+        [[*tokens("w4 w5"), EOS], tokens("w6 w7 w8")],
+        [[*tokens("w4 w5 w6"), EOS], tokens("w4 w5 w6 w7")],
+    ]
+    assert counts == TokenCounts(5, 14, 0, 2)
+
+
+@pytest.mark.unit
+def test_a_prompt_without_tokens_needs_a_token_in_front():
+    assert [len(ids) for ids in Words.of(make_tokenizer(), 9).prompts([""])] == [0]
+    words = Words.of(make_tokenizer(bos=False), 9)
+    for make in (lambda: words.prompts(["w1", " "]), lambda: words.pairs([Pair(" ", "w4", "w5")])):
+        with pytest.raises(DataError, match=r"The prompt ' ' has no tokens.*follow nothing"):
+            make()
 
 
 @pytest.mark.unit

@@ -105,7 +105,7 @@ class Round:
 
 def client_examples(policy: Policy, pairs: Sequence[Pair]) -> Examples:
     """A client's pairs, tokenised, with the log-probabilities of the frozen base."""
-    tokens = [policy.words.pair(pair) for pair in pairs]
+    tokens, _ = policy.words.pairs(pairs)
     prompts = [prompt for prompt, _, _ in tokens]
     chosen, rejected = [good for _, good, _ in tokens], [bad for _, _, bad in tokens]
     told = policy.reference_log_probs(prompts * 2, chosen + rejected)

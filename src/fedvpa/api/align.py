@@ -115,9 +115,14 @@ def _feddpo(run: Path, overrides: Sequence[str]) -> FedDPOWork:
     return FedDPOWork(config, prepare(config))
 
 
-def train_policy(work: Problem) -> tuple[Policy, dict[str, Any]]:
-    """Train one policy in memory; it ends with the weights of the step that validation chose."""
-    return in_memory(SelectorWork(work))
+def train_policy(work: Problem, method: str | None = None) -> tuple[Policy, dict[str, Any]]:
+    """Train one policy in memory; it ends with the weights of the step that validation chose.
+
+    Args:
+        work: Its problem.
+        method: What progress calls it, if not by the run's method.
+    """
+    return in_memory(SelectorWork(work, method))
 
 
 def train_feddpo_policy(stage: Stage1) -> tuple[Policy, dict[str, Any]]:

@@ -53,12 +53,25 @@ def generate(
     policy, z = _resolve(run, aligned, preference, overrides)
     limits = aligned.config.policy.candidates
     sampling = Sampling(temperature, top_p, max_new_tokens or limits.max_new_tokens, limits.batch)
+    asked = policy.words.prompts(prompts)
+    _check_length(policy, max(map(len, asked)), sampling)
     latents = None if z is None else z.expand(len(prompts), -1)
-    found = policy.generate(policy.words.prompts(prompts), latents, sampling, seed, "generate")
+    found = policy.generate(asked, latents, sampling, seed, "generate")
     answers = [
         {"prompt": prompt, "response": policy.words.text(ids)} for prompt, ids in zip(prompts, found, strict=True)
     ]
     return {"run": str(run), "preference": preference, "z": None if z is None else z.tolist(), "answers": answers}
+
+
+def _check_length(policy: Policy, prompt: int, sampling: Sampling) -> None:
+    whole = policy.words.max_tokens
+    room = None if whole is None else whole - len(policy.words.before) - prompt
+    if room is not None and sampling.max_new_tokens > room:
+        raise ConfigError(
+            f"--max-new-tokens {sampling.max_new_tokens} and a prompt of {prompt} tokens do not fit into the policy's "
+            "positions.",
+            fix=f"Give at most {room}." if room > 0 else "Give a shorter prompt.",
+        )
 
 
 def _resolve(

@@ -23,6 +23,7 @@ from fedvpa.core.progress import track
 from fedvpa.core.tree import Tree, below, prefixed
 from fedvpa.engines.sampling import draw_cohort, identities
 from fedvpa.policy.alignment import Kept, Look
+from fedvpa.policy.candidates import say_cuts
 from fedvpa.policy.model import Policy, new_policy, restore, snapshot
 
 
@@ -95,15 +96,20 @@ def in_memory(work: Work) -> tuple[Policy, dict[str, Any]]:
 
 
 class SelectorWork:
-    """DPO on pairs that the run's selector ordered; it ends with the weights of the step that validation chose."""
+    """DPO on pairs that the run's selector ordered; it ends with the weights of the step that validation chose.
+
+    Args:
+        problem: What to train.
+        method: What it is called, if not by the run's method.
+    """
 
     unit: Literal["step"] = "step"
 
-    def __init__(self, problem: Problem) -> None:
+    def __init__(self, problem: Problem, method: str | None = None) -> None:
         self._problem = problem
         self._kept: Kept | None = None
         self.config, self.prepared = problem.stage.config, problem.stage.prepared
-        self.method, self.name = self.config.method, problem.name
+        self.method, self.name = method or self.config.method, problem.name
 
     @property
     def total(self) -> int:
@@ -181,10 +187,10 @@ class FedDPOWork:
         )
         self._state = FedDPOState(snapshot(self._policy))
         table, clients = prepared.table, prepared.federation.partition.seen
-        self._examples = {
-            client.client_id: client_examples(self._policy, [table.pairs[int(row)] for row in client.train])
-            for client in clients
-        }
+        pairs = {client.client_id: [table.pairs[int(row)] for row in client.train] for client in clients}
+        everything = [pair for own in pairs.values() for pair in own]
+        say_cuts(self._policy.words.pairs(everything)[1], len(everything))
+        self._examples = {name: client_examples(self._policy, own) for name, own in pairs.items()}
         self._told: dict[str, Any] = {"uplink_bytes": 0, "rejected": 0}
 
     @property

@@ -194,7 +194,7 @@ def base_candidates(stage: Stage1, policy: Policy, texts: Sequence[Text], purpos
     config, limits = stage.config, stage.config.policy.candidates
     if limits.source == "pairs" and purpose == "train":
         return pair_candidates(policy, _pairs_of(stage, texts), stage.backbone, config.features)
-    key = candidates_key(policy, texts, limits, stage.selector.feature_key, config.seed)
+    key = candidates_key(policy, texts, limits, stage.selector.feature_key, config.features, config.seed, purpose)
     path = config.features.cache_root() / "candidates" / f"{key}.safetensors"
 
     def make_them() -> Candidates:

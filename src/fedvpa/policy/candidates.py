@@ -26,7 +26,8 @@ from fedvpa.core.progress import say
 from fedvpa.core.seeds import Label
 from fedvpa.data.schema import Pair, PairTable, Text
 from fedvpa.features import FeatureConfig, extract
-from fedvpa.features.backbone import Backbone
+from fedvpa.features.backbone import Backbone, resolve_device, resolve_dtype
+from fedvpa.features.tokens import TokenCounts
 from fedvpa.policy.config import CandidateConfig
 from fedvpa.policy.model import Policy, Sampling
 from fedvpa.policy.rows import Ids
@@ -136,11 +137,21 @@ def sample_candidates(
 
 def pair_candidates(policy: Policy, pairs: Sequence[Pair], backbone: Backbone, features: FeatureConfig) -> Candidates:
     """The two responses of each pair of a data set as candidates, whichever of them was chosen."""
-    tokens = [policy.words.pair(pair) for pair in pairs]
+    tokens, counts = policy.words.pairs(pairs)
+    say_cuts(counts, len(pairs))
     flat = [ids for _, chosen, rejected in tokens for ids in (chosen, rejected)]
     store = extract(PairTable(tuple(pairs)), backbone, features)
     raw = np.stack([np.asarray(store.chosen), np.asarray(store.rejected)], axis=1)
     return _finish(policy, [prompt for prompt, _, _ in tokens], flat, 2, torch.from_numpy(raw.astype(np.float32)))
+
+
+def say_cuts(counts: TokenCounts, pairs: int) -> None:
+    """Say how many texts of a data set lost tokens, if any did."""
+    if counts.prompts_truncated or counts.responses_truncated:
+        say(
+            f"cut to fit the policy's positions: {counts.prompts_truncated} prompts and "
+            f"{counts.responses_truncated} responses of {pairs} pairs"
+        )
 
 
 def features_of(
@@ -171,9 +182,39 @@ def load_or_make(path: Path, make: Callable[[], Candidates]) -> Candidates:
         return Candidates.load(path)
 
 
-def candidates_key(policy: Policy, texts: Sequence[Text], config: CandidateConfig, feature_key: str, seed: int) -> str:
-    """Names candidates by everything that decides them."""
-    parts = [policy.source.identity(), config.model_dump(mode="json"), feature_key, seed, SCHEMA_VERSION]
+def candidates_key(
+    policy: Policy,
+    texts: Sequence[Text],
+    config: CandidateConfig,
+    feature_key: str,
+    features: FeatureConfig,
+    seed: int,
+    *path: Label,
+) -> str:
+    """Names candidates by everything that decides them. Devices are no part: they only move rounding.
+
+    Args:
+        policy: Whose base is sampled: its weights, tokenizer, precision and longest prompt.
+        texts: The prompts.
+        config: How many and how.
+        feature_key: What the features mean.
+        features: The precision in which they are computed and kept.
+        seed: Names, with ``path``, the draws.
+        *path: Labels.
+    """
+    parts = [
+        SCHEMA_VERSION,
+        policy.source.identity(),
+        policy.source.tokenizer_hash(),
+        str(policy.model.get_input_embeddings().weight.dtype),
+        policy.words.max_prompt_tokens,
+        config.model_dump(mode="json"),
+        feature_key,
+        str(resolve_dtype(features.dtype, resolve_device(features.device))),
+        features.storage,
+        seed,
+        *path,
+    ]
     plain = [text if isinstance(text, str) else [[turn.role, turn.content] for turn in text] for text in texts]
     return hashlib.sha256(json.dumps([parts, plain], sort_keys=True).encode()).hexdigest()[:32]
 

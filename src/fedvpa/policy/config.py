@@ -50,7 +50,8 @@ class PreferenceConfig(Config):
         posteriors: Share of latents drawn from the posterior of a seen client; the rest are mixtures of prototypes
             (the mixture prior's mean moves between them), which teach the policy what lies between. Chosen by us.
         pairs_per_latent: Pairs kept for each prompt and latent, the widest margins first, no response twice.
-        margin: Least difference of rewards, in standard deviations of all rewards at that latent. Chosen by us.
+        margin: Least difference of rewards, in standard deviations of the rewards of one prompt's candidates, pooled
+            over all prompts and all latents: a latent to which candidates are alike so gives fewer pairs. Chosen by us.
     """
 
     latents_per_prompt: int = Field(default=2, ge=1)

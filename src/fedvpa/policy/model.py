@@ -286,7 +286,7 @@ def load_base(source: ModelSource, config: PolicyConfig, device: str = "auto") -
         model: Any = AutoModelForCausalLM.from_pretrained(source.folder, dtype=dtype)
     add_fused_lm_head(model)
     model.requires_grad_(False)
-    return model.to(place), Words.of(tokenizer, _prompt_limit(model, config))
+    return model.to(place), _words(tokenizer, model, config)
 
 
 def read_policy(folder: Path) -> dict[str, Any]:
@@ -368,17 +368,25 @@ def _new_conditioner(config: PolicyConfig, base: Any, latent: int) -> Conditione
     )
 
 
-def _prompt_limit(model: Any, config: PolicyConfig) -> int:
-    """Tokens that a prompt may have, so that prompt, prefix and response fit into the model's positions."""
-    positions = getattr(model.config.get_text_config(), "max_position_embeddings", None) or 2**31
-    room = int(positions) - config.candidates.max_new_tokens - config.prefix_tokens - 2
+def positions_of(model: Any) -> int | None:
+    """How many tokens a row of a model may have; None where nothing says."""
+    positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    return int(positions) if positions else None
+
+
+def _words(tokenizer: Any, model: Any, config: PolicyConfig) -> Words:
+    """The tokenizer with its limits: prefix, prompt and a response of the longest sample fit into the positions."""
+    positions = positions_of(model)
+    if positions is None:
+        return Words.of(tokenizer, 2**31)
+    room = positions - config.candidates.max_new_tokens - config.prefix_tokens - 2
     if room < 1:
         raise ConfigError(
             f"The policy has {positions} positions, which candidates of {config.candidates.max_new_tokens} tokens "
             "fill alone.",
             fix="Lower policy.candidates.max_new_tokens.",
         )
-    return room
+    return Words.of(tokenizer, room, positions - config.prefix_tokens)
 
 
 def _until(row: Any, eos: int) -> Ids:

@@ -104,8 +104,9 @@ class Labelled:
 
     Attributes:
         examples: What is left, balanced over prototypes.
-        counts: ``pairs`` in all; ``same text``, ``margin`` and ``balance``, what each filter took; ``kept``; and
-            ``switched``, prompts with two responses that are kept in both orders.
+        counts: ``pairs`` in all, which is the sum of ``same text``, ``margin``, ``not among the widest`` and
+            ``balance``, what each filter took in this order, and ``kept``. And ``switched``, prompts with two responses
+            that are kept in both orders.
     """
 
     examples: Examples
@@ -216,13 +217,15 @@ def label(
         usable = torch.where(distinct[latent] & wide[latent])[0]
         widest = usable[margins[latent, usable].abs().argsort(descending=True, stable=True)].tolist()
         rows += [(latent, pair) for pair in _apart(widest, first.tolist(), second.tolist())[:keep]]
+    counts["not among the widest"] = int((distinct & wide).sum()) - len(rows)
     rows, dropped = _balanced(rows, latents.prototype)
     counts |= {"balance": dropped, "kept": len(rows)}
     if not rows:
         raise DataError(
             f"No preference pair is left of {counts['pairs']}: {counts['same text']} had the same text twice, "
-            f"{counts['margin']} had a margin below {config.margin} standard deviations, {dropped} were left "
-            "out because another prototype has none.",
+            f"{counts['margin']} had a margin below {config.margin} standard deviations, "
+            f"{counts['not among the widest']} were not among the widest, {dropped} were left out because another "
+            "prototype has none.",
             fix="Lower policy.preferences.margin, or sample more candidates at a higher temperature.",
         )
     return Labelled(

@@ -11,9 +11,9 @@ from jaxtyping import Bool, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fedvpa.core.errors import ModelError
+from fedvpa.core.errors import DataError, ModelError
 from fedvpa.data.schema import Message, Pair, Text
-from fedvpa.features.tokens import frame_of, render
+from fedvpa.features.tokens import TokenCounts, frame_of, render
 
 Ids = NDArray[np.int32]
 Flags = NDArray[np.bool_]
@@ -90,14 +90,17 @@ class Words:
         tokenizer: A fast Hugging Face tokenizer.
         before: The special tokens in front of a prompt.
         max_prompt_tokens: Longer prompts lose tokens on the left.
+        max_tokens: Special tokens, prompt and response together: responses of a data set that do not fit lose tokens on
+            the right. None for no limit.
     """
 
     tokenizer: object
     before: tuple[int, ...]
     max_prompt_tokens: int
+    max_tokens: int | None = None
 
     @classmethod
-    def of(cls, tokenizer: object, max_prompt_tokens: int) -> Words:
+    def of(cls, tokenizer: object, max_prompt_tokens: int, max_tokens: int | None = None) -> Words:
         """Read the special tokens off a tokenizer.
 
         Raises:
@@ -105,7 +108,7 @@ class Words:
         """
         if getattr(tokenizer, "eos_token_id", None) is None:
             raise ModelError("The policy's tokenizer has no end-of-text token, so no response could end.")
-        return cls(tokenizer, frame_of(tokenizer, "causal").before, max_prompt_tokens)
+        return cls(tokenizer, frame_of(tokenizer, "causal").before, max_prompt_tokens, max_tokens)
 
     @property
     def eos(self) -> int:
@@ -123,15 +126,35 @@ class Words:
         return Layout(self.before, slots, self.pad)
 
     def prompts(self, texts: Sequence[Text]) -> list[Ids]:
-        """The tokens of prompts: strings as they are, conversations by the chat template."""
-        return [self._cut(self._encode(self._opened(text))) for text in texts]
+        """The tokens of prompts: strings as they are, conversations by the chat template.
 
-    def pair(self, pair: Pair) -> tuple[Ids, Ids, Ids]:
-        """The tokens of prompt, chosen and rejected response; each response ends with end-of-text or end-of-turn."""
-        rendered = render(pair, self.tokenizer, "plain")
-        end = np.zeros(0, np.int32) if rendered.conversation else np.asarray([self.eos], np.int32)
-        chosen, rejected = (np.concatenate([self._encode(text), end]) for text in (rendered.chosen, rendered.rejected))
-        return self._cut(self._encode(rendered.prompt)), chosen, rejected
+        Raises:
+            DataError: If a prompt has no token, and the tokenizer puts none in front.
+        """
+        return [self._cut(self._encode(self._opened(text)), text) for text in texts]
+
+    def pairs(self, pairs: Sequence[Pair]) -> tuple[list[tuple[Ids, Ids, Ids]], TokenCounts]:
+        """The tokens of prompt, chosen and rejected response of each pair, and what was kept and cut.
+
+        Each response ends with end-of-text or end-of-turn, unless it is cut. Raises as :meth:`prompts`.
+        """
+        found, counts = [], TokenCounts()
+        for pair in pairs:
+            rendered = render(pair, self.tokenizer, "plain")
+            whole = self._encode(rendered.prompt)
+            prompt = self._cut(whole, pair.prompt)
+            room = None if self.max_tokens is None else self.max_tokens - len(self.before) - len(prompt)
+            end = np.zeros(0, np.int32) if rendered.conversation else np.asarray([self.eos], np.int32)
+            full = [np.concatenate([self._encode(text), end]) for text in (rendered.chosen, rendered.rejected)]
+            chosen, rejected = (response[:room] for response in full)
+            found.append((prompt, chosen, rejected))
+            counts += TokenCounts(
+                prompt_tokens=len(prompt),
+                response_tokens=len(chosen) + len(rejected),
+                prompts_truncated=int(len(prompt) < len(whole)),
+                responses_truncated=(len(chosen) < len(full[0])) + (len(rejected) < len(full[1])),
+            )
+        return found, counts
 
     def text(self, ids: Sequence[int] | Ids) -> str:
         """What tokens say, special ones left out."""
@@ -158,5 +181,11 @@ class Words:
         # A chat template writes its own BOS; the layout puts it before the slots.
         return ids[len(self.before) :] if self.before and tuple(ids[: len(self.before)]) == self.before else ids
 
-    def _cut(self, ids: Ids) -> Ids:
+    def _cut(self, ids: Ids, text: Text) -> Ids:
+        if not len(ids) and not self.before:
+            raise DataError(
+                f"The prompt {text!r} has no tokens, and this policy's tokenizer puts none in front: a response would "
+                "follow nothing.",
+                fix="Give a prompt with text.",
+            )
         return ids[max(0, len(ids) - self.max_prompt_tokens) :]

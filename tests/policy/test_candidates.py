@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from fedvpa.data.schema import Message
+from fedvpa.features import FeatureConfig
+from fedvpa.policy.candidates import candidates_key
+from fedvpa.policy.config import CandidateConfig
+from fedvpa.policy.model import new_policy
+
+from .conftest import make_tokenizer, save_model, tiny_config
+
+TEXTS = ["w1 w2", (Message("user", "w3"),)]
+SAMPLED = {"samples": 3, "max_new_tokens": 11}
+
+
+@pytest.mark.unit
+def test_whatever_decides_candidates_names_them(base_folder: Path, tmp_path: Path):
+    policy = new_policy(tiny_config(base_folder), str(base_folder), None, 3, device="cpu")
+    half = new_policy(tiny_config(base_folder, precision="bfloat16"), str(base_folder), None, 3, device="cpu")
+    assert half.model.get_input_embeddings().weight.dtype == torch.bfloat16
+    shorter = new_policy(tiny_config(base_folder, prefix_tokens=6), str(base_folder), None, 3, device="cpu")
+    bare = shutil.copytree(base_folder, tmp_path / "tokenizer")
+    make_tokenizer(bos=False).save_pretrained(bare)
+    other = {
+        name: new_policy(tiny_config(folder), str(folder), None, 3, device="cpu")
+        for name, folder in (("weights", save_model(tmp_path / "weights", 18)), ("tokenizer", bare))
+    }
+    config, features = CandidateConfig(**SAMPLED), FeatureConfig(dtype="float32")
+
+    def key(policy=policy, texts=TEXTS, config=config, meaning="mean", features=features, seed=0, path=("train",)):
+        return candidates_key(policy, texts, config, meaning, features, seed, *path)
+
+    keys = [
+        key(),
+        key(policy=half),
+        key(policy=shorter),
+        key(policy=other["weights"]),
+        key(policy=other["tokenizer"]),
+        key(texts=TEXTS[:1]),
+        key(config=CandidateConfig(**{**SAMPLED, "max_new_tokens": 12})),
+        key(config=CandidateConfig(**{**SAMPLED, "temperature": 0.9})),
+        key(meaning="last"),
+        key(features=FeatureConfig(dtype="bfloat16")),
+        key(features=FeatureConfig(dtype="float32", storage="float32")),
+        key(seed=1),
+        key(path=("validation",)),
+    ]
+    assert len(set(keys)) == len(keys)
+    # The same model elsewhere, trained to something else, has the same base.
+    moved = shutil.copytree(base_folder, tmp_path / "moved")
+    same = new_policy(tiny_config(moved, lora_rank=5, beta=0.3), str(moved), 4, 9, device="cpu")
+    assert key(policy=same) == key()
