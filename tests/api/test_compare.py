@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 
 from fedvpa.api.compare import Cell, _data_hash, _named, compare
-from fedvpa.api.config import RunConfig, read_config
-from fedvpa.core.errors import DataError, FedvpaError
+from fedvpa.api.compare_policy import compare_policies
+from fedvpa.api.config import RunConfig, read_config, with_overrides
+from fedvpa.core.errors import ConfigError, DataError, FedvpaError, JudgeError
 from fedvpa.core.files import write_json
 
 CALL = {"methods": ("global", "fedvpa_gp"), "clients": (5,), "seeds": 2}
@@ -71,11 +72,30 @@ def test_a_cell_does_not_outlive_its_data(tmp_path: Path) -> None:
 
 
 @pytest.mark.unit
+def test_a_method_that_cannot_be_configured_so_is_refused_before_anything_runs(tiny: RunConfig, tmp_path: Path) -> None:
+    residual = tiny.model_copy(update={"selector": tiny.selector.model_copy(update={"head": "residual"})})
+    for run in (compare, compare_policies):
+        with pytest.raises(ConfigError, match=r"head=residual is none\. Use .*bilinear\. Or leave fedbiscuit out"):
+            run(residual, methods=["global", "fedbiscuit"], clients=[3], seeds=1, out=tmp_path / "out", jobs=1)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.unit
+def test_a_judge_that_cannot_be_is_refused_before_anything_runs(tiny: RunConfig, tmp_path: Path) -> None:
+    judged = with_overrides(tiny, ["policy.judging.judge=openai-compatible", "policy.judging.settings.mode1=x"])
+    with pytest.raises(ConfigError, match="mode1"):
+        compare_policies(judged, clients=[3], seeds=1, out=tmp_path / "out", jobs=1)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.unit
 def test_a_failed_run_names_itself(tmp_path: Path) -> None:
     cell = Cell(RunConfig().with_clients(7).with_seed(3), None, tmp_path, "")
     wrong = _named(DataError("is wrong.", fix="Mend it.", where="file:5"), cell)
     assert isinstance(wrong, DataError)
     assert str(wrong) == "fedvpa_gp, N = 7, seed 3: file:5: is wrong. Mend it."
+    down = _named(JudgeError("gives no verdicts.", where="the judge"), cell)
+    assert (str(down), down.exit_code) == ("fedvpa_gp, N = 7, seed 3: the judge: gives no verdicts.", 1)
     failed = _named(ZeroDivisionError("by zero"), cell)
     assert isinstance(failed, FedvpaError)
     assert failed.exit_code == 1

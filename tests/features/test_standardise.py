@@ -77,15 +77,6 @@ def test_a_large_mean_does_not_swallow_a_small_deviation():
 
 
 @pytest.mark.unit
-def test_differences_lose_the_mean_and_keep_the_scale(features):
-    standardiser = Standardiser.from_moments(Moments.of(features))
-    one, other = features[:5].astype(np.float32), features[5:10].astype(np.float32)
-    np.testing.assert_allclose(
-        standardiser.apply_difference(one - other), standardiser.apply(one) - standardiser.apply(other), atol=1e-5
-    )
-
-
-@pytest.mark.unit
 def test_unusable_features_are_refused(features):
     with pytest.raises(DataError, match="matrix"):
         Moments.of(features[0])

@@ -23,7 +23,7 @@ from fedvpa.api.config import RunConfig, dump
 from fedvpa.api.environment import environment
 from fedvpa.api.prepare import prepare, prepare_holdout
 from fedvpa.api.train import check_engine, conflict_scores, conflict_summary, fit, run_scores
-from fedvpa.core.errors import ConfigError, FedvpaError, InputError, nearest
+from fedvpa.core.errors import ConfigError, FedvpaError, InputError, JudgeError, nearest
 from fedvpa.core.files import write_json, write_text
 from fedvpa.core.progress import say, track
 from fedvpa.data import load
@@ -113,6 +113,9 @@ def compare(
 
     Returns:
         What ``comparison.json`` holds.
+
+    Raises:
+        InputError: If a method, the configuration or the data cannot be used; nothing has run then.
     """
     unknown = [name for name in methods if name not in METHODS]
     if unknown:
@@ -120,6 +123,8 @@ def compare(
     if not methods or not clients or seeds < 1:
         raise ConfigError("There is nothing to compare.", fix="Give at least one method, number of clients and seed.")
     check_engine(config)
+    for name in methods:
+        _check_method(config, name)
     settings = [config.with_clients(n).with_seed(first_seed + seed) for n in clients for seed in range(seeds)]
     data = _data_hash(config, holdout)
     cells = [Cell(setting.with_method(name), holdout, out, data) for setting in settings for name in methods]
@@ -147,6 +152,15 @@ def compare(
     write_json(out / "comparison.json", compared)
     write_text(out / "comparison.txt", table_text(compared, 140))
     return compared
+
+
+def _check_method(config: RunConfig, method: str) -> None:
+    """Raise what the method has against the configuration, before anything runs for the others."""
+    try:
+        make(method, config.method_config)
+    except InputError as error:
+        fix = f"{error.fix} Or leave {method} out of --methods."
+        raise type(error)(error.problem, fix=fix, where=error.where) from error
 
 
 def _data_hash(config: RunConfig, holdout: Path | None) -> str:
@@ -202,7 +216,7 @@ def _named(error: BaseException, cell: HasConfig) -> FedvpaError:
     """The error of a cell, with the cell's name."""
     settings = cell.config
     where = f"{settings.method}, N = {settings.partition.clients}, seed {settings.seed}"
-    if isinstance(error, InputError):
+    if isinstance(error, InputError | JudgeError):
         place = f"{where}: {error.where}" if error.where else where
         return type(error)(error.problem, fix=error.fix, where=place)
     return FedvpaError(f"{where} failed: {type(error).__name__}: {error}")

@@ -14,6 +14,7 @@ from typing import Any
 
 from fedvpa import __version__
 from fedvpa.algorithms import METHODS
+from fedvpa.algorithms.feddpo import METHOD as FEDDPO
 from fedvpa.api.align import train_feddpo_policy, train_policy
 from fedvpa.api.compare import compare, run_all
 from fedvpa.api.config import RunConfig
@@ -26,9 +27,6 @@ from fedvpa.core.files import write_json
 from fedvpa.evaluation.judges import make_judge
 from fedvpa.evaluation.outcomes import Outcome, load_outcomes, save_outcomes
 from fedvpa.evaluation.win_rates import policy_comparison, side_by_side, switching
-
-FEDDPO = "feddpo"
-"""The method without a selector: its clients run DPO themselves."""
 
 SAMPLES = 4
 """Prompts that are shown side by side."""
@@ -93,9 +91,10 @@ def compare_policies(
     :func:`fedvpa.api.compare.compare`; ``methods`` are of ``POLICY_METHODS``.
 
     Raises:
-        ConfigError: For an unknown method.
+        InputError: If a method, the judge, the configuration or the data cannot be used; nothing has run then.
     """
     _check(methods)
+    make_judge(config.policy.judging.judge, config.policy.judging.settings)
     selectors = [name for name in methods if name in METHODS]
     first = compare(
         config,

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -326,10 +326,3 @@ def problem(stage: Stage1, name: str = ONE) -> Problem:
 
 def _features(stage: Stage1, texts: Sequence[Text], found: Sequence[Ids], policy: Policy) -> Float[Tensor, "n d"]:
     return features_of(texts, [policy.words.text(ids) for ids in found], stage.backbone, stage.config.features)
-
-
-def with_policy(stage: Stage1, values: Mapping[str, object]) -> Stage1:
-    """The same stage 1 under other settings of stage 2."""
-    return replace(
-        stage, config=stage.config.model_copy(update={"policy": stage.config.policy.model_copy(update=values)})
-    )

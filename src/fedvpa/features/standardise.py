@@ -102,7 +102,3 @@ class Standardiser:
     def apply(self, features: Float[np.ndarray, "*batch d"]) -> NDArray[np.float32]:
         """Standardised responses' features, float32, same shape."""
         return ((np.asarray(features, dtype=np.float64) - self.mean) / self.scale).astype(np.float32)
-
-    def apply_difference(self, differences: Float[np.ndarray, "*batch d"]) -> NDArray[np.float32]:
-        """Standardised Δh = h(chosen) − h(rejected), float32: the mean cancels, so only the scale acts."""
-        return (np.asarray(differences, dtype=np.float64) / self.scale).astype(np.float32)

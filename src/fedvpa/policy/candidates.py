@@ -56,17 +56,6 @@ class Candidates:
     reference: list[list[NDArray[np.float32]]]
     distinct: Bool[Tensor, "p samples"]
 
-    def take(self, rows: Sequence[int]) -> Candidates:
-        """Some of the prompts."""
-        index = torch.as_tensor(list(rows), dtype=torch.long)
-        return Candidates(
-            [self.prompts[row] for row in rows],
-            [self.responses[row] for row in rows],
-            self.features[index],
-            [self.reference[row] for row in rows],
-            self.distinct[index],
-        )
-
     def save(self, path: Path) -> None:
         """Write as safetensors, atomically."""
         flat = [ids for group in self.responses for ids in group]
