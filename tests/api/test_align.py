@@ -205,6 +205,9 @@ def test_resuming_what_is_another_run_is_refused(aligned: Path, tiny: RunConfig,
     )
     shutil.copytree(again / "selector", run / "selector", dirs_exist_ok=True)
     refused("another selector")
+    (run / "checkpoints" / "policy.safetensors").write_bytes(b"half of it")
+    with pytest.raises(RunError, match=r"policy\.safetensors: is damaged"):
+        align(run, overrides=SMALL, resume=True)
 
 
 @pytest.mark.unit

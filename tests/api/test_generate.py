@@ -152,6 +152,8 @@ def test_the_settings_are_those_that_the_policy_was_trained_with(aligned: Path):
 def test_answers_that_cannot_be_are_refused(aligned: Path):
     with pytest.raises(DataError, match="The prompt '' has no tokens"):
         generate(aligned, [PROMPTS[0], ""], "helpful", **SHORT)
+    with pytest.raises(ConfigError, match=r"--top-p 0\.0 keeps no share"):
+        generate(aligned, PROMPTS, "helpful", top_p=0.0, **SHORT)
     tokens = len(open_aligned(aligned).policies[""].words.prompts(PROMPTS[:1])[0])
     room = 256 - 3 - tokens  # positions, prefix, prompt
     with pytest.raises(ConfigError, match=rf"a prompt of {tokens} tokens do not fit .* Give at most {room}\."):
@@ -171,6 +173,33 @@ def test_a_base_model_that_has_moved_is_found_and_another_one_is_refused(finishe
     (moved / "config.json").write_text(json.dumps({**settings, "rms_norm_eps": 1e-5}))
     with pytest.raises(ModelError, match="trained on other weights"):
         generate(run, PROMPTS, "helpful", overrides=[f"policy.model={moved}"], **SHORT)
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("metrics.json", "{"),
+        ("preferences.json", None),
+        ("adapter_model.safetensors", None),
+        ("z_conditioner.safetensors", None),
+    ],
+)
+def test_a_policy_that_is_not_whole_names_what_it_lacks(aligned: Path, tmp_path: Path, name: str, content: str | None):
+    run = shutil.copytree(aligned, tmp_path / "run")
+    (run / "policy" / name).unlink()
+    if content is not None:
+        (run / "policy" / name).write_text(content)
+    with pytest.raises(RunError, match=name):
+        generate(run, PROMPTS, "helpful", **SHORT)
+
+
+@pytest.mark.unit
+def test_a_z_of_the_wrong_size_is_refused(aligned: Path, tmp_path: Path):
+    run = shutil.copytree(aligned, tmp_path / "run")
+    (run / "policy" / "preferences.json").write_text(json.dumps({"helpful": [0.1] * 5}))
+    with pytest.raises(ConfigError, match="takes a z of 13 numbers, and 5 are given"):
+        generate(run, PROMPTS, "helpful", **SHORT)
 
 
 @pytest.mark.unit

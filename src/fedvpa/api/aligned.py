@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from fedvpa.api.config import RunConfig, with_overrides
 from fedvpa.api.stage2 import ONE
@@ -51,12 +52,21 @@ def open_aligned(run: Path, overrides: Sequence[str] = ()) -> Aligned:
     config, folder = load_run_config(run), run / "policy"
     if not (folder / "metrics.json").is_file():
         raise RunError("holds no policy.", fix=f"Run: fedvpa align {run}", where=str(run))
-    metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+    metrics = _read(folder / "metrics.json")
     names = list(metrics["policies"])
     trained = PolicyConfig.parse(read_policy(folder / names[0])["settings"])
     config = with_overrides(config.model_copy(update={"policy": trained}), overrides)
     # The base may have moved since; its content is checked.
     here = config.policy.model_copy(update={"model": config.policy.model or config.features.model})
     policies = {name: load_policy(folder / name, here, device=config.features.device).eval() for name in names}
-    preferences = json.loads((folder / "preferences.json").read_text(encoding="utf-8"))
-    return Aligned(config, metrics["method"], policies, preferences)
+    return Aligned(config, metrics["method"], policies, _read(folder / "preferences.json"))
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise RunError(
+            f"cannot be read ({error}).", fix="Restore it, or align again with --overwrite.", where=str(path)
+        ) from error
+    return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from fedvpa.api.align import open_stage1
 from fedvpa.api.aligned import Aligned, open_aligned
 from fedvpa.api.evaluate import personalize
 from fedvpa.api.stage2 import ONE, Stage1
-from fedvpa.core.errors import ConfigError, nearest
+from fedvpa.core.errors import ConfigError
 from fedvpa.policy.model import Policy, Sampling
 
 
@@ -49,6 +50,8 @@ def generate(
             follow.
         RunError: If the run holds no policy.
     """
+    if not 0 < top_p <= 1:
+        raise ConfigError(f"--top-p {top_p} keeps no share of the words.", fix="Give more than 0, and at most 1.")
     aligned = open_aligned(run, overrides)
     policy, z = _resolve(run, aligned, preference, overrides)
     limits = aligned.config.policy.candidates
@@ -119,7 +122,7 @@ def latent_of(
         if len(known) != 2 or not 0 <= share <= 1:
             raise ConfigError(
                 f"The preference {preference} is no place between two groups.",
-                fix="Give a number from 0 to 1 where a run has two groups; " + _choices(stage, known),
+                fix="Give a number from 0 to 1 where a run has two groups. " + _choices(stage, known),
             )
         first, second = (torch.tensor(z) for z in known.values())
         return (1 - share) * first + share * second
@@ -135,6 +138,7 @@ def _number(text: str) -> float | None:
 
 def _choices(stage: Stage1, known: dict[str, list[float]], given: str | None = None) -> str:
     users = [*stage.users(seen=True)[0], *stage.users(seen=False)[0]]
-    hint = "" if given is None else f"{nearest(given, [*known, *users])} "
+    close = [] if given is None else difflib.get_close_matches(given, [*known, *users], n=1)
+    hint = f"Did you mean {close[0]!r}? " if close else ""
     shown = ", ".join(users[:10]) + (f" and {len(users) - 10} more" if len(users) > 10 else "")
     return f"{hint}Groups: {', '.join(known) or 'none'}; users: {shown}; or @pairs.jsonl."

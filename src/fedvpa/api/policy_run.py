@@ -9,7 +9,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 
 from fedvpa.api.policy_card import card
@@ -113,11 +113,16 @@ def _save(work: Work, path: Path, meta: dict[str, str]) -> None:
 
 
 def _load(work: Work, path: Path, meta: dict[str, str]) -> None:
-    with safe_open(path, framework="pt") as file:
-        saved = file.metadata()
-    if saved["schema_version"] != meta["schema_version"]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            saved = file.metadata() or {}
+    except SafetensorError as error:
         raise RunError(
-            f"has schema version {saved['schema_version']}; this fedvpa reads {SCHEMA_VERSION}.",
+            f"is damaged ({error}).", fix="Restore it, or align again with --overwrite.", where=str(path)
+        ) from error
+    if saved.get("schema_version") != meta["schema_version"]:
+        raise RunError(
+            f"has schema version {saved.get('schema_version')}; this fedvpa reads {SCHEMA_VERSION}.",
             fix="Align again with --overwrite.",
             where=str(path),
         )

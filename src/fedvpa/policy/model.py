@@ -316,6 +316,11 @@ def load_policy(folder: Path, config: PolicyConfig, *, device: str = "auto") -> 
         ModelError: If the base model cannot be loaded.
     """
     saved = read_policy(folder)
+    for name in ("adapter_model.safetensors", *(["z_conditioner.safetensors"] if saved["conditioner"] else [])):
+        if not (folder / name).is_file():
+            raise RunError(
+                f"lacks {name}, without which it is no policy.", fix="Restore it, or align again.", where=str(folder)
+            )
     source = locate(config.model or saved["model"])
     if source.identity() != saved["base"]:
         raise ModelError(
