@@ -15,7 +15,6 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from fedvpa.algorithms import make
-from fedvpa.algorithms.feddpo import client_examples, settle, train_feddpo
 from fedvpa.api.config import with_overrides
 from fedvpa.api.prepare import check_features, prepare
 from fedvpa.api.stage2 import Problem, Stage1, problem
@@ -24,11 +23,10 @@ from fedvpa.core.errors import RunError
 from fedvpa.core.files import write_json, write_tensors, write_text
 from fedvpa.core.progress import say, track
 from fedvpa.core.tree import below, prefixed
-from fedvpa.engines.sampling import draw_cohort, identities
 from fedvpa.evaluation.accuracy import infer_clients
 from fedvpa.policy.alignment import Kept, Look
 from fedvpa.policy.config import PolicyConfig
-from fedvpa.policy.model import Policy, load_policy, new_policy, restore, snapshot
+from fedvpa.policy.model import Policy, load_policy, restore, snapshot
 from fedvpa.selector.selector import Selector
 
 SCHEMA_VERSION = 1
@@ -94,39 +92,17 @@ def _checkpoint(run: Path, name: str) -> Path:
     return run / "checkpoints" / f"policy{f'-{name}' if name else ''}.safetensors"
 
 
-def train_policy(work: Problem) -> tuple[Policy, dict[str, Any]]:
-    """Train one policy in memory; it ends with the weights of the step that validation chose."""
+def train_policy(work: Problem, method: str | None = None) -> tuple[Policy, dict[str, Any]]:
+    """Train one policy in memory; it ends with the weights of the step that validation chose.
+
+    Args:
+        work: Its problem.
+        method: What progress calls it, if not the run's method.
+    """
     kept = None
-    for progress in track(work.run(), _title(work), work.stage.config.policy.steps, unit="steps"):
+    for progress in track(work.run(), _title(work, method), work.stage.config.policy.steps, unit="steps"):
         kept = progress.kept
     return _chosen(work, kept)
-
-
-def train_feddpo_policy(stage: Stage1) -> tuple[Policy, dict[str, Any]]:
-    """FedDPO on the training pairs of the seen clients; the policy of its last round.
-
-    It has no selector that could choose a stopping step on public prompts, so it runs to the end of its schedule.
-    """
-    config = stage.config
-    policy = new_policy(config.policy, config.features.model, None, config.seed, device=config.features.device)
-    table, clients = stage.prepared.table, stage.prepared.federation.partition.seen
-    examples = {
-        client.client_id: client_examples(policy, [table.pairs[int(row)] for row in client.train]) for client in clients
-    }
-    names = list(examples)
-    hashed, rules = identities(names), config.policy.feddpo
-    todo = train_feddpo(
-        policy,
-        examples,
-        config.policy,
-        config.seed,
-        lambda round_: draw_cohort(names, hashed, rules.cohort, config.seed, round_),
-    )
-    notes: dict[str, Any] = {}
-    for state, told in track(todo, "feddpo: rounds", rules.rounds, unit="rounds"):
-        notes = {"rounds": state.round, "averaging": rules.averaging, "uplink_bytes": told.uplink_bytes}
-    settle(policy, state)
-    return policy.eval(), notes
 
 
 def _chosen(work: Problem, kept: Kept | None) -> tuple[Policy, dict[str, Any]]:
@@ -137,8 +113,8 @@ def _chosen(work: Problem, kept: Kept | None) -> tuple[Policy, dict[str, Any]]:
     return work.policy, {"pairs": dict(work.labelled.counts), "stopped": asdict(kept.look)}
 
 
-def _title(work: Problem) -> str:
-    return f"{work.stage.config.method}{f' ({work.name})' if work.name else ''}: DPO"
+def _title(work: Problem, method: str | None = None) -> str:
+    return f"{method or work.stage.config.method}{f' ({work.name})' if work.name else ''}: DPO"
 
 
 def _one(run: Path, stage: Stage1, name: str, overrides: Sequence[str], *, resume: bool) -> dict[str, Any]:

@@ -124,19 +124,26 @@ class Words:
 
     def prompts(self, texts: Sequence[Text]) -> list[Ids]:
         """The tokens of prompts: strings as they are, conversations by the chat template."""
-        return [self._cut(self._encode(self._opened(text))) for text in texts]
+        return [self._cut(self.encode(self._opened(text))) for text in texts]
 
     def pair(self, pair: Pair) -> tuple[Ids, Ids, Ids]:
         """The tokens of prompt, chosen and rejected response; each response ends with end-of-text or end-of-turn."""
         rendered = render(pair, self.tokenizer, "plain")
         end = np.zeros(0, np.int32) if rendered.conversation else np.asarray([self.eos], np.int32)
-        chosen, rejected = (np.concatenate([self._encode(text), end]) for text in (rendered.chosen, rendered.rejected))
-        return self._cut(self._encode(rendered.prompt)), chosen, rejected
+        chosen, rejected = (np.concatenate([self.encode(text), end]) for text in (rendered.chosen, rendered.rejected))
+        return self._cut(self.encode(rendered.prompt)), chosen, rejected
 
     def text(self, ids: Sequence[int] | Ids) -> str:
         """What tokens say, special ones left out."""
         decoded = self.tokenizer.decode(list(map(int, ids)), skip_special_tokens=True)  # type: ignore[attr-defined]
         return str(decoded)
+
+    def encode(self, text: str) -> Ids:
+        """The tokens of a text as it is, without the special ones in front."""
+        encoded = self.tokenizer(text, add_special_tokens=False, verbose=False)  # type: ignore[operator]
+        ids = np.asarray(encoded["input_ids"], dtype=np.int32)
+        # A chat template writes its own BOS; the layout puts it before the slots.
+        return ids[len(self.before) :] if self.before and tuple(ids[: len(self.before)]) == self.before else ids
 
     def _opened(self, text: Text) -> str:
         if isinstance(text, str):
@@ -151,12 +158,6 @@ class Words:
             turns, tokenize=False, add_generation_prompt=True
         )
         return str(opened)
-
-    def _encode(self, text: str) -> Ids:
-        encoded = self.tokenizer(text, add_special_tokens=False, verbose=False)  # type: ignore[operator]
-        ids = np.asarray(encoded["input_ids"], dtype=np.int32)
-        # A chat template writes its own BOS; the layout puts it before the slots.
-        return ids[len(self.before) :] if self.before and tuple(ids[: len(self.before)]) == self.before else ids
 
     def _cut(self, ids: Ids) -> Ids:
         return ids[max(0, len(ids) - self.max_prompt_tokens) :]
