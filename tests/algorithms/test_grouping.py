@@ -56,6 +56,7 @@ def test_who_never_reported_trains_the_selector_with_the_fewest_clients():
     known = {"a": (losses, eye[2]), "b": (losses, eye[0]), "c": (losses, eye[0])}
     assert labels_of(known, ["new", "b", "newer", "newest"], 3).argmax(-1).tolist() == [1, 0, 1, 2]
     assert labels_of({}, ["x", "y", "z", "w"], 3).argmax(-1).tolist() == [0, 1, 2, 0]
+    assert labels_of(known, [], 3).shape == (0, 3)
 
 
 @pytest.mark.unit

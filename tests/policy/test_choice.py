@@ -31,7 +31,7 @@ PAIRS = [
 def policy() -> Policy:
     """The bundled model under a LoRA that does something; to read only."""
     fresh = new_policy(PolicyConfig(lora_rank=3, lora_alpha=6), "bundled", None, 5, device="cpu")
-    return disturb(fresh, scale=0.15).eval()
+    return disturb(fresh, scale=0.3).eval()
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +63,7 @@ def test_log_odds_are_those_of_the_full_forward_at_the_last_position(policy, tem
             logits = policy.model(input_ids=torch.from_numpy(row).long()[None]).logits[0, -1]
             a, b = template.answers
             torch.testing.assert_close(found, logits[a] - logits[b], atol=1e-4, rtol=1e-4)
-    assert float(told.std()) > 0.05
+    assert float(told.std()) > 0.02
 
 
 @pytest.mark.reference
@@ -119,7 +119,7 @@ def test_responses_are_cut_on_the_right_and_prompts_on_the_left_and_counted(poli
     # Seventeen positions for texts: eight for a response at most, the rest for the prompt.
     found, length = cut(Limits(512, 256, parts + 17))
     assert (length, found.counts.prompt_tokens, found.counts.response_tokens) == (17, 4, 13)
-    with pytest.raises(ConfigError, match="fills the model's .* positions alone"):
+    with pytest.raises(ConfigError, match=r"fills the model's .* positions alone"):
         Template.of(policy.words, Limits(512, 256, parts + 2))
 
 

@@ -124,7 +124,7 @@ class BiscuitLoraConfig(Config):
         rounds: Rounds in all. The paper has 500.
         warmup_rounds: R_w; None for ``rounds`` / (U + 1).
         regroup_every: R_g; None for the same.
-        cohort: Clients per round. The paper's 5 (of 53).
+        cohort: Clients per round. The paper has 5 of 53; fewer, for more steps on the way.
         steps: Local optimiser steps.
         batch: Pairs per step, each in both orders.
         lr: Learning rate, by AdamW(0.9, 0.95), fresh for every client and round.
@@ -137,10 +137,10 @@ class BiscuitLoraConfig(Config):
     rounds: int = Field(default=16, ge=1)
     warmup_rounds: int | None = Field(default=None, ge=1)
     regroup_every: int | None = Field(default=None, ge=1)
-    cohort: int = Field(default=5, ge=1)
-    steps: int = Field(default=5, ge=1)
+    cohort: int = Field(default=3, ge=1)
+    steps: int = Field(default=8, ge=1)
     batch: int = Field(default=8, ge=1)
-    lr: float = Field(default=3e-3, gt=0)
+    lr: float = Field(default=1e-2, gt=0)
     lora_rank: int = Field(default=8, ge=1)
     lora_alpha: int = Field(default=16, ge=1)
     report_pairs: int = Field(default=24, ge=1)

@@ -123,7 +123,7 @@ def labels_of(
             continue
         rows.append(_one_hot(counts.argmin(), selectors))
         counts = counts + rows[-1]
-    return torch.stack(rows)
+    return torch.stack(rows) if rows else torch.zeros(0, selectors)
 
 
 def _one_hot(rows: Int[Tensor, "*batch"], selectors: int) -> Float[Tensor, "*batch u"]:

@@ -36,8 +36,8 @@ TEMPLATE = "{prompt}\nA: {first}\nB: {second}\nWhich is better, A or B?"
 LETTERS = ((" A", " B"), ("A", "B"))
 """The two answers, in the order of trial: with the space that belongs behind the question, or bare."""
 
-ROWS_AT_ONCE = 64
-"""Rows of one forward pass without gradients. Chosen by us."""
+ROWS_AT_ONCE = 16
+"""Rows of one forward pass without gradients: more only leave a processor's cache (measured: 64 is 20% slower)."""
 
 
 @dataclass(frozen=True)
