@@ -64,7 +64,7 @@ from fedvpa.core.seeds import entropy
 from fedvpa.core.tree import Tree
 from fedvpa.policy.alignment import Against
 from fedvpa.policy.candidates import Candidates
-from fedvpa.policy.choice import Choices, Template, both_log_odds, losses, margins, mean_loss
+from fedvpa.policy.choice import Choices, Template, both_log_odds, losses, margins, mean_loss, say_cuts
 from fedvpa.policy.config import PolicyConfig
 from fedvpa.policy.dpo import batch_rows
 from fedvpa.policy.model import Policy, check_fits, new_adapter, new_policy, restore, snapshot
@@ -164,6 +164,7 @@ class Voters:
             [group[place] for group in responses for place in first.tolist()],
             [group[place + 1] for group in responses for place in first.tolist()],
         )
+        say_cuts(choices.counts, "pairs of candidates")
         return Compared(first, first + 1, self.margins(choices).view(prompts, len(first)))
 
     def against(self, base: Candidates) -> Against:
@@ -240,8 +241,8 @@ def train_selectors(
     for weights in state.selectors:
         check_fits(policy, weights)
     while state.round < own.rounds:
-        started, trainers = time.monotonic(), with_pairs(clients, cohorts(state.round), state.round)
-        skipped = len(cohorts(state.round)) - len(trainers)
+        started, cohort = time.monotonic(), cohorts(state.round)
+        trainers = with_pairs(clients, cohort, state.round)
         state, loss, sent = _round(policy, template, clients, config, timetable, seed, trainers, state)
         uplink = downlink = sent
         if timetable.groups_after(state.round) and state.round < own.rounds:
@@ -250,6 +251,7 @@ def train_selectors(
             uplink += sum(tree.size({"": told}) for told, _ in reports.values())
             downlink += len(reports) * sum(map(tree.size, state.selectors))
         seconds = time.monotonic() - started
+        skipped = len(cohort) - len(trainers)
         yield state, BiscuitRound(state.round, loss, tuple(trainers), skipped, uplink, downlink, seconds)
 
 
@@ -317,10 +319,11 @@ def _local(
 def _reports(
     policy: Policy, template: Template, clients: Mapping[str, Choices], config: BiscuitConfig, state: BiscuitState
 ) -> dict[str, Gaussian]:
-    """U losses of every client that holds a pair; labels are still to come."""
+    """U losses of every client that holds a pair; which selector it trains is still open."""
     voters = Voters(policy, template, state.selectors, config.lora.base_samples)
-    found = {}
-    for name, choices in clients.items():
-        if len(choices):
-            found[name] = (voters.losses(choices.head(config.lora.report_pairs)), torch.zeros(config.selectors))
-    return found
+    nobody = torch.zeros(config.selectors)
+    return {
+        name: (voters.losses(choices.head(config.lora.report_pairs)), nobody)
+        for name, choices in clients.items()
+        if len(choices)
+    }

@@ -17,7 +17,7 @@ from fedvpa.data import Pair
 from fedvpa.engines.federation import Split
 from fedvpa.engines.sampling import draw_cohort, identities
 from fedvpa.features.tokens import Limits, TokenCounts
-from fedvpa.policy.choice import Template
+from fedvpa.policy.choice import Template, say_cuts
 from fedvpa.policy.model import Policy, new_policy, positions_of
 
 FEDDPO = "feddpo"
@@ -63,8 +63,7 @@ def train_voters(stage: Stage1) -> tuple[Voters, dict[str, Any]]:
     template = Template.of(model.words, limits)
     choices = {name: template.of_pairs(pairs) for name, pairs in _pairs_of(stage, "train").items()}
     cut = sum((own.counts for own in choices.values()), TokenCounts())
-    if cut.prompts_truncated or cut.responses_truncated:
-        say(f"cut to fit: {cut.prompts_truncated} prompts, {cut.responses_truncated} responses of training pairs")
+    say_cuts(cut, "training pairs")
     todo = train_selectors(model, template, choices, config.biscuit, config.seed, _cohorts(stage, rules.cohort))
     notes: dict[str, Any] = {"uplink_bytes": 0, "downlink_bytes": 0}
     for state, told in track(todo, f"{FEDBISCUIT_LORA}: rounds", rules.rounds, unit="rounds"):

@@ -14,6 +14,7 @@ The logits are those of the output layer's two rows, before a cap that some mode
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -24,6 +25,7 @@ from torch import Tensor
 from torch.nn.functional import linear
 
 from fedvpa.core.errors import ConfigError, ModelError
+from fedvpa.core.progress import say
 from fedvpa.data.schema import Pair
 from fedvpa.features.tokens import Limits, TokenCounts, render
 from fedvpa.objectives import choice_log_likelihood
@@ -94,10 +96,7 @@ class Template:
             ModelError: If A and B are not two tokens of it.
             ConfigError: If the template alone fills the model's positions.
         """
-        _, after_prompt, *rest = (
-            TEMPLATE.replace("{first}", "{prompt}").replace("{second}", "{prompt}").split("{prompt}")
-        )
-        first, second, third = (words.encode(text) for text in (after_prompt, *rest))
+        first, second, third = (words.encode(text) for text in re.split(r"\{\w+\}", TEMPLATE)[1:])
         found = cls(words, (first, second, third), _answers(words), limits)
         if limits.positions is not None and found.room < 3:
             raise ConfigError(
@@ -157,8 +156,8 @@ def log_odds(policy: Policy, template: Template, rows: Sequence[Ids]) -> Float[T
     last = states[torch.arange(len(rows), device=states.device), batch.attention.sum(1) - 1]
     output = causal.get_output_embeddings()
     answers = torch.tensor(template.answers, device=states.device)
-    bias = None if output.bias is None else output.bias[answers]
-    logits = linear(last, output.weight[answers], bias).float()
+    bias = None if output.bias is None else output.bias[answers].float()
+    logits = linear(last.float(), output.weight[answers].float(), bias)
     return logits[:, 0] - logits[:, 1]
 
 
@@ -192,6 +191,12 @@ def mean_loss(odds: Float[Tensor, "2 pairs"], empty: float) -> float:
     """The mean loss of pairs from :func:`both_log_odds`; ``empty`` where there is none."""
     told = -(choice_log_likelihood(odds[0]) + choice_log_likelihood(-odds[1])) / 2
     return float(told.mean()) if told.numel() else empty
+
+
+def say_cuts(counts: TokenCounts, whose: str) -> None:
+    """One line on stderr if texts were cut."""
+    if counts.prompts_truncated or counts.responses_truncated:
+        say(f"{whose} cut to fit: {counts.prompts_truncated} prompts, {counts.responses_truncated} responses")
 
 
 def _ended(ids: Ids, eos: int) -> Ids:
