@@ -11,7 +11,7 @@ from fedvpa.algorithms.fedbiscuit_lora import NAME as FEDBISCUIT_LORA
 from fedvpa.algorithms.fedbiscuit_lora import Voters, choosing_model, train_selectors
 from fedvpa.algorithms.feddpo import client_examples, settle, train_feddpo
 from fedvpa.api.align import train_policy
-from fedvpa.api.stage2 import Judge, Stage1, problem
+from fedvpa.api.stage2 import Ranker, Stage1, problem
 from fedvpa.core.progress import say, track
 from fedvpa.data import Pair
 from fedvpa.engines.federation import Split
@@ -46,7 +46,7 @@ def train_fedbiscuit_lora_policy(stage: Stage1) -> tuple[Policy, dict[str, Any]]
     The notes hold, under ``selector``, what :func:`train_voters` says.
     """
     voters, told = train_voters(stage)
-    policy, notes = train_policy(problem(stage, judge=Judge(voters.compare, voters.against)), FEDBISCUIT_LORA)
+    policy, notes = train_policy(problem(stage, ranker=Ranker(voters.compare, voters.against)), FEDBISCUIT_LORA)
     return policy, {**notes, "selector": told}
 
 

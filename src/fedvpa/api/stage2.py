@@ -251,7 +251,7 @@ def labelled(
 
 
 @dataclass(frozen=True)
-class Judge:
+class Ranker:
     """What stands in for the stage's selector, of a method whose selector reads no features.
 
     Attributes:
@@ -324,13 +324,13 @@ class Problem:
         return label(own, self.compare, latents, rule, with_z=stage.personal, pairs_per_latent=keep).examples
 
 
-def problem(stage: Stage1, name: str = ONE, judge: Judge | None = None) -> Problem:
+def problem(stage: Stage1, name: str = ONE, ranker: Ranker | None = None) -> Problem:
     """Set up the training of one policy.
 
     Args:
         stage: The first stage.
         name: Of the policy.
-        judge: In place of the stage's selector.
+        ranker: In place of the stage's selector.
 
     Raises:
         ConfigError: If the method has no policy: ``local`` has one selector per client.
@@ -342,13 +342,13 @@ def problem(stage: Stage1, name: str = ONE, judge: Judge | None = None) -> Probl
         )
     policy = fresh_policy(stage, name)
     texts, held = public_prompts(stage)
-    compare = judge.compare if judge else every_pair(stage.selector)
+    compare = ranker.compare if ranker else every_pair(stage.selector)
     made = labelled(stage, name, base_candidates(stage, policy, texts, "train"), compare=compare)
     samples = base_candidates(stage, policy, held, "validation")
     latents = latents_of(stage, name, len(held), "validation")
     against = (
-        judge.against(samples)
-        if judge
+        ranker.against(samples)
+        if ranker
         else against_samples(stage.selector, samples, latents, lambda found: _features(stage, held, found, policy))
     )
     validation = Validation(samples.prompts, latents, against, stage.personal)
