@@ -11,7 +11,8 @@ from conftest import DIMENSION, make_federation
 from fedvpa.algorithms import MethodConfig
 from fedvpa.algorithms.base import CohortUpdate, one_by_one
 from fedvpa.algorithms.draws import pad_draws
-from fedvpa.algorithms.fedbiscuit import FedBiscuit, balanced_greedy, labels_of, regrouped
+from fedvpa.algorithms.fedbiscuit import FedBiscuit
+from fedvpa.algorithms.grouping import Timetable, balanced_greedy
 from fedvpa.algorithms.robust import Part, aggregate
 from fedvpa.core.errors import ConfigError
 from fedvpa.core.tree import prefixed
@@ -55,57 +56,6 @@ def one_round(algorithm: FedBiscuit, state, names=NAMES):
     update, private = algorithm.client_update(broadcast.cohort(len(names)), data, {}, pad_draws(draws))
     assert private == {}
     return broadcast, update
-
-
-@pytest.mark.unit
-def test_bidding_by_hand():
-    # All want selector 0; it keeps the two of least loss. The three others want 2, which may keep two of them;
-    # the last one gets what is left although it likes it least.
-    losses = torch.tensor([[0.1, 0.9, 0.5], [0.3, 0.6, 0.4], [0.2, 0.9, 0.8], [0.4, 0.9, 0.7], [0.5, 0.8, 0.6]])
-    assert balanced_greedy(losses).tolist() == [0, 2, 0, 1, 2]
-    # A full selector sends away the bidders whom it fits worst, whatever they lose.
-    assert balanced_greedy(torch.tensor([[0.3, 0.4], [0.2, 0.9], [0.1, 0.2], [0.25, 9.0]])).tolist() == [1, 0, 0, 1]
-    # Equals: the first selector, the first clients.
-    assert balanced_greedy(torch.ones(5, 2)).tolist() == [0, 0, 0, 1, 1]
-    assert balanced_greedy(torch.tensor([[3.0, 1.0, 2.0]])).tolist() == [1]
-
-
-@pytest.mark.unit
-@pytest.mark.parametrize(("clients", "selectors"), [(1, 4), (4, 3), (10, 3), (23, 5), (12, 1)])
-def test_groups_are_balanced_and_follow_the_clients_not_their_order(clients: int, selectors: int):
-    generator = torch.Generator().manual_seed(clients)
-    losses = torch.rand(clients, selectors, generator=generator)
-    losses[:, 0] -= 0.5
-    labels = balanced_greedy(losses)
-    sizes = torch.bincount(labels, minlength=selectors)
-    assert set(sizes.tolist()) <= {clients // selectors, -(-clients // selectors)}
-    order = torch.randperm(clients, generator=generator)
-    assert torch.equal(balanced_greedy(losses[order]), labels[order])
-
-
-@pytest.mark.unit
-def test_grouping_separates_clients_whom_different_selectors_fit():
-    fits = {"b": (0.9, 0.2), "a": (0.1, 0.8), "d": (0.3, 0.7), "c": (0.6, 0.5)}
-    found = regrouped({name: (torch.tensor(losses), torch.zeros(2)) for name, losses in fits.items()})
-    assert {name: label.tolist() for name, (_, label) in found.items()} == {
-        "b": [0.0, 1.0],
-        "a": [1.0, 0.0],
-        "d": [1.0, 0.0],
-        "c": [0.0, 1.0],
-    }
-    assert list(found) == list(fits)
-    assert found["c"][0].tolist() == pytest.approx([0.6, 0.5])
-    assert regrouped({}) == {}
-    alike = {name: (torch.ones(2), torch.zeros(2)) for name in "ba"}
-    assert regrouped(alike)["a"][1].tolist() == [1.0, 0.0], "among equals the id decides"
-
-
-@pytest.mark.unit
-def test_who_never_reported_trains_the_selector_with_the_fewest_clients():
-    eye, losses = torch.eye(3), torch.zeros(3)
-    known = {"a": (losses, eye[2]), "b": (losses, eye[0]), "c": (losses, eye[0])}
-    assert labels_of(known, ["new", "b", "newer", "newest"], 3).argmax(-1).tolist() == [1, 0, 1, 2]
-    assert labels_of({}, ["x", "y", "z", "w"], 3).argmax(-1).tolist() == [0, 1, 2, 0]
 
 
 @pytest.mark.unit
@@ -235,13 +185,8 @@ def test_every_option_changes_the_result(changed: dict[str, int]):
 @pytest.mark.unit
 def test_usual_periods_scale_with_the_run_and_the_mean_leaves_the_warm_up_out():
     usual = FedBiscuit(MethodConfig())
-    assert (usual.rounds, usual.selectors, usual.warmup_rounds, usual.regroup_every, usual.warmup) == (
-        200,
-        3,
-        50,
-        50,
-        150,
-    )
+    assert usual.timetable == Timetable(selectors=3, rounds=200, warmup_rounds=50, regroup_every=50)
+    assert usual.timetable.warmup == 150
     averaged = config(biscuit={"selectors": 2, "warmup_rounds": 2}, server={"rounds": 7, "average_tail": 1.0})
     states = trained(averaged)
     late = torch.stack([state.server.params["head.personal"] for state in states[-3:]])

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from fedvpa.policy.alignment import Kept, Look, Validation, align, good_enough
+from fedvpa.policy.alignment import Kept, Look, Validation, against_samples, align, good_enough
 from fedvpa.policy.dpo import Trainer
 from fedvpa.policy.model import Policy, snapshot
 from fedvpa.policy.preferences import Latents
@@ -107,12 +107,13 @@ def validation() -> Validation:
     z = selector.prototypes[prototype]
     latents = Latents(single(z, torch.full_like(z, -4.0)), z, prototype)
 
-    def worth(rows: list[int], found: list[np.ndarray]) -> torch.Tensor:
+    def worth(found: list[np.ndarray]) -> torch.Tensor:
         # The policy's own samples are worth 1, 1, 3, 3 and −1 at prototype 0.
-        values = torch.tensor([1.0, 1.0, 3.0, 3.0, -1.0])[rows]
+        values = torch.tensor([1.0, 1.0, 3.0, 3.0, -1.0])
         return torch.stack([values, torch.zeros(5)], 1)
 
-    return Validation(make_candidates(FEATURES), latents, selector, worth, True)
+    base = make_candidates(FEATURES)
+    return Validation(base.prompts, latents, against_samples(selector, base, latents, worth), True)
 
 
 @pytest.mark.unit
@@ -132,7 +133,7 @@ def test_a_look_by_hand(base_folder, validation, monkeypatch):
     assert seen.tokens == pytest.approx(28 / 5)
     assert seen.by_prototype["0"]["win_rate"] == pytest.approx(0.5)
     assert seen.by_prototype["1"]["tokens"] == pytest.approx(5.0)
-    prompts = validation.candidates.prompts
+    prompts = validation.prompts
     with torch.no_grad():
         ours = policy.log_probs(prompts, found, validation.latents.z)
     theirs = torch.tensor([float(part.sum()) for part in policy.reference_log_probs(prompts, found)])
@@ -149,4 +150,4 @@ def test_a_look_at_the_base_finds_no_drift(base_folder, validation):
     policy = make_policy(base_folder, None, noise=False)
     seen = replace(validation, with_z=False).look(policy, tiny_config(base_folder), 0, "", 3)
     assert seen.kl == pytest.approx(0.0, abs=1e-4)
-    assert PAD not in validation.candidates.prompts[0]
+    assert PAD not in validation.prompts[0]

@@ -10,7 +10,7 @@ LoRA adapter; the likelihood of a choice is σ(r_u(chosen) − r_u(rejected)), w
     what                 the paper's                              here
     warm-up              every client trains selector u, R_w      rounds u·R_w … (u + 1)·R_w − 1
                          rounds for each u
-    grouping             every R_g rounds, by U validation        balanced_greedy, first after the warm-up
+    grouping             every R_g rounds, by U validation        grouping.py: balanced_greedy, first after the warm-up
                          losses of every client
     aggregation          φ_u ← (1 − |S_u|/N) φ_u                  φ_u + (1/N) Σ_{i∈S_u} (φ_i − φ_u): the same, as a sum
                               + (1/N) Σ_{i∈S_u} φ_i               of masked changes over a count
@@ -37,18 +37,18 @@ The result is one model for all: it has no latent, and clients differ only in wh
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
-from torch.nn.functional import one_hot
 
 from fedvpa.algorithms.aggregation import federated_average, mean_losses, weighted_delta, zero_evidence
-from fedvpa.algorithms.base import Broadcast, ClientUpdate, CohortUpdate, Gaussian, Private, ServerState
+from fedvpa.algorithms.base import Broadcast, ClientUpdate, CohortUpdate, Private, ServerState
 from fedvpa.algorithms.config import MethodConfig
 from fedvpa.algorithms.draws import Draws, draw
+from fedvpa.algorithms.grouping import Timetable, regrouped
 from fedvpa.algorithms.local_training import train_locally
 from fedvpa.core.errors import ConfigError
 from fedvpa.core.seeds import torch_generator
@@ -91,12 +91,7 @@ class FedBiscuit:
                 "different selectors: most leave each selector as it is.",
                 fix="Use server.rule=mean, with server.clip_norm against single large updates.",
             )
-        if self.warmup >= self.rounds:
-            raise ConfigError(
-                f"the warm-up of {self.selectors} selectors, {self.warmup_rounds} rounds each, leaves none of "
-                f"server.rounds={self.rounds} for groups.",
-                fix=f"Lower biscuit.warmup_rounds or biscuit.selectors, or raise server.rounds above {self.warmup}.",
-            )
+        _ = self.timetable
 
     @property
     def personal(self) -> bool:
@@ -119,19 +114,10 @@ class FedBiscuit:
         return self.config.biscuit.selectors
 
     @property
-    def warmup_rounds(self) -> int:
-        """R_w."""
-        return self.config.biscuit.warmup_rounds or self._usual_period
-
-    @property
-    def regroup_every(self) -> int:
-        """R_g."""
-        return self.config.biscuit.regroup_every or self._usual_period
-
-    @property
-    def warmup(self) -> int:
-        """The first round in which groups train, U·R_w."""
-        return self.selectors * self.warmup_rounds
+    def timetable(self) -> Timetable:
+        """Warm-up and groups."""
+        own = self.config.biscuit
+        return Timetable.of(own.selectors, self.rounds, own.warmup_rounds, own.regroup_every)
 
     def init(self, dimension: int, groups: Sequence[str], seed: int) -> ServerState:
         """U random selectors; no shared part. ``groups`` is not read."""
@@ -141,11 +127,7 @@ class FedBiscuit:
 
     def broadcast(self, state: ServerState, client_ids: Sequence[str]) -> Broadcast:
         """All selectors, and for each client, one-hot, the one that it trains."""
-        if state.round < self.warmup:
-            rows = [state.round // self.warmup_rounds] * len(client_ids)
-            label = _one_hot(torch.tensor(rows, dtype=torch.long), self.selectors)
-        else:
-            label = labels_of(state.posteriors, client_ids, self.selectors)
+        label = self.timetable.labels(state.round, state.posteriors, client_ids)
         return Broadcast(prefixed("params", state.params), {"label": label}, (), state.round)
 
     def draw(self, seed: int, round_: int, client_id: str, pairs: int, components: int) -> Draws:
@@ -184,19 +166,15 @@ class FedBiscuit:
 
     def server_update(self, state: ServerState, update: CohortUpdate) -> tuple[ServerState, dict[str, float]]:
         """Damped average of each selector; remember the reports; group when it is due, also if nobody reported."""
-        new = federated_average(state, update, self.config.server, tail_from=self.warmup)
+        new = federated_average(state, update, self.config.server, tail_from=self.timetable.warmup)
         remembered = {**state.posteriors, **update.posteriors}
-        if new.round >= self.warmup and (new.round - self.warmup) % self.regroup_every == 0:
+        if self.timetable.groups_after(new.round):
             remembered = regrouped(remembered)
         return replace(new, posteriors=remembered), mean_losses(update)
 
     def selector(self, state: ServerState) -> Selector:
         """The selectors with the averaged weights, that vote."""
         return Selector(self._shape, InferenceConfig(method="vote"), state.final, state.log_prior, torch.ones(()))
-
-    @property
-    def _usual_period(self) -> int:
-        return max(1, self.rounds // (self.selectors + 1))
 
     @property
     def _shape(self) -> SelectorConfig:
@@ -207,63 +185,3 @@ def mean_losses_of(head: Tree, pairs: Pairs, latents: Float[Tensor, "*clients m 
     """Mean −log σ(margin) of the selectors that ``latents`` pick; log 2, a coin's, where there is no pair."""
     likelihood = choice_log_likelihood(HEAD.margins(head, pairs, latents, None))
     return weighted_mean(-likelihood, pairs.weight.unsqueeze(-2), empty=math.log(2))
-
-
-def balanced_greedy(losses: Float[Tensor, "n u"]) -> Int[Tensor, " n"]:
-    """Give each of n clients one of U selectors, ⌊n/U⌋ or ⌈n/U⌉ clients to each, by rounds of bidding.
-
-    Every free client bids for the open selector of its least loss. The selector with the most bids keeps the bidders of
-    least loss, as many as ⌈free clients / open selectors⌉, and closes; the others bid again. Equals: the first
-    selector, the first client.
-
-    Args:
-        losses: The loss of each selector on each client's pairs.
-
-    Returns:
-        The selector of each client.
-    """
-    count, selectors = losses.shape
-    labels = torch.full((count,), -1)
-    bids = losses.clone()
-    for still_open in range(selectors, 0, -1):
-        free = (labels < 0).nonzero().squeeze(-1)
-        if not len(free):
-            break
-        wanted = bids[free].argmin(-1)
-        selector = torch.bincount(wanted, minlength=selectors).argmax()
-        bidders = free[wanted == selector]
-        best = bidders[losses[bidders, selector].argsort(stable=True)]
-        labels[best[: -(-len(free) // still_open)]] = selector
-        bids[:, selector] = math.inf
-    return labels
-
-
-def regrouped(remembered: Mapping[str, Gaussian]) -> dict[str, Gaussian]:
-    """The same reports with the selectors that :func:`balanced_greedy` gives; by id, so that no order matters."""
-    names = sorted(remembered)
-    if not names:
-        return {}
-    losses = torch.stack([remembered[name][0] for name in names])
-    label = dict(zip(names, _one_hot(balanced_greedy(losses), losses.shape[-1]), strict=True))
-    return {name: (report, label[name]) for name, (report, _) in remembered.items()}
-
-
-def labels_of(
-    remembered: Mapping[str, Gaussian], client_ids: Sequence[str], selectors: int
-) -> Float[Tensor, "clients u"]:
-    """One-hot selectors of a cohort; who never reported gets the one with the fewest clients, and counts from then."""
-    counts = torch.zeros(selectors)
-    for _, label in remembered.values():
-        counts = counts + label
-    rows = []
-    for name in client_ids:
-        if name in remembered:
-            rows.append(remembered[name][1])
-            continue
-        rows.append(_one_hot(counts.argmin(), selectors))
-        counts = counts + rows[-1]
-    return torch.stack(rows)
-
-
-def _one_hot(rows: Int[Tensor, "*batch"], selectors: int) -> Float[Tensor, "*batch u"]:
-    return one_hot(rows, selectors).float()

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -31,13 +31,13 @@ from torch.nn.functional import linear
 
 from fedvpa.algorithms.lora_averaging import A_SUFFIX, B_SUFFIX, Averaging, average, change, factorise
 from fedvpa.core import tree
-from fedvpa.core.errors import ConfigError, DataError, RunError, nearest
+from fedvpa.core.errors import ConfigError, DataError, nearest
 from fedvpa.core.progress import say
 from fedvpa.core.tree import Tree
 from fedvpa.data.schema import Pair
 from fedvpa.policy.config import PolicyConfig
 from fedvpa.policy.dpo import Step, Trainer
-from fedvpa.policy.model import Policy, restore, snapshot
+from fedvpa.policy.model import Policy, check_fits, restore, snapshot
 from fedvpa.policy.preferences import Examples, reference_of
 
 METHOD = "feddpo"
@@ -147,7 +147,7 @@ def train_feddpo(
     if not any(len(examples) for examples in clients.values()):
         raise DataError(f"None of the {len(clients)} clients has a preference pair, so FedDPO has nothing to learn.")
     state = start or FedDPOState(snapshot(policy))
-    _check(policy, state)
+    check_fits(policy, state.weights)
     while state.round < config.feddpo.rounds:
         state, told = _round(policy, clients, config, seed, cohorts(state.round), state)
         yield state, told
@@ -202,10 +202,7 @@ def _round(
     state: FedDPOState,
 ) -> tuple[FedDPOState, Round]:
     started = time.monotonic()
-    for name in cohort:
-        if name not in clients:
-            raise DataError(f"Round {state.round} asks an unknown client {name!r}.", fix=nearest(name, clients))
-    active = [name for name in cohort if len(clients[name])]
+    active = with_pairs(clients, cohort, state.round)
     updates: dict[str, Tree] = {}
     steps: list[Step] = []
     for name in active:
@@ -220,8 +217,8 @@ def _round(
     sent = len(active) * sum(tree.size({name: leaf}) for name, leaf in state.weights.items() if _moves(name, config))
     told = Round(
         round=state.round + 1,
-        loss=_mean([step.loss for step in steps]),
-        accuracy=_mean([step.accuracy for step in steps]),
+        loss=mean_of([step.loss for step in steps]),
+        accuracy=mean_of([step.accuracy for step in steps]),
         cohort=tuple(active),
         skipped=len(cohort) - len(active),
         rejected=tuple(name for name in active if name not in updates),
@@ -279,16 +276,18 @@ def _scale(policy: Policy) -> float:
     return float(shape.lora_alpha / shape.r)
 
 
-def _check(policy: Policy, state: FedDPOState) -> None:
-    wanted = {name: tuple(leaf.shape) for name, leaf in policy.trained().items()}
-    given = {name: tuple(leaf.shape) for name, leaf in state.weights.items()}
-    if wanted != given:
-        odd = next(name for name in sorted(wanted.keys() | given.keys()) if wanted.get(name) != given.get(name))
-        raise RunError(
-            f"The state to go on from has {given.get(odd)} for {odd}, and the policy {wanted.get(odd)}.",
-            fix="Build the policy with the model and lora_rank of that run.",
-        )
+def with_pairs(clients: Mapping[str, Sized], cohort: Sequence[str], round_: int) -> list[str]:
+    """The clients of a cohort that hold a pair.
+
+    Raises:
+        DataError: If the cohort names an unknown client.
+    """
+    for name in cohort:
+        if name not in clients:
+            raise DataError(f"Round {round_} asks an unknown client {name!r}.", fix=nearest(name, clients))
+    return [name for name in cohort if len(clients[name])]
 
 
-def _mean(values: Sequence[float]) -> float | None:
+def mean_of(values: Sequence[float]) -> float | None:
+    """The mean; None of nothing."""
     return sum(values) / len(values) if values else None

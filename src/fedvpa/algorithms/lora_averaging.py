@@ -63,7 +63,7 @@ def change(factors: Mapping[str, Tensor], scale: float) -> Tree:
 
 def avg(clients: Sequence[Mapping[str, Tensor]], shares: Sequence[float], scale: float) -> Averaged:
     """FedAvg of the factors. Arguments as in :func:`average`."""
-    return Averaged(_mean(clients, shares))
+    return Averaged(mean_of_factors(clients, shares))
 
 
 def ffa(clients: Sequence[Mapping[str, Tensor]], shares: Sequence[float], scale: float) -> Averaged:
@@ -77,7 +77,7 @@ def ffa(clients: Sequence[Mapping[str, Tensor]], shares: Sequence[float], scale:
         moved = [name for name, leaf in shared.items() if not torch.equal(leaf, client[name])]
         if moved:
             raise DataError(f"Client {place} of {len(clients)} has another {moved[0]} than client 0; ffa freezes it.")
-    return Averaged({**_mean(clients, shares), **shared})
+    return Averaged({**mean_of_factors(clients, shares), **shared})
 
 
 def svd(clients: Sequence[Mapping[str, Tensor]], shares: Sequence[float], scale: float) -> Averaged:
@@ -146,7 +146,9 @@ def product_svd(
     return q_left @ u, s, vh @ q_right.T
 
 
-def _mean(clients: Sequence[Mapping[str, Tensor]], shares: Sequence[float]) -> Tree:
+def mean_of_factors(clients: Sequence[Mapping[str, Tensor]], shares: Sequence[float]) -> Tree:
+    """Σ pᵢ·Aᵢ and Σ pᵢ·Bᵢ of every adapted layer, summed in double precision."""
+
     def leaf(*own: Tensor) -> Tensor:
         return sum((share * part.double() for share, part in zip(shares, own, strict=True)), torch.zeros(())).float()
 

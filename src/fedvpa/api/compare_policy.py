@@ -14,8 +14,8 @@ from typing import Any
 
 from fedvpa import __version__
 from fedvpa.algorithms import METHODS
-from fedvpa.algorithms.feddpo import METHOD as FEDDPO
-from fedvpa.api.align import train_feddpo_policy, train_policy
+from fedvpa.api.align import train_policy
+from fedvpa.api.client_models import FEDBISCUIT_LORA, FEDDPO, TRAINED_BY_CLIENTS
 from fedvpa.api.compare import compare, run_all
 from fedvpa.api.config import RunConfig
 from fedvpa.api.duels import PATH_STEPS, all_outcomes, arena, path_outcomes
@@ -34,8 +34,11 @@ SAMPLES = 4
 OURS = "fedvpa_gp"
 """The method whose switching is shown."""
 
-POLICY_METHODS = (OURS, "fedvpl", "global", "fedbiscuit", FEDDPO, "oracle")
-"""The methods that give a policy, in the order of the paper's table, with ours first and the yardstick last."""
+DEFAULT_POLICY_METHODS = (OURS, "fedvpl", "global", "fedbiscuit", FEDDPO, "oracle")
+"""The methods of a comparison, in the order of the paper's table, with ours first and the yardstick last."""
+
+POLICY_METHODS = (*DEFAULT_POLICY_METHODS, FEDBISCUIT_LORA)
+"""All methods that give a policy; the last is dear, and in no comparison unless it is asked for."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +47,7 @@ class PolicyCell:
 
     Attributes:
         method: One of ``POLICY_METHODS``.
-        config: The run; its method is ``global`` for FedDPO, which needs the same pairs and no selector.
+        config: The run; its method is ``global`` for those of ``TRAINED_BY_CLIENTS``, which need its pairs alone.
         out: The comparison's folder.
     """
 
@@ -78,7 +81,7 @@ class PolicyCell:
 def compare_policies(
     config: RunConfig,
     *,
-    methods: Sequence[str] = POLICY_METHODS,
+    methods: Sequence[str] = DEFAULT_POLICY_METHODS,
     clients: Sequence[int],
     seeds: int,
     first_seed: int = 0,
@@ -172,8 +175,8 @@ def run_policy_cell(cell: PolicyCell) -> None:
     done = fit(config, prepared)
     stage = Stage1(config, prepared, done.selector, done.posterior)
     started = time.monotonic()
-    if cell.method == FEDDPO:
-        policy, notes = train_feddpo_policy(stage)
+    if cell.method in TRAINED_BY_CLIENTS:
+        policy, notes = TRAINED_BY_CLIENTS[cell.method](stage)
         policies = {ONE: policy}
     else:
         trained = {name: train_policy(problem(stage, name)) for name in stage.policies}

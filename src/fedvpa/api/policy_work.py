@@ -23,8 +23,8 @@ from fedvpa.core.progress import track
 from fedvpa.core.tree import Tree, below, prefixed
 from fedvpa.engines.sampling import draw_cohort, identities
 from fedvpa.policy.alignment import Kept, Look
-from fedvpa.policy.candidates import say_cuts
 from fedvpa.policy.model import Policy, new_policy, restore, snapshot
+from fedvpa.policy.rows import say_cuts
 
 
 class Work(Protocol):
@@ -189,7 +189,7 @@ class FedDPOWork:
         table, clients = prepared.table, prepared.federation.partition.seen
         pairs = {client.client_id: [table.pairs[int(row)] for row in client.train] for client in clients}
         everything = [pair for own in pairs.values() for pair in own]
-        say_cuts(self._policy.words.pairs(everything)[1], len(everything))
+        say_cuts(self._policy.words.pairs(everything)[1], f"{len(everything)} training pairs")
         self._examples = {name: client_examples(self._policy, own) for name, own in pairs.items()}
         self._told: dict[str, Any] = {"uplink_bytes": 0, "rejected": 0}
 

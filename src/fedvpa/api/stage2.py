@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -22,7 +22,7 @@ from fedvpa.data.schema import Text
 from fedvpa.evaluation.accuracy import infer_clients
 from fedvpa.features import Backbone, load_backbone
 from fedvpa.features.locate import locate
-from fedvpa.policy.alignment import Kept, Progress, Validation, align
+from fedvpa.policy.alignment import Against, Kept, Progress, Validation, against_samples, align
 from fedvpa.policy.candidates import (
     Candidates,
     candidates_key,
@@ -33,7 +33,7 @@ from fedvpa.policy.candidates import (
 )
 from fedvpa.policy.dpo import Trainer
 from fedvpa.policy.model import Policy, new_policy
-from fedvpa.policy.preferences import Examples, Labelled, Latents, draw_latents, label
+from fedvpa.policy.preferences import Compare, Examples, Labelled, Latents, draw_latents, every_pair, label
 from fedvpa.policy.rows import Ids
 from fedvpa.selector.posterior import Posterior
 from fedvpa.selector.selector import Selector
@@ -229,15 +229,38 @@ def latents_of(stage: Stage1, name: str, count: int, *path: Label) -> Latents:
     return Latents(same, same.mean, torch.zeros(count, dtype=torch.long))
 
 
-def labelled(stage: Stage1, name: str, candidates: Candidates, *path: Label) -> Labelled:
-    """The z-labelled pairs of a policy; a method without a latent gets as many pairs per prompt as the others."""
-    rule = stage.config.policy.preferences
+def labelled(
+    stage: Stage1, name: str, candidates: Candidates, *path: Label, compare: Compare | None = None
+) -> Labelled:
+    """The z-labelled pairs of a policy; a method without a latent gets as many pairs per prompt as the others.
+
+    Args:
+        stage: The first stage.
+        name: Of the policy.
+        candidates: The responses.
+        *path: Labels that name the draws.
+        compare: What orders them; by default the stage's selector.
+    """
+    rule, compare = stage.config.policy.preferences, compare or every_pair(stage.selector)
     if stage.personal:
         latents = latents_of(stage, name, rule.latents_per_prompt * len(candidates.prompts), "train", *path)
-        return label(candidates, stage.selector, latents, rule, with_z=True)
+        return label(candidates, compare, latents, rule, with_z=True)
     keep = rule.latents_per_prompt * rule.pairs_per_latent
     latents = latents_of(stage, name, len(candidates.prompts), "train", *path)
-    return label(candidates, stage.selector, latents, rule, with_z=False, pairs_per_latent=keep)
+    return label(candidates, compare, latents, rule, with_z=False, pairs_per_latent=keep)
+
+
+@dataclass(frozen=True)
+class Ranker:
+    """What stands in for the stage's selector, of a method whose selector reads no features.
+
+    Attributes:
+        compare: Orders candidates.
+        against: The base policy's samples → what the validation looks ask.
+    """
+
+    compare: Compare
+    against: Callable[[Candidates], Against]
 
 
 @dataclass(frozen=True)
@@ -252,6 +275,7 @@ class Problem:
         validation: Chooses the stopping step.
         stage: Where it came from.
         texts: The prompts, for refreshes.
+        compare: What orders candidates.
     """
 
     name: str
@@ -261,6 +285,7 @@ class Problem:
     validation: Validation
     stage: Stage1
     texts: Sequence[Text]
+    compare: Compare
 
     def run(self, kept: Kept | None = None) -> Generator[Progress, None, None]:
         """DPO from the trainer's step on."""
@@ -296,11 +321,16 @@ class Problem:
             own=True,
         )
         keep = rule.latents_per_prompt * rule.pairs_per_latent
-        return label(own, stage.selector, latents, rule, with_z=stage.personal, pairs_per_latent=keep).examples
+        return label(own, self.compare, latents, rule, with_z=stage.personal, pairs_per_latent=keep).examples
 
 
-def problem(stage: Stage1, name: str = ONE) -> Problem:
+def problem(stage: Stage1, name: str = ONE, ranker: Ranker | None = None) -> Problem:
     """Set up the training of one policy.
+
+    Args:
+        stage: The first stage.
+        name: Of the policy.
+        ranker: In place of the stage's selector.
 
     Raises:
         ConfigError: If the method has no policy: ``local`` has one selector per client.
@@ -312,16 +342,18 @@ def problem(stage: Stage1, name: str = ONE) -> Problem:
         )
     policy = fresh_policy(stage, name)
     texts, held = public_prompts(stage)
-    made = labelled(stage, name, base_candidates(stage, policy, texts, "train"))
-    validation = Validation(
-        base_candidates(stage, policy, held, "validation"),
-        latents_of(stage, name, len(held), "validation"),
-        stage.selector,
-        lambda rows, found: _features(stage, [held[row] for row in rows], found, policy),
-        stage.personal,
+    compare = ranker.compare if ranker else every_pair(stage.selector)
+    made = labelled(stage, name, base_candidates(stage, policy, texts, "train"), compare=compare)
+    samples = base_candidates(stage, policy, held, "validation")
+    latents = latents_of(stage, name, len(held), "validation")
+    against = (
+        ranker.against(samples)
+        if ranker
+        else against_samples(stage.selector, samples, latents, lambda found: _features(stage, held, found, policy))
     )
+    validation = Validation(samples.prompts, latents, against, stage.personal)
     trainer = Trainer(policy, stage.config.policy, stage.config.seed, name)
-    return Problem(name, policy, trainer, made, validation, stage, texts)
+    return Problem(name, policy, trainer, made, validation, stage, texts, compare)
 
 
 def _features(stage: Stage1, texts: Sequence[Text], found: Sequence[Ids], policy: Policy) -> Float[Tensor, "n d"]:

@@ -29,7 +29,7 @@ def compare(
     """Compare methods over numbers of clients and seeds; writes comparison.json."""
     from fedvpa.api.compare import DEFAULT_METHODS
     from fedvpa.api.compare import compare as run_it
-    from fedvpa.api.compare_policy import POLICY_METHODS, compare_policies
+    from fedvpa.api.compare_policy import DEFAULT_POLICY_METHODS, compare_policies
     from fedvpa.api.config import column_overrides, read_config
     from fedvpa.core.errors import ConfigError, nearest
     from fedvpa.evaluation.table import policy_table_text, table_text
@@ -42,7 +42,7 @@ def compare(
     given += [f"engine.name={engine}"] if engine is not None else []
     if stage not in ("selector", "policy"):
         raise ConfigError(f"--stage {stage!r} is none.", fix=nearest(stage, ("selector", "policy")))
-    defaults = POLICY_METHODS if stage == "policy" else DEFAULT_METHODS
+    defaults = DEFAULT_POLICY_METHODS if stage == "policy" else DEFAULT_METHODS
     names = [name.strip() for name in methods.split(",") if name.strip()] if methods is not None else list(defaults)
     settings = read_config(config, given)
     if stage == "policy":

@@ -21,8 +21,29 @@ from fedvpa.policy.rows import Ids
 from fedvpa.selector.pairs import Pairs
 from fedvpa.selector.selector import Selector
 
-FeaturesOf = Callable[[list[int], list[Ids]], Float[Tensor, "n d"]]
-"""(validation prompt numbers, responses) → raw features."""
+Against = Callable[[list[Ids]], Float[Tensor, "p samples"]]
+"""One response to each validation prompt → its margin over samples of the base policy, at the prompt's latent."""
+
+
+def against_samples(
+    selector: Selector, base: Candidates, latents: Latents, features: Callable[[list[Ids]], Float[Tensor, "p d"]]
+) -> Against:
+    """Margins over all samples of the base policy, by a selector that reads features.
+
+    Args:
+        selector: The judge: validation knows no users but through it.
+        base: The base policy's samples.
+        latents: One per prompt.
+        features: Raw features of one response to each prompt.
+    """
+    theirs = selector.scale(base.features.numpy())
+    ones = torch.ones(theirs.shape[:2])
+
+    def against(found: list[Ids]) -> Float[Tensor, "p samples"]:
+        own = selector.scale(features(found).numpy()).unsqueeze(1)
+        return selector.margins(latents.posterior, Pairs(own.expand_as(theirs), theirs, ones, ones))
+
+    return against
 
 
 @dataclass(frozen=True)
@@ -31,7 +52,7 @@ class Look:
 
     Attributes:
         step: After how many steps.
-        win_rate: Share of the base policy's samples that the selector, at the same z, puts below the policy's one.
+        win_rate: Share of the base policy's samples that the judge, at the same z, puts below the policy's one.
         error: Standard error of ``win_rate`` over prompts.
         kl: Mean log π − log π_ref of the policy's own samples, in nats: an estimate of KL(π ‖ π_ref).
         tokens: Mean length of the samples.
@@ -51,32 +72,27 @@ class Validation:
     """Prompts that choose the stopping step; neither training nor evaluation sees them.
 
     Attributes:
-        candidates: The base policy's samples.
+        prompts: Their tokens.
         latents: One per prompt.
-        selector: The judge: validation knows no users but through it.
-        features: Features of further responses.
+        against: The judge.
         with_z: Whether the policy sees z.
     """
 
-    candidates: Candidates
+    prompts: list[Ids]
     latents: Latents
-    selector: Selector
-    features: FeaturesOf
+    against: Against
     with_z: bool
 
     @torch.no_grad()
     def look(self, policy: Policy, config: PolicyConfig, seed: int, *path: Label) -> Look:
         """Sample the policy once per prompt and compare."""
-        prompts, step = self.candidates.prompts, path[-1]
+        prompts, step = self.prompts, path[-1]
         z = self.latents.z if self.with_z else None
         limits = config.candidates
         sampling = Sampling(limits.temperature, limits.top_p, limits.max_new_tokens, limits.batch)
         # The same draws at every look: looks differ by the policy, not by luck.
         found = policy.generate(prompts, z, sampling, seed, "validation", *path[:-1])
-        own = self.selector.scale(self.features(list(range(len(prompts))), found).numpy()).unsqueeze(1)
-        base = self.selector.scale(self.candidates.features.numpy())
-        ones = torch.ones(base.shape[:2])
-        margin = self.selector.margins(self.latents.posterior, Pairs(own.expand_as(base), base, ones, ones))
+        margin = self.against(found)
         wins = ((margin > 0).float() + 0.5 * (margin == 0).float()).mean(1)
         reference = torch.tensor([float(part.sum()) for part in policy.reference_log_probs(prompts, found)])
         policy.eval()

@@ -27,10 +27,9 @@ from fedvpa.core.seeds import Label
 from fedvpa.data.schema import Pair, PairTable, Text
 from fedvpa.features import FeatureConfig, extract
 from fedvpa.features.backbone import Backbone, resolve_device, resolve_dtype
-from fedvpa.features.tokens import TokenCounts
 from fedvpa.policy.config import CandidateConfig
 from fedvpa.policy.model import Policy, Sampling
-from fedvpa.policy.rows import Ids
+from fedvpa.policy.rows import Ids, say_cuts
 
 SCHEMA_VERSION = 1
 
@@ -127,20 +126,11 @@ def sample_candidates(
 def pair_candidates(policy: Policy, pairs: Sequence[Pair], backbone: Backbone, features: FeatureConfig) -> Candidates:
     """The two responses of each pair of a data set as candidates, whichever of them was chosen."""
     tokens, counts = policy.words.pairs(pairs)
-    say_cuts(counts, len(pairs))
+    say_cuts(counts, f"{len(pairs)} pairs")
     flat = [ids for _, chosen, rejected in tokens for ids in (chosen, rejected)]
     store = extract(PairTable(tuple(pairs)), backbone, features)
     raw = np.stack([np.asarray(store.chosen), np.asarray(store.rejected)], axis=1)
     return _finish(policy, [prompt for prompt, _, _ in tokens], flat, 2, torch.from_numpy(raw.astype(np.float32)))
-
-
-def say_cuts(counts: TokenCounts, pairs: int) -> None:
-    """Say how many texts of a data set lost tokens, if any did."""
-    if counts.prompts_truncated or counts.responses_truncated:
-        say(
-            f"cut to fit the policy's positions: {counts.prompts_truncated} prompts and "
-            f"{counts.responses_truncated} responses of {pairs} pairs"
-        )
 
 
 def features_of(

@@ -6,12 +6,13 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
+from numpy.typing import NDArray
 from torch import Tensor
 
 from fedvpa.core.errors import ConfigError
@@ -223,7 +224,16 @@ def schedule(step: int, steps: int, warmup: float) -> float:
     return 0.5 * (1 + math.cos(math.pi * (step - rising) / max(steps - rising, 1)))
 
 
-def batch_rows(examples: Examples, batch: int, step: int, seed: int, *path: Label) -> list[int]:
+class Rows(Protocol):
+    """What has a number of rows, each with a width in tokens."""
+
+    def __len__(self) -> int: ...
+
+    def width(self) -> NDArray[np.int64]:
+        """Tokens of each row."""
+
+
+def batch_rows(examples: Rows, batch: int, step: int, seed: int, *path: Label) -> list[int]:
     """The examples of one step: epochs of random order, in which rows of like length come together.
 
     The last, incomplete batch of an epoch is left out, unless it is the only one.

@@ -12,7 +12,7 @@ import json
 import shutil
 import tempfile
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ import torch
 from jaxtyping import Float
 from numpy.typing import NDArray
 from peft import LoraConfig, PeftModel, get_peft_model
+from peft.tuners.lora import LoraLayer
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
@@ -350,6 +351,38 @@ def restore(policy: Policy, weights: dict[str, Tensor]) -> None:
     """Put a :func:`snapshot` back."""
     for name, weight in policy.trained().items():
         weight.copy_(weights[name])
+
+
+def check_fits(policy: Policy, weights: Mapping[str, Tensor]) -> None:
+    """Whether ``weights`` are a :func:`snapshot` of such a policy.
+
+    Raises:
+        RunError: If names or shapes differ; says which first.
+    """
+    wanted = {name: tuple(leaf.shape) for name, leaf in policy.trained().items()}
+    given = {name: tuple(leaf.shape) for name, leaf in weights.items()}
+    if wanted != given:
+        odd = next(name for name in sorted(wanted.keys() | given.keys()) if wanted.get(name) != given.get(name))
+        raise RunError(
+            f"The state to go on from has {given.get(odd)} for {odd}, and the policy {wanted.get(odd)}.",
+            fix="Build the policy with the model and lora_rank of that run.",
+        )
+
+
+def new_adapter(policy: Policy, seed: int, *path: Label) -> dict[str, Tensor]:
+    """Initial weights of a further LoRA of the same shape; the policy gets them too.
+
+    Args:
+        policy: Without conditioner.
+        seed: Names, with ``path``, the weights.
+        *path: Labels.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(entropy(seed, *path) % 2**63)
+        for layer in policy.modules():
+            if isinstance(layer, LoraLayer):
+                layer.reset_lora_parameters("default", True)
+    return snapshot(policy)
 
 
 @contextlib.contextmanager

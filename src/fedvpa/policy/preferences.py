@@ -7,7 +7,7 @@ one policy to switch.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -165,21 +165,57 @@ def _at(z: Float[Tensor, "n k"]) -> Posterior:
     return single(z, torch.full_like(z, -4.0))
 
 
-@torch.no_grad()
+@dataclass(frozen=True)
+class Compared:
+    """Margins of pairs of candidates.
+
+    Attributes:
+        first: Of each pair, its place among the candidates of a prompt, shape [pairs].
+        second: The same of the other response; no pair is in twice.
+        margins: r(first) − r(second) at each latent, in nats, shape [n, pairs].
+    """
+
+    first: Int[Tensor, " pairs"]
+    second: Int[Tensor, " pairs"]
+    margins: Float[Tensor, "n pairs"]
+
+
+Compare = Callable[[Candidates, Latents], Compared]
+"""What orders candidates: (candidates of P prompts, P·L latents, prompt by prompt) → margins."""
+
+
+def every_pair(selector: Selector) -> Compare:
+    """All pairs of candidates, by a selector that reads their features."""
+
+    def compare(candidates: Candidates, latents: Latents) -> Compared:
+        scaled = selector.scale(candidates.features.numpy())
+        first, second = (torch.from_numpy(each) for each in np.triu_indices(scaled.shape[1], 1))
+        per_prompt, count = len(latents.z) // len(candidates.prompts), len(latents.z)
+        parts = []
+        for start in range(0, count, LATENTS_AT_ONCE):
+            rows = torch.arange(start, min(start + LATENTS_AT_ONCE, count))
+            shown, ones = scaled[rows // per_prompt], torch.ones(len(rows), len(first))
+            pairs = Pairs(shown[:, first], shown[:, second], ones, ones)
+            parts.append(selector.margins(latents[rows].posterior, pairs))
+        return Compared(first, second, torch.cat(parts))
+
+    return compare
+
+
 def label(
     candidates: Candidates,
-    selector: Selector,
+    compare: Compare,
     latents: Latents,
     config: PreferenceConfig,
     *,
     with_z: bool,
     pairs_per_latent: int | None = None,
 ) -> Labelled:
-    """Order the candidates of each prompt by the selector, at each of the prompt's latents.
+    """Order the candidates of each prompt, at each of the prompt's latents.
 
     Args:
         candidates: P prompts.
-        selector: The reward.
+        compare: The reward.
         latents: P·L of them, prompt by prompt.
         config: Margin and counts.
         with_z: Whether the policy sees z.
@@ -191,22 +227,8 @@ def label(
     """
     keep = pairs_per_latent or config.pairs_per_latent
     per_prompt = len(latents.z) // len(candidates.prompts)
-    scaled = selector.scale(candidates.features.numpy())
-    first, second = (torch.from_numpy(each) for each in np.triu_indices(scaled.shape[1], 1))
-    margins = torch.cat(
-        [
-            _margins(
-                selector,
-                latents[torch.arange(start, min(start + LATENTS_AT_ONCE, len(latents.z)))],
-                scaled,
-                start,
-                per_prompt,
-                first,
-                second,
-            )
-            for start in range(0, len(latents.z), LATENTS_AT_ONCE)
-        ]
-    )
+    compared = compare(candidates, latents)
+    first, second, margins = compared.first, compared.second, compared.margins
     spread = margins.square().mean().sqrt().clamp(min=SMALLEST_SPREAD) / 2**0.5
     prompt = torch.arange(len(latents.z)) // per_prompt
     distinct = candidates.distinct[prompt][:, first] & candidates.distinct[prompt][:, second]
@@ -232,22 +254,6 @@ def label(
         _examples(candidates, latents, margins, rows, first, second, per_prompt, with_z),
         counts | {"switched": _switched(rows, margins, per_prompt)},
     )
-
-
-def _margins(
-    selector: Selector,
-    latents: Latents,
-    scaled: Float[Tensor, "p samples d"],
-    start: int,
-    per_prompt: int,
-    first: Tensor,
-    second: Tensor,
-) -> Float[Tensor, "n pairs"]:
-    """r(first) − r(second) for all pairs of candidates, at the latents from ``start`` on."""
-    prompt = torch.arange(start, start + len(latents.z)) // per_prompt
-    shown = scaled[prompt]
-    ones = torch.ones(len(prompt), len(first))
-    return selector.margins(latents.posterior, Pairs(shown[:, first], shown[:, second], ones, ones))
 
 
 def _apart(pairs: Sequence[int], first: Sequence[int], second: Sequence[int]) -> list[int]:

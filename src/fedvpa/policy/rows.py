@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fedvpa.core.errors import DataError, ModelError
+from fedvpa.core.progress import say
 from fedvpa.data.schema import Message, Pair, Text
 from fedvpa.features.tokens import TokenCounts, frame_of, render
 
@@ -131,7 +132,7 @@ class Words:
         Raises:
             DataError: If a prompt has no token, and the tokenizer puts none in front.
         """
-        return [self._cut(self._encode(self._opened(text)), text) for text in texts]
+        return [self._cut(self.encode(self._opened(text)), text) for text in texts]
 
     def pairs(self, pairs: Sequence[Pair]) -> tuple[list[tuple[Ids, Ids, Ids]], TokenCounts]:
         """The tokens of prompt, chosen and rejected response of each pair, and what was kept and cut.
@@ -141,11 +142,11 @@ class Words:
         found, counts = [], TokenCounts()
         for pair in pairs:
             rendered = render(pair, self.tokenizer, "plain")
-            whole = self._encode(rendered.prompt)
+            whole = self.encode(rendered.prompt)
             prompt = self._cut(whole, pair.prompt)
             room = None if self.max_tokens is None else self.max_tokens - len(self.before) - len(prompt)
             end = np.zeros(0, np.int32) if rendered.conversation else np.asarray([self.eos], np.int32)
-            full = [np.concatenate([self._encode(text), end]) for text in (rendered.chosen, rendered.rejected)]
+            full = [np.concatenate([self.encode(text), end]) for text in (rendered.chosen, rendered.rejected)]
             chosen, rejected = (response[:room] for response in full)
             found.append((prompt, chosen, rejected))
             counts += TokenCounts(
@@ -161,6 +162,13 @@ class Words:
         decoded = self.tokenizer.decode(list(map(int, ids)), skip_special_tokens=True)  # type: ignore[attr-defined]
         return str(decoded)
 
+    def encode(self, text: str) -> Ids:
+        """The tokens of a text as it is, without the special ones in front."""
+        encoded = self.tokenizer(text, add_special_tokens=False, verbose=False)  # type: ignore[operator]
+        ids = np.asarray(encoded["input_ids"], dtype=np.int32)
+        # A chat template writes its own BOS; the layout puts it before the slots.
+        return ids[len(self.before) :] if self.before and tuple(ids[: len(self.before)]) == self.before else ids
+
     def _opened(self, text: Text) -> str:
         if isinstance(text, str):
             return text
@@ -175,12 +183,6 @@ class Words:
         )
         return str(opened)
 
-    def _encode(self, text: str) -> Ids:
-        encoded = self.tokenizer(text, add_special_tokens=False, verbose=False)  # type: ignore[operator]
-        ids = np.asarray(encoded["input_ids"], dtype=np.int32)
-        # A chat template writes its own BOS; the layout puts it before the slots.
-        return ids[len(self.before) :] if self.before and tuple(ids[: len(self.before)]) == self.before else ids
-
     def _cut(self, ids: Ids, text: Text) -> Ids:
         if not len(ids) and not self.before:
             raise DataError(
@@ -189,3 +191,9 @@ class Words:
                 fix="Give a prompt with text.",
             )
         return ids[max(0, len(ids) - self.max_prompt_tokens) :]
+
+
+def say_cuts(counts: TokenCounts, whose: str) -> None:
+    """One line on stderr if texts lost tokens."""
+    if counts.prompts_truncated or counts.responses_truncated:
+        say(f"{whose}, cut to fit: {counts.prompts_truncated} prompts, {counts.responses_truncated} responses")

@@ -1,0 +1,102 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from fedvpa.api import compare_policy
+from fedvpa.api.client_models import TRAINED_BY_CLIENTS, train_voters
+from fedvpa.api.compare_policy import DEFAULT_POLICY_METHODS, POLICY_METHODS, compare_policies
+from fedvpa.api.config import RunConfig, with_overrides
+from fedvpa.api.prepare import prepare
+from fedvpa.api.stage2 import Stage1
+from fedvpa.api.train import fit
+from fedvpa.core.errors import ConfigError
+
+SMALL = (
+    "partition.clients=4",
+    "data.pairs_per_user=9",
+    "biscuit.selectors=2",
+    "biscuit.lora.rounds=3",
+    "biscuit.lora.cohort=2",
+    "biscuit.lora.steps=1",
+    "biscuit.lora.batch=3",
+    "biscuit.lora.lora_rank=3",
+    "biscuit.lora.base_samples=2",
+    "policy.steps=2",
+    "policy.batch=3",
+    "policy.lora_rank=2",
+    "policy.candidates.prompts=5",
+    "policy.candidates.validation_prompts=3",
+    "policy.candidates.samples=4",
+    "policy.candidates.max_new_tokens=13",
+    "policy.preferences.margin=0",
+    "policy.judging.prompts=3",
+)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FEDVPA_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="module")
+def config(tiny: RunConfig) -> RunConfig:
+    return with_overrides(tiny, SMALL)
+
+
+def here(cells, jobs, run):
+    """Cells in this process: what matters here is what they do."""
+    for cell in cells:
+        run(cell)
+
+
+@pytest.mark.end_to_end
+def test_compare_trains_and_judges_the_policy_of_the_lora_selectors(config: RunConfig, tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(compare_policy, "run_all", here)
+    monkeypatch.setattr("fedvpa.api.compare.run_all", here)
+    compared = compare_policies(config, methods=["fedbiscuit_lora"], clients=[4], seeds=1, out=tmp_path)
+    (row,) = compared["policy_summary"]
+    assert row["method"] == "fedbiscuit_lora"
+    assert set(row["preferences"]) == {"helpful", "harmless"}
+    (file,) = tmp_path.glob("policies/fedbiscuit_lora-4-0-*/seconds.json")
+    notes = json.loads(file.read_text())["policies"]
+    # Five prompts, two disjoint pairs of four samples each; all with two texts are kept.
+    assert notes["pairs"]["pairs"] == 10
+    assert notes["pairs"]["kept"] == 10 - notes["pairs"]["same text"]
+    assert notes["stopped"]["step"] == 2
+    told = notes["selector"]
+    assert set(told["accuracy"]) == {"all", "helpful", "harmless"}
+    assert 0 <= told["accuracy"]["all"] <= 1
+    assert (told["rounds"], told["prompts_truncated"], told["responses_truncated"]) == (3, 0, 0)
+    # Three rounds of two adapters; after the second both adapters go to all four, who answer with two losses.
+    adapter = (told["uplink_bytes"] - 4 * 2 * 4) // 6
+    assert told["uplink_bytes"] == 6 * adapter + 32
+    assert told["downlink_bytes"] == 6 * adapter + 4 * 2 * adapter
+
+
+@pytest.mark.end_to_end
+def test_selectors_follow_the_seed_and_count_what_is_cut(config: RunConfig):
+    prepared = prepare(config)
+    done = fit(config.with_method("global"), prepared)
+
+    def voters(*overrides: str):
+        return train_voters(Stage1(with_overrides(config, overrides), prepared, done.selector, done.posterior))
+
+    (first, one), (again, other), (cut, told) = voters(), voters(), voters("features.max_response_tokens=9")
+    for mine, theirs, short in zip(first.selectors, again.selectors, cut.selectors, strict=True):
+        assert all(theirs[name].equal(leaf) for name, leaf in mine.items())
+        assert not all(short[name].equal(leaf) for name, leaf in mine.items())
+    assert one | {"seconds": 0} == other | {"seconds": 0}
+    assert one["responses_truncated"] == 0 < told["responses_truncated"]
+
+
+@pytest.mark.unit
+def test_the_dear_method_is_known_and_only_there_when_asked_for(config: RunConfig, tmp_path: Path):
+    assert set(POLICY_METHODS) - set(DEFAULT_POLICY_METHODS) == {"fedbiscuit_lora"}
+    assert set(TRAINED_BY_CLIENTS) == {"feddpo", "fedbiscuit_lora"}
+    with pytest.raises(ConfigError, match="Did you mean 'fedbiscuit_lora'"):
+        compare_policies(config, methods=["fedbiscuit_lore"], clients=[4], seeds=1, out=tmp_path)
