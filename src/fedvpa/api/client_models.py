@@ -78,7 +78,7 @@ def _accuracy(stage: Stage1, voters: Voters) -> dict[str, float]:
     for name, pairs in _pairs_of(stage, "test").items():
         if pairs:
             margins = voters.margins(voters.template.of_pairs(pairs))
-            right = float(((margins > 0).float() + 0.5 * (margins == 0).float()).mean())
+            right = float(((margins > 0).float() + 0.5 * (margins == 0).float()).double().mean())
             found["all"].append(right)
             if groups[name] is not None:
                 found[str(groups[name])].append(right)
