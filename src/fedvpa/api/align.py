@@ -83,7 +83,9 @@ def align(
     again = shlex.join(["fedvpa", "align", str(run), *overrides, *chosen, "--resume"])
     found: dict[str, Any] = {}
     for name in (ONE,) if stage is None else stage.policies:
-        work: Work = _feddpo(run, overrides) if stage is None else SelectorWork(problem(stage, name))
+        work: Work = (
+            _feddpo(run, overrides) if stage is None else SelectorWork(problem(stage, name), folder=run / "checkpoints")
+        )
         if not resume and not found:
             remove_policy(run)
         found[name] = carry_out(run, work, selector, again, resume=resume)

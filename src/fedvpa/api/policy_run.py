@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 
 from fedvpa.api.policy_card import card
 from fedvpa.api.policy_work import Work, title
+from fedvpa.api.stage2 import refreshed
 from fedvpa.api.train import Interrupted, stopping
 from fedvpa.core.errors import RunError
 from fedvpa.core.files import write_tensors, write_text
@@ -37,7 +38,7 @@ def checkpoints(run: Path) -> list[Path]:
 
 def remove_policy(run: Path) -> None:
     """Remove an earlier policy, checkpoints first: one that is killed early must not go on from the old one's."""
-    for path in checkpoints(run):
+    for path in [*checkpoints(run), *(run / "checkpoints").glob(f"{refreshed('')}*")]:
         path.unlink()
     if (run / "policy").is_dir():
         shutil.rmtree(run / "policy")
@@ -87,7 +88,7 @@ def carry_out(run: Path, work: Work, selector: str, again: str, *, resume: bool)
                 log.write(json.dumps(line) + "\n")
                 log.flush()
             stopped = stop()
-            if work.is_main and (work.due or (stopped and work.resumable)):
+            if work.is_main and (work.due or stopped):
                 _save(work, checkpoint, meta)
             if stopped:
                 raise Interrupted(

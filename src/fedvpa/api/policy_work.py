@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Generator, Mapping
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from accelerate import PartialState
@@ -66,10 +67,6 @@ class Work(Protocol):
     def due(self) -> bool:
         """Whether a checkpoint is due now."""
 
-    @property
-    def resumable(self) -> bool:
-        """Whether a checkpoint of now could be gone on with."""
-
     def lines(self) -> Generator[dict[str, Any], None, None]:
         """Go on to the end; what each step or round did, with its ``seconds``."""
 
@@ -101,12 +98,13 @@ class SelectorWork:
     Args:
         problem: What to train.
         method: What it is called, if not by the run's method.
+        folder: Where the samples of refreshes are kept, if it is to be resumable.
     """
 
     unit: Literal["step"] = "step"
 
-    def __init__(self, problem: Problem, method: str | None = None) -> None:
-        self._problem = problem
+    def __init__(self, problem: Problem, method: str | None = None, folder: Path | None = None) -> None:
+        self._problem, self._folder = problem, folder
         self._kept: Kept | None = None
         self.config, self.prepared = problem.stage.config, problem.stage.prepared
         self.method, self.name = method or self.config.method, problem.name
@@ -128,20 +126,13 @@ class SelectorWork:
 
     @property
     def due(self) -> bool:
-        """With refreshes only before one, since the pairs after it depend on the policy."""
-        rules = self.config.policy
-        every = rules.refresh_every or rules.checkpoint_every
-        return bool(rules.checkpoint_every) and self.done % every == 0
-
-    @property
-    def resumable(self) -> bool:
-        """Whether the next step's pairs can be made again: those of a refresh depend on the policy as it was then."""
-        every = self.config.policy.refresh_every
-        return not every or self.done <= every or self.done % every == 0
+        """Every so many steps."""
+        every = self.config.policy.checkpoint_every
+        return bool(every) and self.done % every == 0
 
     def lines(self) -> Generator[dict[str, Any], None, None]:
         """See :class:`Work`."""
-        for progress in self._problem.run(self._kept):
+        for progress in self._problem.run(self._kept, self._folder):
             self._kept = progress.kept
             yield progress.line
 
@@ -212,11 +203,6 @@ class FedDPOWork:
     def due(self) -> bool:
         """After every round, unless checkpoints are off: a round is long."""
         return bool(self.config.policy.checkpoint_every)
-
-    @property
-    def resumable(self) -> bool:
-        """Always."""
-        return True
 
     def lines(self) -> Generator[dict[str, Any], None, None]:
         """See :class:`Work`."""

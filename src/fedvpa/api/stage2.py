@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import torch
@@ -33,7 +33,16 @@ from fedvpa.policy.candidates import (
 )
 from fedvpa.policy.dpo import Trainer
 from fedvpa.policy.model import Policy, new_policy
-from fedvpa.policy.preferences import Compare, Examples, Labelled, Latents, draw_latents, every_pair, label
+from fedvpa.policy.preferences import (
+    Compare,
+    Examples,
+    Labelled,
+    Latents,
+    draw_latents,
+    every_pair,
+    label,
+    language_floor,
+)
 from fedvpa.policy.rows import Ids
 from fedvpa.selector.posterior import Posterior
 from fedvpa.selector.selector import Selector
@@ -276,6 +285,7 @@ class Problem:
         stage: Where it came from.
         texts: The prompts, for refreshes.
         compare: What orders candidates.
+        floor: See :func:`language_floor`; for refreshes.
     """
 
     name: str
@@ -286,11 +296,17 @@ class Problem:
     stage: Stage1
     texts: Sequence[Text]
     compare: Compare
+    floor: float
 
-    def run(self, kept: Kept | None = None) -> Generator[Progress, None, None]:
-        """DPO from the trainer's step on."""
+    def run(self, kept: Kept | None = None, folder: Path | None = None) -> Generator[Progress, None, None]:
+        """DPO from the trainer's step on.
+
+        Args:
+            kept: From the run that is resumed.
+            folder: Where the samples of refreshes are kept, without which no run could be resumed after one.
+        """
         config = self.stage.config
-        refresh = self.refresh if config.policy.refresh_every else None
+        refresh = partial(self.refresh, folder=folder) if config.policy.refresh_every else None
         return align(
             self.policy,
             self.trainer,
@@ -303,25 +319,29 @@ class Problem:
             refresh=refresh,
         )
 
-    def refresh(self, step: int) -> Examples:
+    def refresh(self, step: int, folder: Path | None = None) -> Examples:
         """Pairs among samples of the current policy, each judged at the latent that it was sampled with."""
-        stage, rule = self.stage, self.stage.config.policy.preferences
-        texts = _draw(self.texts, stage.config.policy.refresh_prompts, stage.config.seed, "refresh", step)
+        stage, config = self.stage, self.stage.config
+        texts = _draw(self.texts, config.policy.refresh_prompts, config.seed, "refresh", step)
         latents = latents_of(stage, self.name, len(texts), "refresh", step)
-        own = sample_candidates(
-            self.policy,
-            texts,
-            stage.config.policy.candidates,
-            stage.backbone,
-            stage.config.features,
-            stage.config.seed,
-            "refresh",
-            step,
-            z=latents.z if stage.personal else None,
-            own=True,
-        )
+
+        def sample() -> Candidates:
+            limits, z, path = config.policy.candidates, latents.z if stage.personal else None, ("refresh", step)
+            return sample_candidates(
+                self.policy, texts, limits, stage.backbone, config.features, config.seed, *path, z=z, own=True
+            )
+
+        own = load_or_make(folder / f"{refreshed(self.name)}{step}.safetensors", sample) if folder else sample()
+        rule = config.policy.preferences
         keep = rule.latents_per_prompt * rule.pairs_per_latent
-        return label(own, self.compare, latents, rule, with_z=stage.personal, pairs_per_latent=keep).examples
+        return label(
+            own, self.compare, latents, rule, with_z=stage.personal, pairs_per_latent=keep, floor=self.floor
+        ).examples
+
+
+def refreshed(name: str) -> str:
+    """How the names of the files begin that keep the samples of a policy's refreshes."""
+    return f"refresh-{name}-" if name else "refresh-"
 
 
 def problem(stage: Stage1, name: str = ONE, ranker: Ranker | None = None) -> Problem:
@@ -343,7 +363,8 @@ def problem(stage: Stage1, name: str = ONE, ranker: Ranker | None = None) -> Pro
     policy = fresh_policy(stage, name)
     texts, held = public_prompts(stage)
     compare = ranker.compare if ranker else every_pair(stage.selector)
-    made = labelled(stage, name, base_candidates(stage, policy, texts, "train"), compare=compare)
+    candidates = base_candidates(stage, policy, texts, "train")
+    made = labelled(stage, name, candidates, compare=compare)
     samples = base_candidates(stage, policy, held, "validation")
     latents = latents_of(stage, name, len(held), "validation")
     against = (
@@ -353,7 +374,7 @@ def problem(stage: Stage1, name: str = ONE, ranker: Ranker | None = None) -> Pro
     )
     validation = Validation(samples.prompts, latents, against, stage.personal)
     trainer = Trainer(policy, stage.config.policy, stage.config.seed, name)
-    return Problem(name, policy, trainer, made, validation, stage, texts, compare)
+    return Problem(name, policy, trainer, made, validation, stage, texts, compare, language_floor(candidates))
 
 
 def _features(stage: Stage1, texts: Sequence[Text], found: Sequence[Ids], policy: Policy) -> Float[Tensor, "n d"]:

@@ -167,8 +167,12 @@ def align(
         seed: Names, with ``path``, the draws.
         *path: Labels.
         kept: From the run that is resumed.
-        refresh: Step → examples from samples of the current policy.
+        refresh: Step → examples from samples of the policy as it is at that step; a run that goes on from a later step
+            asks for those of the last refresh again.
     """
+    if refresh is not None and trainer.step % config.refresh_every:
+        last = trainer.step - trainer.step % config.refresh_every
+        examples = refresh(last) if last else examples
     while trainer.step < config.steps:
         if refresh is not None and trainer.step and trainer.step % config.refresh_every == 0:
             examples = refresh(trainer.step)

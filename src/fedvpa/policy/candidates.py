@@ -55,6 +55,11 @@ class Candidates:
     reference: list[list[NDArray[np.float32]]]
     distinct: Bool[Tensor, "p samples"]
 
+    @property
+    def least(self) -> Float[Tensor, "p samples"]:
+        """The reference's log-probability of each response's least likely token, in nats."""
+        return torch.tensor([[float(part.min()) for part in group] for group in self.reference])
+
     def save(self, path: Path) -> None:
         """Write as safetensors, atomically."""
         flat = [ids for group in self.responses for ids in group]
