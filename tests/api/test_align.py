@@ -167,7 +167,7 @@ def test_a_policy_is_not_replaced_unasked(aligned: Path):
 def test_overwriting_leaves_nothing_to_resume_by_mistake(aligned: Path, tmp_path: Path, monkeypatch):
     run = shutil.copytree(aligned, tmp_path / "run")
 
-    def fails(self, kept=None):
+    def fails(self, kept=None, folder=None):
         raise KeyboardInterrupt
         yield
 

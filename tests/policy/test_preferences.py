@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ import torch
 from fedvpa.core.errors import DataError
 from fedvpa.policy.candidates import Candidates
 from fedvpa.policy.config import PreferenceConfig
-from fedvpa.policy.preferences import SURE, Latents, draw_latents, every_pair, label
+from fedvpa.policy.preferences import SURE, UNUSUAL, Latents, draw_latents, every_pair, label, language_floor
 from fedvpa.selector.posterior import Posterior, single
 
 from .conftest import make_candidates, make_selector
@@ -49,7 +50,8 @@ def test_one_pair_in_both_orders_for_opposite_latents_is_kept_and_counted():
     assert found.examples.prototype.tolist() == [0, 1, 0, 1]
     assert found.examples.z.equal(SELECTOR.prototypes[[0, 1, 0, 1]])
     assert found.counts == {
-        "pairs": 4, "same text": 0, "margin": 0, "not among the widest": 0, "balance": 0, "kept": 4, "switched": 1,
+        "pairs": 4, "same text": 0, "margin": 0, "unusual": 0, "not among the widest": 0, "balance": 0, "kept": 4,
+        "switched": 1,
     }  # fmt: skip
 
 
@@ -107,7 +109,8 @@ def test_every_prototype_has_as_many_pairs():
     features = torch.tensor([[[3.0, 1.0, 0.0], [0.0, 0.0, 0.0]], *[[[1.0, 1.0, 0.0], [0.0, 0.0, 0.0]]] * 2])
     found = label(make_candidates(features), JUDGE, at(0, 1, 0, 1, 0, 1), config(margin=0.1), with_z=True)
     assert found.counts | {"switched": 0} == {
-        "pairs": 6, "same text": 0, "margin": 2, "not among the widest": 0, "balance": 2, "kept": 2, "switched": 0,
+        "pairs": 6, "same text": 0, "margin": 2, "unusual": 0, "not among the widest": 0, "balance": 2, "kept": 2,
+        "switched": 0,
     }  # fmt: skip
     assert found.examples.prototype.tolist() == [0, 1]
 
@@ -118,7 +121,11 @@ def test_every_pair_is_counted_once():
     features, distinct = torch.randn(7, 5, 3, generator=generator), torch.rand(7, 5, generator=generator) < 0.8
     # Prototype 0 judges eleven times and prototype 1 three times.
     latents = at(*[0, 0, 0, 1] * 3, 0, 0)
-    found = label(make_candidates(features, distinct), SELECTOR, latents, config(margin=0.7), with_z=True)
+    candidates = make_candidates(features, distinct)
+    values = torch.rand(7, 5, generator=generator)
+    candidates = replace(candidates, reference=[[np.float32([0.0, -value]) for value in row] for row in values])
+    floor = -0.7
+    found = label(candidates, JUDGE, latents, config(margin=0.7), with_z=True, floor=floor)
     counts = dict(found.counts)
     del counts["switched"]
     assert counts.pop("pairs") == 14 * 10 == sum(counts.values())
@@ -133,7 +140,37 @@ def test_every_pair_is_counted_once():
     usable = usable[:, first] & usable[:, second]
     narrow = (rewards[:, first] - rewards[:, second]).abs() < 0.7 * unit
     assert counts["margin"] == int((usable & narrow).sum())
-    assert counts["not among the widest"] == int((usable & ~narrow).sum()) - counts["kept"] - counts["balance"]
+    least = candidates.least.repeat_interleave(2, 0)
+    preferred = torch.where(rewards[:, first] > rewards[:, second], least[:, first], least[:, second])
+    usable &= ~narrow
+    assert counts["unusual"] == int((usable & (preferred < floor)).sum())
+    kept = counts["kept"] + counts["balance"]
+    assert counts["not among the widest"] == int((usable & (preferred >= floor)).sum()) - kept
+
+
+@pytest.mark.unit
+def test_what_the_base_would_not_say_is_rejected_but_never_preferred():
+    # The best response has the least likely token.
+    candidates = make_candidates(torch.tensor([[[0.0, 1.0, 0.0], [0.0, 2.0, 0.0], [0.0, 9.0, 0.0]]]))
+    least = [part.copy() for part in candidates.reference[0]]
+    least[2][:] = -6.5
+    odd = replace(candidates, reference=[least])
+
+    def first(shown: Candidates, floor: float) -> list[tuple[int, int, int]]:
+        return responses(label(shown, JUDGE, at(0), config(), with_z=True, floor=floor))
+
+    assert first(odd, -7.0) == [(0, 2, 0)]
+    assert first(odd, -6.0) == [(0, 1, 0)]
+    assert first(replace(odd, features=-odd.features), -6.0) == [(0, 0, 2)]
+
+
+@pytest.mark.unit
+def test_the_floor_leaves_all_but_a_few_of_the_samples():
+    generator = torch.Generator().manual_seed(3)
+    candidates = make_candidates(torch.zeros(50, 4, 3))
+    values = -10 * torch.rand(50, 4, generator=generator)
+    samples = replace(candidates, reference=[[np.float32([-0.1, value]) for value in row] for row in values])
+    assert int((samples.least < language_floor(samples)).sum()) == UNUSUAL * 200 == 4
 
 
 @pytest.mark.unit

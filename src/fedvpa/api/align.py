@@ -83,9 +83,7 @@ def align(
     again = shlex.join(["fedvpa", "align", str(run), *overrides, *chosen, "--resume"])
     found: dict[str, Any] = {}
     for name in (ONE,) if stage is None else stage.policies:
-        work: Work = (
-            _feddpo(run, overrides) if stage is None else SelectorWork(problem(stage, name), folder=run / "checkpoints")
-        )
+        work: Work = _feddpo(run, overrides) if stage is None else _by_selector(run, stage, name)
         if not resume and not found:
             remove_policy(run)
         found[name] = carry_out(run, work, selector, again, resume=resume)
@@ -110,6 +108,10 @@ def _check_place(run: Path, *, overwrite: bool, resume: bool) -> None:
         raise RunError(
             "holds a policy that is not finished.", fix="Go on with --resume, or give --overwrite.", where=str(run)
         )
+
+
+def _by_selector(run: Path, stage: Stage1, name: str) -> SelectorWork:
+    return SelectorWork(problem(stage, name), folder=run / "checkpoints")
 
 
 def _feddpo(run: Path, overrides: Sequence[str]) -> FedDPOWork:
