@@ -84,12 +84,13 @@ def align(
     found: dict[str, Any] = {}
     for name in (ONE,) if stage is None else stage.policies:
         work: Work = _feddpo(run, overrides) if stage is None else _by_selector(run, stage, name)
-        if not resume and not found:
+        if not resume and not found and work.is_main:
             remove_policy(run)
         found[name] = carry_out(run, work, selector, again, resume=resume)
     metrics = {"schema_version": SCHEMA_VERSION, "method": method, "policies": found}
-    write_json(run / "policy" / "preferences.json", {} if stage is None else stage.named_preferences())
-    write_json(run / "policy" / "metrics.json", metrics)
+    if work.is_main:
+        write_json(run / "policy" / "preferences.json", {} if stage is None else stage.named_preferences())
+        write_json(run / "policy" / "metrics.json", metrics)
     return metrics
 
 

@@ -9,6 +9,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+from accelerate.utils import wait_for_everyone
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 
@@ -78,7 +79,9 @@ def carry_out(run: Path, work: Work, selector: str, again: str, *, resume: bool)
         _load(work, checkpoint, meta)
         say(f"resuming at {work.unit} {work.done}")
     lines = log_path.read_text(encoding="utf-8").splitlines()[: work.done] if log_path.is_file() else []
-    write_text(log_path, "".join(f"{line}\n" for line in lines))
+    if work.is_main:
+        write_text(log_path, "".join(f"{line}\n" for line in lines))
+    wait_for_everyone()
     seconds = sum(json.loads(line)["seconds"] for line in lines)
     todo = work.lines()
     with closing(todo), stopping() as stop, log_path.open("a", encoding="utf-8") as log:

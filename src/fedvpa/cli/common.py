@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from fedvpa.core.errors import FedvpaError
+from fedvpa.core.progress import speaks
 
 ConfigOption = Annotated[Path | None, typer.Option("--config", help="A YAML file; see configs/.")]
 MapOption = Annotated[list[str] | None, typer.Option("--map", help="Column names, such as user_id=worker.")]
@@ -26,7 +27,8 @@ OverrideArgument = Annotated[
 
 def finish(result: Any, as_json: bool, text: Callable[[], str]) -> None:
     """Print a result on stdout."""
-    print(json.dumps(result, allow_nan=False) if as_json else text())
+    if speaks():
+        print(json.dumps(result, allow_nan=False) if as_json else text())
 
 
 def complain(error: FedvpaError | OSError) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Iterable, Iterator
@@ -15,9 +16,15 @@ Item = TypeVar("Item")
 PLAIN_INTERVAL_SECONDS = 5.0
 
 
+def speaks() -> bool:
+    """Whether this process tells the user anything but errors: of several that ``torchrun`` started, the first."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def say(message: str) -> None:
     """Print one line to stderr."""
-    print(message, file=sys.stderr, flush=True)
+    if speaks():
+        print(message, file=sys.stderr, flush=True)
 
 
 def track(items: Iterable[Item], what: str, total: int, *, unit: str = "it", weight: int = 1) -> Iterator[Item]:
@@ -30,7 +37,7 @@ def track(items: Iterable[Item], what: str, total: int, *, unit: str = "it", wei
         unit: What ``weight`` counts, for the rate.
         weight: How many units one item is worth.
     """
-    if sys.stderr.isatty():
+    if speaks() and sys.stderr.isatty():
         columns = (
             TextColumn(what),
             BarColumn(),
