@@ -43,7 +43,7 @@ CHANGES = {
     "one pair a latent": ["policy.preferences.pairs_per_latent=1", "policy.preferences.latents_per_prompt=4"],
     "margin 0": ["policy.preferences.margin=0"],
     "margin 1.5": ["policy.preferences.margin=1.5"],
-    "refresh at 225": ["policy.refresh_every=225"],
+    "no refresh": ["policy.refresh_every=0"],
     "refresh every 150": ["policy.refresh_every=150"],
     "900 prompts": ["policy.candidates.prompts=900"],
     "rank 8": ["policy.lora_rank=8", "policy.lora_alpha=16"],

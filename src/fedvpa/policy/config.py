@@ -136,8 +136,8 @@ class PolicyConfig(Config):
         warmup: Share of the steps in which the learning rate rises. Chosen by us.
         clip_norm: Longest gradient. Chosen by us.
         evaluate_every: Steps between looks at the validation prompts; the stopping step is chosen among them.
-        refresh_every: Steps between refreshes of the candidates by samples of the current policy; 0 for never, as in the
-            paper. One refresh is worth four points of win rate on the bundled world's validation prompts.
+        refresh_every: Steps between refreshes of the candidates by samples of the current policy; 0 for never, as
+            in the paper. What one is worth is measured by ``benchmarks/policy_choices.py``.
         refresh_prompts: To how many of the prompts, drawn anew, the policy responds at a refresh.
         checkpoint_every: Steps between checkpoints; 0 for none but the last.
         precision: ``auto`` is bfloat16 on a GPU and float32 elsewhere.
