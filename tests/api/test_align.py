@@ -85,8 +85,8 @@ def stop_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
     """A SIGINT to this process while it works on the step."""
     ordinary = aligning.Problem.run
 
-    def interrupted(self, kept=None):
-        for progress in ordinary(self, kept):
+    def interrupted(self, kept=None, folder=None):
+        for progress in ordinary(self, kept, folder):
             if progress.line["step"] == step:
                 os.kill(os.getpid(), signal.SIGINT)
             yield progress
@@ -148,7 +148,7 @@ def test_a_run_with_refreshes_resumes_too(run: Path, finished: Path, tmp_path: P
     assert history(run)[3:] != history(aligned)[3:]
     other = shutil.copytree(finished, tmp_path / "stopped")
     with monkeypatch.context() as patch:
-        stop_at(patch, 5)  # after the refresh, whose pairs are those of a policy that is gone
+        stop_at(patch, 5)  # after the refresh, of whose policy only the samples are left
         with pytest.raises(Interrupted):
             align(other, overrides=REFRESHED)
     align(other, overrides=REFRESHED, resume=True)
@@ -368,8 +368,8 @@ def test_a_signal_to_the_command_line_is_said_in_one_message(run: Path, aligned:
         "import os, signal\n"
         "from fedvpa.api import align as aligning\n"
         "ordinary = aligning.Problem.run\n"
-        "def interrupted(self, kept=None):\n"
-        "    for progress in ordinary(self, kept):\n"
+        "def interrupted(self, kept=None, folder=None):\n"
+        "    for progress in ordinary(self, kept, folder):\n"
         "        if progress.line['step'] == 4: os.kill(os.getpid(), signal.SIGTERM)\n"
         "        yield progress\n"
         "aligning.Problem.run = interrupted\n"

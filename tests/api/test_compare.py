@@ -85,6 +85,9 @@ def test_a_judge_that_cannot_be_is_refused_before_anything_runs(tiny: RunConfig,
     judged = with_overrides(tiny, ["policy.judging.judge=openai-compatible", "policy.judging.settings.mode1=x"])
     with pytest.raises(ConfigError, match="mode1"):
         compare_policies(judged, clients=[3], seeds=1, out=tmp_path / "out", jobs=1)
+    for run in (compare, compare_policies):
+        with pytest.raises(ConfigError):
+            run(tiny, methods=[], clients=[3], seeds=1, out=tmp_path / "out", jobs=1)
     assert not (tmp_path / "out").exists()
 
 

@@ -139,6 +139,8 @@ def run_policies(cells: Sequence[PolicyCell], jobs: int | None) -> dict[str, Any
 
 
 def _check(methods: Sequence[str]) -> None:
+    if not methods:
+        raise ConfigError("No method is given.", fix=f"Give some of {', '.join(POLICY_METHODS)}.")
     for name in methods:
         if name not in POLICY_METHODS:
             raise ConfigError(f"There is no method {name!r} with a policy.", fix=nearest(name, POLICY_METHODS))

@@ -16,8 +16,12 @@ class Config(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
 
     @classmethod
-    def parse(cls, values: Mapping[str, Any]) -> Self:
+    def parse(cls, values: Mapping[str, Any], *under: str) -> Self:
         """Validate ``values``.
+
+        Args:
+            values: Key → value.
+            *under: The keys that lead to this section, for messages.
 
         Raises:
             ConfigError: For the first unknown key or unusable value, with its dotted path.
@@ -27,7 +31,7 @@ class Config(BaseModel):
         except ValidationError as error:
             first = error.errors()[0]
             path = [str(part) for part in first["loc"]]
-            where = f"configuration key {'.'.join(path)!r}"
+            where = f"configuration key {'.'.join([*under, *path])!r}"
             if first["type"] == "extra_forbidden":
                 raise ConfigError("is not known.", fix=nearest(path[-1], _known(cls, path[:-1])), where=where) from None
             cause = first.get("ctx", {}).get("error")

@@ -79,5 +79,5 @@ def test_judges_are_made_by_kind(monkeypatch):
         make_judge("word")
     with pytest.raises(ConfigError, match="takes no settings, but was given seed"):
         make_judge("world", {"seed": 1})
-    with pytest.raises(ConfigError, match=r"'modell': is not known\. Did you mean 'model'\?"):
+    with pytest.raises(ConfigError, match=r"'policy.judging.settings.modell': is not known\. Did you mean 'model'\?"):
         make_judge("openai-compatible", {**endpoint, "modell": "x"})

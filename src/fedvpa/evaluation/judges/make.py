@@ -14,6 +14,8 @@ from fedvpa.evaluation.judges.world import WorldJudge
 
 Kind = Literal["world", "reward-model", "openai-compatible"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
+SETTINGS = ("policy", "judging", "settings")
+"""Where a judge's settings stand in a configuration."""
 
 
 def make_judge(kind: str, settings: Mapping[str, Any] | None = None, cache: Path | None = None) -> Judge:
@@ -34,7 +36,7 @@ def make_judge(kind: str, settings: Mapping[str, Any] | None = None, cache: Path
                 raise ConfigError(f"The world's judge takes no settings, but was given {', '.join(sorted(values))}.")
             return WorldJudge()
         case "reward-model":
-            return RewardModelJudge(RewardModelConfig.parse(values))
+            return RewardModelJudge(RewardModelConfig.parse(values, *SETTINGS))
         case "openai-compatible":
-            return OpenAICompatibleJudge(EndpointConfig.parse(values), cache)
+            return OpenAICompatibleJudge(EndpointConfig.parse(values, *SETTINGS), cache)
     raise ConfigError(f"There is no judge of the kind {kind!r}.", fix=nearest(kind, KINDS))
