@@ -12,10 +12,11 @@ from typing import Any
 import pytest
 
 from fedvpa.api.compare import Cell, _data_hash, _named, compare
-from fedvpa.api.compare_policy import compare_policies
+from fedvpa.api.compare_policy import compare_policies, policy_cells, run_policies
 from fedvpa.api.config import RunConfig, read_config, with_overrides
 from fedvpa.core.errors import ConfigError, DataError, FedvpaError, JudgeError
 from fedvpa.core.files import write_json
+from fedvpa.evaluation.outcomes import Outcome, save_outcomes
 
 CALL = {"methods": ("global", "fedvpa_gp"), "clients": (5,), "seeds": 2}
 
@@ -89,6 +90,29 @@ def test_a_judge_that_cannot_be_is_refused_before_anything_runs(tiny: RunConfig,
         with pytest.raises(ConfigError):
             run(tiny, methods=[], clients=[3], seeds=1, out=tmp_path / "out", jobs=1)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.unit
+def test_policies_of_several_sizes_are_compared_and_the_first_size_shows_how_one_switches(
+    tiny: RunConfig, tmp_path: Path
+) -> None:
+    cells = policy_cells(tiny, methods=["fedvpa_gp"], clients=[3, 5], seeds=1, first_seed=0, out=tmp_path)
+    for cell in cells:
+        size = cell.config.partition.clients
+
+        def told(preference: str, utility: float, size: int = size) -> Outcome:
+            return Outcome("fedvpa_gp", size, 0, preference, "u", True, "p", "a", "b", 1.0, utility, 0.0, True, True, 1)
+
+        both = [told("helpful", 1.0), told("harmless", 2.0)]
+        save_outcomes(cell.folder / "outcomes.jsonl", both)
+        for step in range(5):
+            moved = [told("helpful", float(size * step)), told("harmless", float(-size * step))]
+            save_outcomes(cell.folder / f"path-{step}.jsonl", moved)
+        write_json(cell.seconds, {"seconds": 1.0, "policies": {}})
+    found = run_policies(cells, jobs=1)
+    assert [row["n_clients"] for row in found["policy_summary"]] == [3, 5]
+    assert found["switching"]["n_clients"] == 3
+    assert found["switching"]["preferences"]["helpful"]["utility"] == [0.0, 3.0, 6.0, 9.0, 12.0]
 
 
 @pytest.mark.unit

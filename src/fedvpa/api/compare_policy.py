@@ -147,7 +147,7 @@ def _check(methods: Sequence[str]) -> None:
 
 
 def gather(cells: Sequence[PolicyCell]) -> dict[str, Any]:
-    """What the finished cells say, as the policy keys of ``comparison.json``."""
+    """What the finished cells say, as the policy keys of ``comparison.json``; switching is that of the first size."""
     outcomes: list[Outcome] = []
     path: dict[float, list[Outcome]] = defaultdict(list)
     seconds = {}
@@ -156,7 +156,7 @@ def gather(cells: Sequence[PolicyCell]) -> dict[str, Any]:
         outcomes += found
         told = json.loads(cell.seconds.read_text(encoding="utf-8"))
         seconds[(cell.method, found[0].n_clients, cell.config.seed)] = told["seconds"]
-        if cell.method == OURS:
+        if cell.method == OURS and cell.config.partition.clients == cells[0].config.partition.clients:
             for share, told_there in cell.path():
                 path[share] += told_there
     compared = policy_comparison(outcomes, seconds)
