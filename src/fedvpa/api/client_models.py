@@ -11,11 +11,9 @@ from fedvpa.algorithms.fedbiscuit_lora import NAME as FEDBISCUIT_LORA
 from fedvpa.algorithms.fedbiscuit_lora import Voters, choosing_model, train_selectors
 from fedvpa.algorithms.feddpo import METHOD as FEDDPO
 from fedvpa.api.align import train_feddpo_policy, train_policy
+from fedvpa.api.policy_work import cohorts, pairs_of
 from fedvpa.api.stage2 import Ranker, Stage1, problem
 from fedvpa.core.progress import say, track
-from fedvpa.data import Pair
-from fedvpa.engines.federation import Split
-from fedvpa.engines.sampling import draw_cohort, identities
 from fedvpa.features.tokens import Limits, TokenCounts
 from fedvpa.policy.choice import Template
 from fedvpa.policy.model import Policy, positions_of
@@ -43,10 +41,12 @@ def train_voters(stage: Stage1) -> tuple[Voters, dict[str, Any]]:
     model = choosing_model(config.biscuit, config.policy, features.model, config.seed, features.device)
     limits = Limits(features.max_prompt_tokens, features.max_response_tokens, positions_of(model.model))
     template = Template.of(model.words, limits)
-    choices = {name: template.of_pairs(pairs) for name, pairs in _pairs_of(stage, "train").items()}
+    choices = {name: template.of_pairs(pairs) for name, pairs in pairs_of(stage.prepared, "train").items()}
     cut = sum((own.counts for own in choices.values()), TokenCounts())
     say_cuts(cut, "training pairs")
-    todo = train_selectors(model, template, choices, config.biscuit, config.seed, _cohorts(stage, rules.cohort))
+    todo = train_selectors(
+        model, template, choices, config.biscuit, config.seed, cohorts(list(choices), rules.cohort, config.seed)
+    )
     notes: dict[str, Any] = {"uplink_bytes": 0, "downlink_bytes": 0}
     for state, told in track(todo, f"{FEDBISCUIT_LORA}: rounds", rules.rounds, unit="rounds"):
         notes["rounds"] = state.round
@@ -75,7 +75,7 @@ def _accuracy(stage: Stage1, voters: Voters) -> dict[str, float]:
     """Share of test pairs that the vote orders as their user did, a tie one half; mean over clients, by group too."""
     groups = {client.client_id: client.group for client in stage.prepared.federation.partition.seen}
     found: dict[str, list[float]] = defaultdict(list)
-    for name, pairs in _pairs_of(stage, "test").items():
+    for name, pairs in pairs_of(stage.prepared, "test").items():
         if pairs:
             margins = voters.margins(voters.template.of_pairs(pairs))
             right = float(((margins > 0).float() + 0.5 * (margins == 0).float()).double().mean())
@@ -83,16 +83,3 @@ def _accuracy(stage: Stage1, voters: Voters) -> dict[str, float]:
             if groups[name] is not None:
                 found[str(groups[name])].append(right)
     return {name: sum(values) / len(values) for name, values in found.items()}
-
-
-def _pairs_of(stage: Stage1, split: Split) -> dict[str, list[Pair]]:
-    """Seen client → its labelled pairs of a split."""
-    table, clients = stage.prepared.table, stage.prepared.federation.partition.seen
-    return {client.client_id: [table.pairs[int(row)] for row in getattr(client, split)] for client in clients}
-
-
-def _cohorts(stage: Stage1, size: int) -> Callable[[int], list[str]]:
-    """Round → the clients that it asks."""
-    names = [client.client_id for client in stage.prepared.federation.partition.seen]
-    hashed, seed = identities(names), stage.config.seed
-    return lambda round_: draw_cohort(names, hashed, size, seed, round_)

@@ -6,7 +6,7 @@ Two kinds: DPO by a run's selector (:class:`SelectorWork`), and FedDPO, which ha
 from __future__ import annotations
 
 import json
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -22,6 +22,8 @@ from fedvpa.api.stage2 import ONE, Problem
 from fedvpa.core.errors import RunError
 from fedvpa.core.progress import track
 from fedvpa.core.tree import Tree, below, prefixed
+from fedvpa.data import Pair
+from fedvpa.engines.federation import Split
 from fedvpa.engines.sampling import draw_cohort, identities
 from fedvpa.policy.alignment import Kept, Look
 from fedvpa.policy.model import Policy, new_policy, restore, snapshot
@@ -90,6 +92,18 @@ def in_memory(work: Work) -> tuple[Policy, dict[str, Any]]:
     for _ in track(work.lines(), title(work), work.total, unit=f"{work.unit}s"):
         pass
     return work.finish()
+
+
+def pairs_of(prepared: Prepared, split: Split) -> dict[str, list[Pair]]:
+    """Seen client → its labelled pairs of a split, for methods whose clients read text."""
+    table, clients = prepared.table, prepared.federation.partition.seen
+    return {client.client_id: [table.pairs[int(row)] for row in getattr(client, split)] for client in clients}
+
+
+def cohorts(names: Sequence[str], size: int, seed: int) -> Callable[[int], list[str]]:
+    """Round → the clients that it asks."""
+    hashed = identities(names)
+    return lambda round_: draw_cohort(names, hashed, size, seed, round_)
 
 
 class SelectorWork:
@@ -177,8 +191,7 @@ class FedDPOWork:
             config.policy, config.features.model, None, config.seed, device=config.features.device
         )
         self._state = FedDPOState(snapshot(self._policy))
-        table, clients = prepared.table, prepared.federation.partition.seen
-        pairs = {client.client_id: [table.pairs[int(row)] for row in client.train] for client in clients}
+        pairs = pairs_of(prepared, "train")
         everything = [pair for own in pairs.values() for pair in own]
         say_cuts(self._policy.words.pairs(everything)[1], f"{len(everything)} training pairs")
         self._examples = {name: client_examples(self._policy, own) for name, own in pairs.items()}
@@ -206,14 +219,13 @@ class FedDPOWork:
 
     def lines(self) -> Generator[dict[str, Any], None, None]:
         """See :class:`Work`."""
-        names, seed, rules = list(self._examples), self.config.seed, self.config.policy
-        hashed = identities(names)
+        seed, rules = self.config.seed, self.config.policy
         todo = train_feddpo(
             self._policy,
             self._examples,
             rules,
             seed,
-            lambda round_: draw_cohort(names, hashed, rules.feddpo.cohort, seed, round_),
+            cohorts(list(self._examples), rules.feddpo.cohort, seed),
             self._state,
         )
         for state, told in todo:
