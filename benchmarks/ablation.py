@@ -19,12 +19,12 @@ import numpy as np
 import torch
 
 from _machine import machine_facts
-from fedvpa.api.compare import worker_pool
-from fedvpa.api.config import RunConfig, read_config
-from fedvpa.api.prepare import prepare
-from fedvpa.api.train import fit
 from fedvpa.core.progress import track
 from fedvpa.evaluation.accuracy import score_clients
+from fedvpa.experiments.processes import worker_pool
+from fedvpa.runs.config import RunConfig, read_config
+from fedvpa.runs.fit import fit
+from fedvpa.runs.prepare import prepare
 
 CHANGES = {
     "default": [],

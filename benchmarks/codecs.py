@@ -12,11 +12,12 @@ import numpy as np
 
 from _machine import machine_facts
 from fedvpa.algorithms import make
-from fedvpa.api.compare import worker_pool
-from fedvpa.api.config import RunConfig, read_config
-from fedvpa.api.prepare import prepare
-from fedvpa.api.train import fit, run_scores
 from fedvpa.engines.training import rounds, start
+from fedvpa.experiments.processes import worker_pool
+from fedvpa.runs.config import RunConfig, read_config
+from fedvpa.runs.fit import fit
+from fedvpa.runs.prepare import prepare
+from fedvpa.runs.scores import run_scores
 
 
 def run(config: RunConfig) -> tuple[float, float, float]:

@@ -30,7 +30,9 @@ from _machine import machine_facts
 from fedvpa.core.progress import say
 from fedvpa.core.seeds import numpy_generator
 from fedvpa.data.schema import Pair, PairTable
-from fedvpa.features import Backbone, FeatureConfig, extract, load_backbone
+from fedvpa.features.backbone import Backbone, load_backbone
+from fedvpa.features.config import FeatureConfig
+from fedvpa.features.extract import extract
 
 VOCABULARY = 4096
 BATCH = 16

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import logsigmoid
 
-from fedvpa.algorithms import MethodConfig
 from fedvpa.algorithms.base import Broadcast, ServerState
+from fedvpa.algorithms.config import MethodConfig
 from fedvpa.algorithms.draws import Draws
 from fedvpa.algorithms.local_training import ADAM_BETAS
 from fedvpa.selector.pairs import Pairs

@@ -22,15 +22,17 @@ import numpy as np
 import torch
 
 from _machine import machine_facts
+from fedvpa.alignment.prompts import public_prompts
+from fedvpa.alignment.setup import problem
+from fedvpa.alignment.stage1 import ONE, Stage1
 from fedvpa.api.align import train_policy
-from fedvpa.api.compare import worker_pool
-from fedvpa.api.config import RunConfig, read_config
-from fedvpa.api.duels import arena
-from fedvpa.api.prepare import prepare
-from fedvpa.api.stage2 import ONE, Stage1, problem, public_prompts
-from fedvpa.api.train import fit
 from fedvpa.core.progress import say, track
-from fedvpa.evaluation.judges import make_judge
+from fedvpa.evaluation.judges.make import make_judge
+from fedvpa.experiments.duels import arena
+from fedvpa.experiments.processes import worker_pool
+from fedvpa.runs.config import RunConfig, read_config
+from fedvpa.runs.fit import fit
+from fedvpa.runs.prepare import prepare
 from fedvpa.world.prompts import prompts
 
 CHANGES = {

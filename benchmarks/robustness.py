@@ -21,13 +21,13 @@ import torch
 from _machine import machine_facts
 from fedvpa.algorithms import make
 from fedvpa.algorithms.base import Algorithm, ClientUpdate, Draws, Pairs, Private
-from fedvpa.api.compare import worker_pool
-from fedvpa.api.config import RunConfig, read_config
-from fedvpa.api.prepare import prepare
 from fedvpa.core.seeds import numpy_generator
 from fedvpa.core.tree import Tree
 from fedvpa.engines.training import rounds, start
 from fedvpa.evaluation.accuracy import infer_clients, score_clients
+from fedvpa.experiments.processes import worker_pool
+from fedvpa.runs.config import RunConfig, read_config
+from fedvpa.runs.prepare import prepare
 
 RULES = {
     "mean": [],

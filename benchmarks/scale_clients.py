@@ -19,12 +19,13 @@ import numpy as np
 import torch
 
 from _machine import machine_facts
-from fedvpa.algorithms import MethodConfig, make
-from fedvpa.data import ClientRows, Partition
+from fedvpa.algorithms import make
+from fedvpa.algorithms.config import MethodConfig
+from fedvpa.data.partition import ClientRows, Partition
 from fedvpa.engines.config import EngineConfig
 from fedvpa.engines.federation import Federation, federate
 from fedvpa.engines.training import rounds, start
-from fedvpa.features import FeatureReport, FeatureStore
+from fedvpa.features.store import FeatureReport, FeatureStore
 
 PAIRS, DIMENSION = 8, 128
 

@@ -21,13 +21,14 @@ import torch
 from torch import Tensor
 
 from _machine import machine_facts
-from fedvpa.algorithms import MethodConfig, make
-from fedvpa.data import ClientRows, Partition
+from fedvpa.algorithms import make
+from fedvpa.algorithms.config import MethodConfig
+from fedvpa.data.partition import ClientRows, Partition
 from fedvpa.engines.config import EngineConfig
 from fedvpa.engines.federation import Federation, federate
 from fedvpa.engines.sampling import draw_cohort, identities
 from fedvpa.engines.training import TrainState, rounds, start
-from fedvpa.features import FeatureReport, FeatureStore
+from fedvpa.features.store import FeatureReport, FeatureStore
 from plain_client import average, train_client
 
 CLIENTS, PAIRS, DIMENSION, COHORT = 100, 80, 896, 10

@@ -24,9 +24,9 @@ install_import_hook(
     "beartype.beartype",
 )
 
-from fedvpa.data import ClientRows, Partition
+from fedvpa.data.partition import ClientRows, Partition
 from fedvpa.engines.federation import Federation, federate
-from fedvpa.features import FeatureReport, FeatureStore
+from fedvpa.features.store import FeatureReport, FeatureStore
 
 SIZES = (11, 7, 1, 0, 5, 13)
 DIMENSION = 17

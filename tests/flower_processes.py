@@ -13,8 +13,8 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from fedvpa.api.keys import make_keys
-from fedvpa.data import DataConfig, load
+from fedvpa.data.load import DataConfig, load
+from fedvpa.deployment.keys import make_keys
 
 BIN = Path(sys.executable).parent
 MUST_RUN = ("superlink", "server")

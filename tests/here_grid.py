@@ -14,7 +14,7 @@ from flwr.supercore.task_identity import TaskIdentity
 
 from conftest import make_federation
 from fedvpa.algorithms import make
-from fedvpa.data import Partition
+from fedvpa.data.partition import Partition
 from fedvpa.engines.federation import Federation
 from fedvpa.engines.flower.client import Node, client_app
 from fedvpa.engines.flower.devices import OnDisk

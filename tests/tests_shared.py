@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from fedvpa.algorithms import MethodConfig
 from fedvpa.algorithms.base import Algorithm, ServerState
+from fedvpa.algorithms.config import MethodConfig
 from fedvpa.algorithms.robust import aggregate
 from fedvpa.engines import vectorised
 from fedvpa.engines.federation import Federation

@@ -6,13 +6,13 @@ from typing import Any
 __version__ = "0.1.0"
 
 _HOMES = {
-    "RunConfig": "fedvpa.api.config",
+    "RunConfig": "fedvpa.runs.config",
     "Selector": "fedvpa.selector.selector",
     "compare": "fedvpa.api.compare",
     "demo": "fedvpa.api.demo",
     "evaluate": "fedvpa.api.evaluate",
     "personalize": "fedvpa.api.evaluate",
-    "read_config": "fedvpa.api.config",
+    "read_config": "fedvpa.runs.config",
     "report": "fedvpa.api.report",
     "resume": "fedvpa.api.train",
     "train": "fedvpa.api.train",

@@ -9,9 +9,9 @@ import torch
 from sklearn.linear_model import LogisticRegression
 
 from conftest import DIMENSION, make_federation
-from fedvpa.algorithms import METHODS, MethodConfig, make
+from fedvpa.algorithms import METHODS, make
 from fedvpa.algorithms.base import CohortUpdate, Private, one_by_one
-from fedvpa.algorithms.config import LocalConfig, ServerConfig, VariationalConfig
+from fedvpa.algorithms.config import LocalConfig, MethodConfig, ServerConfig, VariationalConfig
 from fedvpa.algorithms.draws import draw, pad_draws, split_sizes
 from fedvpa.algorithms.fedvpa_gp import FedVPAGP
 from fedvpa.core import tree

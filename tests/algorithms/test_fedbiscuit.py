@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from conftest import DIMENSION, make_federation
-from fedvpa.algorithms import MethodConfig
 from fedvpa.algorithms.base import CohortUpdate, one_by_one
+from fedvpa.algorithms.config import MethodConfig
 from fedvpa.algorithms.draws import pad_draws
 from fedvpa.algorithms.fedbiscuit import FedBiscuit
 from fedvpa.algorithms.grouping import Timetable, balanced_greedy

@@ -18,15 +18,16 @@ from fedvpa.algorithms.fedbiscuit_lora import (
     train_selectors,
 )
 from fedvpa.algorithms.grouping import balanced_greedy
+from fedvpa.alignment.candidates import Candidates
+from fedvpa.alignment.latents import Latents
 from fedvpa.core import tree
 from fedvpa.core.errors import ConfigError, DataError, RunError
 from fedvpa.data.schema import Pair
-from fedvpa.features.tokens import Limits
-from fedvpa.policy.candidates import Candidates
-from fedvpa.policy.choice import Choices, Template
+from fedvpa.models.tokens import Limits
+from fedvpa.policy.adapters import new_adapter
 from fedvpa.policy.config import PolicyConfig
-from fedvpa.policy.model import Policy, new_adapter
-from fedvpa.policy.preferences import Latents
+from fedvpa.policy.model import Policy
+from fedvpa.rewards.choice import Choices, Template
 from fedvpa.selector.posterior import single
 from fedvpa.selector.vote import majority_margins
 

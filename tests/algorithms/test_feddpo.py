@@ -11,9 +11,11 @@ from fedvpa.algorithms.lora_averaging import A_SUFFIX, B_SUFFIX
 from fedvpa.core import tree
 from fedvpa.core.errors import ConfigError, DataError, RunError
 from fedvpa.data.schema import Pair
+from fedvpa.policy.adapters import snapshot
 from fedvpa.policy.config import PolicyConfig
-from fedvpa.policy.model import Policy, load_policy, new_policy, snapshot
-from fedvpa.policy.preferences import Examples
+from fedvpa.policy.examples import Examples
+from fedvpa.policy.files import load_policy, new_policy
+from fedvpa.policy.model import Policy
 from fedvpa.world.generate import generate_world
 
 RULES = ("avg", "ffa", "svd")

@@ -2,8 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from fedvpa.api.config import RunConfig, read_config
 from fedvpa.api.train import train
+from fedvpa.runs.config import RunConfig, read_config
 
 TINY = (
     "partition.kind=natural",

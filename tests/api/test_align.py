@@ -13,13 +13,15 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
+from fedvpa.alignment.prompts import public_prompts
+from fedvpa.alignment.setup import labelled
+from fedvpa.alignment.stage1 import Stage1
 from fedvpa.api import align as aligning
 from fedvpa.api import train as training
 from fedvpa.api.align import align, open_stage1
-from fedvpa.api.config import RunConfig
-from fedvpa.api.stage2 import Stage1, labelled, public_prompts
-from fedvpa.api.train import Interrupted
 from fedvpa.core.errors import ConfigError, DataError, ModelError, RunError
+from fedvpa.core.signals import Interrupted
+from fedvpa.runs.config import RunConfig
 
 SMALL = (
     "policy.steps=6",
@@ -350,7 +352,7 @@ def test_named_preferences_are_those_that_the_groups_users_lean_to(stage: Stage1
 
 @pytest.mark.unit
 def test_monolithic_methods_get_as_many_pairs_per_prompt(stage: Stage1, tiny: RunConfig, tmp_path: Path):
-    from fedvpa.api.stage2 import base_candidates, fresh_policy
+    from fedvpa.alignment.setup import base_candidates, fresh_policy
 
     one = open_stage1(trained(tiny, "global", tmp_path / "run"), SMALL)
     texts, _ = public_prompts(stage)

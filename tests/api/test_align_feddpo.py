@@ -12,12 +12,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from fedvpa.api import policy_work
+from fedvpa.alignment import jobs as policy_work
 from fedvpa.api.align import align, open_stage1, train_feddpo_policy
 from fedvpa.api.generate import generate
-from fedvpa.api.train import Interrupted
 from fedvpa.core.errors import ConfigError
-from fedvpa.policy.model import snapshot
+from fedvpa.core.signals import Interrupted
+from fedvpa.policy.adapters import snapshot
 
 SMALL = (
     "policy.lora_rank=3",

@@ -5,14 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from fedvpa.api import compare_policy
-from fedvpa.api.client_models import TRAINED_BY_CLIENTS, train_voters
-from fedvpa.api.compare_policy import DEFAULT_POLICY_METHODS, POLICY_METHODS, compare_policies
-from fedvpa.api.config import RunConfig, with_overrides
-from fedvpa.api.prepare import prepare
-from fedvpa.api.stage2 import Stage1
-from fedvpa.api.train import fit
+from fedvpa.alignment.stage1 import Stage1
 from fedvpa.core.errors import ConfigError
+from fedvpa.experiments import policy_cells as compare_policy
+from fedvpa.experiments.client_models import TRAINED_BY_CLIENTS, train_voters
+from fedvpa.experiments.policy_cells import DEFAULT_POLICY_METHODS, POLICY_METHODS, compare_policies
+from fedvpa.runs.config import RunConfig, with_overrides
+from fedvpa.runs.fit import fit
+from fedvpa.runs.prepare import prepare
 
 SMALL = (
     "partition.clients=4",
@@ -57,7 +57,7 @@ def here(cells, jobs, run):
 @pytest.mark.end_to_end
 def test_compare_trains_and_judges_the_policy_of_the_lora_selectors(config: RunConfig, tmp_path: Path, monkeypatch):
     monkeypatch.setattr(compare_policy, "run_all", here)
-    monkeypatch.setattr("fedvpa.api.compare.run_all", here)
+    monkeypatch.setattr("fedvpa.experiments.processes.run_all", here)
     compared = compare_policies(config, methods=["fedbiscuit_lora"], clients=[4], seeds=1, out=tmp_path)
     (row,) = compared["policy_summary"]
     assert row["method"] == "fedbiscuit_lora"

@@ -11,12 +11,14 @@ from typing import Any
 
 import pytest
 
-from fedvpa.api.compare import Cell, _data_hash, _named, compare
-from fedvpa.api.compare_policy import compare_policies, policy_cells, run_policies
-from fedvpa.api.config import RunConfig, read_config, with_overrides
+from fedvpa.api.compare import compare
 from fedvpa.core.errors import ConfigError, DataError, FedvpaError, JudgeError
 from fedvpa.core.files import write_json
 from fedvpa.evaluation.outcomes import Outcome, save_outcomes
+from fedvpa.experiments.policy_cells import compare_policies, policy_cells, run_policies
+from fedvpa.experiments.processes import _named
+from fedvpa.experiments.selector_cells import Cell, _data_hash
+from fedvpa.runs.config import RunConfig, read_config, with_overrides
 
 CALL = {"methods": ("global", "fedvpa_gp"), "clients": (5,), "seeds": 2}
 
@@ -44,7 +46,9 @@ def test_finished_cells_are_read_not_run(
     tiny: RunConfig, compared: tuple[Path, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out, before = compared
-    monkeypatch.setattr("fedvpa.api.compare.run_all", lambda cells, jobs, run: pytest.fail("ran") if cells else None)
+    monkeypatch.setattr(
+        "fedvpa.experiments.processes.run_all", lambda cells, jobs, run: pytest.fail("ran") if cells else None
+    )
     assert compare(tiny, out=out, **CALL) == before
 
 

@@ -3,8 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from fedvpa.api.config import RunConfig, dump, read_config, with_overrides
 from fedvpa.core.errors import ConfigError
+from fedvpa.runs.config import RunConfig, dump, read_config, with_overrides
 
 
 @pytest.mark.unit

@@ -7,8 +7,8 @@ import pytest
 import torch
 from filelock import FileLock
 
-from fedvpa.api.config import RunConfig
 from fedvpa.core.errors import FedvpaError, RunError
+from fedvpa.runs.config import RunConfig
 from fedvpa.selector.selector import Selector
 
 httpx = pytest.importorskip("httpx", reason="fedvpa[flower] is not installed")
@@ -72,7 +72,7 @@ def test_a_run_directory_in_use_or_of_another_run_is_refused(tmp_path: Path, mon
     with pytest.raises(FedvpaError, match="2 of 3 nodes introduced themselves"):
         deployment.serve(HereGrid(tmp_path / "a"), CONFIG, given(out, nodes=3, deadline=0.0))
     assert not (out / "config.yaml").exists()
-    monkeypatch.setattr("fedvpa.api.deployment.HANDOVER_SECONDS", 0.01)
+    monkeypatch.setattr("fedvpa.deployment.server.HANDOVER_SECONDS", 0.01)
     with FileLock(out / ".lock"), pytest.raises(RunError, match="another server writes to it"):
         deployment.serve(HereGrid(tmp_path / "a"), CONFIG, given(out))
     with pytest.raises(KeyboardInterrupt):

@@ -13,13 +13,13 @@ from pathlib import Path
 
 import pytest
 
-from fedvpa.api import network
 from fedvpa.api.doctor import doctor
 from fedvpa.core.errors import ConfigError
+from fedvpa.deployment import network
 
 pytest.importorskip("flwr", reason="fedvpa[flower] is not installed")
-from fedvpa.api.certificates import check_certificates
-from fedvpa.api.keys import make_keys
+from fedvpa.deployment.certificates import check_certificates
+from fedvpa.deployment.keys import make_keys
 
 HOST = "127.0.0.1"
 YEARS = datetime.timedelta(days=800)
@@ -105,7 +105,7 @@ def test_dates_and_names_are_checked(made: Path):
 
 @pytest.mark.unit
 def test_a_wildcard_covers_one_label_and_an_address_itself():
-    from fedvpa.api.certificates import _covers
+    from fedvpa.deployment.certificates import _covers
 
     assert _covers("*.example.org", "server.example.org")
     assert not _covers("*.example.org", "a.server.example.org")

@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from fedvpa.api.config import read_config
-from fedvpa.api.evaluate import evaluate, personalize
+from fedvpa.api.evaluate import evaluate
+from fedvpa.api.personalize import personalize
 from fedvpa.api.train import train
 from fedvpa.core.errors import DataError, ModelError
+from fedvpa.runs.config import read_config
 
 ROWS = [
     {"prompt": f"how do i plan {i} ?", "chosen": f"bring {i} .", "rejected": f"no {i} .", "kind": "ab"[i % 2]}

@@ -10,14 +10,15 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from fedvpa.alignment.prompts import evaluation_prompts, public_prompts
+from fedvpa.alignment.stage1 import Stage1
 from fedvpa.api.align import align, open_stage1
-from fedvpa.api.aligned import open_aligned
-from fedvpa.api.config import RunConfig
-from fedvpa.api.evaluate import personalize
 from fedvpa.api.generate import generate, latent_of
-from fedvpa.api.stage2 import Stage1, evaluation_prompts, public_prompts
+from fedvpa.api.personalize import personalize
 from fedvpa.api.train import train
 from fedvpa.core.errors import ConfigError, DataError, ModelError, RunError
+from fedvpa.runs.config import RunConfig
+from fedvpa.runs.policies import open_aligned
 from fedvpa.selector.selector import Selector
 from fedvpa.world import backbone_path
 from fedvpa.world.generate import generate_world

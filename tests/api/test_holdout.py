@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from fedvpa.api.compare import compare, few_shot
-from fedvpa.api.config import RunConfig, read_config
+from fedvpa.api.compare import compare
+from fedvpa.experiments.selector_cells import few_shot
+from fedvpa.runs.config import RunConfig, read_config
 
 OBJECTIVES = Path(__file__).resolve().parents[3] / "shared" / "data" / "hh-rlhf-objectives" / "pairs.jsonl.gz"
 

@@ -12,9 +12,9 @@ import pytest
 from safetensors.torch import load_file
 
 from fedvpa.api import train as training
-from fedvpa.api.config import RunConfig, dump, read_config
 from fedvpa.core.errors import ConfigError, RunError
 from fedvpa.engines import checkpoint
+from fedvpa.runs.config import RunConfig, dump, read_config
 from fedvpa.selector.selector import Selector
 
 TENSORS = ("selector/selector.safetensors", "clients/clients.safetensors", "checkpoints/last.safetensors")

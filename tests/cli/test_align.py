@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from fedvpa.api.config import read_config
 from fedvpa.api.train import train
+from fedvpa.runs.config import read_config
 
 TINY = (
     "data.pairs_per_user=10", "partition.clients=4", "partition.unseen=2", "server.rounds=5", "local.steps=2",

@@ -11,8 +11,8 @@ import pytest
 import yaml
 
 from fedvpa.api.align import align
-from fedvpa.api.config import read_config
 from fedvpa.api.train import resume, train
+from fedvpa.runs.config import read_config
 
 ROOT = Path(__file__).parents[2]
 TINY = [

@@ -2,7 +2,7 @@ import pytest
 
 from fedvpa.core.config import Config
 from fedvpa.core.errors import ConfigError
-from fedvpa.data import DataConfig, load
+from fedvpa.data.load import DataConfig, load
 from fedvpa.data.sources import SOURCES
 
 pytestmark = pytest.mark.unit

@@ -2,8 +2,10 @@ import numpy as np
 import pytest
 
 from fedvpa.core.errors import ConfigError, DataError
-from fedvpa.data import DataConfig, Message, Pair, PairTable, PartitionConfig, load, partition
 from fedvpa.data.deal import apportion
+from fedvpa.data.load import DataConfig, load
+from fedvpa.data.partition import PartitionConfig, partition
+from fedvpa.data.schema import Message, Pair, PairTable
 
 pytestmark = pytest.mark.unit
 

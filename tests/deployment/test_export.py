@@ -4,12 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from fedvpa.api.config import read_config
 from fedvpa.core.errors import ConfigError, RunError
+from fedvpa.runs.config import read_config
 
 pytest.importorskip("flwr", reason="fedvpa[flower] is not installed")
-from fedvpa.api.export import export_flower
-from fedvpa.api.keys import make_keys
+from fedvpa.deployment.app import export_flower
+from fedvpa.deployment.keys import make_keys
 
 
 @pytest.mark.unit

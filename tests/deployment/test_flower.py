@@ -7,19 +7,19 @@ import pytest
 import torch
 
 from fedvpa.algorithms import make
-from fedvpa.api.config import RunConfig, read_config
-from fedvpa.api.prepare import prepare
-from fedvpa.api.train import fit
 from fedvpa.core.tree import Tree
-from fedvpa.data import Partition
+from fedvpa.data.partition import Partition
 from fedvpa.engines.sampling import draw_cohort, identities
-from fedvpa.features import Standardiser
+from fedvpa.features.standardise import Standardiser
+from fedvpa.runs.config import RunConfig, read_config
+from fedvpa.runs.fit import fit
+from fedvpa.runs.prepare import prepare
 from fedvpa.selector.selector import Selector
 from tests_shared import replay
 
 pytest.importorskip("flwr", reason="fedvpa[flower] is not installed")
-from fedvpa.api.export import export_flower
-from fedvpa.api.keys import make_keys
+from fedvpa.deployment.app import export_flower
+from fedvpa.deployment.keys import make_keys
 from flower_processes import Processes, history, write_pairs
 
 COMPARED = ("head.base", "head.personal", "prototypes")

@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 import typer.main
 
-from fedvpa.api.config import read_config
 from fedvpa.cli.main import app
 from fedvpa.evaluation.judges.openai_compatible import EndpointConfig
-from fedvpa.evaluation.judges.reward_model import RewardModelConfig
+from fedvpa.rewards.reward_model import RewardModelConfig
+from fedvpa.runs.config import read_config
 
 ROOT = Path(__file__).resolve().parents[2]
 

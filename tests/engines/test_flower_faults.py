@@ -13,7 +13,7 @@ from fedvpa.engines.checkpoint import load_checkpoint, save_checkpoint
 from fedvpa.engines.config import EngineConfig
 from fedvpa.engines.sampling import draw_cohort, identities
 from fedvpa.engines.training import rounds, start
-from fedvpa.features import Standardiser
+from fedvpa.features.standardise import Standardiser
 from tests_shared import replay
 
 pytest.importorskip("flwr", reason="fedvpa[flower] is not installed")

@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from fedvpa.algorithms import MethodConfig, make
-from fedvpa.data import ClientRows, Partition
+from fedvpa.algorithms import make
+from fedvpa.algorithms.config import MethodConfig
+from fedvpa.data.partition import ClientRows, Partition
 from fedvpa.engines.federation import Federation, federate
 from fedvpa.evaluation import accuracy
 from fedvpa.evaluation.accuracy import control_scores, infer_clients, score_clients
-from fedvpa.features import FeatureReport, FeatureStore
+from fedvpa.features.store import FeatureReport, FeatureStore
 from fedvpa.selector.posterior import Posterior
 from fedvpa.selector.selector import Selector
 

@@ -6,9 +6,9 @@ import pytest
 
 from fedvpa.core.errors import ConfigError, DataError
 from fedvpa.evaluation.comparison import comparison, few_shot_curve
+from fedvpa.evaluation.report.tables import MISSING, summary_text, table_text, worded
 from fedvpa.evaluation.scores import PRIOR_MEAN_Z, SWAPPED_Z, ClientScore, control_name
 from fedvpa.evaluation.statistics import Bootstrap
-from fedvpa.evaluation.table import MISSING, summary_text, table_text, worded
 
 pytestmark = pytest.mark.unit
 

@@ -6,8 +6,8 @@ from matplotlib.collections import LineCollection
 from matplotlib.container import ErrorbarContainer
 
 from fedvpa.core.errors import ConfigError, DataError
-from fedvpa.evaluation import figures, style
 from fedvpa.evaluation.comparison import comparison, few_shot_curve
+from fedvpa.evaluation.report.page import figures, style
 from fedvpa.evaluation.statistics import Bootstrap
 
 pytestmark = pytest.mark.unit

@@ -7,13 +7,7 @@ from scipy import integrate, stats
 from sklearn.metrics import adjusted_rand_score, silhouette_score
 
 from fedvpa.core.errors import DataError
-from fedvpa.evaluation.latents import (
-    diagnose,
-    effective_components,
-    gram,
-    information_bound,
-    kl_per_dimension,
-)
+from fedvpa.evaluation.latents import diagnose, effective_components, gram, information_bound, kl_per_dimension
 
 
 def two_blobs(clients=23, dims=5, gap=3.0, log_var=-4.0):

@@ -6,7 +6,7 @@ from matplotlib.container import BarContainer, ErrorbarContainer
 
 from evaluation.policies import made_up, outcome
 from fedvpa.core.errors import DataError
-from fedvpa.evaluation import policy_figures, style
+from fedvpa.evaluation.report.page import policy_figures, style
 from fedvpa.evaluation.statistics import Bootstrap
 from fedvpa.evaluation.win_rates import policy_comparison, switching
 

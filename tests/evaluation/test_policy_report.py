@@ -4,10 +4,10 @@ import pytest
 
 from evaluation.policies import made_up, outcome
 from evaluation.test_report import Page
-from fedvpa.evaluation.policy_figures import win_rate_figure
-from fedvpa.evaluation.report import Report, embedded, policy_differences_text, render_report, samples_text
+from fedvpa.evaluation.report.page import Report, embedded, policy_differences_text, render_report, samples_text
+from fedvpa.evaluation.report.policy_figures import win_rate_figure
+from fedvpa.evaluation.report.tables import policy_summary_text, policy_table_text
 from fedvpa.evaluation.statistics import Bootstrap
-from fedvpa.evaluation.table import policy_summary_text, policy_table_text
 from fedvpa.evaluation.win_rates import policy_comparison, side_by_side
 
 pytestmark = pytest.mark.unit

@@ -5,13 +5,21 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from fedvpa.evaluation import figures
 from fedvpa.evaluation.comparison import comparison
 from fedvpa.evaluation.latents import diagnose
-from fedvpa.evaluation.report import Report, controls_text, differences_text, embedded, flat, render_report, save_report
+from fedvpa.evaluation.report.page import (
+    Report,
+    controls_text,
+    differences_text,
+    embedded,
+    figures,
+    flat,
+    render_report,
+    save_report,
+)
+from fedvpa.evaluation.report.tables import summary_text
 from fedvpa.evaluation.scores import PRIOR_MEAN_Z, SWAPPED_Z, control_name
 from fedvpa.evaluation.statistics import Bootstrap
-from fedvpa.evaluation.table import summary_text
 
 pytestmark = pytest.mark.unit
 

@@ -14,15 +14,13 @@ from transformers import AutoModel, BertConfig, GemmaConfig, Qwen2Config, Robert
 
 from fedvpa.core.errors import ConfigError, ModelError
 from fedvpa.data.schema import Pair, PairTable
-from fedvpa.features import FeatureConfig, load_backbone, load_features, locate
-from fedvpa.features.backbone import (
-    attention_window,
-    kind_of,
-    load_tokenizer,
-    position_limit,
-    resolve_device,
-    resolve_dtype,
-)
+from fedvpa.features.backbone import load_backbone
+from fedvpa.features.config import FeatureConfig
+from fedvpa.features.extract import load_features
+from fedvpa.models import locate
+from fedvpa.models.architecture import attention_window, kind_of, position_limit
+from fedvpa.models.device import resolve_device, resolve_dtype
+from fedvpa.models.load import load_tokenizer
 
 
 @pytest.fixture

@@ -16,8 +16,10 @@ from filelock import FileLock
 
 from fedvpa.core.errors import ConfigError, DataError, ModelError
 from fedvpa.data.schema import Pair, PairTable
-from fedvpa.features import FeatureConfig, extract, load_backbone, load_features
 from fedvpa.features import store as store_module
+from fedvpa.features.backbone import load_backbone
+from fedvpa.features.config import FeatureConfig
+from fedvpa.features.extract import extract, load_features
 
 EXTRACT = "fedvpa.features.extract"  # the package exports a function of this name, so the module is fetched by name
 

@@ -9,9 +9,10 @@ import pytest
 import torch
 
 from fedvpa.core.errors import ModelError
-from fedvpa.features import FeatureConfig, extract, load_backbone
 from fedvpa.features import forward as forward_module
-from fedvpa.features.extract import prepare
+from fedvpa.features.backbone import load_backbone
+from fedvpa.features.config import FeatureConfig
+from fedvpa.features.extract import extract, prepare
 from fedvpa.features.forward import check_causal, separate, shared, sharing_obstacle, tree_mask
 from fedvpa.features.tokens import Row
 

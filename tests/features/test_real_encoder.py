@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from fedvpa.data.schema import Pair, PairTable
-from fedvpa.features import FeatureConfig, load_features
+from fedvpa.features.config import FeatureConfig
+from fedvpa.features.extract import load_features
 
 PAIRS = Path(__file__).parents[3] / "shared" / "data" / "hh-rlhf-objectives" / "pairs.jsonl.gz"
 

@@ -7,7 +7,7 @@ import pytest
 from sklearn.preprocessing import StandardScaler
 
 from fedvpa.core.errors import DataError
-from fedvpa.features import Moments, Standardiser
+from fedvpa.features.standardise import Moments, Standardiser
 
 N, D = 53, 7
 

@@ -7,7 +7,9 @@ import pytest
 
 from fedvpa.core.errors import DataError, ModelError
 from fedvpa.data.schema import Message, Pair
-from fedvpa.features.tokens import Frame, Limits, TokenCounts, frame_of, render, tokenise
+from fedvpa.features.tokens import tokenise
+from fedvpa.models.rendering import render
+from fedvpa.models.tokens import Frame, Limits, TokenCounts, frame_of
 
 PAIR = Pair("w1 w2 w3", "w4 w5", "w6 w7 w8 w9 w10")
 WIDE = Limits(prompt=101, response=103)

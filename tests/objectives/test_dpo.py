@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from fedvpa.objectives import dpo_loss
+from fedvpa.objectives.dpo import dpo_loss
 
 
 def numbers(count: int = 7) -> list[torch.Tensor]:

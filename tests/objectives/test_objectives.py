@@ -7,17 +7,15 @@ import scipy.stats
 import torch
 from scipy.integrate import quad
 
-from fedvpa.objectives import (
-    choice_log_likelihood,
+from fedvpa.objectives.bradley_terry import choice_log_likelihood, weighted_mean
+from fedvpa.objectives.gaussian import (
     gaussian_log_density,
     gumbel_softmax_log_weights,
     mixture_log_density,
     monte_carlo_kl,
-    prototype_gram_penalty,
-    prototype_pull,
     standard_normal_kl,
-    weighted_mean,
 )
+from fedvpa.objectives.orthogonality import prototype_gram_penalty, prototype_pull
 from fedvpa.selector.prototypes import init_prototypes
 
 

@@ -11,10 +11,11 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from fedvpa.policy.candidates import Candidates
+from fedvpa.alignment.candidates import Candidates
 from fedvpa.policy.config import PolicyConfig
-from fedvpa.policy.model import Policy, new_policy
-from fedvpa.policy.preferences import Examples
+from fedvpa.policy.examples import Examples
+from fedvpa.policy.files import new_policy
+from fedvpa.policy.model import Policy
 from fedvpa.policy.rows import Ids
 from fedvpa.selector.config import SelectorConfig
 from fedvpa.selector.selector import InferenceConfig, Selector

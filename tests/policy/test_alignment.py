@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 import torch
 
-from fedvpa.policy.alignment import Kept, Look, Validation, against_samples, align, good_enough
-from fedvpa.policy.dpo import Trainer
-from fedvpa.policy.model import Policy, snapshot
-from fedvpa.policy.preferences import Latents
+from fedvpa.alignment.latents import Latents
+from fedvpa.alignment.loop import align
+from fedvpa.alignment.stopping import Kept, Look, Validation, against_samples, good_enough
+from fedvpa.policy.adapters import snapshot
+from fedvpa.policy.dpo_trainer import Trainer
+from fedvpa.policy.model import Policy
 from fedvpa.selector.posterior import single
 
 from .conftest import PAD, make_candidates, make_examples, make_policy, make_selector, tiny_config

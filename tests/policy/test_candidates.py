@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from fedvpa.alignment.candidates import candidates_key
 from fedvpa.data.schema import Message
-from fedvpa.features import FeatureConfig
-from fedvpa.policy.candidates import candidates_key
+from fedvpa.features.config import FeatureConfig
 from fedvpa.policy.config import CandidateConfig
-from fedvpa.policy.model import new_policy
+from fedvpa.policy.files import new_policy
 
 from .conftest import make_tokenizer, save_model, tiny_config
 

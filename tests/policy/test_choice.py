@@ -11,11 +11,12 @@ from transformers import PreTrainedTokenizerFast
 
 from fedvpa.core.errors import ConfigError, ModelError
 from fedvpa.data.schema import Pair
-from fedvpa.features.tokens import Limits
-from fedvpa.policy.choice import TEMPLATE, Choices, Template, both_log_odds, log_odds, losses, margins, mean_loss
+from fedvpa.models.tokens import Limits
 from fedvpa.policy.config import PolicyConfig
-from fedvpa.policy.model import Policy, new_policy
+from fedvpa.policy.files import new_policy
+from fedvpa.policy.model import Policy
 from fedvpa.policy.rows import Words
+from fedvpa.rewards.choice import TEMPLATE, Choices, Template, both_log_odds, log_odds, losses, margins, mean_loss
 
 from .conftest import disturb, make_policy, make_tokenizer
 
@@ -94,7 +95,7 @@ def test_swapping_the_responses_changes_the_sign_of_the_margin(policy, template)
 def test_many_pairs_keep_their_places(policy, template, monkeypatch):
     choices = template.of_pairs(PAIRS)
     whole = both_log_odds(policy, template, choices)
-    monkeypatch.setattr("fedvpa.policy.choice.ROWS_AT_ONCE", 2)
+    monkeypatch.setattr("fedvpa.rewards.choice.ROWS_AT_ONCE", 2)
     torch.testing.assert_close(both_log_odds(policy, template, choices), whole, atol=1e-5, rtol=0)
     assert choices.head(2).rows([1])[0].tolist() == choices.preferred_first[1].tolist()
 

@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 import torch
 
-from fedvpa.policy.dpo import Step, Trainer, batch_rows, schedule
-from fedvpa.policy.model import Policy, restore, snapshot
-from fedvpa.policy.preferences import Examples
+from fedvpa.policy.adapters import restore, snapshot
+from fedvpa.policy.dpo_trainer import Step, Trainer, batch_rows, schedule
+from fedvpa.policy.examples import Examples
+from fedvpa.policy.model import Policy
 
 from .conftest import make_examples, make_policy, tiny_config
 

@@ -12,7 +12,9 @@ from transformers import LlamaForCausalLM
 
 from fedvpa.core.errors import ConfigError, ModelError, RunError
 from fedvpa.data.schema import Pair
-from fedvpa.policy.model import Policy, Sampling, load_policy, new_policy, restore, snapshot
+from fedvpa.policy.adapters import restore, snapshot
+from fedvpa.policy.files import load_policy, new_policy
+from fedvpa.policy.model import Policy, Sampling
 
 from .conftest import (
     EOS,

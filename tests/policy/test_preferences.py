@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 import torch
 
+from fedvpa.alignment.candidates import Candidates
+from fedvpa.alignment.latents import Latents, draw_latents
+from fedvpa.alignment.preferences import UNUSUAL, every_pair, label, language_floor
 from fedvpa.core.errors import DataError
-from fedvpa.policy.candidates import Candidates
 from fedvpa.policy.config import PreferenceConfig
-from fedvpa.policy.preferences import SURE, UNUSUAL, Latents, draw_latents, every_pair, label, language_floor
+from fedvpa.policy.examples import SURE
 from fedvpa.selector.posterior import Posterior, single
 
 from .conftest import make_candidates, make_selector
@@ -199,7 +201,7 @@ def test_latents_are_judged_alike_in_any_number_at_once(monkeypatch):
     features = torch.randn(7, 3, 3, generator=torch.Generator().manual_seed(3))
     latents = at(*[0, 1] * 7)
     whole = label(make_candidates(features), JUDGE, latents, config(), with_z=True)
-    monkeypatch.setattr("fedvpa.policy.preferences.LATENTS_AT_ONCE", 5)
+    monkeypatch.setattr("fedvpa.alignment.preferences.LATENTS_AT_ONCE", 5)
     cut = label(make_candidates(features), JUDGE, latents, config(), with_z=True)
     assert responses(whole) == responses(cut)
 

@@ -16,9 +16,9 @@ from torch import multiprocessing
 
 from fedvpa.core.errors import ConfigError
 from fedvpa.core.files import write_json, write_tensors
-from fedvpa.policy.dpo import Trainer
-from fedvpa.policy.model import snapshot
-from fedvpa.policy.preferences import Examples
+from fedvpa.policy.adapters import snapshot
+from fedvpa.policy.dpo_trainer import Trainer
+from fedvpa.policy.examples import Examples
 
 from .conftest import make_examples, make_policy, tiny_config
 

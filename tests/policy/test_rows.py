@@ -5,7 +5,7 @@ import pytest
 
 from fedvpa.core.errors import DataError, ModelError
 from fedvpa.data.schema import Message, Pair
-from fedvpa.features.tokens import TokenCounts
+from fedvpa.models.tokens import TokenCounts
 from fedvpa.policy.rows import IGNORED, Layout, Words
 
 from .conftest import BOS, EOS, PAD, VOCABULARY, ids, make_tokenizer

@@ -11,7 +11,7 @@ from scipy.optimize import minimize
 
 from fedvpa.core.errors import RunError
 from fedvpa.core.tree import below
-from fedvpa.features import Moments, Standardiser
+from fedvpa.features.standardise import Moments, Standardiser
 from fedvpa.selector.config import EncoderConfig, SelectorConfig
 from fedvpa.selector.encoder import encode, init_encoder
 from fedvpa.selector.heads import HEADS

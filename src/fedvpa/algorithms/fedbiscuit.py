@@ -53,7 +53,7 @@ from fedvpa.algorithms.local_training import train_locally
 from fedvpa.core.errors import ConfigError
 from fedvpa.core.seeds import torch_generator
 from fedvpa.core.tree import Tree, below, prefixed
-from fedvpa.objectives import choice_log_likelihood, weighted_mean
+from fedvpa.objectives.bradley_terry import choice_log_likelihood, weighted_mean
 from fedvpa.selector.config import SelectorConfig
 from fedvpa.selector.heads import HEADS
 from fedvpa.selector.pairs import Pairs

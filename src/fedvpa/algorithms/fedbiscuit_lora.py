@@ -4,7 +4,7 @@ Wu, Liu, Wang, Wang, Su, Gao: "Towards Federated RLHF with Aggregated Client Pre
 arXiv 2407.03038.
 
 Variant: selector u is the base language model with adapter φ_u; it reads an instruction, the prompt and both responses,
-and chooses by the cross-entropy over the tokens A and B, in both orders (:mod:`fedvpa.policy.choice`). With U = 1 it is
+and chooses by the cross-entropy over the tokens A and B, in both orders (:mod:`fedvpa.rewards.choice`). With U = 1 it is
 FedBis. ``fedbiscuit.py`` has the same rounds with linear heads on cached features instead.
 
     what                 the paper's                              here
@@ -58,18 +58,21 @@ from fedvpa.algorithms.feddpo import mean_of, with_pairs
 from fedvpa.algorithms.grouping import Timetable, regrouped
 from fedvpa.algorithms.local_training import ADAM_BETAS
 from fedvpa.algorithms.lora_averaging import mean_of_factors
+from fedvpa.alignment.candidates import Candidates
+from fedvpa.alignment.latents import Latents
+from fedvpa.alignment.preferences import Compared
+from fedvpa.alignment.stopping import Against
 from fedvpa.core import tree
 from fedvpa.core.errors import DataError
 from fedvpa.core.seeds import entropy
 from fedvpa.core.tree import Tree
-from fedvpa.policy.alignment import Against
-from fedvpa.policy.candidates import Candidates
-from fedvpa.policy.choice import Choices, Template, both_log_odds, losses, margins, mean_loss
+from fedvpa.policy.adapters import check_fits, new_adapter, restore, snapshot
 from fedvpa.policy.config import PolicyConfig
-from fedvpa.policy.dpo import batch_rows
-from fedvpa.policy.model import Policy, check_fits, new_adapter, new_policy, restore, snapshot
-from fedvpa.policy.preferences import Compared, Latents
+from fedvpa.policy.dpo_trainer import batch_rows
+from fedvpa.policy.files import new_policy
+from fedvpa.policy.model import Policy
 from fedvpa.policy.rows import Ids, say_cuts
+from fedvpa.rewards.choice import Choices, Template, both_log_odds, losses, margins, mean_loss
 from fedvpa.selector.vote import majority_margins
 
 NAME = "fedbiscuit_lora"

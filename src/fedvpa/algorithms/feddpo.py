@@ -35,10 +35,11 @@ from fedvpa.core.errors import ConfigError, DataError, nearest
 from fedvpa.core.progress import say
 from fedvpa.core.tree import Tree
 from fedvpa.data.schema import Pair
+from fedvpa.policy.adapters import check_fits, restore, snapshot
 from fedvpa.policy.config import PolicyConfig
-from fedvpa.policy.dpo import Step, Trainer
-from fedvpa.policy.model import Policy, check_fits, restore, snapshot
-from fedvpa.policy.preferences import Examples, reference_of
+from fedvpa.policy.dpo_trainer import Step, Trainer
+from fedvpa.policy.examples import Examples, reference_of
+from fedvpa.policy.model import Policy
 
 METHOD = "feddpo"
 """Its name; no run is trained with it, since stage 1 has nothing to do for it."""

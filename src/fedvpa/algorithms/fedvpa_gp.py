@@ -45,16 +45,14 @@ from fedvpa.algorithms.local_training import train_locally
 from fedvpa.core.errors import ConfigError
 from fedvpa.core.seeds import torch_generator
 from fedvpa.core.tree import Tree, below, prefixed
-from fedvpa.objectives import (
-    choice_log_likelihood,
+from fedvpa.objectives.bradley_terry import choice_log_likelihood, weighted_mean
+from fedvpa.objectives.gaussian import (
     gumbel_softmax_log_weights,
     mixture_log_density,
     monte_carlo_kl,
-    prototype_gram_penalty,
-    prototype_pull,
     standard_normal_kl,
-    weighted_mean,
 )
+from fedvpa.objectives.orthogonality import prototype_gram_penalty, prototype_pull
 from fedvpa.selector.encoder import encode, init_encoder
 from fedvpa.selector.heads import HEADS, Head
 from fedvpa.selector.pairs import Pairs

@@ -16,7 +16,7 @@ from fedvpa.algorithms.draws import Draws, draw
 from fedvpa.algorithms.local_training import train_locally
 from fedvpa.core.seeds import torch_generator
 from fedvpa.core.tree import Tree, below, prefixed
-from fedvpa.objectives import choice_log_likelihood, weighted_mean
+from fedvpa.objectives.bradley_terry import choice_log_likelihood, weighted_mean
 from fedvpa.selector.heads import HEADS
 from fedvpa.selector.pairs import Pairs
 from fedvpa.selector.prototypes import init_prototypes

@@ -9,17 +9,18 @@ from typing import Any
 
 from fedvpa.algorithms import make
 from fedvpa.algorithms.feddpo import METHOD as FEDDPO
-from fedvpa.api.config import with_overrides
-from fedvpa.api.policy_run import carry_out, checkpoints, remove_policy
-from fedvpa.api.policy_work import FedDPOWork, SelectorWork, Work, in_memory
-from fedvpa.api.prepare import check_features, prepare
-from fedvpa.api.stage2 import ONE, Problem, Stage1, problem
-from fedvpa.api.train import load_run_config
+from fedvpa.alignment.jobs import FedDPOWork, SelectorWork, Work, in_memory
+from fedvpa.alignment.setup import Problem, problem
+from fedvpa.alignment.stage1 import ONE, Stage1
 from fedvpa.core.errors import ConfigError, RunError, nearest
 from fedvpa.core.files import write_json
 from fedvpa.evaluation.accuracy import infer_clients
-from fedvpa.features.locate import hash_files
+from fedvpa.models.locate import hash_files
 from fedvpa.policy.model import Policy
+from fedvpa.runs.config import with_overrides
+from fedvpa.runs.folder import load_run_config
+from fedvpa.runs.policy_run import carry_out, checkpoints, remove_policy
+from fedvpa.runs.prepare import check_features, prepare
 from fedvpa.selector.selector import Selector
 
 SCHEMA_VERSION = 1

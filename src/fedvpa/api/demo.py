@@ -6,17 +6,19 @@ import os
 from pathlib import Path
 from typing import Any
 
-from fedvpa.api.compare import DEFAULT_METHODS, compare, few_shot, worker_pool
-from fedvpa.api.compare_policy import policy_cells, run_policies
-from fedvpa.api.config import RunConfig
-from fedvpa.api.prepare import prepare
+from fedvpa.api.compare import DEFAULT_METHODS, compare
 from fedvpa.api.report import policy_figures, write_report
-from fedvpa.api.train import fit
 from fedvpa.core.files import write_json
 from fedvpa.evaluation.accuracy import infer_clients
 from fedvpa.evaluation.comparison import few_shot_curve
-from fedvpa.evaluation.figures import ALL_CLIENTS, accuracy_figure, few_shot_figure, latent_figure
+from fedvpa.evaluation.report.figures import ALL_CLIENTS, accuracy_figure, few_shot_figure, latent_figure
 from fedvpa.evaluation.scores import ClientScore
+from fedvpa.experiments.policy_cells import policy_cells, run_policies
+from fedvpa.experiments.processes import worker_pool
+from fedvpa.experiments.selector_cells import few_shot
+from fedvpa.runs.config import RunConfig
+from fedvpa.runs.fit import fit
+from fedvpa.runs.prepare import prepare
 from fedvpa.world.users import find_population, make_users, population_bayes_accuracy
 
 CLIENTS, UNSEEN, SEEDS = 20, 20, 3

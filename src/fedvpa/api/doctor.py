@@ -9,12 +9,14 @@ from typing import Any
 
 import torch
 
-from fedvpa.api.environment import environment
-from fedvpa.api.network import ports, reach
 from fedvpa.core.errors import ConfigError, FedvpaError
-from fedvpa.data import Pair, PairTable
+from fedvpa.data.schema import Pair, PairTable
+from fedvpa.deployment.network import ports, reach
 from fedvpa.engines.flower.simulation import require_flower
-from fedvpa.features import FeatureConfig, extract, load_backbone
+from fedvpa.features.backbone import load_backbone
+from fedvpa.features.config import FeatureConfig
+from fedvpa.features.extract import extract
+from fedvpa.runs.environment import environment
 
 OPTIONAL = ("flwr", "ray", "openai", "peft", "trl", "accelerate")
 FLOWER_VERSIONS = ("1.41",)
@@ -75,7 +77,7 @@ def _federation(
     found: dict[str, Any] = {"ports": ports()} if _version("flwr") else {}
     if certificates is not None:
         require_flower()
-        from fedvpa.api.certificates import check_certificates
+        from fedvpa.deployment.certificates import check_certificates
 
         checked = check_certificates(certificates, host)
         problems += checked.problems

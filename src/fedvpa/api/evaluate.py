@@ -11,14 +11,15 @@ import torch
 from torch import Tensor
 
 from fedvpa.algorithms import make
-from fedvpa.api.config import RunConfig, with_overrides
-from fedvpa.api.prepare import check_features, prepare, prepare_pairs
-from fedvpa.api.train import load_run_config
-from fedvpa.core.errors import DataError, RunError, nearest
-from fedvpa.data import DataConfig, Pair, PairTable, load, rows_by_group
-from fedvpa.data.holdout import IN_TRAINING, OTHER_GROUP
+from fedvpa.core.errors import DataError, RunError
+from fedvpa.data.holdout import IN_TRAINING, OTHER_GROUP, rows_by_group
+from fedvpa.data.load import DataConfig, load
+from fedvpa.data.schema import Pair, PairTable
 from fedvpa.evaluation.accuracy import infer_clients, score_clients
 from fedvpa.evaluation.comparison import comparison
+from fedvpa.runs.config import RunConfig, with_overrides
+from fedvpa.runs.folder import load_run_config
+from fedvpa.runs.prepare import check_features, prepare, prepare_pairs
 from fedvpa.selector.pairs import Pairs
 from fedvpa.selector.scaling import Scaling
 from fedvpa.selector.selector import Selector
@@ -87,44 +88,6 @@ def evaluate(
     }
 
 
-def personalize(run: Path, pairs: Path, *, user: str | None = None, overrides: Sequence[str] = ()) -> dict[str, Any]:
-    """A new user's posterior from labelled pairs, and how it lies among the prototypes. Nothing is written.
-
-    Args:
-        run: The run directory.
-        pairs: A JSONL or Parquet file of the user's pairs.
-        user: The user whose pairs to use, where the file holds those of several.
-        overrides: Where the language model is now, such as ``features.model=PATH``.
-
-    Returns:
-        ``pairs`` used, posterior ``mean`` and ``std`` [k], ``responsibilities`` [m] over the prototypes, the index of
-        the likeliest ``prototype``, and ``context_accuracy``, the share of the given pairs that the selector then
-        orders as the user did (which z has seen: no estimate of accuracy on others).
-
-    Raises:
-        DataError: If the file holds several users' pairs and ``user`` is none of them.
-        ModelError: If the language model is not the one that the selector was trained on.
-    """
-    config, selector = _open(run, overrides)
-    table = _of_one_user(_load(config, pairs, None), user, str(pairs))
-    context = prepare_pairs(config, table, _scaling(selector, run))
-    posterior = selector.infer(context)
-    mean, log_var = posterior.gaussian()
-    near = selector.with_inference("responsibilities") if len(posterior.weights) == 1 else None
-    personal = make(config.method, config.method_config).personal
-    share = (near.infer(context) if near and personal else posterior).weights
-    return {
-        "run": str(run),
-        "pairs": len(table),
-        "skipped": table.report.skipped,
-        "mean": mean.tolist(),
-        "std": (0.5 * log_var).exp().tolist(),
-        "responsibilities": share.tolist(),
-        "prototype": int(share.argmax()),
-        "context_accuracy": float((selector.margins(posterior, context) > 0).float().mean()),
-    }
-
-
 def _open(run: Path, overrides: Sequence[str]) -> tuple[RunConfig, Selector]:
     config, selector = load_run_config(run), Selector.from_pretrained(run / "selector")
     config = with_overrides(config, overrides)
@@ -151,17 +114,6 @@ def _scaling(selector: Selector, run: Path) -> Scaling:
     if selector.scaling is None:
         raise RunError("its selector holds no feature scaling.", fix="Train the run again.", where=str(run))
     return selector.scaling
-
-
-def _of_one_user(table: PairTable, user: str | None, where: str) -> PairTable:
-    users = sorted({pair.user_id for pair in table.pairs if pair.user_id is not None})
-    if user is None and len(users) < 2:
-        return table
-    if user is None:
-        raise DataError(f"holds pairs of {len(users)} users.", fix=f"Choose one: --user {users[0]!r}.", where=where)
-    if user not in users:
-        raise DataError(f"holds no pair of user {user!r}.", fix=nearest(user, users), where=where)
-    return table.select([row for row, pair in enumerate(table.pairs) if pair.user_id == user])
 
 
 def _load(config: RunConfig, pairs: Path, group_column: str | None) -> PairTable:

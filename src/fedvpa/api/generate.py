@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fedvpa.alignment.stage1 import ONE, Stage1
 from fedvpa.api.align import open_stage1
-from fedvpa.api.aligned import Aligned, open_aligned
-from fedvpa.api.evaluate import personalize
-from fedvpa.api.stage2 import ONE, Stage1
+from fedvpa.api.personalize import personalize
 from fedvpa.core.errors import ConfigError
 from fedvpa.policy.model import Policy, Sampling
+from fedvpa.runs.policies import Aligned, open_aligned
 
 
 def generate(

@@ -11,11 +11,11 @@ import yaml
 from matplotlib.figure import Figure
 
 from fedvpa.core.errors import RunError
-from fedvpa.evaluation.figures import accuracy_figure, gap_figure, training_figure
 from fedvpa.evaluation.latents import LatentReport
-from fedvpa.evaluation.policy_figures import pareto_figure, switching_figure, win_rate_figure
-from fedvpa.evaluation.report import Report, ReportFigure, embedded, save_report
-from fedvpa.evaluation.style import save_figure
+from fedvpa.evaluation.report.figures import accuracy_figure, gap_figure, training_figure
+from fedvpa.evaluation.report.page import Report, ReportFigure, embedded, save_report
+from fedvpa.evaluation.report.policy_figures import pareto_figure, switching_figure, win_rate_figure
+from fedvpa.evaluation.report.style import save_figure
 from fedvpa.evaluation.win_rates import Answer, SideBySide
 
 

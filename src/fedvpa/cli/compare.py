@@ -29,10 +29,10 @@ def compare(
     """Compare methods over numbers of clients and seeds; writes comparison.json."""
     from fedvpa.api.compare import DEFAULT_METHODS
     from fedvpa.api.compare import compare as run_it
-    from fedvpa.api.compare_policy import DEFAULT_POLICY_METHODS, compare_policies
-    from fedvpa.api.config import column_overrides, read_config
     from fedvpa.core.errors import ConfigError, nearest
-    from fedvpa.evaluation.table import policy_table_text, table_text
+    from fedvpa.evaluation.report.tables import policy_table_text, table_text
+    from fedvpa.experiments.policy_cells import DEFAULT_POLICY_METHODS, compare_policies
+    from fedvpa.runs.config import column_overrides, read_config
 
     try:
         sizes = [int(size) for size in clients.split(",")]

@@ -19,7 +19,7 @@ def demo(
 ) -> None:
     """Run both stages on the bundled world: five methods, new users, two policies, figures, report.html."""
     from fedvpa.api.demo import demo as run_it
-    from fedvpa.evaluation.table import policy_table_text, table_text
+    from fedvpa.evaluation.report.tables import policy_table_text, table_text
 
     compared = run_it(out, seeds=seeds, clients=clients, jobs=jobs)
     text = f"{table_text(compared, 140)}\n{policy_table_text(compared, 140)}\nreport: {out / 'report.html'}"

@@ -19,7 +19,7 @@ def evaluate(
 ) -> None:
     """Score a trained run on new pairs: every client on those of its own group."""
     from fedvpa.api.evaluate import evaluate as run_it
-    from fedvpa.evaluation.table import worded
+    from fedvpa.evaluation.report.tables import worded
 
     found = run_it(run, pairs, group_column=group_column, overrides=overrides or [])
     finish(found, as_json, lambda: f"accuracy {worded(found['accuracy'], found['ci95'])} on {found['pairs']} pairs")

@@ -25,8 +25,8 @@ def flower(
     as_json: JsonOption = False,
 ) -> None:
     """Write the app folder that ``flwr run`` accepts."""
-    from fedvpa.api.config import column_overrides, read_config
-    from fedvpa.api.export import export_flower
+    from fedvpa.deployment.app import export_flower
+    from fedvpa.runs.config import column_overrides, read_config
 
     given = [*(overrides or []), *column_overrides(map_ or [])]
     found = export_flower(read_config(config, given), folder, out=out, nodes=nodes, deadline=deadline, quorum=quorum)
@@ -44,7 +44,7 @@ def keys(
     from fedvpa.engines.flower.simulation import require_flower
 
     require_flower()
-    from fedvpa.api.keys import make_keys
+    from fedvpa.deployment.keys import make_keys
 
     found = make_keys(folder, host=host, nodes=nodes)
     finish(found, as_json, lambda: found["keys"])

@@ -18,7 +18,7 @@ def personalize(
     as_json: JsonOption = False,
 ) -> None:
     """Infer a new user's latent from labelled pairs."""
-    from fedvpa.api.evaluate import personalize as run_it
+    from fedvpa.api.personalize import personalize as run_it
 
     found = run_it(run, pairs, user=user, overrides=overrides or [])
     shares = ", ".join(f"{share:.3f}" for share in found["responsibilities"])

@@ -22,11 +22,11 @@ def train(
     as_json: JsonOption = False,
 ) -> None:
     """Train one method and leave a run directory behind."""
-    from fedvpa.api.config import column_overrides, read_config
     from fedvpa.api.train import resume as go_on
     from fedvpa.api.train import train as run
     from fedvpa.core.errors import ConfigError
-    from fedvpa.evaluation.table import table_text
+    from fedvpa.evaluation.report.tables import table_text
+    from fedvpa.runs.config import column_overrides, read_config
 
     given = [*(overrides or []), *column_overrides(map_ or []), *(["data.strict=true"] if strict else [])]
     given += [f"engine.name={engine}"] if engine is not None else []

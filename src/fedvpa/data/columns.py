@@ -10,14 +10,7 @@ from fedvpa.core.config import Config
 from fedvpa.core.errors import DataError, nearest
 from fedvpa.data.schema import LoadReport, Pair, PairTable, Text
 from fedvpa.data.shards import SPLITS, Shard
-from fedvpa.data.text import (
-    NO_SHARED_PROMPT,
-    Parts,
-    is_empty,
-    parse_text,
-    split_explicit,
-    split_implicit,
-)
+from fedvpa.data.text import NO_SHARED_PROMPT, Parts, is_empty, parse_text, split_explicit, split_implicit
 
 NO_CHOSEN, NO_REJECTED = "no chosen response", "no rejected response"
 EQUAL = "chosen and rejected are equal"

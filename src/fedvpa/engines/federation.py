@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fedvpa.core.errors import DataError
-from fedvpa.data import ClientRows, Partition
-from fedvpa.features import FeatureStore, Moments, Standardiser
+from fedvpa.data.partition import ClientRows, Partition
+from fedvpa.features.standardise import Moments, Standardiser
+from fedvpa.features.store import FeatureStore
 from fedvpa.selector.pairs import Pairs, pad
 from fedvpa.selector.scaling import Scaling
 

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from fedvpa.core.seeds import numpy_generator
-from fedvpa.data import ClientRows
+from fedvpa.data.partition import ClientRows
 from fedvpa.engines.federation import Federation, Split
 from fedvpa.evaluation.scores import PERMUTED_CONTEXTS, PRIOR_MEAN_Z, SWAPPED_Z, ClientScore, control_name
 from fedvpa.selector.pairs import Pairs

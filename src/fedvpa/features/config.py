@@ -19,7 +19,7 @@ class FeatureConfig(Config):
 
     Neither the paper nor its released notes give lengths or precision, so every default here is chosen by us.
 
-    A model with fewer positions than prompt and response need cuts more: see :class:`~fedvpa.features.tokens.Limits`.
+    A model with fewer positions than prompt and response need cuts more: see :class:`~fedvpa.models.tokens.Limits`.
 
     Attributes:
         model: ``bundled`` (the tiny language model of the bundled world), a local folder or a hub id.

@@ -28,7 +28,8 @@ from torch import Tensor
 
 from fedvpa.core.errors import ModelError
 from fedvpa.features.backbone import Backbone
-from fedvpa.features.tokens import Frame, Row
+from fedvpa.features.tokens import Row
+from fedvpa.models.tokens import Frame
 
 AGREEMENT = {torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}
 """Relative difference up to which two ways of computing the same features count as equal: rounding stays at least three

@@ -14,7 +14,8 @@ from torch import Tensor
 from fedvpa.core.errors import DataError, ModelError
 from fedvpa.core.progress import say
 from fedvpa.data.schema import Message, Pair, Text
-from fedvpa.features.tokens import TokenCounts, frame_of, render
+from fedvpa.models.rendering import render
+from fedvpa.models.tokens import TokenCounts, frame_of
 
 Ids = NDArray[np.int32]
 Flags = NDArray[np.bool_]

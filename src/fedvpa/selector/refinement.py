@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from fedvpa.core.tree import Tree
-from fedvpa.objectives import choice_log_likelihood
+from fedvpa.objectives.bradley_terry import choice_log_likelihood
 from fedvpa.selector.heads import Head
 from fedvpa.selector.pairs import Pairs
 from fedvpa.selector.posterior import Posterior

@@ -4,7 +4,7 @@ import json
 import pytest
 
 from fedvpa.core.errors import DataError
-from fedvpa.data import DataConfig, load
+from fedvpa.data.load import DataConfig, load
 
 pytestmark = pytest.mark.unit
 

@@ -1,15 +1,11 @@
 import pytest
 
 from fedvpa.core.errors import ConfigError, DataError, FedvpaError, InputError, JudgeError
-from fedvpa.evaluation.judges import (
-    DEFAULT_MISSING_LIMIT,
-    OpenAICompatibleJudge,
-    RewardModelJudge,
-    Verdict,
-    WorldJudge,
-    check_missing,
-    make_judge,
-)
+from fedvpa.evaluation.judges.base import DEFAULT_MISSING_LIMIT, Verdict, check_missing
+from fedvpa.evaluation.judges.make import make_judge
+from fedvpa.evaluation.judges.openai_compatible import OpenAICompatibleJudge
+from fedvpa.evaluation.judges.reward_model import RewardModelJudge
+from fedvpa.evaluation.judges.world import WorldJudge
 
 
 def verdicts(given, missing):

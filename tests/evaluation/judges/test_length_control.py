@@ -4,8 +4,8 @@ from scipy.special import expit
 from sklearn.linear_model import LogisticRegression
 
 from fedvpa.core.errors import DataError
-from fedvpa.evaluation.judges import Duel, Verdict, length_controlled
-from fedvpa.evaluation.judges.length_control import PENALTY, fit
+from fedvpa.evaluation.judges.base import Duel, Verdict
+from fedvpa.evaluation.judges.length_control import PENALTY, fit, length_controlled
 
 
 def drawn(count, theta, phi, seed=0, shift=0.0):

@@ -9,10 +9,16 @@ import pytest
 
 from evaluation.judges.endpoint import KEY, Raw, Silence, Status, completion, longer
 from fedvpa.core.errors import ConfigError, DataError, JudgeError
-from fedvpa.evaluation.judges import Duel, EndpointConfig, OpenAICompatibleJudge, Verdict, answer_cache, check_missing
+from fedvpa.evaluation.judges import answer_cache
 from fedvpa.evaluation.judges import openai_compatible as module
 from fedvpa.evaluation.judges.answer_cache import Answer, AnswerCache
-from fedvpa.evaluation.judges.openai_compatible import DEFAULT_RUBRICS, read_letter
+from fedvpa.evaluation.judges.base import Duel, Verdict, check_missing
+from fedvpa.evaluation.judges.openai_compatible import (
+    DEFAULT_RUBRICS,
+    EndpointConfig,
+    OpenAICompatibleJudge,
+    read_letter,
+)
 
 SHORT, LONG = "tiny", "a good deal longer"
 DUELS = [Duel(f"question {n}?", *((LONG, SHORT) if n % 2 else (SHORT, LONG)), "helpful") for n in range(5)]

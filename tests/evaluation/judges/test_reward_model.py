@@ -16,7 +16,10 @@ from transformers import (
 )
 
 from fedvpa.core.errors import ConfigError, ModelError
-from fedvpa.evaluation.judges import Duel, RewardModelConfig, RewardModelJudge, Verdict, reward_model
+from fedvpa.evaluation.judges import reward_model
+from fedvpa.evaluation.judges.base import Duel, Verdict
+from fedvpa.evaluation.judges.reward_model import RewardModelJudge
+from fedvpa.rewards.reward_model import RewardModelConfig
 
 WORDS = [f"w{number}" for number in range(53)]
 VOCABULARY = {token: row for row, token in enumerate(["<pad>", "[CLS]", "[SEP]", "<unk>", "user", "assistant", *WORDS])}

@@ -3,7 +3,9 @@ import pytest
 
 from fedvpa.core.errors import ConfigError, DataError
 from fedvpa.core.seeds import numpy_generator
-from fedvpa.evaluation.judges import Duel, Verdict, WorldJudge, utilities
+from fedvpa.evaluation.judges.base import Duel, Verdict
+from fedvpa.evaluation.judges.world import WorldJudge
+from fedvpa.rewards.world import utilities
 from fedvpa.world.grammar import Attributes, attribute_grid, render
 from fedvpa.world.prompts import prompts
 from fedvpa.world.users import features, find_utility

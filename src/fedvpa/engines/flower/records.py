@@ -29,7 +29,7 @@ from fedvpa.algorithms.robust import Part
 from fedvpa.core.tree import Tree, below, prefixed
 from fedvpa.engines.codecs import Codec, decode, encode
 from fedvpa.engines.encoding import decode_posterior, decode_private, encode_posteriors, encode_private
-from fedvpa.features import Moments, Standardiser
+from fedvpa.features.standardise import Moments, Standardiser
 
 COUNTED = ("shared", "own", "sums", "posteriors")
 """The records that are traffic."""

@@ -17,14 +17,8 @@ from fedvpa.core.progress import say
 from fedvpa.engines import vectorised
 from fedvpa.engines.codecs import Codec
 from fedvpa.engines.federation import Federation
-from fedvpa.engines.flower.records import (
-    Introduction,
-    Request,
-    pack_request,
-    unpack_introduction,
-    unpack_reply,
-)
-from fedvpa.features import Moments, Standardiser
+from fedvpa.engines.flower.records import Introduction, Request, pack_request, unpack_introduction, unpack_reply
+from fedvpa.features.standardise import Moments, Standardiser
 
 POLL_SECONDS = 1.0
 """Between two looks for replies or nodes. Chosen by us: small beside a round, and few requests."""

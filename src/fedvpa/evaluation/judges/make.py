@@ -9,8 +9,9 @@ from typing import Any, Literal, get_args
 from fedvpa.core.errors import ConfigError, nearest
 from fedvpa.evaluation.judges.base import Judge
 from fedvpa.evaluation.judges.openai_compatible import EndpointConfig, OpenAICompatibleJudge
-from fedvpa.evaluation.judges.reward_model import RewardModelConfig, RewardModelJudge
+from fedvpa.evaluation.judges.reward_model import RewardModelJudge
 from fedvpa.evaluation.judges.world import WorldJudge
+from fedvpa.rewards.reward_model import RewardModelConfig
 
 Kind = Literal["world", "reward-model", "openai-compatible"]
 KINDS: tuple[Kind, ...] = get_args(Kind)

@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Bool, Float
 
 from fedvpa.evaluation.judges.base import Duel, Verdict
-from fedvpa.world.judge import judge
-from fedvpa.world.users import find_utility
+from fedvpa.rewards.world import utilities
 
 TIE_DIGITS = 9
 """Utilities that agree to so many digits are equal: they are sums of six products of numbers near 1, whose rounding
@@ -35,30 +33,6 @@ class WorldJudge:
             DataError: If a prompt is not one of the world's.
         """
         return [_verdict(duel) for duel in duels]
-
-
-def utilities(
-    items: Sequence[tuple[str, str]], preference: str
-) -> tuple[Float[np.ndarray, " items"], Bool[np.ndarray, " items"]]:
-    """What responses are worth under a preference.
-
-    Args:
-        items: (prompt, response) of each.
-        preference: The name of a group of the world, such as ``helpful``.
-
-    Returns:
-        The utilities, and whether each response is inside the grammar.
-
-    Raises:
-        ConfigError: If the world has no such preference.
-        DataError: If a prompt is not one of the world's.
-    """
-    utility = find_utility(preference)
-    verdicts = [judge(prompt, text, utility) for prompt, text in items]
-    return (
-        np.array([verdict.utility for verdict in verdicts], dtype=np.float64),
-        np.array([verdict.parsed for verdict in verdicts], dtype=bool),
-    )
 
 
 def _verdict(duel: Duel) -> Verdict:

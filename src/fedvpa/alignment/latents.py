@@ -1,0 +1,86 @@
+"""Latents of the population: what the selector judges by, and what the policy sees."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from fedvpa.core.seeds import Label, numpy_generator
+from fedvpa.policy.config import PreferenceConfig
+from fedvpa.selector.posterior import Posterior, single
+from fedvpa.selector.selector import Selector
+
+
+@dataclass(frozen=True)
+class Latents:
+    """Latents to judge by.
+
+    Attributes:
+        posterior: One posterior per latent; the selector scores by it.
+        z: What the policy sees, shape [n, k].
+        prototype: The prototype that each is nearest to, or the group of the user whom it came from; shape [n].
+    """
+
+    posterior: Posterior
+    z: Float[Tensor, "n k"]
+    prototype: Int[Tensor, " n"]
+
+    def __getitem__(self, rows: Tensor) -> Latents:
+        """Some of them."""
+        return Latents(self.posterior[rows], self.z[rows], self.prototype[rows])
+
+
+def draw_latents(
+    selector: Selector,
+    users: Posterior,
+    config: PreferenceConfig,
+    count: int,
+    seed: int,
+    *path: Label,
+    prototypes: bool = True,
+) -> Latents:
+    """Latents of the population: prototypes, users' z, mixtures of prototypes; every prototype equally often.
+
+    A user's z is the posterior's mean, as it is when the policy serves that user. Samples around it would be mostly
+    noise in the k − m directions that mean nothing, which the policy would have to learn to ignore.
+
+    Args:
+        selector: Holds the prototypes.
+        users: Posteriors of the seen users, one component per prototype where there are prototypes.
+        config: Shares of the three.
+        count: How many.
+        seed: Names, with ``path``, the draws.
+        *path: Labels.
+        prototypes: Whether the method's prototypes mean anything; otherwise all latents are users' posteriors.
+    """
+    rng = numpy_generator(seed, "latents", *path)
+    centre = users.mean
+    if not prototypes:
+        rows = torch.from_numpy(rng.permutation(np.arange(count) % len(centre)))
+        z = centre[rows]
+        return Latents(_at(z), z, torch.zeros(count, dtype=torch.long))
+    number = len(selector.prototypes)
+    nearest = users.weights.argmax(-1).numpy() if users.weights.shape[-1] == number else np.zeros(len(centre), int)
+    target = rng.permutation(np.arange(count) % number)
+    kind = rng.random(count)
+    z = selector.prototypes[torch.from_numpy(target)].clone()
+    for row in range(count):
+        own = np.flatnonzero(nearest == target[row])
+        if kind[row] < config.prototypes:
+            continue
+        if kind[row] < config.prototypes + config.posteriors and len(own):
+            user = int(rng.choice(own))
+            z[row] = centre[user]
+        elif number > 1:
+            other = (target[row] + 1 + int(rng.integers(number - 1))) % number
+            share = float(rng.uniform(0.5, 1.0))
+            z[row] = share * selector.prototypes[target[row]] + (1 - share) * selector.prototypes[other]
+    return Latents(_at(z), z, torch.from_numpy(target))
+
+
+def _at(z: Float[Tensor, "n k"]) -> Posterior:
+    return single(z, torch.full_like(z, -4.0))

@@ -1,0 +1,135 @@
+"""When to stop: looks at validation prompts, and which weights are kept."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from fedvpa.alignment.candidates import Candidates
+from fedvpa.alignment.latents import Latents
+from fedvpa.core.seeds import Label
+from fedvpa.policy.config import PolicyConfig
+from fedvpa.policy.model import Policy, Sampling
+from fedvpa.policy.rows import Ids
+from fedvpa.selector.pairs import Pairs
+from fedvpa.selector.selector import Selector
+
+Against = Callable[[list[Ids]], Float[Tensor, "p samples"]]
+"""One response to each validation prompt → its margin over samples of the base policy, at the prompt's latent."""
+
+
+def against_samples(
+    selector: Selector, base: Candidates, latents: Latents, features: Callable[[list[Ids]], Float[Tensor, "p d"]]
+) -> Against:
+    """Margins over all samples of the base policy, by a selector that reads features.
+
+    Args:
+        selector: The judge: validation knows no users but through it.
+        base: The base policy's samples.
+        latents: One per prompt.
+        features: Raw features of one response to each prompt.
+    """
+    theirs = selector.scale(base.features.numpy())
+    ones = torch.ones(theirs.shape[:2])
+
+    def against(found: list[Ids]) -> Float[Tensor, "p samples"]:
+        own = selector.scale(features(found).numpy()).unsqueeze(1)
+        return selector.margins(latents.posterior, Pairs(own.expand_as(theirs), theirs, ones, ones))
+
+    return against
+
+
+@dataclass(frozen=True)
+class Look:
+    """What a look at the validation prompts found.
+
+    Attributes:
+        step: After how many steps.
+        win_rate: Share of the base policy's samples that the judge, at the same z, puts below the policy's one.
+        error: Standard error of ``win_rate`` over prompts.
+        kl: Mean log π − log π_ref of the policy's own samples, in nats: an estimate of KL(π ‖ π_ref).
+        tokens: Mean length of the samples.
+        by_prototype: Prototype → win rate, KL and length.
+    """
+
+    step: int
+    win_rate: float
+    error: float
+    kl: float
+    tokens: float
+    by_prototype: dict[str, dict[str, float]]
+
+
+@dataclass(frozen=True)
+class Validation:
+    """Prompts that choose the stopping step; neither training nor evaluation sees them.
+
+    Attributes:
+        prompts: Their tokens.
+        latents: One per prompt.
+        against: The judge.
+        with_z: Whether the policy sees z.
+    """
+
+    prompts: list[Ids]
+    latents: Latents
+    against: Against
+    with_z: bool
+
+    @torch.no_grad()
+    def look(self, policy: Policy, config: PolicyConfig, seed: int, *path: Label) -> Look:
+        """Sample the policy once per prompt and compare."""
+        prompts, step = self.prompts, path[-1]
+        z = self.latents.z if self.with_z else None
+        limits = config.candidates
+        sampling = Sampling(limits.temperature, limits.top_p, limits.max_new_tokens, limits.batch)
+        # The same draws at every look: looks differ by the policy, not by luck.
+        found = policy.generate(prompts, z, sampling, seed, "validation", *path[:-1])
+        margin = self.against(found)
+        wins = ((margin > 0).float() + 0.5 * (margin == 0).float()).mean(1)
+        reference = torch.tensor([float(part.sum()) for part in policy.reference_log_probs(prompts, found)])
+        policy.eval()
+        ours = torch.cat(
+            [
+                policy.log_probs(prompts[part], found[part], None if z is None else z[part]).float().cpu()
+                for part in (slice(start, start + 64) for start in range(0, len(prompts), 64))
+            ]
+        )
+        tokens = torch.tensor([float(len(ids)) for ids in found])
+        parts = {"win_rate": wins, "kl": ours - reference, "tokens": tokens}
+        by_prototype = {
+            str(name): {key: float(value[self.latents.prototype == name].mean()) for key, value in parts.items()}
+            for name in self.latents.prototype.unique().tolist()
+        }
+        error = float(wins.std()) / math.sqrt(len(wins)) if len(wins) > 1 else 0.0
+        means = {key: float(value.mean()) for key, value in parts.items()}
+        return Look(int(step), means["win_rate"], error, means["kl"], means["tokens"], by_prototype)
+
+
+@dataclass(frozen=True)
+class Kept:
+    """The weights to use.
+
+    Attributes:
+        look: Of these weights.
+        weights: What was trained.
+        best: The highest win rate of all looks so far.
+    """
+
+    look: Look
+    weights: Mapping[str, Tensor]
+    best: float
+
+
+def good_enough(new: Look, kept: Kept | None) -> bool:
+    """Whether a later look replaces the kept one: unless it wins less often than the best by more than its error.
+
+    One standard error (Breiman et al., 1984) in favour of the later one, whose learning rate has come further down: on
+    eighty prompts, looks differ by luck as much as by the policy.
+    """
+    return kept is None or new.win_rate >= kept.best - new.error

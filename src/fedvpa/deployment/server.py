@@ -1,0 +1,149 @@
+"""TODO."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+from filelock import FileLock, Timeout
+from flwr.app import Context
+from flwr.serverapp import Grid, ServerApp
+
+from fedvpa.algorithms import make
+from fedvpa.core.errors import FedvpaError, RunError
+from fedvpa.core.files import write_json, write_text
+from fedvpa.core.progress import say
+from fedvpa.deployment.node import CONFIG_FILE
+from fedvpa.engines.checkpoint import load_checkpoint, save_checkpoint
+from fedvpa.engines.flower.server import GridCohort, Roster, gather
+from fedvpa.engines.training import TrainState, rounds, start
+from fedvpa.features.standardise import Standardiser
+from fedvpa.runs.config import RunConfig, dump, read_config
+from fedvpa.runs.environment import environment
+from fedvpa.runs.prepare import feature_key
+from fedvpa.selector.scaling import Scaling
+
+HANDOVER_SECONDS = 60.0
+"""How long a server waits for an earlier one to let go of the run directory. Chosen by us."""
+
+
+def server_app(folder: Path) -> ServerApp:
+    """The ServerApp of an exported folder. Its run configuration: ``out``, ``nodes``, ``deadline``, ``quorum``."""
+    app = ServerApp()
+
+    @app.main()
+    def main(grid: Grid, context: Context) -> None:
+        with told():
+            serve(grid, read_config(folder / CONFIG_FILE), context.run_config)
+
+    return app
+
+
+@contextmanager
+def told() -> Iterator[None]:
+    """Say in one line what stopped the server, before Flower prints where.
+
+    Raises:
+        FedvpaError: In place of an error of Flower's connection.
+    """
+    try:
+        yield
+    except httpx.HTTPError as error:
+        refused = FedvpaError(
+            f"Flower's SuperLink cannot be used any more ({error}). Check that it runs, and start the run again: it "
+            "goes on from its last round."
+        )
+        say(f"fedvpa: {refused}")
+        raise refused from error
+    except (FedvpaError, OSError) as error:
+        say(f"fedvpa: {error}")
+        raise
+
+
+def serve(grid: Grid, config: RunConfig, given: Mapping[str, Any]) -> None:
+    """Run all rounds on a grid, from the last checkpoint of ``out`` if there is one; leave the selector behind.
+
+    Args:
+        grid: Flower's.
+        config: The run.
+        given: ``out``, the server's run directory; ``nodes`` to wait for; ``deadline`` in seconds, for each round and
+            for the nodes to come; ``quorum``, the share of a round's clients that must answer.
+
+    Raises:
+        RunError: If ``out`` holds a run of another configuration, or another server writes to it.
+        FedvpaError: If too few nodes come, or too few clients answer.
+    """
+    out = Path(str(given["out"])).expanduser()
+    with _alone(out):
+        _serve(grid, config, out, int(given["nodes"]), float(given["deadline"]), float(given["quorum"]))
+
+
+@contextmanager
+def _alone(out: Path) -> Iterator[None]:
+    """Hold the lock of a run directory; the system frees it when its holder dies.
+
+    A server whose SuperLink was killed needs a moment to notice, so the next one waits for it before it complains.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(out / ".lock")
+    try:
+        lock.acquire(timeout=HANDOVER_SECONDS)
+    except Timeout as error:
+        fix = "Stop that run first (flwr stop), or choose another out."
+        raise RunError("another server writes to it.", fix=fix, where=str(out)) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _serve(grid: Grid, config: RunConfig, out: Path, nodes: int, deadline: float, quorum: float) -> None:
+    roster = gather(grid, nodes, deadline)
+    say(f"{len(roster.client_ids)} clients on {len(roster.said)} nodes")
+    algorithm = make(config.method, config.method_config)
+    state, scaling = _begin(out, config, roster)
+    codec, standardiser = config.engine.codec, scaling.standardiser
+    cohort = GridCohort(grid, roster.hosts, False, deadline, quorum, codec, standardiser, roster.refresh)
+    meta = {"config": config.model_dump(mode="json"), "scaling": _plain(standardiser)}
+    with (out / "history.jsonl").open("a", encoding="utf-8") as log:
+        for reached, line in rounds(algorithm, roster, config.engine, config.seed, state, cohort):
+            state = reached
+            log.write(json.dumps(line) + "\n")
+            log.flush()
+            os.fsync(log.fileno())
+            save_checkpoint(out / "checkpoints" / "last.safetensors", state, meta)
+            say(f"round {state.server.round} of {algorithm.rounds}: {len(line['cohort'])} asked")
+            roster.refresh(set(grid.get_node_ids()))
+    key = json.dumps(feature_key(config.features), sort_keys=True)
+    replace(algorithm.selector(state.server), scaling=scaling, feature_key=key).save_pretrained(out / "selector")
+    say(f"selector: {out / 'selector'}")
+
+
+def _begin(out: Path, config: RunConfig, roster: Roster) -> tuple[TrainState, Scaling]:
+    """The state and the scaling to go on from, or new ones."""
+    path, rms = out / "checkpoints" / "last.safetensors", config.selector.normalise == "rms"
+    if path.is_file():
+        state, meta = load_checkpoint(path)
+        if meta["config"] != config.model_dump(mode="json"):
+            raise RunError("holds a run of another configuration.", fix="Choose another out.", where=str(out))
+        say(f"resuming {out} at round {state.server.round}")
+        kept = (out / "history.jsonl").read_text(encoding="utf-8").splitlines()[: state.server.round]
+        write_text(out / "history.jsonl", "".join(f"{line}\n" for line in kept))
+        saved = {name: np.array(values) for name, values in meta["scaling"].items()}
+        return state, Scaling(Standardiser(saved["mean"], saved["scale"]), rms)
+    write_text(out / "config.yaml", dump(config))
+    write_json(out / "environment.json", environment(config.seed))
+    write_text(out / "history.jsonl", "")
+    algorithm = make(config.method, config.method_config)
+    return start(algorithm, roster, config.seed), Scaling(Standardiser.from_moments(roster.moments), rms)
+
+
+def _plain(standardiser: Standardiser) -> dict[str, list[float]]:
+    return {"mean": standardiser.mean.tolist(), "scale": standardiser.scale.tolist()}

@@ -1,0 +1,240 @@
+"""The figures of a report on policies. Each takes plain numbers, says in words what its marks are, returns a Figure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
+
+from fedvpa.core.errors import DataError
+from fedvpa.evaluation.report.figures import counted
+from fedvpa.evaluation.report.style import (
+    COLOURS,
+    FAINT,
+    GRID,
+    INK,
+    MARKERS,
+    dress,
+    error_bars,
+    legend_below,
+    new_figure,
+    series_styles,
+)
+
+Row = Mapping[str, Any]
+
+INTERVAL_NOTE = "95% intervals over prompts and users"
+
+BARS = 0.8
+"""Width of all bars of one method, of the distance between methods."""
+
+NUMBERED = 3
+"""With more preferences there is no room for a number above each bar."""
+
+DASHES = (0, (4, 3))
+
+
+def win_rate_figure(compared: Mapping[str, Any], n_clients: int) -> Figure:
+    """Win rates against the base policy: a bar per method and preference, with unseen users as open marks.
+
+    Args:
+        compared: What :func:`fedvpa.evaluation.win_rates.policy_comparison` returned.
+        n_clients: Which number of clients to show.
+
+    Raises:
+        DataError: If there is no win rate at that number of clients.
+    """
+    rows = [row for row in _rows(compared, n_clients) if row["worse_axis"] is not None]
+    if not rows:
+        raise DataError(f"there is no win rate at N = {n_clients} to draw.")
+    names = sorted({name for row in rows for name in row["preferences"]})
+    figure = new_figure(width=max(7.2, 1.6 + 0.62 * len(rows) * len(names)))
+    axes = figure.subplots()
+    for position, name in enumerate(names):
+        shift = (position - (len(names) - 1) / 2) * BARS / len(names)
+        _bars(axes, rows, name, shift, BARS / len(names), COLOURS[position % len(COLOURS)], len(names) <= NUMBERED)
+    axes.axhline(0.5, color=INK, linewidth=1, linestyle=DASHES, label="as good as the base policy", zorder=4)
+    axes.set_xticks(range(len(rows)), [row["method"] for row in rows])
+    axes.tick_params(axis="x", length=0)
+    axes.set_xlim(-0.6, len(rows) - 0.4)
+    axes.set_ylim(0, 1.08)
+    axes.set_yticks([0, 0.25, 0.5, 0.75, 1])
+    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    dress(
+        axes,
+        title="Win rate against the base policy",
+        note=f"{_setting(rows, n_clients)}; {INTERVAL_NOTE}",
+        x="method",
+        y="answers preferred (a tie counts one half)",
+    )
+    legend_below(figure, axes, columns=3)
+    return figure
+
+
+def pareto_figure(compared: Mapping[str, Any], n_clients: int) -> Figure:
+    """What each method's policies gain over the base policy under two preferences; up and to the right is better.
+
+    Args:
+        compared: What :func:`fedvpa.evaluation.win_rates.policy_comparison` returned. Of more than two preferences the
+            first two are shown, and the title says so.
+        n_clients: Which number of clients to show.
+
+    Raises:
+        DataError: If fewer than two preferences have utilities at that number of clients.
+    """
+    rows = _rows(compared, n_clients)
+    names = sorted({name for row in rows for name in row["preferences"] if _gain(row, name)[0] is not None})
+    if len(names) < 2:
+        raise DataError(
+            f"at N = {n_clients} {counted(len(names), 'preference')} with utilities cannot span a plane.",
+            fix="Judge at least two preferences with a judge that knows utilities.",
+        )
+    across, up = names[:2]
+    figure = new_figure(6.8, 5.2)
+    axes = figure.subplots()
+    styles = series_styles([row["method"] for row in rows])
+    axes.axhline(0, color=FAINT, linewidth=1, linestyle=DASHES, zorder=1)
+    axes.axvline(0, color=FAINT, linewidth=1, linestyle=DASHES, zorder=1)
+    axes.scatter(0, 0, s=80, marker="+", color=INK, linewidths=1.8, label="base policy", zorder=3)
+    for row in rows:
+        for users, block in (("", row), (", unseen users", row["unseen"])):
+            if block is None:
+                continue
+            (x, x_ends), (y, y_ends) = _gain(block, across), _gain(block, up)
+            if x is None or y is None:
+                continue
+            colour, marker = styles[row["method"]]
+            axes.errorbar(
+                x,
+                y,
+                xerr=error_bars(x_ends, x),
+                yerr=error_bars(y_ends, y),
+                fmt=marker,
+                color=colour,
+                markersize=11 if marker == "*" else 7.5,
+                markerfacecolor="white" if users else colour,
+                markeredgecolor=colour if users else "white",
+                markeredgewidth=1.4 if users else 0.5,
+                elinewidth=1.3,
+                capsize=2.5,
+                label=f"{row['method']}{users}",
+                zorder=4,
+            )
+    axes.margins(0.12)
+    of_more = "" if len(names) == 2 else f", the first two of {len(names)} preferences"
+    dress(
+        axes,
+        title=f"Utility gained on {across} and on {up}{of_more}",
+        note=f"{_setting(rows, n_clients)}; {INTERVAL_NOTE}",
+        x=f"mean {across} utility above the base policy's",
+        y=f"mean {up} utility above the base policy's",
+    )
+    axes.grid(axis="x", color=GRID, linewidth=0.8)
+    legend_below(figure, axes, columns=3)
+    return figure
+
+
+def switching_figure(switched: Mapping[str, Any]) -> Figure:
+    """What one policy's answers are worth to each preference while z moves from one prototype to another.
+
+    Args:
+        switched: What :func:`fedvpa.evaluation.win_rates.switching` returned.
+    """
+    steps: Sequence[float] = switched["steps"]
+    figure = new_figure()
+    axes = figure.subplots()
+    for position, (name, way) in enumerate(switched["preferences"].items()):
+        colour = COLOURS[position % len(COLOURS)]
+        axes.plot(
+            steps,
+            way["utility"],
+            color=colour,
+            marker=MARKERS[position % len(MARKERS)],
+            markersize=6.5,
+            markeredgecolor="white",
+            markeredgewidth=0.5,
+            linewidth=1.6,
+            label=f"{name} utility, {way['direction']}{'' if way['monotone'] else ' (not monotone)'}",
+            zorder=3,
+        )
+        if all(ends is not None for ends in way["ci95"]):
+            low, high = zip(*way["ci95"], strict=True)
+            axes.fill_between(steps, low, high, color=colour, alpha=0.18, linewidth=0)
+    axes.set_xticks(steps)
+    axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    others = [name for name in switched["preferences"] if name != switched["rising"]]
+    dress(
+        axes,
+        title="One policy, z moved from one prototype to another",
+        note=f"{switched['method']}, N = {switched['n_clients']} clients, {counted(len(switched['seeds']), 'seed')}; "
+        f"bands are {INTERVAL_NOTE}",
+        x=f"share of the way from {' and '.join(others) or 'the first prototype'} to {switched['rising']}",
+        y="mean utility of the answers",
+    )
+    legend_below(figure, axes)
+    return figure
+
+
+def _bars(axes: Axes, rows: Sequence[Row], name: str, middle: float, width: float, colour: str, numbered: bool) -> None:
+    """The bars of one preference, each with its interval, the mark of unseen users beside it, and its number."""
+    aside = width / 5 if any(row["unseen"] for row in rows) else 0.0
+    first = {"seen": name, "unseen": f"{name}, unseen users"}
+    for position, row in enumerate(rows):
+        centre = position + middle
+        value, ends = _rate(row, name)
+        if value is None:
+            continue
+        label = first.pop("seen", None)
+        axes.bar(centre, value, width * 0.92, color=colour, label=label, zorder=2)
+        top = _mark(axes, centre - aside, value, ends, "none", colour, None)
+        value_unseen, ends_unseen = _rate(row["unseen"], name)
+        if value_unseen is not None:
+            label = first.pop("unseen", None)
+            top = max(top, _mark(axes, centre + aside, value_unseen, ends_unseen, "D", colour, label))
+        if numbered:
+            axes.text(centre, top + 0.012, f"{value:.0%}", ha="center", va="bottom", fontsize=8.5, color=INK, zorder=6)
+
+
+def _mark(
+    axes: Axes, x: float, value: float, ends: Sequence[float] | None, marker: str, colour: str, label: str | None
+) -> float:
+    """A point with its interval; returns how high it reaches."""
+    axes.errorbar(
+        x,
+        value,
+        yerr=error_bars(ends, value),
+        fmt=marker,
+        color=INK,
+        markersize=5.5,
+        markerfacecolor="white",
+        markeredgecolor=colour,
+        markeredgewidth=1.4,
+        elinewidth=1.3,
+        capsize=2.5,
+        label=label,
+        zorder=5,
+    )
+    return max(value, *(ends or (value,)))
+
+
+def _rows(compared: Mapping[str, Any], n_clients: int) -> list[Row]:
+    return [row for row in compared["policy_summary"] if row["n_clients"] == n_clients]
+
+
+def _setting(rows: Sequence[Row], n_clients: int) -> str:
+    prompts = max(found["prompts"] for row in rows for found in row["preferences"].values())
+    seeds = max(len(row["seeds"]) for row in rows)
+    return f"N = {n_clients} clients, {counted(seeds, 'seed')}, {counted(prompts, 'unseen prompt')}"
+
+
+def _gain(block: Row, name: str) -> tuple[float | None, Sequence[float] | None]:
+    found = block["preferences"].get(name)
+    return (None, None) if found is None else (found["utility_gain"], found["utility_gain_ci95"])
+
+
+def _rate(block: Row | None, name: str) -> tuple[float | None, Sequence[float] | None]:
+    found = None if block is None else block["preferences"].get(name)
+    return (None, None) if found is None else (found["win_rate"], found["ci95"])

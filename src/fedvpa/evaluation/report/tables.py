@@ -1,0 +1,184 @@
+"""The summary of a comparison as a table for people: on a terminal, as plain text, and in the report."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from fedvpa.evaluation.comparison import GLOBAL, ORACLE
+
+MISSING = "–"
+
+WORSE = " ↓"
+"""Marks the preference under which a method wins less often than under the others."""
+
+WORDS = ("method", "preference", "users")
+"""The columns that hold words."""
+
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class TableText:
+    """A table whose cells are words already.
+
+    Attributes:
+        header: The names of the columns.
+        rows: As many cells per row as columns; ``MISSING`` where nothing is known.
+    """
+
+    header: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
+def summary_text(compared: Mapping[str, Any]) -> TableText:
+    """The cells of a comparison's summary; a column that no row can fill is left out.
+
+    Args:
+        compared: What :func:`fedvpa.evaluation.comparison.comparison` returned.
+    """
+    summary: Sequence[Row] = compared["summary"]
+    groups = sorted({name for row in summary for name in row["groups"]})
+    seconds = _mean_seconds(compared["rows"])
+    columns: list[tuple[str, Callable[[Row], str]]] = [
+        ("N", lambda row: str(row["n_clients"])),
+        ("method", lambda row: str(row["method"])),
+        ("accuracy", lambda row: worded(row["mean"], row["ci95"])),
+        ("gap closed", _gap_cell("")),
+        *((name, _group_cell(name)) for name in groups),
+        ("worst tenth", lambda row: worded(row["worst_decile"]["mean"] if row["worst_decile"] else None)),
+        ("unseen users", lambda row: worded(row["unseen_mean"], row["unseen_ci95"])),
+        ("hold-out", lambda row: worded(row["holdout_mean"], row["holdout_ci95"])),
+        ("hold-out gap", _gap_cell("holdout_")),
+        ("seconds", lambda row: worded(seconds.get((row["method"], row["n_clients"])), digits=1)),
+    ]
+    return _filled(columns, summary)
+
+
+def table(compared: Mapping[str, Any]) -> Table:
+    """The summary as a rich table, intervals below their numbers so that it fits 120 columns."""
+    resamples = compared["bootstrap"]["resamples"]
+    return _rich(
+        summary_text(compared), f"Mean over clients [95% interval: {resamples} resamples of clients within seeds]."
+    )
+
+
+def table_text(compared: Mapping[str, Any], width: int = 120) -> str:
+    """The same as plain text, wrapped to ``width`` columns."""
+    return _plain(table(compared), width)
+
+
+def policy_summary_text(compared: Mapping[str, Any]) -> TableText:
+    """The cells of a comparison of policies, one row per method and preference; columns without content are left out.
+
+    Args:
+        compared: What :func:`fedvpa.evaluation.win_rates.policy_comparison` returned.
+    """
+    seconds = _mean_seconds(compared["policy_rows"])
+    rows = [
+        {"method": row["method"], "n_clients": row["n_clients"], "whose": users, "preference": name}
+        | found
+        | {"worse": name == block["worse_axis"], "oracle_share": block["oracle_share"][name]}
+        for row in compared["policy_summary"]
+        for users, block in (("seen", row), ("unseen", row["unseen"]))
+        if block is not None
+        for name, found in block["preferences"].items()
+    ]
+    columns: list[tuple[str, Callable[[Row], str]]] = [
+        ("N", lambda row: str(row["n_clients"])),
+        ("method", lambda row: str(row["method"])),
+        ("preference", lambda row: f"{row['preference']}{WORSE if row['worse'] else ''}"),
+        ("users", lambda row: MISSING if all(other["whose"] == "seen" for other in rows) else row["whose"]),
+        ("win rate", lambda row: worded(row["win_rate"], row["ci95"])),
+        ("same length", lambda row: worded(row["length_controlled"])),
+        ("gain over base", lambda row: worded(row["utility_gain"], row["utility_gain_ci95"], digits=2)),
+        ("of oracle's gain", _share_cell),
+        ("parsed", lambda row: worded(row["parsed"])),
+        ("missing", lambda row: str(row["missing"]) if any(other["missing"] for other in rows) else MISSING),
+        ("seconds", lambda row: worded(seconds.get((row["method"], row["n_clients"])), digits=1)),
+    ]
+    return _filled(columns, rows)
+
+
+def policy_table(compared: Mapping[str, Any]) -> Table:
+    """The summary of policies as a rich table, intervals below their numbers so that it fits 120 columns."""
+    resamples = compared["policy_bootstrap"]["resamples"]
+    return _rich(
+        policy_summary_text(compared),
+        f"Against the base policy, mean over prompts [95% interval: {resamples} resamples of prompts and users]."
+        f"{WORSE} the method's worse axis.",
+    )
+
+
+def policy_table_text(compared: Mapping[str, Any], width: int = 120) -> str:
+    """The same as plain text, wrapped to ``width`` columns."""
+    return _plain(policy_table(compared), width)
+
+
+def worded(value: float | None, interval: Sequence[float] | None = None, digits: int = 3) -> str:
+    """``0.801 [0.789, 0.812]``; no brackets where there is no interval, ``MISSING`` where there is no value."""
+    if value is None:
+        return MISSING
+    number, *ends = (f"{end:z.{digits}f}" for end in (value, *(interval or ())))
+    return f"{number} [{', '.join(ends)}]" if ends else number
+
+
+def _filled(columns: Sequence[tuple[str, Callable[[Row], str]]], rows: Sequence[Row]) -> TableText:
+    """The cells of every row, without the columns that no row can fill."""
+    filled = [(name, [cell(row) for row in rows]) for name, cell in columns]
+    kept = [(name, cells) for name, cells in filled if any(cell != MISSING for cell in cells)]
+    return TableText(tuple(name for name, _ in kept), tuple(zip(*(cells for _, cells in kept), strict=True)))
+
+
+def _rich(text: TableText, caption: str) -> Table:
+    shown = Table(box=box.SIMPLE_HEAD, collapse_padding=True, caption=caption, caption_justify="left")
+    for name in text.header:
+        shown.add_column(name.replace(" ", "\n"), justify="left" if name in WORDS else "right")
+    sizes = [row[0] for row in text.rows]
+    for position, row in enumerate(text.rows):
+        last_of_size = position + 1 == len(sizes) or sizes[position + 1] != sizes[position]
+        shown.add_row(*(cell.replace(" [", "\n[") for cell in row), end_section=last_of_size)
+    return shown
+
+
+def _plain(table: Table, width: int) -> str:
+    page = io.StringIO()
+    Console(file=page, width=width, color_system=None).print(table)
+    return "\n".join(line.rstrip() for line in page.getvalue().splitlines()) + "\n"
+
+
+def _share_cell(row: Row) -> str:
+    """The oracle has all of its own gain by definition."""
+    share = row["oracle_share"]
+    if share is None:
+        return MISSING
+    return worded(share["mean"], None if row["method"] == ORACLE else share["ci95"], digits=2)
+
+
+def _gap_cell(prefix: str) -> Callable[[Row], str]:
+    """Global closes 0 of the gap and oracle 1 by definition: their intervals would only be noise on the page."""
+
+    def cell(row: Row) -> str:
+        interval = None if row["method"] in (GLOBAL, ORACLE) else row[f"{prefix}gap_closed_ci95"]
+        return worded(row[f"{prefix}gap_closed"], interval, digits=2)
+
+    return cell
+
+
+def _group_cell(name: str) -> Callable[[Row], str]:
+    return lambda row: worded(row["groups"][name]["mean"] if name in row["groups"] else None)
+
+
+def _mean_seconds(rows: Sequence[Row]) -> dict[tuple[str, int], float]:
+    """Mean training time by (method, n_clients), over the seeds whose time is known."""
+    times: dict[tuple[str, int], list[float]] = {}
+    for row in rows:
+        if row["seconds"] is not None:
+            times.setdefault((row["method"], row["n_clients"]), []).append(row["seconds"])
+    return {cell: sum(found) / len(found) for cell, found in times.items()}

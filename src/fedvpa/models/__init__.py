@@ -1,0 +1,1 @@
+"""Language models: found, loaded once, rendered for; the same for features, policy and judges."""

@@ -1,0 +1,38 @@
+"""Where a language model runs, and in which precision."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+
+from fedvpa.core.errors import ConfigError
+
+
+def resolve_device(name: str) -> torch.device:
+    """The device that ``name`` means; ``auto`` is a GPU if there is one, under ``accelerate launch`` each process' own.
+
+    Raises:
+        ConfigError: If torch knows no such device or it is not there.
+    """
+    if name == "auto":
+        own = os.environ.get("LOCAL_RANK")
+        gpu = "cuda" if own is None else f"cuda:{own}"
+        return torch.device(gpu if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(
+            f"The device {name!r} cannot be used ({str(error).splitlines()[0]}).",
+            fix="Use 'auto' or 'cpu'.",
+            where="configuration key 'device'",
+        ) from error
+    return device
+
+
+def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
+    """The precision that ``name`` means; ``auto`` is bfloat16 on a GPU and float32 elsewhere."""
+    if name == "auto":
+        return torch.bfloat16 if device.type == "cuda" else torch.float32
+    return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[name]

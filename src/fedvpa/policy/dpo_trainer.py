@@ -1,0 +1,251 @@
+"""DPO of one z-conditioned policy on z-labelled pairs, resumable bit for bit."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from numpy.typing import NDArray
+from torch import Tensor
+
+from fedvpa.core.errors import ConfigError
+from fedvpa.core.seeds import Label, entropy, numpy_generator
+from fedvpa.objectives.dpo import dpo_loss
+from fedvpa.policy.config import PolicyConfig
+from fedvpa.policy.examples import Examples
+from fedvpa.policy.model import Policy
+
+WINDOW = 8
+"""Batches among which examples are sorted by length: less padding, and still random order. Chosen by us."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one optimiser step did; means over its pairs.
+
+    Attributes:
+        step: Its number, from 1.
+        loss: DPO loss, in nats.
+        accuracy: Share of pairs whose implicit reward has the right order.
+        chosen: Log-probability of the preferred responses, in nats.
+        rejected: The same of the others.
+        chosen_gain: log π − log π_ref of the preferred responses.
+        rejected_gain: The same of the others.
+        lr: Learning rate of the LoRA.
+        gradient_norm: Before clipping.
+        by_prototype: Prototype → accuracy and mean gain of chosen minus rejected.
+        seconds: Wall-clock seconds.
+    """
+
+    step: int
+    loss: float
+    accuracy: float
+    chosen: float
+    rejected: float
+    chosen_gain: float
+    rejected_gain: float
+    lr: float
+    gradient_norm: float
+    by_prototype: dict[str, dict[str, float]]
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Totals:
+    """What a batch's means divide by, so that its parts add up to the same loss however it is cut."""
+
+    pairs: int
+    chosen: int
+    sure: int
+
+
+class Trainer:
+    """AdamW on the weights that stage 2 moves.
+
+    Everything random is named by (seed, step), so a trainer that loads :meth:`state` goes on as if never stopped.
+
+    Args:
+        policy: Trained in place.
+        config: Steps, batch, learning rates.
+        seed: Names the order of the examples and the dropout.
+        *path: Labels that further name the streams.
+
+    Raises:
+        ConfigError: If the batch does not divide among the processes.
+    """
+
+    def __init__(self, policy: Policy, config: PolicyConfig, seed: int, *path: Label) -> None:
+        self.policy, self.config, self.seed, self.path = policy, config, seed, path
+        mixed = policy.device.type == "cuda" and config.precision != "float32"
+        self._accelerator = Accelerator(mixed_precision="bf16" if mixed else "no", cpu=policy.device.type == "cpu")
+        if config.batch % self._accelerator.num_processes:
+            raise ConfigError(
+                f"policy.batch = {config.batch} does not divide among {self._accelerator.num_processes} processes."
+            )
+        own = [weight for name, weight in policy.trained().items() if not name.startswith("conditioner.")]
+        groups = [{"params": own, "lr": config.lr, "peak": config.lr}]
+        if policy.conditioner is not None:
+            extra = list(policy.conditioner.parameters())
+            groups.append({"params": extra, "lr": config.conditioner_lr, "peak": config.conditioner_lr})
+        # β of the paper; no weight decay: the pull to the reference is DPO's own.
+        self._optimiser = torch.optim.AdamW(groups, betas=(0.9, 0.95), weight_decay=0.0, fused=True)
+        self._model: Any = self._accelerator.prepare_model(policy, device_placement=False)
+        self.step = 0
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process writes logs and files."""
+        return bool(self._accelerator.is_main_process)
+
+    def state(self) -> dict[str, Tensor]:
+        """Optimiser moments and step: with the policy's weights, all that is needed to go on."""
+        found = {"step": torch.tensor(self.step)}
+        for group in self._optimiser.param_groups:
+            for weight in group["params"]:
+                place = len(found)
+                for name, value in self._optimiser.state.get(weight, {}).items():
+                    found[f"{place:05d}.{name}"] = value
+                found[f"{place:05d}.present"] = torch.tensor(weight in self._optimiser.state)
+        return found
+
+    def load_state(self, saved: dict[str, Tensor]) -> None:
+        """Go on from :meth:`state`."""
+        self.step = int(saved["step"])
+        weights = [weight for group in self._optimiser.param_groups for weight in group["params"]]
+        starts = sorted({name.partition(".")[0] for name in saved if "." in name})
+        for start, weight in zip(starts, weights, strict=True):
+            if bool(saved[f"{start}.present"]):
+                self._optimiser.state[weight] = {
+                    name: saved[f"{start}.{name}"].clone().to(weight.device if name != "step" else "cpu")
+                    for name in ("step", "exp_avg", "exp_avg_sq")
+                }
+
+    def run(self, examples: Examples, steps: int) -> Iterator[Step]:
+        """Up to ``steps`` further optimiser steps on ``examples``, each yielded when done."""
+        for _ in range(min(steps, self.config.steps - self.step)):
+            yield self._one(examples)
+
+    def _one(self, examples: Examples) -> Step:
+        started = time.monotonic()
+        factor = schedule(self.step, self.config.steps, self.config.warmup)
+        for group in self._optimiser.param_groups:
+            group["lr"] = group["peak"] * factor
+        rows = batch_rows(examples, self.config.batch, self.step, self.seed, *self.path)
+        rank, count = self._accelerator.process_index, self._accelerator.num_processes
+        if len(rows) < count:
+            raise ConfigError(f"{len(rows)} pairs do not divide among {count} processes.", fix="Use fewer processes.")
+        own = rows[rank::count]
+        size = self.config.micro_batch or len(own)
+        self._model.train()
+        outcomes = []
+        # Of the whole batch, such that the gradient is the same however many processes share it.
+        totals = _totals(examples, rows)
+        parts = [own[start : start + size] for start in range(0, len(own), size)]
+        devices = [self.policy.device] if self.policy.device.type == "cuda" else []
+        with torch.random.fork_rng(devices=devices):
+            torch.manual_seed(entropy(self.seed, "dropout", *self.path, self.step, rank) % 2**63)
+            for number, part in enumerate(parts):
+                loss, outcome = self._forward(examples.take(part), totals)
+                outcomes.append(outcome)
+                loss = loss * count  # gradients are averaged over processes
+                if number + 1 < len(parts) and count > 1:
+                    with self._accelerator.no_sync(self._model):
+                        self._accelerator.backward(loss)
+                else:
+                    self._accelerator.backward(loss)
+        norm = torch.nn.utils.clip_grad_norm_(list(self.policy.trained().values()), self.config.clip_norm)
+        self._optimiser.step()
+        self._optimiser.zero_grad(set_to_none=True)
+        self.step += 1
+        told = torch.cat(outcomes)
+        if count > 1:
+            told = torch.cat(gather_object([told]))
+            rows = [row for other in range(count) for row in rows[other::count]]
+        return self._report(told, examples.prototype[rows], factor, float(norm), started)
+
+    def _forward(self, part: Examples, totals: _Totals) -> tuple[Tensor, Tensor]:
+        """The part's share of the batch's loss, and [loss, chosen, rejected, chosen gain, rejected gain] per pair."""
+        sure = [good for good, _ in part.sure] + [bad for _, bad in part.sure]
+        rows = self.policy.layout.rows(part.prompts * 2, part.chosen + part.rejected, sure).to(self.policy.device)
+        z = None if part.z is None else part.z.repeat(2, 1).to(self.policy.device)
+        with self._accelerator.autocast():
+            tokens = self._model(rows, z).float()
+        chosen, rejected = tokens.sum(1).split(len(part))
+        reference = part.reference.to(tokens.device)
+        loss = dpo_loss(chosen, rejected, reference[:, 0], reference[:, 1], self.config.beta)
+        imitation = -chosen.sum() / totals.chosen
+        language = -tokens[rows.sure[:, 1:]].sum() / max(totals.sure, 1)
+        total = loss.sum() / totals.pairs + self.config.sft_weight * imitation + self.config.language_weight * language
+        told = torch.stack([loss, chosen, rejected, chosen - reference[:, 0], rejected - reference[:, 1]], 1)
+        return total, told.detach().cpu()
+
+    def _report(self, outcome: Tensor, prototype: Tensor, factor: float, norm: float, started: float) -> Step:
+        right = (outcome[:, 3] > outcome[:, 4]).float()
+        by_prototype = {}
+        for name in prototype.unique().tolist():
+            own = prototype == name
+            by_prototype[str(name)] = {
+                "accuracy": float(right[own].mean()),
+                "gap": float((outcome[own, 3] - outcome[own, 4]).mean()),
+            }
+        loss, chosen, rejected, chosen_gain, rejected_gain = outcome.mean(0).tolist()
+        return Step(
+            step=self.step,
+            loss=loss,
+            accuracy=float(right.mean()),
+            chosen=chosen,
+            rejected=rejected,
+            chosen_gain=chosen_gain,
+            rejected_gain=rejected_gain,
+            lr=self.config.lr * factor,
+            gradient_norm=norm,
+            by_prototype=by_prototype,
+            seconds=time.monotonic() - started,
+        )
+
+
+def _totals(examples: Examples, rows: Sequence[int]) -> _Totals:
+    chosen = sum(len(examples.chosen[row]) for row in rows)
+    return _Totals(len(rows), chosen, sum(int(flags.sum()) for row in rows for flags in examples.sure[row]))
+
+
+def schedule(step: int, steps: int, warmup: float) -> float:
+    """Linear warm-up, then a cosine to 0; the factor of the peak learning rate in the step after ``step`` steps."""
+    rising = math.ceil(steps * warmup)
+    if step < rising:
+        return (step + 1) / rising
+    return 0.5 * (1 + math.cos(math.pi * (step - rising) / max(steps - rising, 1)))
+
+
+class Rows(Protocol):
+    """What has a number of rows, each with a width in tokens."""
+
+    def __len__(self) -> int: ...
+
+    def width(self) -> NDArray[np.int64]:
+        """Tokens of each row."""
+
+
+def batch_rows(examples: Rows, batch: int, step: int, seed: int, *path: Label) -> list[int]:
+    """The examples of one step: epochs of random order, in which rows of like length come together.
+
+    The last, incomplete batch of an epoch is left out, unless it is the only one.
+    """
+    per_epoch = max(len(examples) // batch, 1)
+    epoch, place = divmod(step, per_epoch)
+    rng = numpy_generator(seed, "order", *path, epoch)
+    order = rng.permutation(len(examples))[: per_epoch * batch]
+    width = examples.width()
+    batches: list[Sequence[int]] = []
+    for start in range(0, len(order), WINDOW * batch):
+        window = order[start : start + WINDOW * batch]
+        window = window[np.argsort(width[window], kind="stable")]
+        batches += [window[first : first + batch].tolist() for first in range(0, len(window), batch)]
+    return list(batches[int(rng.permutation(len(batches))[place])])

@@ -1,0 +1,158 @@
+"""Policies from a base model, and from the folder that :meth:`Policy.save_pretrained` wrote."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
+from trl.trainer.utils import add_fused_lm_head
+
+from fedvpa.core.errors import ConfigError, ModelError, RunError
+from fedvpa.core.seeds import entropy
+from fedvpa.models.architecture import positions_of
+from fedvpa.models.device import resolve_device, resolve_dtype
+from fedvpa.models.load import explained, load_tokenizer, quiet
+from fedvpa.models.locate import ModelSource, locate
+from fedvpa.policy.adapters import _quiet_peft
+from fedvpa.policy.conditioning import Conditioner
+from fedvpa.policy.config import PolicyConfig
+from fedvpa.policy.model import SCHEMA_VERSION, Policy
+from fedvpa.policy.rows import Words
+
+TYPICAL_NORM = 1.0
+"""Norm of z that a fresh conditioner expects: that of a prototype at the default ``prototype_scale``."""
+
+
+def new_policy(config: PolicyConfig, model: str, latent: int | None, seed: int, *, device: str = "auto") -> Policy:
+    """The base model with a fresh LoRA and conditioner.
+
+    Args:
+        config: Its shape.
+        model: The base policy, if ``config.model`` names none.
+        latent: k, the size of z; None for a policy without z.
+        seed: Names the initial weights.
+        device: Where to put it.
+
+    Raises:
+        ModelError: If the folder is unusable or no causal language model.
+    """
+    source = locate(config.model or model)
+    base, words = load_base(source, config, device)
+    lora = LoraConfig(
+        r=config.lora_rank,
+        lora_alpha=config.lora_alpha,
+        lora_dropout=config.lora_dropout,
+        target_modules="all-linear",
+        task_type="CAUSAL_LM",
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(entropy(seed, "policy", "init") % 2**63)
+        conditioner = None if latent is None else _new_conditioner(config, base, latent)
+        with _quiet_peft():
+            adapted = get_peft_model(base, lora)
+    if config.gradient_checkpointing:
+        # transformers renamed it in 5.x and warns under the old name.
+        newer = getattr(base, "activation_checkpointing_enable", None)
+        (newer or base.gradient_checkpointing_enable)({"use_reentrant": False})
+        adapted.enable_input_require_grads()
+    return _assemble(adapted, conditioner, words, source)
+
+
+def load_base(source: ModelSource, config: PolicyConfig, device: str = "auto") -> tuple[Any, Words]:
+    """A causal language model with TRL's fused LM head, and its tokenizer.
+
+    Raises:
+        ModelError: If it cannot be loaded.
+    """
+    place = resolve_device(device)
+    dtype = resolve_dtype(config.precision, place)
+    with quiet(), explained(source):
+        tokenizer = load_tokenizer(source.folder)
+        model: Any = AutoModelForCausalLM.from_pretrained(source.folder, dtype=dtype)
+    add_fused_lm_head(model)
+    model.requires_grad_(False)
+    return model.to(place), _words(tokenizer, model, config)
+
+
+def read_policy(folder: Path) -> dict[str, Any]:
+    """``policy.json`` of a folder that :meth:`Policy.save_pretrained` wrote.
+
+    Raises:
+        RunError: If it is not such a folder, or of another schema version.
+    """
+    try:
+        saved: dict[str, Any] = json.loads((folder / "policy.json").read_text(encoding="utf-8"))
+    except (FileNotFoundError, json.JSONDecodeError) as error:
+        raise RunError("holds no policy.", fix="Run: fedvpa align RUN", where=str(folder)) from error
+    if saved.get("schema_version") != SCHEMA_VERSION:
+        raise RunError(
+            f"has schema version {saved.get('schema_version')}; this fedvpa reads {SCHEMA_VERSION}.",
+            fix="Align again, or use the fedvpa that wrote it.",
+            where=str(folder),
+        )
+    return saved
+
+
+def load_policy(folder: Path, config: PolicyConfig, *, device: str = "auto") -> Policy:
+    """What :meth:`Policy.save_pretrained` wrote.
+
+    Raises:
+        RunError: If it is not such a folder, of another schema version, or the base model has changed.
+        ModelError: If the base model cannot be loaded.
+    """
+    saved = read_policy(folder)
+    for name in ("adapter_model.safetensors", *(["z_conditioner.safetensors"] if saved["conditioner"] else [])):
+        if not (folder / name).is_file():
+            raise RunError(
+                f"lacks {name}, without which it is no policy.", fix="Restore it, or align again.", where=str(folder)
+            )
+    source = locate(config.model or saved["model"])
+    if source.identity() != saved["base"]:
+        raise ModelError(
+            f"The policy was trained on other weights of {saved['model']!r} than these.",
+            fix="Give the base model that it was trained on: policy.model=PATH.",
+            where=str(source.folder),
+        )
+    base, words = load_base(source, config, device)
+    with _quiet_peft():
+        adapted = PeftModel.from_pretrained(base, folder, is_trainable=True)
+    conditioner = None
+    if saved["conditioner"] is not None:
+        shape = saved["conditioner"]
+        values = {"conditioning": shape["kind"], "prefix_tokens": shape["prefix_tokens"]}
+        conditioner = _new_conditioner(config.model_copy(update=values), base, shape["latent"])
+        conditioner.load_state_dict(load_file(folder / "z_conditioner.safetensors"))
+    return _assemble(adapted, conditioner, words, source)
+
+
+def _assemble(adapted: Any, conditioner: Conditioner | None, words: Words, source: ModelSource) -> Policy:
+    if conditioner is not None:
+        conditioner.to(adapted.device)
+    return Policy(adapted, conditioner, words, source)
+
+
+def _new_conditioner(config: PolicyConfig, base: Any, latent: int) -> Conditioner:
+    table = base.get_input_embeddings().weight
+    return Conditioner(
+        config.conditioning, latent, table.shape[1], config.prefix_tokens, float(table.float().std()), TYPICAL_NORM
+    )
+
+
+def _words(tokenizer: Any, model: Any, config: PolicyConfig) -> Words:
+    """The tokenizer with its limits: prefix, prompt and a response of the longest sample fit into the positions."""
+    positions = positions_of(model)
+    if positions is None:
+        return Words.of(tokenizer, 2**31)
+    room = positions - config.candidates.max_new_tokens - config.prefix_tokens - 2
+    if room < 1:
+        raise ConfigError(
+            f"The policy has {positions} positions, which candidates of {config.candidates.max_new_tokens} tokens "
+            "fill alone.",
+            fix="Lower policy.candidates.max_new_tokens.",
+        )
+    return Words.of(tokenizer, room, positions - config.prefix_tokens)

@@ -1,0 +1,1 @@
+"""A run: its configuration, its directory, its environment, and what it holds."""

@@ -1,0 +1,48 @@
+"""The README.md of a policy's folder, as a model card."""
+
+from __future__ import annotations
+
+from fedvpa.algorithms.feddpo import METHOD as FEDDPO
+from fedvpa.alignment.jobs import Work
+from fedvpa.policy.model import Policy
+
+CARD = """---
+library_name: peft
+base_model: {base}
+tags: [fedvpa, dpo, lora]
+---
+
+# A policy aligned with fedvpa ({method})
+
+One LoRA {whose}: {how} {conditioning}
+
+Privacy: users' pairs stayed with them; {sent}, without noise, so no (ε, δ) is claimed.
+
+Use: `fedvpa generate RUN --prompt TEXT{preference}`.
+"""
+
+BY_SELECTOR = """DPO on the base model's own samples, ordered by a selector that {seen} clients trained together in
+{rounds} rounds."""
+
+BY_CLIENTS = "{seen} clients ran DPO on their own pairs, and their LoRA adapters were averaged over {rounds} rounds."
+
+
+def card(work: Work, policy: Policy) -> str:
+    """The text for one policy."""
+    seen, alone = len(work.prepared.federation.client_ids), work.method == FEDDPO
+    follows = policy.conditioner is not None
+    whose = f"for the group {work.name!r}" if work.name else "for all users" + (", which follows z" if follows else "")
+    rounds = work.total if alone else work.config.server.rounds
+    return CARD.format(
+        base=policy.source.name,
+        method=work.method,
+        whose=whose,
+        how=(BY_CLIENTS if alone else BY_SELECTOR).format(seen=seen, rounds=rounds),
+        conditioning="`z_conditioner.safetensors` holds the map from z; without it this adapter ignores preferences."
+        if follows
+        else "It takes no z.",
+        sent="LoRA weights were sent in every round"
+        if alone
+        else "weights and one small posterior per user and round were sent",
+        preference=" --preference NAME" if follows or work.name else "",
+    )

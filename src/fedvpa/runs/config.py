@@ -1,0 +1,189 @@
+"""The configuration of a run: the sections of all rooms, from a file and from ``key.path=value`` overrides."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import yaml
+from pydantic import Field, field_validator, model_validator
+
+from fedvpa.algorithms import METHODS
+from fedvpa.algorithms.config import BiscuitConfig, LocalConfig, MethodConfig, ServerConfig, VariationalConfig
+from fedvpa.core.config import Config
+from fedvpa.core.errors import ConfigError, nearest
+from fedvpa.data.load import DataConfig
+from fedvpa.data.partition import PartitionConfig
+from fedvpa.engines.config import EngineConfig
+from fedvpa.features.config import FeatureConfig
+from fedvpa.policy.config import PolicyConfig
+from fedvpa.selector.config import SelectorConfig
+
+
+class RunConfig(Config):
+    """One run.
+
+    Attributes:
+        data: Where the pairs come from.
+        partition: Who holds them. Its ``kind`` is ``natural`` unless given: a user is a client.
+        features: The frozen language model.
+        method: The algorithm; see ``fedvpa.algorithms.METHODS``.
+        selector: The shape of the preference model.
+        local: Local training.
+        variational: The terms of FedVPA-GP.
+        biscuit: The selectors and groups of FedBiscuit.
+        server: Rounds and aggregation.
+        engine: Who runs the clients.
+        policy: Stage 2.
+        seed: Names every random stream of the run.
+    """
+
+    data: DataConfig = DataConfig()
+    partition: PartitionConfig = PartitionConfig(kind="natural")
+    features: FeatureConfig = FeatureConfig()
+    method: str = "fedvpa_gp"
+    selector: SelectorConfig = SelectorConfig()
+    local: LocalConfig = LocalConfig()
+    variational: VariationalConfig = VariationalConfig()
+    biscuit: BiscuitConfig = BiscuitConfig()
+    server: ServerConfig = ServerConfig()
+    engine: EngineConfig = EngineConfig()
+    policy: PolicyConfig = PolicyConfig()
+    seed: int = Field(default=0, ge=0)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _users_are_clients(cls, values: Any) -> Any:
+        """Keep ``kind`` natural where other keys of the section are given and it is not."""
+        given = values.get("partition") if isinstance(values, Mapping) else None
+        return {**values, "partition": {"kind": "natural", **given}} if isinstance(given, Mapping) else values
+
+    @field_validator("method")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        if value not in METHODS:
+            raise ConfigError(f"there is no method {value!r}.", fix=nearest(value, METHODS))
+        return value
+
+    @property
+    def method_config(self) -> MethodConfig:
+        """The sections that an algorithm reads."""
+        return MethodConfig(
+            selector=self.selector,
+            local=self.local,
+            variational=self.variational,
+            biscuit=self.biscuit,
+            server=self.server,
+        )
+
+    def with_clients(self, clients: int) -> Self:
+        """The same run with so many seen clients; the bundled world gets as many users as that needs."""
+        values = self.model_dump()
+        values["partition"]["clients"] = clients
+        return type(self).parse(values)
+
+    def with_seed(self, seed: int) -> Self:
+        """The same run under another seed; the bundled world draws other users."""
+        values = self.model_dump()
+        values["seed"] = seed
+        if self.data.source == "world":
+            values["data"]["seed"] = seed
+        return type(self).parse(values)
+
+    def with_method(self, method: str) -> Self:
+        """The same run of another method."""
+        return type(self).parse({**self.model_dump(), "method": method})
+
+    def located(self) -> Self:
+        """The same run with absolute paths of local data and models, so that it can be read from anywhere."""
+        data, features = self.data, self.features
+        if data.path and Path(data.path).expanduser().exists():
+            data = data.model_copy(update={"path": str(Path(data.path).expanduser().resolve())})
+        if Path(features.model).expanduser().is_dir():
+            features = features.model_copy(update={"model": str(Path(features.model).expanduser().resolve())})
+        if features.cache_dir is not None:
+            features = features.model_copy(update={"cache_dir": features.cache_dir.expanduser().resolve()})
+        return self.model_copy(update={"data": data, "features": features})
+
+    def resolved_data(self) -> DataConfig:
+        """The data section, with one world user for each client of the partition."""
+        if self.data.source != "world" or self.partition.clients is None:
+            return self.data
+        users = self.partition.clients + self.partition.unseen
+        return self.data.model_copy(update={"users": users})
+
+
+def read_config(path: Path | None = None, overrides: Sequence[str] = ()) -> RunConfig:
+    """Read a YAML file, then apply ``key.path=value`` overrides; values are YAML.
+
+    Args:
+        path: The file; None for defaults.
+        overrides: Such as ``server.rounds=50`` or ``data.map.group=objective``.
+
+    Raises:
+        ConfigError: For a missing or broken file, an override without ``=``, an unknown key, an unusable value.
+    """
+    values: dict[str, Any] = {}
+    if path is not None:
+        try:
+            loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+            raise ConfigError(f"cannot be read: {reason}.", fix="Check --config.", where=str(path)) from error
+        except yaml.YAMLError as error:
+            raise ConfigError(f"is not YAML: {error}.", fix="Correct the file.", where=str(path)) from error
+        if loaded is not None and not isinstance(loaded, dict):
+            raise ConfigError("holds no mapping of keys to values.", fix="See configs/.", where=str(path))
+        values = loaded or {}
+    for override in overrides:
+        _override(values, override)
+    return RunConfig.parse(values)
+
+
+def with_overrides(config: RunConfig, overrides: Sequence[str]) -> RunConfig:
+    """``config`` with ``key.path=value`` overrides applied. Raises as :func:`read_config`."""
+    values = config.model_dump()
+    for override in overrides:
+        _override(values, override)
+    return RunConfig.parse(values)
+
+
+def _override(values: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise ConfigError(f"The override {override!r} is not key.path=value.", fix="Add '=' and a value.")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(
+            f"The value of the override {override!r} is not YAML.", fix="Quote it, or close its brackets."
+        ) from error
+    _assign(values, key.split("."), value, override)
+
+
+def _assign(values: dict[str, Any], path: Sequence[str], value: Any, override: str) -> None:
+    *sections, last = path
+    for section in sections:
+        if values.get(section) is None:
+            values[section] = {}
+        values = values[section]
+        if not isinstance(values, dict):
+            raise ConfigError(f"The override {override!r} goes below {section!r}, which is no section.")
+    values[last] = value
+
+
+def column_overrides(maps: Sequence[str]) -> list[str]:
+    """``--map user_id=worker`` as overrides of ``data.map``."""
+    return [f"data.map.{entry}" for entry in maps]
+
+
+def dump(config: RunConfig) -> str:
+    """The resolved configuration as YAML."""
+    return yaml.safe_dump(_plain(config.model_dump(mode="json")), sort_keys=False, allow_unicode=True)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    return list(value) if isinstance(value, tuple) else value
