@@ -2,7 +2,7 @@
 
 Ways, each in a fresh process, alternated:
 
-- ``fedvpa``: ``fedvpa.policy.dpo_trainer.Trainer`` with DPO alone and no z: what TRL computes, with cached reference
+- ``fedvpa``: ``fedvpa.policy.dpo_trainer.DPOTrainer`` with DPO alone and no z: what TRL computes, with cached reference
   log-probabilities.
 - ``fedvpa_prefix``: the same with z as a soft prefix and with the two language terms, as ``fedvpa align`` trains.
 - ``trl``: ``DPOTrainer`` as it comes: the reference is the model with its adapter disabled, computed at every step.
@@ -41,7 +41,7 @@ from _machine import machine_facts
 from fedvpa.core.progress import say
 from fedvpa.core.seeds import numpy_generator
 from fedvpa.policy.config import PolicyConfig
-from fedvpa.policy.dpo_trainer import Trainer, schedule
+from fedvpa.policy.dpo_trainer import DPOTrainer, schedule
 from fedvpa.policy.examples import Examples, reference_of
 from fedvpa.policy.files import new_policy
 from fedvpa.policy.rows import Ids
@@ -154,7 +154,7 @@ class Clock:
 
 
 def ours(options: argparse.Namespace, way: str) -> dict[str, Any]:
-    """Steps of ``fedvpa.policy.dpo_trainer.Trainer``."""
+    """Steps of ``fedvpa.policy.dpo_trainer.DPOTrainer``."""
     config = policy_config(options, way)
     latent = LATENT if way == "fedvpa_prefix" else None
     policy = new_policy(config, options.model, latent, 0, device=options.device)
@@ -166,7 +166,7 @@ def ours(options: argparse.Namespace, way: str) -> dict[str, Any]:
     examples = Examples(
         prompts, chosen, rejected, sums, sure, None if latent is None else z.float(), torch.zeros(options.batch)
     )
-    trainer, clock = Trainer(policy, config, 0), Clock(options.device)
+    trainer, clock = DPOTrainer(policy, config, 0), Clock(options.device)
     clock.start()
     for step in trainer.run(examples, options.steps + WARM):
         clock.tick(step.loss)

@@ -54,7 +54,7 @@ def policy() -> Policy:
 
 @pytest.fixture(scope="module")
 def template(policy: Policy) -> Template:
-    return Template.of(policy.words, Limits(512, 256, 256))
+    return Template.of(policy.tokenizer, Limits(512, 256, 256))
 
 
 def pairs(count: int, *, long: bool) -> list[Pair]:
@@ -194,13 +194,13 @@ def test_two_groups_are_found_and_each_selector_learns_the_order_of_its_own(poli
 def test_the_selectors_vote_on_neighbours_and_against_few_of_the_bases_samples(policy, template, told):
     voters = Voters(policy, template, told[-1][0].selectors, 3)
     texts = ["First, grab the saw.", "No.", "Nah.", "Sorry, I can't help.", "Cheers, have a lovely day!"]
-    responses = [[policy.words.encode(text) for text in order] for order in (texts, texts[::-1])]
-    prompts = policy.words.prompts(["How do I fix a rug?", "Why?"])
+    responses = [[policy.tokenizer.encode(text) for text in order] for order in (texts, texts[::-1])]
+    prompts = policy.tokenizer.prompts(["How do I fix a rug?", "Why?"])
     base = Candidates(prompts, responses, torch.zeros(2, 5, 1), [], torch.ones(2, 5, dtype=torch.bool))
     z = torch.zeros(2, 1)
     compared = voters.compare(base, Latents(single(z, z), z, torch.zeros(2, dtype=torch.long)))
     assert (compared.first.tolist(), compared.second.tolist()) == ([0, 2], [1, 3])
-    found = [policy.words.encode("Thank you."), policy.words.encode("Hi there.")]
+    found = [policy.tokenizer.encode("Thank you."), policy.tokenizer.encode("Hi there.")]
     against = voters.against(base)(found)
     assert (compared.margins.shape, against.shape) == ((2, 2), (2, 3))
 

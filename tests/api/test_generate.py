@@ -155,7 +155,7 @@ def test_answers_that_cannot_be_are_refused(aligned: Path):
         generate(aligned, [PROMPTS[0], ""], "helpful", **SHORT)
     with pytest.raises(ConfigError, match=r"--top-p 0\.0 keeps no share"):
         generate(aligned, PROMPTS, "helpful", top_p=0.0, **SHORT)
-    tokens = len(open_aligned(aligned).policies[""].words.prompts(PROMPTS[:1])[0])
+    tokens = len(open_aligned(aligned).policies[""].tokenizer.prompts(PROMPTS[:1])[0])
     room = 256 - 3 - tokens  # positions, prefix, prompt
     with pytest.raises(ConfigError, match=rf"a prompt of {tokens} tokens do not fit .* Give at most {room}\."):
         generate(aligned, PROMPTS[:1], "helpful", max_new_tokens=room + 1)

@@ -80,17 +80,17 @@ def test_the_report_says_everything_about_policies(compared, samples):
     assert page.tags.count("img") == 1
     tables = (policy_summary_text(compared), policy_differences_text(compared), samples_text(samples[0]))
     for cell in (cell for table in tables for row in table.rows for cell in row):
-        assert " ".join(cell.split()) in page.words
+        assert " ".join(cell.split()) in page.tokenizer
     for heading in ("Policies", "Win rates", "Paired differences of win rates", "Answers side by side"):
-        assert heading in page.words
-    assert "2000 resamples" in page.words
+        assert heading in page.tokenizer
+    assert "2000 resamples" in page.tokenizer
     assert "b" not in page.tags  # what a model wrote is shown, never obeyed
 
 
 def test_a_report_without_policies_does_not_mention_them():
     page = Page(render_report(Report("One", notes=["Nothing."])))
-    assert "Policies" not in page.words
-    assert "side by side" not in page.words
+    assert "Policies" not in page.tokenizer
+    assert "side by side" not in page.tokenizer
     assert "table" not in page.tags
 
 

@@ -31,7 +31,7 @@ LATENT, TOKENS = 3, 5
 
 
 def make_tokenizer(*, chat: bool = True, bos: bool = True) -> PreTrainedTokenizerFast:
-    """Words separated by spaces, <bos> in front."""
+    """PolicyTokenizer separated by spaces, <bos> in front."""
     backend = Tokenizer(models.WordLevel(VOCABULARY, unk_token="<unk>"))
     backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     if bos:

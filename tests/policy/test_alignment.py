@@ -9,9 +9,9 @@ import torch
 
 from fedvpa.alignment.latents import Latents
 from fedvpa.alignment.loop import align
-from fedvpa.alignment.stopping import Kept, Look, Validation, against_samples, good_enough
+from fedvpa.alignment.stopping import BestWeights, ValidationResult, Validation, margins_over_base, replaces_best
 from fedvpa.policy.adapters import snapshot
-from fedvpa.policy.dpo_trainer import Trainer
+from fedvpa.policy.dpo_trainer import DPOTrainer
 from fedvpa.policy.model import Policy
 from fedvpa.selector.posterior import single
 
@@ -20,8 +20,8 @@ from .conftest import PAD, make_candidates, make_examples, make_policy, make_sel
 EXAMPLES = make_examples(11)
 
 
-def look(rate: float, error: float = 0.02, step: int = 1) -> Look:
-    return Look(step, rate, error, 0.0, 0.0, {})
+def look(rate: float, error: float = 0.02, step: int = 1) -> ValidationResult:
+    return ValidationResult(step, rate, error, 0.0, 0.0, {})
 
 
 @dataclass(frozen=True)
@@ -30,17 +30,17 @@ class Told:
 
     rates: dict[int, float]
 
-    def look(self, policy: Policy, config: Any, seed: int, *path: Any) -> Look:
+    def look(self, policy: Policy, config: Any, seed: int, *path: Any) -> ValidationResult:
         return look(self.rates[path[-1]], step=path[-1])
 
 
 @pytest.mark.unit
 def test_a_later_look_stays_within_one_error_of_the_best():
-    assert good_enough(look(0.1), None)
-    kept = Kept(look(0.55), {}, 0.6)
-    assert good_enough(look(0.581, error=0.02), kept)
-    assert not good_enough(look(0.579, error=0.02), kept)
-    assert good_enough(look(0.579, error=0.03), kept)
+    assert replaces_best(look(0.1), None)
+    kept = BestWeights(look(0.55), {}, 0.6)
+    assert replaces_best(look(0.581, error=0.02), kept)
+    assert not replaces_best(look(0.579, error=0.02), kept)
+    assert replaces_best(look(0.579, error=0.03), kept)
 
 
 @pytest.mark.unit
@@ -56,7 +56,7 @@ def test_the_weights_of_the_right_look_are_kept(base_folder, rates, winners):
     config = tiny_config(base_folder, evaluate_every=2, steps=7)
     policy = make_policy(base_folder)
     weights, kept, looked = {}, None, {}
-    for progress in align(policy, Trainer(policy, config, 0), EXAMPLES, Told(rates), config, 0):
+    for progress in align(policy, DPOTrainer(policy, config, 0), EXAMPLES, Told(rates), config, 0):
         weights[progress.line["step"]] = snapshot(policy)
         kept = progress.kept
         if "validation" in progress.line:
@@ -71,9 +71,9 @@ def test_what_a_stopped_run_kept_is_beaten_or_stays(base_folder):
     config = tiny_config(base_folder, evaluate_every=3)
     for best, winner in ((0.9, 1), (0.2, 6)):
         policy = make_policy(base_folder)
-        before = Kept(look(0.3), snapshot(policy), best)
+        before = BestWeights(look(0.3), snapshot(policy), best)
         told = Told({3: 0.5, 6: 0.5})
-        *_, last = align(policy, Trainer(policy, config, 0), EXAMPLES, told, config, 0, kept=before)
+        *_, last = align(policy, DPOTrainer(policy, config, 0), EXAMPLES, told, config, 0, kept=before)
         assert last.kept.look.step == winner
 
 
@@ -83,7 +83,7 @@ def test_candidates_are_refreshed_every_so_many_steps_and_not_at_the_start(base_
     policy, asked, seen = make_policy(base_folder), [], []
     other = make_examples(5, seed=9)
 
-    class Watched(Trainer):
+    class Watched(DPOTrainer):
         def run(self, examples, steps):
             seen.append(len(examples))
             return super().run(examples, steps)
@@ -115,7 +115,7 @@ def validation() -> Validation:
         return torch.stack([values, torch.zeros(5)], 1)
 
     base = make_candidates(FEATURES)
-    return Validation(base.prompts, latents, against_samples(selector, base, latents, worth), True)
+    return Validation(base.prompts, latents, margins_over_base(selector, base, latents, worth), True)
 
 
 @pytest.mark.unit
@@ -127,7 +127,7 @@ def test_a_look_by_hand(base_folder, validation, monkeypatch):
         Policy, "generate", lambda self, prompts, z, sampling, *path: asked.append((z, sampling, path)) or found
     )
     seen = validation.look(policy, config, 4, "name", 12)
-    # Against 0, 1 and 2: one win and a tie; at prototype 1 −1 the same; 3 wins all; −3 loses all; −1 loses all.
+    # ValidationMargins 0, 1 and 2: one win and a tie; at prototype 1 −1 the same; 3 wins all; −3 loses all; −1 loses all.
     rates = torch.tensor([0.5, 0.5, 1.0, 0.0, 0.0])
     assert seen.step == 12
     assert seen.win_rate == pytest.approx(0.4)

@@ -15,7 +15,7 @@ from fedvpa.models.tokens import Limits
 from fedvpa.policy.config import PolicyConfig
 from fedvpa.policy.files import new_policy
 from fedvpa.policy.model import Policy
-from fedvpa.policy.rows import Words
+from fedvpa.policy.rows import PolicyTokenizer
 from fedvpa.rewards.choice import TEMPLATE, Choices, Template, both_log_odds, log_odds, losses, margins, mean_loss
 
 from .conftest import disturb, make_policy, make_tokenizer
@@ -37,7 +37,7 @@ def policy() -> Policy:
 
 @pytest.fixture(scope="module")
 def template(policy: Policy) -> Template:
-    return Template.of(policy.words, LIMITS)
+    return Template.of(policy.tokenizer, LIMITS)
 
 
 @pytest.mark.unit
@@ -48,10 +48,10 @@ def test_the_model_reads_the_template_in_both_orders(policy, template):
             (choices.preferred_first, pair.chosen, pair.rejected),
             (choices.preferred_second, pair.rejected, pair.chosen),
         ):
-            assert policy.words.text(side[row]) == TEMPLATE.format(prompt=pair.prompt, first=first, second=second)
+            assert policy.tokenizer.text(side[row]) == TEMPLATE.format(prompt=pair.prompt, first=first, second=second)
     assert choices.width().tolist() == [len(row) for row in choices.preferred_second]
     assert choices.counts.prompts_truncated == choices.counts.responses_truncated == 0
-    assert [policy.words.text([token]) for token in template.answers] == ["A", "B"]
+    assert [policy.tokenizer.text([token]) for token in template.answers] == ["A", "B"]
 
 
 @pytest.mark.reference
@@ -102,12 +102,12 @@ def test_many_pairs_keep_their_places(policy, template, monkeypatch):
 
 @pytest.mark.unit
 def test_responses_are_cut_on_the_right_and_prompts_on_the_left_and_counted(policy):
-    fixed = Template.of(policy.words, Limits(512, 256, None))
+    fixed = Template.of(policy.tokenizer, Limits(512, 256, None))
     parts = sum(map(len, fixed.parts))
     tokens = [np.arange(300, 300 + length, dtype=np.int32) for length in (7, 11, 5)]
 
     def cut(limits: Limits) -> tuple[Choices, int]:
-        found = Template.of(policy.words, limits).of_tokens([tokens[0]], [tokens[1]], [tokens[2]])
+        found = Template.of(policy.tokenizer, limits).of_tokens([tokens[0]], [tokens[1]], [tokens[2]])
         return found, len(found.preferred_first[0]) - parts
 
     found, length = cut(Limits(4, 6, None))
@@ -121,12 +121,12 @@ def test_responses_are_cut_on_the_right_and_prompts_on_the_left_and_counted(poli
     found, length = cut(Limits(512, 256, parts + 17))
     assert (length, found.counts.prompt_tokens, found.counts.response_tokens) == (17, 4, 13)
     with pytest.raises(ConfigError, match=r"fills the model's .* positions alone"):
-        Template.of(policy.words, Limits(512, 256, parts + 2))
+        Template.of(policy.tokenizer, Limits(512, 256, parts + 2))
 
 
 @pytest.mark.unit
 def test_the_end_of_a_response_is_left_out(policy, template):
-    words, pair = policy.words, PAIRS[0]
+    words, pair = policy.tokenizer, PAIRS[0]
     [(prompt, chosen, rejected)], _ = words.pairs([pair])
     assert chosen[-1] == words.eos
     found = template.of_tokens([prompt], [np.append(chosen, 300).astype(np.int32)], [rejected])
@@ -139,9 +139,9 @@ def test_answers_with_a_space_come_first_and_none_is_an_error(base_folder: Path)
     backend = Tokenizer(models.WordLevel({"?": 0, **{word: row for row, word in enumerate(words, 1)}}, unk_token="?"))
     backend.pre_tokenizer = pre_tokenizers.Split("\n", "isolated")
     fast = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="?", unk_token="?")
-    assert Template.of(Words(fast, (), 99), LIMITS).answers == (1, 2)
+    assert Template.of(PolicyTokenizer(fast, (), 99), LIMITS).answers == (1, 2)
     with pytest.raises(ModelError, match=r"no two single tokens .*' A' → \[3\], ' B' → \[3\]"):
-        Template.of(Words(make_tokenizer(), (1,), 99), LIMITS)
+        Template.of(PolicyTokenizer(make_tokenizer(), (1,), 99), LIMITS)
 
 
 @pytest.mark.unit
@@ -164,7 +164,7 @@ def test_a_few_steps_teach_an_order(template):
 @pytest.mark.unit
 def test_another_architecture_with_a_beginning_of_text(base_folder: Path):
     policy = make_policy(base_folder, None)
-    template = Template(policy.words, tuple(np.asarray([7 + n], np.int32) for n in range(3)), (11, 13), LIMITS)
+    template = Template(policy.tokenizer, tuple(np.asarray([7 + n], np.int32) for n in range(3)), (11, 13), LIMITS)
     choices = template.of_tokens(*([np.arange(20, 20 + n, dtype=np.int32)] for n in (3, 5, 2)))
     with torch.no_grad():
         told = log_odds(policy, template, choices.preferred_first)

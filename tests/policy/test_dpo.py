@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from fedvpa.policy.adapters import restore, snapshot
-from fedvpa.policy.dpo_trainer import Step, Trainer, batch_rows, schedule
+from fedvpa.policy.dpo_trainer import Step, DPOTrainer, batch_rows, schedule
 from fedvpa.policy.examples import Examples
 from fedvpa.policy.model import Policy
 
@@ -21,7 +21,7 @@ EXAMPLES = make_examples(11)
 def trained(folder: Path, steps: int = 3, examples: Examples = EXAMPLES, seed: int = 0, **values: Any) -> dict:
     """The weights after some steps from weights that are noise."""
     policy = make_policy(folder, **values)
-    for _ in Trainer(policy, tiny_config(folder, **values), seed).run(examples, steps):
+    for _ in DPOTrainer(policy, tiny_config(folder, **values), seed).run(examples, steps):
         pass
     return snapshot(policy)
 
@@ -85,7 +85,7 @@ def test_a_step_reports_what_it_saw(base_folder: Path):
         chosen = policy.log_probs(EXAMPLES.prompts, EXAMPLES.chosen, EXAMPLES.z)
         rejected = policy.log_probs(EXAMPLES.prompts, EXAMPLES.rejected, EXAMPLES.z)
     gains = [chosen - EXAMPLES.reference[:, 0], rejected - EXAMPLES.reference[:, 1]]
-    (step,) = Trainer(policy, config, 0).run(EXAMPLES, 1)
+    (step,) = DPOTrainer(policy, config, 0).run(EXAMPLES, 1)
     assert isinstance(step, Step)
     assert step.step == 1
     assert step.chosen == pytest.approx(float(chosen.mean()), rel=1e-4)
@@ -123,7 +123,7 @@ def test_the_gradient_is_that_of_the_loss_written_out(base_folder: Path):
     loss.backward()
     expected = torch.cat([weight.grad.flatten() for weight in policy.trained().values()]).norm()
     policy.zero_grad()
-    (step,) = Trainer(policy, config, 0).run(EXAMPLES, 1)
+    (step,) = DPOTrainer(policy, config, 0).run(EXAMPLES, 1)
     assert step.gradient_norm == pytest.approx(float(expected), rel=1e-4)
 
 
@@ -133,7 +133,7 @@ def test_accumulated_gradients_are_those_of_one_batch(base_folder: Path, size: i
     def norm(**values: Any) -> tuple[float, dict]:
         policy = make_policy(base_folder)
         config = tiny_config(base_folder, batch=8, lr=1e-4, conditioner_lr=1e-4, **values)
-        (step,) = Trainer(policy, config, 0).run(EXAMPLES, 1)
+        (step,) = DPOTrainer(policy, config, 0).run(EXAMPLES, 1)
         return step.gradient_norm, dataclasses.asdict(step)
 
     (whole, one), (parts, many) = norm(), norm(micro_batch=size)
@@ -157,7 +157,7 @@ def test_accumulated_steps_end_at_the_weights_of_whole_batches(base_folder: Path
 def test_a_resumed_trainer_goes_on_bit_for_bit(base_folder: Path, dropout: float):
     config = tiny_config(base_folder, lora_dropout=dropout)
     policy = make_policy(base_folder, lora_dropout=dropout)
-    whole = Trainer(policy, config, 0)
+    whole = DPOTrainer(policy, config, 0)
     told = [dataclasses.replace(step, seconds=0.0) for step in whole.run(EXAMPLES, 2)]
     state = {name: value.clone() for name, value in whole.state().items()}
     weights = snapshot(policy)
@@ -165,7 +165,7 @@ def test_a_resumed_trainer_goes_on_bit_for_bit(base_folder: Path, dropout: float
     assert whole.step == 6
 
     fresh = make_policy(base_folder, lora_dropout=dropout)
-    again = Trainer(fresh, config, 0)
+    again = DPOTrainer(fresh, config, 0)
     restore(fresh, weights)
     again.load_state(state)
     assert again.step == 2
@@ -181,8 +181,8 @@ def test_a_resumed_trainer_goes_on_bit_for_bit(base_folder: Path, dropout: float
 @pytest.mark.unit
 def test_a_fresh_trainer_can_be_saved_and_loaded(base_folder: Path, three_steps: dict):
     policy = make_policy(base_folder)
-    state = Trainer(policy, tiny_config(base_folder), 0).state()
-    trainer = Trainer(policy, tiny_config(base_folder), 0)
+    state = DPOTrainer(policy, tiny_config(base_folder), 0).state()
+    trainer = DPOTrainer(policy, tiny_config(base_folder), 0)
     trainer.load_state(state)
     list(trainer.run(EXAMPLES, 3))
     assert same(snapshot(policy), three_steps)
@@ -213,7 +213,7 @@ def test_every_setting_of_training_changes_the_result(base_folder: Path, three_s
 def test_dpo_learns_what_it_is_shown(base_folder: Path):
     policy = make_policy(base_folder)
     config = tiny_config(base_folder, sft_weight=0.0, language_weight=0.0, lr=0.03, steps=40, batch=11)
-    steps = list(Trainer(policy, config, 0).run(EXAMPLES, 40))
+    steps = list(DPOTrainer(policy, config, 0).run(EXAMPLES, 40))
     assert steps[-1].accuracy == 1.0
     assert steps[-1].loss < 0.1
 
@@ -224,7 +224,7 @@ def test_a_policy_without_z_and_an_additive_one_train_too(base_folder: Path):
         policy = make_policy(base_folder, kind)
         before = snapshot(policy)
         values = {} if kind is None else {"conditioning": kind}
-        list(Trainer(policy, tiny_config(base_folder, **values), 0).run(make_examples(11, with_z=with_z), 2))
+        list(DPOTrainer(policy, tiny_config(base_folder, **values), 0).run(make_examples(11, with_z=with_z), 2))
         assert all(not before[name].equal(weight) for name, weight in snapshot(policy).items())
 
 
@@ -232,7 +232,7 @@ def test_a_policy_without_z_and_an_additive_one_train_too(base_folder: Path):
 def test_only_lora_and_conditioner_move(base_folder: Path):
     policy: Policy = make_policy(base_folder)
     before = {name: weight.detach().clone() for name, weight in policy.named_parameters()}
-    list(Trainer(policy, tiny_config(base_folder), 0).run(EXAMPLES, 2))
+    list(DPOTrainer(policy, tiny_config(base_folder), 0).run(EXAMPLES, 2))
     moved = {name for name, weight in policy.named_parameters() if not weight.equal(before[name])}
     assert moved == set(policy.trained())
     assert all("lora_" in name or name.startswith("conditioner.") for name in moved)

@@ -41,7 +41,7 @@ def z_for(policy: Policy, count: int, seed: int = 5) -> torch.Tensor | None:
 def dense_logits(policy: Policy, row: np.ndarray, z: torch.Tensor | None) -> torch.Tensor:
     """Logits of one unpadded row with z put in by hand: [bos] prefix tokens, or the map of z added to every token."""
     embed = policy.model.get_input_embeddings()
-    shown = embed(torch.from_numpy(np.concatenate([policy.words.before, row]).astype(np.int64)))
+    shown = embed(torch.from_numpy(np.concatenate([policy.tokenizer.before, row]).astype(np.int64)))
     if policy.conditioner is not None:
         made = torch.nn.functional.linear(z, policy.conditioner.map.weight, policy.conditioner.map.bias)
         if policy.conditioner.kind == "additive":
@@ -106,7 +106,7 @@ def test_the_reference_is_the_base_model_whatever_was_trained(policies, base_fol
     plain = LlamaForCausalLM.from_pretrained(base_folder).eval()
     found = policy.reference_log_probs(prompts, responses, batch=2)
     for prompt, response, scores in zip(prompts, responses, found, strict=True):
-        row = torch.from_numpy(np.concatenate([policy.words.before, prompt, response]).astype(np.int64))
+        row = torch.from_numpy(np.concatenate([policy.tokenizer.before, prompt, response]).astype(np.int64))
         with torch.no_grad():
             dense = plain(row.unsqueeze(0)).logits[0].log_softmax(-1)
         expected = dense[:-1].gather(1, row[1:].unsqueeze(1)).squeeze(1)[-len(response) :]
@@ -176,7 +176,7 @@ def test_a_model_too_short_for_its_candidates_is_refused(base_folder):
 
 @pytest.mark.unit
 def test_rows_fit_into_the_positions(policies):
-    words = policies["soft_prefix"].words  # 97 positions, 5 of the prefix, samples of 11
+    words = policies["soft_prefix"].tokenizer  # 97 positions, 5 of the prefix, samples of 11
     assert (words.max_prompt_tokens, words.max_tokens) == (97 - 5 - 11 - 2, 97 - 5)
     ((prompt, chosen, _),), counts = words.pairs([Pair("w1 " * 80, "w2 " * 30, "w3")])
     assert (len(prompt), len(chosen)) == (79, 12)

@@ -9,7 +9,7 @@ import torch
 
 from fedvpa.alignment.candidates import Candidates
 from fedvpa.alignment.latents import Latents, draw_latents
-from fedvpa.alignment.preferences import UNUSUAL, every_pair, label, language_floor
+from fedvpa.alignment.preferences import UNUSUAL, selector_margins, label, language_floor
 from fedvpa.core.errors import DataError
 from fedvpa.policy.config import PreferenceConfig
 from fedvpa.policy.examples import SURE
@@ -20,7 +20,7 @@ from .conftest import make_candidates, make_selector
 PROTOTYPES = [[1.0, 0.0], [-1.0, 0.0]]
 SELECTOR = make_selector(PROTOTYPES, personal=[[1.0, 0.0, 0.0], [0.0, 0.0, 0.0]], base=[0.0, 1.0, 0.0])
 """At prototype 0 (z = e₁) a response is worth h₀ + h₁, at prototype 1 it is worth −h₀ + h₁."""
-JUDGE = every_pair(SELECTOR)
+JUDGE = selector_margins(SELECTOR)
 
 
 def at(*prototypes: int) -> Latents:

@@ -17,7 +17,7 @@ from torch import multiprocessing
 from fedvpa.core.errors import ConfigError
 from fedvpa.core.files import write_json, write_tensors
 from fedvpa.policy.adapters import snapshot
-from fedvpa.policy.dpo_trainer import Trainer
+from fedvpa.policy.dpo_trainer import DPOTrainer
 from fedvpa.policy.examples import Examples
 
 from .conftest import make_examples, make_policy, tiny_config
@@ -28,7 +28,7 @@ VALUES: dict[str, Any] = {"batch": 6, "micro_batch": 2, "steps": 3, "sft_weight"
 def take_steps(folder: Path, out: Path, examples: Examples) -> list[dict[str, Any]]:
     """Train; the main process writes the weights, every process what it was told."""
     policy = make_policy(folder, **VALUES)
-    trainer = Trainer(policy, tiny_config(folder, **VALUES), 0)
+    trainer = DPOTrainer(policy, tiny_config(folder, **VALUES), 0)
     told = [asdict(step) | {"seconds": 0.0} for step in trainer.run(examples, VALUES["steps"])]
     if trainer.is_main:
         write_tensors(out / "weights.safetensors", snapshot(policy), {})

@@ -6,7 +6,7 @@ import pytest
 from fedvpa.core.errors import DataError, ModelError
 from fedvpa.data.schema import Message, Pair
 from fedvpa.models.tokens import TokenCounts
-from fedvpa.policy.rows import IGNORED, Layout, Words
+from fedvpa.policy.rows import IGNORED, Layout, PolicyTokenizer
 
 from .conftest import BOS, EOS, PAD, VOCABULARY, ids, make_tokenizer
 
@@ -49,7 +49,7 @@ def test_a_layout_without_bos_and_slots_is_prompt_and_response():
 
 @pytest.mark.unit
 def test_strings_are_tokenised_as_they_are_and_a_response_ends():
-    words = Words.of(make_tokenizer(), 99)
+    words = PolicyTokenizer.of(make_tokenizer(), 99)
     assert words.before == (BOS,)
     assert (words.eos, words.pad) == (EOS, PAD)
     assert [found.tolist() for found in words.prompts(["w1 w2", "w3"])] == [tokens("w1 w2"), tokens("w3")]
@@ -62,7 +62,7 @@ def test_strings_are_tokenised_as_they_are_and_a_response_ends():
 
 @pytest.mark.unit
 def test_conversations_are_written_by_the_chat_template_with_bos_left_to_the_layout():
-    words = Words.of(make_tokenizer(), 99)
+    words = PolicyTokenizer.of(make_tokenizer(), 99)
     said = (Message("user", "w1 w2"), Message("assistant", "w3"), Message("user", "w4"))
     opened = tokens("user w1 w2 <eos> assistant w3 <eos> user w4 <eos> assistant")
     (prompt,) = words.prompts([said])
@@ -75,7 +75,7 @@ def test_conversations_are_written_by_the_chat_template_with_bos_left_to_the_lay
 
 @pytest.mark.unit
 def test_long_prompts_lose_their_oldest_tokens():
-    words = Words.of(make_tokenizer(), 2)
+    words = PolicyTokenizer.of(make_tokenizer(), 2)
     assert words.prompts(["w1 w2 w3"])[0].tolist() == tokens("w2 w3")
     ((prompt, _, _),), counts = words.pairs([Pair("w1 w2 w3", "w4", "w5")])
     assert prompt.tolist() == tokens("w2 w3")
@@ -84,7 +84,7 @@ def test_long_prompts_lose_their_oldest_tokens():
 
 @pytest.mark.unit
 def test_responses_that_do_not_fit_lose_their_end_and_are_counted():
-    words = Words.of(make_tokenizer(), 3, 7)  # <bos>, three or two tokens of prompt, and what is left
+    words = PolicyTokenizer.of(make_tokenizer(), 3, 7)  # <bos>, three or two tokens of prompt, and what is left
     pairs = [Pair("w1 w2 w3", "w4 w5", "w6 w7 w8"), Pair("w1 w2", "w4 w5 w6", "w4 w5 w6 w7 w8")]
     found, counts = words.pairs(pairs)
     assert [[part.tolist() for part in row[1:]] for row in found] == [
@@ -96,8 +96,8 @@ def test_responses_that_do_not_fit_lose_their_end_and_are_counted():
 
 @pytest.mark.unit
 def test_a_prompt_without_tokens_needs_a_token_in_front():
-    assert [len(ids) for ids in Words.of(make_tokenizer(), 9).prompts([""])] == [0]
-    words = Words.of(make_tokenizer(bos=False), 9)
+    assert [len(ids) for ids in PolicyTokenizer.of(make_tokenizer(), 9).prompts([""])] == [0]
+    words = PolicyTokenizer.of(make_tokenizer(bos=False), 9)
     for make in (lambda: words.prompts(["w1", " "]), lambda: words.pairs([Pair(" ", "w4", "w5")])):
         with pytest.raises(DataError, match=r"The prompt ' ' has no tokens.*follow nothing"):
             make()
@@ -107,14 +107,14 @@ def test_a_prompt_without_tokens_needs_a_token_in_front():
 def test_a_tokenizer_without_padding_pads_with_its_end():
     tokenizer = make_tokenizer()
     tokenizer.pad_token = None
-    assert Words.of(tokenizer, 9).pad == EOS
+    assert PolicyTokenizer.of(tokenizer, 9).pad == EOS
 
 
 @pytest.mark.unit
 def test_what_a_tokenizer_lacks_is_said():
     tokenizer = make_tokenizer(chat=False)
     with pytest.raises(ModelError, match="chat template"):
-        Words.of(tokenizer, 9).prompts([(Message("user", "w1"),)])
+        PolicyTokenizer.of(tokenizer, 9).prompts([(Message("user", "w1"),)])
     tokenizer.eos_token = None
     with pytest.raises(ModelError, match="end-of-text"):
-        Words.of(tokenizer, 9)
+        PolicyTokenizer.of(tokenizer, 9)

@@ -58,10 +58,6 @@ from fedvpa.algorithms.feddpo import mean_of, with_pairs
 from fedvpa.algorithms.grouping import Timetable, regrouped
 from fedvpa.algorithms.local_training import ADAM_BETAS
 from fedvpa.algorithms.lora_averaging import mean_of_factors
-from fedvpa.alignment.candidates import Candidates
-from fedvpa.alignment.latents import Latents
-from fedvpa.alignment.preferences import Compared
-from fedvpa.alignment.stopping import Against
 from fedvpa.core import tree
 from fedvpa.core.errors import DataError
 from fedvpa.core.seeds import entropy
@@ -71,7 +67,6 @@ from fedvpa.policy.config import PolicyConfig
 from fedvpa.policy.dpo_trainer import batch_rows
 from fedvpa.policy.files import new_policy
 from fedvpa.policy.model import Policy
-from fedvpa.policy.rows import Ids, say_cuts
 from fedvpa.rewards.choice import Choices, Template, both_log_odds, losses, margins, mean_loss
 from fedvpa.selector.vote import majority_margins
 
@@ -154,35 +149,6 @@ class Voters:
     def margins(self, choices: Choices) -> Float[Tensor, " pairs"]:
         """The vote on each pair, in nats; positive where the preferred response wins. Antisymmetric."""
         return majority_margins(torch.stack([margins(odds) for odds in self._odds(choices)]))
-
-    def compare(self, candidates: Candidates, latents: Latents) -> Compared:
-        """The vote on disjoint pairs of neighbours among a prompt's candidates; latents are not read."""
-        prompts, samples = candidates.distinct.shape
-        if len(latents.z) != prompts:
-            raise DataError(f"{NAME} has one order of the candidates of {prompts} prompts, not {len(latents.z)}.")
-        first = torch.arange(0, samples - 1, 2)
-        responses = candidates.responses
-        choices = self.template.of_tokens(
-            [prompt for prompt in candidates.prompts for _ in first],
-            [group[place] for group in responses for place in first.tolist()],
-            [group[place + 1] for group in responses for place in first.tolist()],
-        )
-        say_cuts(choices.counts, "pairs of candidates")
-        return Compared(first, first + 1, self.margins(choices).view(prompts, len(first)))
-
-    def against(self, base: Candidates) -> Against:
-        """Margins of one response to each prompt over the first samples of the base policy."""
-        theirs = [group[: self.base_samples] for group in base.responses]
-
-        def against(found: list[Ids]) -> Float[Tensor, "p samples"]:
-            choices = self.template.of_tokens(
-                [prompt for prompt, group in zip(base.prompts, theirs, strict=True) for _ in group],
-                [own for own, group in zip(found, theirs, strict=True) for _ in group],
-                [other for group in theirs for other in group],
-            )
-            return self.margins(choices).view(len(found), -1)
-
-        return against
 
     def losses(self, choices: Choices) -> Float[Tensor, " u"]:
         """The mean loss of each selector; log 2, a coin's, where there is no pair."""

@@ -37,7 +37,7 @@ from fedvpa.core.tree import Tree
 from fedvpa.data.schema import Pair
 from fedvpa.policy.adapters import check_fits, restore, snapshot
 from fedvpa.policy.config import PolicyConfig
-from fedvpa.policy.dpo_trainer import Step, Trainer
+from fedvpa.policy.dpo_trainer import DPOTrainer, Step
 from fedvpa.policy.examples import Examples, reference_of
 from fedvpa.policy.model import Policy
 
@@ -106,7 +106,7 @@ class Round:
 
 def client_examples(policy: Policy, pairs: Sequence[Pair]) -> Examples:
     """A client's pairs, tokenised, with the log-probabilities of the frozen base."""
-    tokens, _ = policy.words.pairs(pairs)
+    tokens, _ = policy.tokenizer.pairs(pairs)
     prompts = [prompt for prompt, _, _ in tokens]
     chosen, rejected = [good for _, good, _ in tokens], [bad for _, _, bad in tokens]
     told = policy.reference_log_probs(prompts * 2, chosen + rejected)
@@ -240,7 +240,7 @@ def _round(
 def _local(policy: Policy, examples: Examples, config: PolicyConfig, seed: int, name: str, round_: int) -> list[Step]:
     own = config.feddpo
     total = config.model_copy(update={"steps": own.rounds * own.steps, "batch": own.batch})
-    trainer = Trainer(policy, total, seed, "feddpo", name)
+    trainer = DPOTrainer(policy, total, seed, "feddpo", name)
     # The schedule counts local steps over all rounds; so do the client's epochs, whose unasked rounds go by.
     trainer.step = round_ * own.steps
     return list(trainer.run(examples, own.steps))

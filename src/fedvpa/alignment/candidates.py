@@ -117,22 +117,22 @@ def sample_candidates(
         own: Sample the policy itself.
         z: A latent per prompt, for samples of a policy that follows one.
     """
-    prompts = policy.words.prompts(texts)
+    prompts = policy.tokenizer.prompts(texts)
     count = config.samples
     repeated = [ids for ids in prompts for _ in range(count)]
     sampling = Sampling(config.temperature, config.top_p, config.max_new_tokens, config.batch)
     if not own:
         with policy.reference() as base:
-            flat = base.generate(repeated, None, sampling, seed, "candidates", *path)
+            flat = base.sample(repeated, None, sampling, seed, "candidates", *path)
     else:
         latents = None if z is None else z.repeat_interleave(count, 0)
-        flat = policy.generate(repeated, latents, sampling, seed, "candidates", *path)
+        flat = policy.sample(repeated, latents, sampling, seed, "candidates", *path)
     return _assemble(policy, texts, prompts, flat, count, backbone, features)
 
 
 def pair_candidates(policy: Policy, pairs: Sequence[Pair], backbone: Backbone, features: FeatureConfig) -> Candidates:
     """The two responses of each pair of a data set as candidates, whichever of them was chosen."""
-    tokens, counts = policy.words.pairs(pairs)
+    tokens, counts = policy.tokenizer.pairs(pairs)
     say_cuts(counts, f"{len(pairs)} pairs")
     flat = [ids for _, chosen, rejected in tokens for ids in (chosen, rejected)]
     store = extract(PairTable(tuple(pairs)), backbone, features)
@@ -193,7 +193,7 @@ def candidates_key(
         policy.source.identity(),
         policy.source.tokenizer_hash(),
         str(policy.model.get_input_embeddings().weight.dtype),
-        policy.words.max_prompt_tokens,
+        policy.tokenizer.max_prompt_tokens,
         config.model_dump(mode="json"),
         feature_key,
         str(resolve_dtype(features.dtype, resolve_device(features.device))),
@@ -214,7 +214,7 @@ def _assemble(
     backbone: Backbone,
     features: FeatureConfig,
 ) -> Candidates:
-    answers = [policy.words.text(ids) for ids in flat]
+    answers = [policy.tokenizer.text(ids) for ids in flat]
     if not any(answer.strip() for answer in answers):
         raise ModelError("The base policy gave no text to any prompt.", fix="Check its tokenizer and chat template.")
     repeated = [text for text in texts for _ in range(count)]

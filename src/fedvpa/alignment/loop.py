@@ -1,4 +1,7 @@
-"""TODO."""
+"""DPO step by step: refreshed candidates, validation, and the best weights so far.
+
+What the DPO is (Rafailov et al., arXiv 2305.18290), stands in ``objectives/dpo.py`` and ``policy/dpo_trainer.py``.
+"""
 
 from __future__ import annotations
 
@@ -6,45 +9,50 @@ from collections.abc import Callable, Generator
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from fedvpa.alignment.stopping import Kept, Validation, good_enough
+from fedvpa.alignment.stopping import BestWeights, Validation, replaces_best
 from fedvpa.core.seeds import Label
 from fedvpa.policy.adapters import snapshot
 from fedvpa.policy.config import PolicyConfig
-from fedvpa.policy.dpo_trainer import Trainer
+from fedvpa.policy.dpo_trainer import DPOTrainer
 from fedvpa.policy.examples import Examples
 from fedvpa.policy.model import Policy
 
 
 @dataclass(frozen=True)
-class Progress:
-    """The state after a step: with the policy's weights and the trainer's state, all that is needed to go on."""
+class StepResult:
+    """The state after a step: with the policy's weights and the trainer's state, all that is needed to go on.
 
-    kept: Kept | None
+    Attributes:
+        best: The weights to use, if training stopped here; None before the first validation.
+        line: What the history says about the step.
+    """
+
+    best: BestWeights | None
     line: dict[str, Any]
 
 
-def align(
+def dpo_steps(
     policy: Policy,
-    trainer: Trainer,
+    trainer: DPOTrainer,
     examples: Examples,
     validation: Validation,
     config: PolicyConfig,
     seed: int,
     *path: Label,
-    kept: Kept | None = None,
+    best: BestWeights | None = None,
     refresh: Callable[[int], Examples] | None = None,
-) -> Generator[Progress, None, None]:
+) -> Generator[StepResult, None, None]:
     """DPO from the trainer's step on; yields after every step.
 
     Args:
         policy: Trained in place.
         trainer: Of this policy.
         examples: From the candidates of the base policy.
-        validation: Chooses the stopping step, looking every ``evaluate_every`` steps and at the last one.
-        config: Steps and how often to look and to refresh.
+        validation: Chooses the stopping step; runs every ``evaluate_every`` steps and at the last one.
+        config: Steps and how often to validate and to refresh.
         seed: Names, with ``path``, the draws.
         *path: Labels.
-        kept: From the run that is resumed.
+        best: From the run that is resumed.
         refresh: Step → examples from samples of the policy as it is at that step; a run that goes on from a later step
             asks for those of the last refresh again.
     """
@@ -57,8 +65,8 @@ def align(
         done = next(trainer.run(examples, 1))
         line = asdict(done)
         if done.step % config.evaluate_every == 0 or done.step == config.steps:
-            look = validation.look(policy, config, seed, *path, done.step)
-            line["validation"] = asdict(look)
-            if good_enough(look, kept):
-                kept = Kept(look, snapshot(policy), max(look.win_rate, kept.best if kept else 0.0))
-        yield Progress(kept, line)
+            result = validation.run(policy, config, seed, *path, done.step)
+            line["validation"] = asdict(result)
+            if replaces_best(result, best):
+                best = BestWeights(result, snapshot(policy), max(result.win_rate, best.highest if best else 0.0))
+        yield StepResult(best, line)

@@ -30,7 +30,7 @@ hundred of the others."""
 
 
 @dataclass(frozen=True)
-class Labelled:
+class LabelledPairs:
     """Examples, and what became of all pairs.
 
     Attributes:
@@ -45,7 +45,7 @@ class Labelled:
 
 
 @dataclass(frozen=True)
-class Compared:
+class PairMargins:
     """Margins of pairs of candidates.
 
     Attributes:
@@ -59,14 +59,14 @@ class Compared:
     margins: Float[Tensor, "n pairs"]
 
 
-Compare = Callable[[Candidates, Latents], Compared]
+MarginFunction = Callable[[Candidates, Latents], PairMargins]
 """What orders candidates: (candidates of P prompts, P·L latents, prompt by prompt) → margins."""
 
 
-def every_pair(selector: Selector) -> Compare:
+def selector_margins(selector: Selector) -> MarginFunction:
     """All pairs of candidates, by a selector that reads their features."""
 
-    def compare(candidates: Candidates, latents: Latents) -> Compared:
+    def compare(candidates: Candidates, latents: Latents) -> PairMargins:
         scaled = selector.scale(candidates.features.numpy())
         first, second = (torch.from_numpy(each) for each in np.triu_indices(scaled.shape[1], 1))
         per_prompt, count = len(latents.z) // len(candidates.prompts), len(latents.z)
@@ -76,21 +76,21 @@ def every_pair(selector: Selector) -> Compare:
             shown, ones = scaled[rows // per_prompt], torch.ones(len(rows), len(first))
             pairs = Pairs(shown[:, first], shown[:, second], ones, ones)
             parts.append(selector.margins(latents[rows].posterior, pairs))
-        return Compared(first, second, torch.cat(parts))
+        return PairMargins(first, second, torch.cat(parts))
 
     return compare
 
 
-def label(
+def label_pairs(
     candidates: Candidates,
-    compare: Compare,
+    compare: MarginFunction,
     latents: Latents,
     config: PreferenceConfig,
     *,
     with_z: bool,
     pairs_per_latent: int | None = None,
     floor: float = -math.inf,
-) -> Labelled:
+) -> LabelledPairs:
     """Order the candidates of each prompt, at each of the prompt's latents.
 
     Args:
@@ -140,7 +140,7 @@ def label(
             "prototype has none.",
             fix="Lower policy.preferences.margin, or sample more candidates at a higher temperature.",
         )
-    return Labelled(
+    return LabelledPairs(
         _examples(candidates, latents, margins, rows, first, second, per_prompt, with_z),
         counts | {"switched": _switched(rows, margins, per_prompt)},
     )

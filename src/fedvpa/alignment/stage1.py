@@ -1,7 +1,8 @@
-"""TODO."""
+"""What stage 2 needs of stage 1: the trained selector, its users, and the text that they hold."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -9,11 +10,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from fedvpa.algorithms import make
-from fedvpa.evaluation.accuracy import infer_clients
+from fedvpa.algorithms.base import Algorithm
+from fedvpa.core.short_repr import short_repr
+from fedvpa.data.client_pairs import ClientPairs
 from fedvpa.features.backbone import Backbone, load_backbone
-from fedvpa.runs.config import RunConfig
-from fedvpa.runs.prepare import Prepared
+from fedvpa.features.config import FeatureConfig
+from fedvpa.policy.config import PolicyConfig
 from fedvpa.selector.posterior import Posterior
 from fedvpa.selector.selector import Selector
 
@@ -21,70 +23,101 @@ ONE = ""
 """The name of the policy of a method that has one for all."""
 
 
-@dataclass(frozen=True)
-class Stage1:
-    """A trained selector and the data that it was trained on.
+@dataclass(frozen=True, repr=False)
+class Users:
+    """Users and what their labelled pairs say about them, in one order.
 
     Attributes:
-        config: Of the run; ``config.policy`` is stage 2's.
-        prepared: Pairs, features, clients.
-        selector: Frozen.
-        posterior: Of the seen clients, in the partition's order.
+        ids: Their names.
+        groups: Their true groups; None where the data do not say. For evaluation, never for training.
+        posterior: Over their latents, from their training pairs; None of nobody.
     """
 
-    config: RunConfig
-    prepared: Prepared
-    selector: Selector
-    posterior: Posterior
+    ids: tuple[str, ...]
+    groups: tuple[str | None, ...]
+    posterior: Posterior | None
+
+    __repr__ = short_repr
 
     @property
-    def groups(self) -> tuple[str, ...]:
-        """The preferences that evaluation knows by name."""
-        return self.prepared.federation.groups
+    def z(self) -> Float[Tensor, "n k"]:
+        """The z that serves each user: the posterior's mean. Of nobody, shape [0, 0]."""
+        return torch.zeros(0, 0) if self.posterior is None else self.posterior.mean
+
+
+@dataclass(frozen=True, repr=False)
+class Stage1:
+    """A trained selector and its users.
+
+    Attributes:
+        algorithm: The method of the run.
+        selector: Frozen.
+        seen: The users that trained.
+        unseen: The users that did not.
+        pairs: The text that they hold.
+        features: How the selector's language model is read.
+        policy: Stage 2.
+        seed: Of the run.
+        world: Whether the data are the bundled world's, which has public prompts.
+    """
+
+    algorithm: Algorithm
+    selector: Selector
+    seen: Users
+    unseen: Users
+    pairs: ClientPairs
+    features: FeatureConfig
+    policy: PolicyConfig
+    seed: int
+    world: bool
+
+    __repr__ = short_repr
+
+    @property
+    def method(self) -> str:
+        """The name of the method."""
+        return self.algorithm.name
 
     @property
     def personal(self) -> bool:
         """Whether the method infers a latent that its policy follows."""
-        return make(self.config.method, self.config.method_config).personal
+        return self.algorithm.personal
 
     @property
     def by_group(self) -> bool:
         """Whether the method trains one policy per true group: the oracle."""
-        return make(self.config.method, self.config.method_config).reads_groups
+        return self.algorithm.reads_groups
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """The preferences that evaluation knows by name."""
+        return tuple(sorted({group for group in (*self.seen.groups, *self.unseen.groups) if group is not None}))
 
     @property
     def policies(self) -> tuple[str, ...]:
         """The names of the method's policies."""
         return self.groups if self.by_group else (ONE,)
 
+    @property
+    def posterior(self) -> Posterior:
+        """Of the seen users; every trained selector has some."""
+        assert self.seen.posterior is not None
+        return self.seen.posterior
+
     @cached_property
     def backbone(self) -> Backbone:
         """The selector's language model."""
-        return load_backbone(self.config.features)
+        return load_backbone(self.features)
 
-    def users(self, *, seen: bool) -> tuple[list[str], list[str | None], Float[Tensor, "n k"]]:
-        """Ids, true groups and z of seen or unseen users; z is the posterior's mean from their training pairs."""
-        partition = self.prepared.federation.partition
-        clients = partition.seen if seen else partition.unseen
-        ids, groups = [client.client_id for client in clients], [client.group for client in clients]
-        if not clients:
-            return ids, groups, torch.zeros(0, self.selector.prototypes.shape[1])
-        if seen:
-            return ids, groups, self.posterior.mean
-        posterior = infer_clients(self.selector, self.prepared.federation, clients, by_group=self.by_group)
-        return ids, groups, posterior.mean
-
-    def named_preferences(self) -> dict[str, list[float]]:
+    def named_preferences(self) -> Mapping[str, list[float]]:
         """Group → the z that stands for it: the prototype that most of its users are nearest to, or their mean z."""
-        _, groups, z = self.users(seen=True)
-        found = {}
+        prototypes, weights, found = self.selector.prototypes, self.posterior.weights, {}
         for name in self.groups:
-            rows = [row for row, group in enumerate(groups) if group == name]
+            rows = [row for row, group in enumerate(self.seen.groups) if group == name]
             if not rows:
                 continue
-            shares = self.posterior.weights[rows].mean(0)
-            prototypes = self.selector.prototypes
-            found[name] = (
-                prototypes[int(shares.argmax())] if len(shares) == len(prototypes) > 1 else z[rows].mean(0)
-            ).tolist()
+            shares = weights[rows].mean(0)
+            nearest = len(shares) == len(prototypes) > 1
+            z = prototypes[int(shares.argmax())] if nearest else self.seen.z[rows].mean(0)
+            found[name] = z.tolist()
         return found

@@ -1,4 +1,4 @@
-"""When to stop: looks at validation prompts, and which weights are kept."""
+"""When to stop: validation prompts, and which weights are kept."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from fedvpa.policy.rows import Ids
 from fedvpa.selector.pairs import Pairs
 from fedvpa.selector.selector import Selector
 
-Against = Callable[[list[Ids]], Float[Tensor, "p samples"]]
+ValidationMargins = Callable[[list[Ids]], Float[Tensor, "p samples"]]
 """One response to each validation prompt → its margin over samples of the base policy, at the prompt's latent."""
 
 
-def against_samples(
+def margins_over_base(
     selector: Selector, base: Candidates, latents: Latents, features: Callable[[list[Ids]], Float[Tensor, "p d"]]
-) -> Against:
+) -> ValidationMargins:
     """Margins over all samples of the base policy, by a selector that reads features.
 
     Args:
@@ -37,16 +37,16 @@ def against_samples(
     theirs = selector.scale(base.features.numpy())
     ones = torch.ones(theirs.shape[:2])
 
-    def against(found: list[Ids]) -> Float[Tensor, "p samples"]:
+    def margins(found: list[Ids]) -> Float[Tensor, "p samples"]:
         own = selector.scale(features(found).numpy()).unsqueeze(1)
         return selector.margins(latents.posterior, Pairs(own.expand_as(theirs), theirs, ones, ones))
 
-    return against
+    return margins
 
 
 @dataclass(frozen=True)
-class Look:
-    """What a look at the validation prompts found.
+class ValidationResult:
+    """The policy on the validation prompts after a step.
 
     Attributes:
         step: After how many steps.
@@ -72,25 +72,25 @@ class Validation:
     Attributes:
         prompts: Their tokens.
         latents: One per prompt.
-        against: The judge.
+        margins: The judge.
         with_z: Whether the policy sees z.
     """
 
     prompts: list[Ids]
     latents: Latents
-    against: Against
+    margins: ValidationMargins
     with_z: bool
 
     @torch.no_grad()
-    def look(self, policy: Policy, config: PolicyConfig, seed: int, *path: Label) -> Look:
+    def run(self, policy: Policy, config: PolicyConfig, seed: int, *path: Label) -> ValidationResult:
         """Sample the policy once per prompt and compare."""
         prompts, step = self.prompts, path[-1]
         z = self.latents.z if self.with_z else None
         limits = config.candidates
         sampling = Sampling(limits.temperature, limits.top_p, limits.max_new_tokens, limits.batch)
-        # The same draws at every look: looks differ by the policy, not by luck.
-        found = policy.generate(prompts, z, sampling, seed, "validation", *path[:-1])
-        margin = self.against(found)
+        # The same draws every time: results differ by the policy, not by luck.
+        found = policy.sample(prompts, z, sampling, seed, "validation", *path[:-1])
+        margin = self.margins(found)
         wins = ((margin > 0).float() + 0.5 * (margin == 0).float()).mean(1)
         reference = torch.tensor([float(part.sum()) for part in policy.reference_log_probs(prompts, found)])
         policy.eval()
@@ -108,28 +108,28 @@ class Validation:
         }
         error = float(wins.std()) / math.sqrt(len(wins)) if len(wins) > 1 else 0.0
         means = {key: float(value.mean()) for key, value in parts.items()}
-        return Look(int(step), means["win_rate"], error, means["kl"], means["tokens"], by_prototype)
+        return ValidationResult(int(step), means["win_rate"], error, means["kl"], means["tokens"], by_prototype)
 
 
 @dataclass(frozen=True)
-class Kept:
+class BestWeights:
     """The weights to use.
 
     Attributes:
-        look: Of these weights.
+        result: Of these weights.
         weights: What was trained.
-        best: The highest win rate of all looks so far.
+        highest: The highest win rate of all results so far.
     """
 
-    look: Look
+    result: ValidationResult
     weights: Mapping[str, Tensor]
-    best: float
+    highest: float
 
 
-def good_enough(new: Look, kept: Kept | None) -> bool:
-    """Whether a later look replaces the kept one: unless it wins less often than the best by more than its error.
+def replaces_best(new: ValidationResult, best: BestWeights | None) -> bool:
+    """Whether the weights of a later result replace the best ones: unless it wins less often than the best by more than its error.
 
     One standard error (Breiman et al., 1984) in favour of the later one, whose learning rate has come further down: on
-    eighty prompts, looks differ by luck as much as by the policy.
+    eighty prompts, results differ by luck as much as by the policy.
     """
-    return kept is None or new.win_rate >= kept.best - new.error
+    return best is None or new.win_rate >= best.highest - new.error

@@ -1,59 +1,77 @@
-"""``fedvpa align``: stage 2 of a run, from its frozen selector (or, for FedDPO, its pairs) to a policy."""
+"""``fedvpa align``: stage 2 of a run, from its frozen selector (or, for FedDPO, its pairs) to a policy.
+
+The way: :mod:`fedvpa.runs.stage1` opens the selector and its users, :mod:`fedvpa.alignment` makes candidates, pairs and
+steps of DPO, :mod:`fedvpa.policy` is the language model that follows z.
+"""
 
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from fedvpa.algorithms import make
-from fedvpa.algorithms.feddpo import METHOD as FEDDPO
-from fedvpa.alignment.jobs import FedDPOWork, SelectorWork, Work, in_memory
-from fedvpa.alignment.setup import Problem, problem
-from fedvpa.alignment.stage1 import ONE, Stage1
-from fedvpa.core.errors import ConfigError, RunError, nearest
-from fedvpa.core.files import write_json
-from fedvpa.evaluation.accuracy import infer_clients
-from fedvpa.models.locate import hash_files
-from fedvpa.policy.model import Policy
-from fedvpa.runs.config import with_overrides
-from fedvpa.runs.folder import load_run_config
-from fedvpa.runs.policy_run import carry_out, checkpoints, remove_policy
-from fedvpa.runs.prepare import check_features, prepare
-from fedvpa.selector.selector import Selector
+from fedvpa.core.errors import ConfigError, nearest
+from fedvpa.runs.folder import RunFolder
+
+if TYPE_CHECKING:
+    from fedvpa.alignment.job import AlignmentJob
+    from fedvpa.runs.config import RunConfig
+    from fedvpa.runs.policies import Inputs
 
 SCHEMA_VERSION = 1
+FEDDPO = "feddpo"
+"""The method that needs no selector; see :mod:`fedvpa.algorithms.feddpo`."""
 
 
-def open_stage1(run: Path, overrides: Sequence[str] = ()) -> Stage1:
-    """The first stage of a run directory.
+@dataclass(frozen=True)
+class AlignedPolicy:
+    """One policy that ``align`` trained.
 
-    Raises:
-        RunError: If it holds no trained selector.
-        ModelError: If the language model is not the one that the selector was trained on.
+    Attributes:
+        folder: Where it lies; ``fedvpa.Policy.from_pretrained`` loads it.
+        notes: What ``metrics.json`` says about it.
     """
-    config = with_overrides(load_run_config(run), overrides)
-    if not (run / "selector" / "config.json").is_file():
-        raise RunError(
-            "holds no trained selector.", fix=f"Finish its training: fedvpa train --resume {run}", where=str(run)
-        )
-    selector = Selector.from_pretrained(run / "selector")
-    check_features(config, selector)
-    prepared = prepare(config)
-    by_group = make(config.method, config.method_config).reads_groups
-    posterior = infer_clients(selector, prepared.federation, prepared.federation.partition.seen, by_group=by_group)
-    return Stage1(config, prepared, selector, posterior)
+
+    folder: Path
+    notes: Mapping[str, Any]
+
+    @property
+    def validation_win_rate(self) -> float | None:
+        """How often the selector prefers it to the base policy on validation prompts; None for FedDPO."""
+        return float(self.notes["stopped"]["win_rate"]) if "stopped" in self.notes else None
+
+
+@dataclass(frozen=True)
+class AlignResult:
+    """The policies of a run.
+
+    Attributes:
+        run: The run directory.
+        method: What trained them.
+        policies: Name → policy: ``""`` for all users, or the name of a true group.
+    """
+
+    run: Path
+    method: str
+    policies: Mapping[str, AlignedPolicy]
+
+    def to_dict(self) -> dict[str, Any]:
+        """What ``policy/metrics.json`` holds."""
+        notes = {name: dict(policy.notes) for name, policy in self.policies.items()}
+        return {"schema_version": SCHEMA_VERSION, "method": self.method, "policies": notes}
 
 
 def align(
-    run: Path,
+    run: str | PathLike[str],
     *,
     overrides: Sequence[str] = (),
     method: str | None = None,
     overwrite: bool = False,
     resume: bool = False,
-) -> dict[str, Any]:
+) -> AlignResult:
     """Align the policy of a run and leave it in ``run/policy``.
 
     Args:
@@ -63,74 +81,87 @@ def align(
         overwrite: Replace a policy that is there, once the new one is known to be trainable.
         resume: Go on from the last checkpoint of an ``align`` that was stopped.
 
-    Returns:
-        What ``run/policy/metrics.json`` holds.
-
     Raises:
         InputError: If the run or the configuration cannot be used.
         Interrupted: After SIGINT or SIGTERM; a checkpoint was saved.
     """
-    own = load_run_config(run).method
-    method = method or own
-    if method not in (own, FEDDPO):
+    folder = RunFolder.open(run)
+    config = folder.config(overrides)
+    method = method or config.method
+    if method not in (config.method, FEDDPO):
         raise ConfigError(
-            f"--method {method!r} cannot align this run, which was trained with {own!r}.",
-            fix=nearest(method, (own, FEDDPO)),
+            f"--method {method!r} cannot align this run, which was trained with {config.method!r}.",
+            fix=nearest(method, (config.method, FEDDPO)),
         )
-    _check_place(run, overwrite=overwrite, resume=resume)
-    stage = None if method == FEDDPO else open_stage1(run, overrides)
-    selector = "" if stage is None else hash_files((run / "selector").iterdir())
-    chosen = ["--method", method] if method != own else []
-    again = shlex.join(["fedvpa", "align", str(run), *overrides, *chosen, "--resume"])
-    found: dict[str, Any] = {}
-    for name in (ONE,) if stage is None else stage.policies:
-        work: Work = _feddpo(run, overrides) if stage is None else _by_selector(run, stage, name)
-        if not resume and not found and work.is_main:
-            remove_policy(run)
-        found[name] = carry_out(run, work, selector, again, resume=resume)
-    metrics = {"schema_version": SCHEMA_VERSION, "method": method, "policies": found}
-    if work.is_main:
-        write_json(run / "policy" / "preferences.json", {} if stage is None else stage.named_preferences())
-        write_json(run / "policy" / "metrics.json", metrics)
-    return metrics
+    from fedvpa.runs.policies import check_place, restore_compute
+
+    check_place(folder, overwrite=overwrite, resume=resume)
+    if resume:
+        restore_compute(folder)
+    chosen = ["--method", method] if method != config.method else []
+    command = shlex.join(["fedvpa", "align", str(folder), *overrides, *chosen, "--resume"])
+    if method == FEDDPO:
+        return _by_clients(folder, config, command, resume=resume)
+    return _by_selector(folder, config, command, resume=resume)
 
 
-def _check_place(run: Path, *, overwrite: bool, resume: bool) -> None:
-    if resume and not checkpoints(run):
-        raise RunError(
-            "holds no checkpoint of a policy: align stopped before its first one.",
-            fix="Start it again without --resume.",
-            where=str(run),
-        )
-    if overwrite or resume:
-        return
-    if (run / "policy" / "metrics.json").exists():
-        raise RunError("holds a policy already.", fix="Give --overwrite to replace it.", where=str(run))
-    if checkpoints(run):
-        raise RunError(
-            "holds a policy that is not finished.", fix="Go on with --resume, or give --overwrite.", where=str(run)
-        )
+def _by_selector(folder: RunFolder, config: RunConfig, command: str, *, resume: bool) -> AlignResult:
+    """One policy for all, or one per group, by DPO on pairs that the run's selector orders."""
+    from fedvpa.alignment.dpo_job import DPOJob
+    from fedvpa.core.files import write_json
+    from fedvpa.models.locate import hash_files
+    from fedvpa.policy.files import PREFERENCES
+    from fedvpa.runs.identity import data_fingerprint
+    from fedvpa.runs.policies import Inputs
+    from fedvpa.runs.stage1 import open_stage1
+
+    stage = open_stage1(folder, config)
+    data = data_fingerprint(stage.pairs.table, stage.pairs.partition)
+    inputs = Inputs(config, hash_files(folder.selector.iterdir()), data, len(stage.seen.ids))
+    policies = {}
+    for name in stage.policies:
+        job = DPOJob(stage, name, refresh_folder=folder.checkpoint.parent)
+        fresh = not resume and not policies
+        policies[name] = _train(folder, job, inputs, command, resume=resume, fresh=fresh)
+    if job.is_main:
+        write_json(folder.policy / PREFERENCES, stage.named_preferences())
+    return _finish(folder, job, config.method, policies)
 
 
-def _by_selector(run: Path, stage: Stage1, name: str) -> SelectorWork:
-    return SelectorWork(problem(stage, name), folder=run / "checkpoints")
+def _by_clients(folder: RunFolder, config: RunConfig, command: str, *, resume: bool) -> AlignResult:
+    """One policy for all, by FedDPO on the training pairs of the run's clients."""
+    from fedvpa.alignment.feddpo_job import FedDPOJob
+    from fedvpa.core.files import write_json
+    from fedvpa.policy.files import PREFERENCES
+    from fedvpa.runs.identity import data_fingerprint
+    from fedvpa.runs.policies import Inputs
+    from fedvpa.runs.stage1 import open_pairs
+
+    pairs = open_pairs(folder, config)
+    job = FedDPOJob(config.policy, config.features, pairs.of_seen("train"), config.seed)
+    inputs = Inputs(config, "", data_fingerprint(pairs.table, pairs.partition), len(pairs.partition.seen))
+    policies = {job.name: _train(folder, job, inputs, command, resume=resume, fresh=not resume)}
+    if job.is_main:
+        write_json(folder.policy / PREFERENCES, {})
+    return _finish(folder, job, FEDDPO, policies)
 
 
-def _feddpo(run: Path, overrides: Sequence[str]) -> FedDPOWork:
-    config = with_overrides(load_run_config(run), overrides)
-    return FedDPOWork(config, prepare(config))
+def _train(
+    folder: RunFolder, job: AlignmentJob, inputs: Inputs, command: str, *, resume: bool, fresh: bool
+) -> AlignedPolicy:
+    """Train one policy; ``fresh`` removes those that are there, now that this one is known to be trainable."""
+    from fedvpa.runs.policies import remove_policies, train_in_run
+
+    if fresh and job.is_main:
+        remove_policies(folder)
+    notes = train_in_run(folder, job, inputs, command, resume=resume)
+    return AlignedPolicy(folder.policy / job.name, notes)
 
 
-def train_policy(work: Problem, method: str | None = None) -> tuple[Policy, dict[str, Any]]:
-    """Train one policy in memory; it ends with the weights of the step that validation chose.
+def _finish(folder: RunFolder, job: AlignmentJob, method: str, policies: Mapping[str, AlignedPolicy]) -> AlignResult:
+    from fedvpa.core.files import write_json
 
-    Args:
-        work: Its problem.
-        method: What progress calls it, if not by the run's method.
-    """
-    return in_memory(SelectorWork(work, method))
-
-
-def train_feddpo_policy(stage: Stage1) -> tuple[Policy, dict[str, Any]]:
-    """The same for FedDPO, which reads the pairs of the stage and not its selector."""
-    return in_memory(FedDPOWork(stage.config, stage.prepared))
+    result = AlignResult(folder.path, method, policies)
+    if job.is_main:
+        write_json(folder.policy / "metrics.json", result.to_dict())
+    return result

@@ -3,33 +3,68 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
-
-from fedvpa.alignment.stage1 import ONE, Stage1
-from fedvpa.api.align import open_stage1
-from fedvpa.api.personalize import personalize
 from fedvpa.core.errors import ConfigError
-from fedvpa.policy.model import Policy, Sampling
-from fedvpa.runs.policies import Aligned, open_aligned
+from fedvpa.core.short_repr import short_repr
+from fedvpa.runs.folder import RunFolder
+
+if TYPE_CHECKING:
+    from fedvpa.policy.model import Policy
+    from fedvpa.runs.policies import Aligned
+    from fedvpa.runs.users import RunUsers
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A prompt and what the policy answered."""
+
+    prompt: str
+    response: str
+
+
+@dataclass(frozen=True, repr=False)
+class GenerateResult:
+    """Answers under one preference.
+
+    Attributes:
+        run: The run directory.
+        preference: As it was asked for.
+        z: What the policy followed, k numbers; None for a policy without z.
+        answers: One for each prompt.
+    """
+
+    run: Path
+    preference: str | None
+    z: Sequence[float] | None
+    answers: Sequence[Answer]
+
+    __repr__ = short_repr
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self) | {"run": str(self.run), "answers": [asdict(answer) for answer in self.answers]}
 
 
 def generate(
-    run: Path,
+    run: str | PathLike[str],
     prompts: Sequence[str],
-    preference: str | None,
+    preference: str | None = None,
     *,
     temperature: float = 0.7,
     top_p: float = 1.0,
     max_new_tokens: int | None = None,
     seed: int = 0,
     overrides: Sequence[str] = (),
-) -> dict[str, Any]:
+) -> GenerateResult:
     """Answers of the policy of ``run``.
+
+    ``fedvpa.Policy.from_pretrained(run).generate(prompts, preference=…)`` is the same for preferences that need nothing
+    but the policy.
 
     Args:
         run: An aligned run directory.
@@ -42,46 +77,33 @@ def generate(
         seed: Names the draws.
         overrides: Where data and language model are now.
 
-    Returns:
-        ``preference``, ``z`` (None for a policy without z) and ``answers``: a list of ``prompt`` and ``response``.
-
     Raises:
         ConfigError: For an unknown preference or user (the known ones are listed), or one that the policy cannot
             follow.
         RunError: If the run holds no policy.
     """
     if not 0 < top_p <= 1:
-        raise ConfigError(f"--top-p {top_p} keeps no share of the words.", fix="Give more than 0, and at most 1.")
-    aligned = open_aligned(run, overrides)
-    policy, z = _resolve(run, aligned, preference, overrides)
-    limits = aligned.config.policy.candidates
-    sampling = Sampling(temperature, top_p, max_new_tokens or limits.max_new_tokens, limits.batch)
-    asked = policy.words.prompts(prompts)
-    _check_length(policy, max(map(len, asked)), sampling)
-    latents = None if z is None else z.expand(len(prompts), -1)
-    found = policy.generate(asked, latents, sampling, seed, "generate")
-    answers = [
-        {"prompt": prompt, "response": policy.words.text(ids)} for prompt, ids in zip(prompts, found, strict=True)
-    ]
-    return {"run": str(run), "preference": preference, "z": None if z is None else z.tolist(), "answers": answers}
+        raise ConfigError(f"--top-p {top_p} keeps no share of the vocabulary.", fix="Give more than 0, and at most 1.")
+    folder = RunFolder.open(run)
+    from fedvpa.runs.policies import open_aligned
 
-
-def _check_length(policy: Policy, prompt: int, sampling: Sampling) -> None:
-    whole = policy.words.max_tokens
-    room = None if whole is None else whole - len(policy.words.before) - prompt
-    if room is not None and sampling.max_new_tokens > room:
-        raise ConfigError(
-            f"--max-new-tokens {sampling.max_new_tokens} and a prompt of {prompt} tokens do not fit into the policy's "
-            "positions.",
-            fix=f"Give at most {room}." if room > 0 else "Give a shorter prompt.",
-        )
+    aligned = open_aligned(folder, overrides)
+    policy, z = _resolve(folder, aligned, preference, overrides)
+    responses = policy.generate(
+        list(prompts), preference=z, temperature=temperature, top_p=top_p, max_new_tokens=max_new_tokens, seed=seed
+    )
+    answers = [Answer(prompt, response) for prompt, response in zip(prompts, responses, strict=True)]
+    return GenerateResult(folder.path, preference, z, answers)
 
 
 def _resolve(
-    run: Path, aligned: Aligned, preference: str | None, overrides: Sequence[str]
-) -> tuple[Policy, Tensor | None]:
+    folder: RunFolder, aligned: Aligned, preference: str | None, overrides: Sequence[str]
+) -> tuple[Policy, list[float] | None]:
     """The policy to ask, and its z."""
-    policies, known = aligned.policies, aligned.preferences
+    from fedvpa.alignment.stage1 import ONE
+    from fedvpa.runs.stage1 import open_selector, open_users
+
+    policies = aligned.policies
     if aligned.by_group:
         if preference not in policies:
             raise ConfigError(
@@ -97,48 +119,48 @@ def _resolve(
                 fix="Leave --preference out, or align a run of fedvpa_gp.",
             )
         return policy, None
-    if preference in known:
-        return policy, torch.tensor(known[preference])
-    stage = open_stage1(run, overrides)
+    if preference in policy.preferences:
+        return policy, list(policy.preferences[preference])
+    config = folder.config(overrides)
+    users = open_users(folder, config, open_selector(folder, config))
     if preference is None:
-        raise ConfigError("This policy follows a preference, and none is given.", fix=_choices(stage, known))
-    return policy, latent_of(run, stage, known, preference, overrides)
+        raise ConfigError(
+            "This policy follows a preference, and none is given.", fix=_choices(policy.preferences, users)
+        )
+    return policy, z_of(folder, preference, policy.preferences, users, overrides)
 
 
-def latent_of(
-    run: Path, stage: Stage1, known: dict[str, list[float]], preference: str, overrides: Sequence[str] = ()
-) -> Tensor:
+def z_of(
+    folder: RunFolder,
+    preference: str,
+    named: Mapping[str, Sequence[float]],
+    users: RunUsers,
+    overrides: Sequence[str] = (),
+) -> list[float]:
     """The z that a preference names. Arguments and errors as :func:`generate`."""
+    from fedvpa.api.personalize import personalize
+    from fedvpa.policy.preference import as_number, latent_of
+
     if preference.startswith("@"):
-        return torch.tensor(personalize(run, Path(preference[1:]), overrides=overrides)["mean"])
-    if preference in known:
-        return torch.tensor(known[preference])
-    for seen in (True, False):
-        ids, _, z = stage.users(seen=seen)
-        if preference in ids:
-            return z[ids.index(preference)]
-    share = _number(preference)
-    if share is not None:
-        if len(known) != 2 or not 0 <= share <= 1:
-            raise ConfigError(
-                f"The preference {preference} is no place between two groups.",
-                fix="Give a number from 0 to 1 where a run has two groups. " + _choices(stage, known),
-            )
-        first, second = (torch.tensor(z) for z in known.values())
-        return (1 - share) * first + share * second
-    raise ConfigError(f"There is no preference and no user {preference!r}.", fix=_choices(stage, known, preference))
-
-
-def _number(text: str) -> float | None:
+        return list(personalize(folder.path, preference[1:], overrides=overrides).mean)
+    if preference in named:
+        return list(named[preference])
+    for some in (users.seen, users.unseen):
+        if preference in some.ids:
+            found: list[float] = some.z[some.ids.index(preference)].tolist()
+            return found
+    if as_number(preference) is None:
+        raise ConfigError(f"There is no preference and no user {preference!r}.", fix=_choices(named, users, preference))
     try:
-        return float(text)
-    except ValueError:
-        return None
+        between: list[float] = latent_of(preference, named).tolist()
+    except ConfigError as error:
+        raise ConfigError(error.problem, fix=f"{error.fix} {_choices(named, users)}") from None
+    return between
 
 
-def _choices(stage: Stage1, known: dict[str, list[float]], given: str | None = None) -> str:
-    users = [*stage.users(seen=True)[0], *stage.users(seen=False)[0]]
-    close = [] if given is None else difflib.get_close_matches(given, [*known, *users], n=1)
+def _choices(named: Mapping[str, Sequence[float]], users: RunUsers, given: str | None = None) -> str:
+    ids = [*users.seen.ids, *users.unseen.ids]
+    close = [] if given is None else difflib.get_close_matches(given, [*named, *ids], n=1)
     hint = f"Did you mean {close[0]!r}? " if close else ""
-    shown = ", ".join(users[:10]) + (f" and {len(users) - 10} more" if len(users) > 10 else "")
-    return f"{hint}Groups: {', '.join(known) or 'none'}; users: {shown}; or @pairs.jsonl."
+    shown = ", ".join(ids[:10]) + (f" and {len(ids) - 10} more" if len(ids) > 10 else "")
+    return f"{hint}Groups: {', '.join(named) or 'none'}; users: {shown}; or @pairs.jsonl."

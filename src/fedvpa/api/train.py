@@ -2,148 +2,174 @@
 
 from __future__ import annotations
 
-import json
-import os
-import signal
-from contextlib import closing
+from collections.abc import Mapping
+from dataclasses import dataclass
+from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from fedvpa.algorithms import make
 from fedvpa.core.errors import RunError
-from fedvpa.core.files import write_json, write_text
-from fedvpa.core.progress import say, track
-from fedvpa.core.signals import Interrupted, stopping
-from fedvpa.engines.checkpoint import load_checkpoint, save_checkpoint, save_clients
-from fedvpa.engines.training import TrainState, rounds, start
-from fedvpa.evaluation.comparison import comparison
-from fedvpa.evaluation.scores import save_scores
-from fedvpa.runs.config import RunConfig, dump
-from fedvpa.runs.environment import environment
-from fedvpa.runs.fit import Trained, _trained, check_engine
-from fedvpa.runs.folder import (
-    SCHEMA_LINE,
-    SCHEMA_VERSION,
-    _check_config,
-    _checkpoint,
-    _history,
-    _remove,
-    load_run_config,
-)
-from fedvpa.runs.prepare import Prepared, prepare
-from fedvpa.runs.scores import conflict_scores, conflict_summary, latents, run_scores
+from fedvpa.core.short_repr import short_repr
+from fedvpa.runs.config import RunConfig
+from fedvpa.runs.folder import RunFolder
+
+if TYPE_CHECKING:
+    from fedvpa.evaluation.accuracy_tables import AccuracyComparison
+    from fedvpa.evaluation.latents import LatentReport
+    from fedvpa.runs.fit import SelectorJob
+    from fedvpa.runs.scores import ConflictRow
+
+SCHEMA_VERSION = 1
 
 
-def train(config: RunConfig, out: Path, *, overwrite: bool = False) -> dict[str, Any]:
+@dataclass(frozen=True, repr=False)
+class TrainResult:
+    """A finished run.
+
+    Attributes:
+        run: The run directory.
+        method: Its method.
+        rounds: How many it took; 0 for a method that needs no federation.
+        seconds: Wall-clock seconds of all rounds.
+        comparison: Accuracy on seen and unseen clients, and the controls.
+        conflicting: Accuracy on the test pairs that the bundled world's groups order in different ways.
+        latents: Diagnostics of the clients' posteriors; None where the method has no latent.
+    """
+
+    run: Path
+    method: str
+    rounds: int
+    seconds: float
+    comparison: AccuracyComparison
+    conflicting: tuple[ConflictRow, ...]
+    latents: LatentReport | None
+
+    __repr__ = short_repr
+
+    def to_dict(self) -> dict[str, Any]:
+        """What ``metrics.json`` holds."""
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "method": self.method,
+            "seconds": self.seconds,
+            "rounds": self.rounds,
+            **{name: value for name, value in self.comparison.to_dict().items() if name != "schema_version"},
+            "conflicting": [row.to_dict() for row in self.conflicting],
+            "latents": None if self.latents is None else self.latents.as_json(),
+        }
+
+
+def train(config: RunConfig, out: str | PathLike[str], *, overwrite: bool = False) -> TrainResult:
     """Run ``config`` and leave ``out`` behind.
 
     Args:
         config: The run.
-        out: The run directory; must not exist unless ``overwrite``.
+        out: The run directory; must not hold a run unless ``overwrite``.
         overwrite: Remove an earlier run first, once ``config`` is known to be usable; files that no run writes stay.
-
-    Returns:
-        What ``metrics.json`` holds.
 
     Raises:
         InputError: If the configuration or the data cannot be used; nothing was written or removed then.
         RunError: If ``out`` holds a run already.
         Interrupted: After SIGINT or SIGTERM; a checkpoint was saved.
     """
-    if (out / "config.yaml").exists() and not overwrite:
+    run = RunFolder(Path(out))
+    if run.holds_run and not overwrite:
         raise RunError(
             "holds a run already.",
             fix="Go on with --resume, choose another --out, or give --overwrite.",
-            where=str(out),
+            where=str(run),
         )
-    check_engine(config)
+    config.check_engine()
+    config.check_paths()
+    from fedvpa.runs.environment import environment
+    from fedvpa.runs.fit import SelectorJob
+    from fedvpa.runs.prepare import prepare
+
     config = config.located()
-    algorithm = make(config.method, config.method_config)
     prepared = prepare(config)
-    if algorithm.reads_groups:
-        prepared.federation.group_one_hot(prepared.federation.client_ids)
-    state = start(algorithm, prepared.federation, config.seed)
-    _remove(out)
-    write_text(out / "config.yaml", f"{SCHEMA_LINE}{SCHEMA_VERSION}\n{dump(config)}")
-    write_json(out / "environment.json", environment(config.seed))
-    write_text(out / "history.jsonl", "")
-    return _run(config, out, prepared, state, [])
+    job = SelectorJob(config, prepared)
+    job.check_groups()
+    run.begin(config, environment(config.seed))
+    return _finish(run, job, 0.0)
 
 
-def resume(out: Path) -> dict[str, Any]:
+def resume(run: str | PathLike[str]) -> TrainResult:
     """Go on with a run from its last checkpoint; the result is that of a run that was never stopped.
 
+    That holds bit for bit under the same versions and on the same kind of processor; the numbers of threads are those
+    of the checkpoint.
+
     Raises:
-        RunError: If ``out`` holds no run, no checkpoint or one of another schema version, or if its configuration, its
+        RunError: If ``run`` holds no run, no checkpoint or one of another schema version, or if its configuration, its
             data or its history are not those of the checkpoint. Nothing was changed then.
     """
-    config, path = load_run_config(out), _checkpoint(out)
-    if not path.is_file():
+    folder = RunFolder.open(run)
+    config = folder.config()
+    if not folder.checkpoint.is_file():
         raise RunError(
             "holds no checkpoint: the run stopped before its first one.",
             fix="Start it again with --overwrite.",
-            where=str(out),
+            where=str(folder),
         )
-    state, meta = load_checkpoint(path)
-    _check_config(out, config, meta["config"])
-    check_engine(config)
+    from fedvpa.core.compute import Compute, restore
+    from fedvpa.core.progress import say
+    from fedvpa.engines.checkpoint import load_checkpoint
+    from fedvpa.runs.fit import SelectorJob
+    from fedvpa.runs.prepare import prepare
+
+    state, meta = load_checkpoint(folder.checkpoint)
+    folder.check_config(config, meta["config"])
+    config.check_engine()
+    saved = Compute.of(meta.get("compute"))
+    restore(saved, str(folder.checkpoint))
     prepared = prepare(config)
     if meta["data"] != prepared.fingerprint():
         raise RunError(
             "was trained on other pairs than its data now give, so going on would mix two runs.",
             fix="Restore the data, or start again with --overwrite.",
-            where=str(out),
+            where=str(folder),
         )
-    kept = _history(out / "history.jsonl", state.server.round)
-    write_text(out / "history.jsonl", "".join(json.dumps(line) + "\n" for line in kept))
-    say(f"resuming {out} at round {state.server.round}")
-    return _run(config, out, prepared, state, kept)
+    kept = folder.rewind(state.server.round)
+    say(f"resuming {folder} at round {state.server.round}")
+    job = SelectorJob(config, prepared, state, workers=saved.workers if saved else None)
+    return _finish(folder, job, sum(line["seconds"] for line in kept))
 
 
-def _run(
-    config: RunConfig, out: Path, prepared: Prepared, state: TrainState, history: list[dict[str, Any]]
-) -> dict[str, Any]:
-    algorithm = make(config.method, config.method_config)
-    federation, every = prepared.federation, config.engine.checkpoint_every
-    seconds = sum(line["seconds"] for line in history)
-    todo = rounds(algorithm, federation, config.engine, config.seed, state)
-    meta = {"config": config.model_dump(mode="json"), "data": prepared.fingerprint()}
-    with closing(todo), stopping() as stop, (out / "history.jsonl").open("a", encoding="utf-8") as log:
-        for reached, line in track(
-            todo, f"{config.method}: rounds", algorithm.rounds - state.server.round, unit="rounds"
-        ):
-            state, seconds = reached, seconds + line["seconds"]
-            log.write(json.dumps(line) + "\n")
-            log.flush()
-            stopped = stop()
-            if stopped or (every and state.server.round % every == 0):
-                os.fsync(log.fileno())
-                save_checkpoint(_checkpoint(out), state, meta)
-            if stopped:
-                raise Interrupted(
-                    f"{signal.Signals(stopped).name}: stopped after round {state.server.round} of {algorithm.rounds}; "
-                    f"go on with: fedvpa train --resume {out}",
-                    stopped,
-                )
-    save_checkpoint(_checkpoint(out), state, meta)
-    done = _trained(algorithm.reads_groups, algorithm.selector(state.server), state, seconds, prepared)
-    return _finish(config, out, prepared, done, algorithm.reads_groups)
+def _finish(run: RunFolder, job: SelectorJob, seconds: float) -> TrainResult:
+    """Run the rounds that are left and write what they give."""
+    from fedvpa.core.compute import Compute
+    from fedvpa.core.files import write_json
+    from fedvpa.core.loop import run_job
+    from fedvpa.engines.checkpoint import save_checkpoint, save_clients
+    from fedvpa.evaluation.accuracy_tables import comparison
+    from fedvpa.evaluation.scores import save_scores
+    from fedvpa.runs.fit import run_users
+    from fedvpa.runs.scores import conflict_rows, conflict_scores, latents, run_scores
+    from fedvpa.runs.users import save_users
 
-
-def _finish(config: RunConfig, out: Path, prepared: Prepared, done: Trained, by_group: bool) -> dict[str, Any]:
-    done.selector.save_pretrained(out / "selector")
-    save_clients(out / "clients" / "clients.safetensors", done.state.private)
-    scores = run_scores(config, prepared, done, by_group)
-    save_scores(out / "scores.jsonl", scores)
-    cell = (config.method, len(prepared.federation.client_ids), config.seed)
-    metrics = {
-        "schema_version": SCHEMA_VERSION,
-        "method": config.method,
-        "seconds": done.seconds,
-        "rounds": done.state.server.round,
-        **comparison(scores, {cell: done.seconds}),
-        "conflicting": conflict_summary(conflict_scores(config, prepared, done)),
-        "latents": latents(prepared, done),
+    config, prepared = job.config, job.prepared
+    meta: Mapping[str, Any] = {
+        "config": config.model_dump(mode="json"),
+        "data": prepared.fingerprint(),
+        "compute": Compute.current(job.workers).to_dict(),
     }
-    write_json(out / "metrics.json", metrics)
-    return metrics
+    command = f"fedvpa train --resume {run}"
+    seconds += run_job(job, run.history, lambda: save_checkpoint(run.checkpoint, job.state, meta), command)
+    trained = job.finish(seconds)
+    trained.selector.save_pretrained(run.selector)
+    save_clients(run.clients / "clients.safetensors", trained.state.private)
+    save_users(run.users, run_users(prepared, trained))
+    scores = run_scores(config, prepared, trained)
+    save_scores(run.path / "scores.jsonl", scores)
+    cell = (config.method, len(prepared.federation.client_ids), config.seed)
+    result = TrainResult(
+        run=run.path,
+        method=config.method,
+        rounds=job.done,
+        seconds=seconds,
+        comparison=comparison(scores, {cell: seconds}),
+        conflicting=conflict_rows(conflict_scores(config, prepared, trained)),
+        latents=latents(trained),
+    )
+    write_json(run.path / "metrics.json", result.to_dict())
+    return result

@@ -48,3 +48,12 @@ def _known(section: type[BaseModel], path: list[str]) -> list[str]:
             return []
         section = field.annotation
     return list(section.model_fields)
+
+
+def flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    """Nested sections as (dotted key, value), in their order; an empty section is a value."""
+    pairs: list[tuple[str, Any]] = []
+    for name, value in values.items():
+        key = f"{prefix}{name}"
+        pairs.extend(flat(value, f"{key}.") if isinstance(value, Mapping) and value else [(key, value)])
+    return pairs

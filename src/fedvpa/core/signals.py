@@ -27,8 +27,11 @@ class Interrupted(FedvpaError):
 
 
 @contextmanager
-def stopping() -> Iterator[Callable[[], int]]:
+def stopping(unit: str = "round") -> Iterator[Callable[[], int]]:
     """While inside, a first SIGINT or SIGTERM is remembered; a second one acts at once, as it would outside.
+
+    Args:
+        unit: What is finished before the stop, for the message.
 
     Yields a function that gives the number of the signal, or 0. Python lets only the main thread handle signals; in
     another one they keep their meaning.
@@ -43,7 +46,7 @@ def stopping() -> Iterator[Callable[[], int]]:
     def remember(number: int, frame: FrameType | None) -> None:
         caught.append(number)
         restore()
-        say("finishing the round; once more to stop at once")
+        say(f"finishing the {unit}; once more to stop at once")
 
     if threading.current_thread() is threading.main_thread():
         previous |= {number: signal.signal(number, remember) for number in (signal.SIGINT, signal.SIGTERM)}

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+
+from fedvpa.core.errors import DataError
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,6 +18,34 @@ class Message:
 
 Text = str | tuple[Message, ...]
 """A plain string, or the messages of a conversation."""
+
+
+Prompt = Text | Sequence[Mapping[str, str]]
+"""What users write: a :data:`Text`, or messages as dictionaries with ``role`` and ``content``."""
+
+
+def is_prompt(value: Prompt | Sequence[Prompt]) -> bool:
+    """Whether a value is one prompt rather than several."""
+    return isinstance(value, str) or (bool(value) and isinstance(value[0], Message | Mapping))
+
+
+def as_text(prompt: Prompt) -> Text:
+    """A prompt as a :data:`Text`.
+
+    Raises:
+        DataError: If a message lacks its role or its content.
+    """
+    if isinstance(prompt, str):
+        return prompt
+    turns = []
+    for turn in prompt:
+        role, content = (
+            (turn.role, turn.content) if isinstance(turn, Message) else (turn.get("role"), turn.get("content"))
+        )
+        if not isinstance(role, str) or not isinstance(content, str):
+            raise DataError(f"A message is {turn!r}.", fix="Give 'role' and 'content', both as text.")
+        turns.append(Message(role, content))
+    return tuple(turns)
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,16 +17,17 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from fedvpa.algorithms import make
+from fedvpa.core.compute import Compute, restore
 from fedvpa.core.errors import FedvpaError, RunError
-from fedvpa.core.files import write_json, write_text
 from fedvpa.core.progress import say
 from fedvpa.deployment.node import CONFIG_FILE
 from fedvpa.engines.checkpoint import load_checkpoint, save_checkpoint
 from fedvpa.engines.flower.server import GridCohort, Roster, gather
 from fedvpa.engines.training import TrainState, rounds, start
 from fedvpa.features.standardise import Standardiser
-from fedvpa.runs.config import RunConfig, dump, read_config
+from fedvpa.runs.config import RunConfig, read_config
 from fedvpa.runs.environment import environment
+from fedvpa.runs.folder import RunFolder
 from fedvpa.runs.prepare import feature_key
 from fedvpa.selector.scaling import Scaling
 
@@ -40,14 +41,14 @@ def server_app(folder: Path) -> ServerApp:
 
     @app.main()
     def main(grid: Grid, context: Context) -> None:
-        with told():
+        with explained():
             serve(grid, read_config(folder / CONFIG_FILE), context.run_config)
 
     return app
 
 
 @contextmanager
-def told() -> Iterator[None]:
+def explained() -> Iterator[None]:
     """Say in one line what stopped the server, before Flower prints where.
 
     Raises:
@@ -108,39 +109,42 @@ def _serve(grid: Grid, config: RunConfig, out: Path, nodes: int, deadline: float
     roster = gather(grid, nodes, deadline)
     say(f"{len(roster.client_ids)} clients on {len(roster.said)} nodes")
     algorithm = make(config.method, config.method_config)
-    state, scaling = _begin(out, config, roster)
+    run = RunFolder(out)
+    state, scaling = _begin(run, config, roster)
     codec, standardiser = config.engine.codec, scaling.standardiser
     cohort = GridCohort(grid, roster.hosts, False, deadline, quorum, codec, standardiser, roster.refresh)
-    meta = {"config": config.model_dump(mode="json"), "scaling": _plain(standardiser)}
-    with (out / "history.jsonl").open("a", encoding="utf-8") as log:
+    meta = {
+        "config": config.model_dump(mode="json"),
+        "scaling": _plain(standardiser),
+        "compute": Compute.current().to_dict(),
+    }
+    with run.history.open("a", encoding="utf-8") as log:
         for reached, line in rounds(algorithm, roster, config.engine, config.seed, state, cohort):
             state = reached
             log.write(json.dumps(line) + "\n")
             log.flush()
             os.fsync(log.fileno())
-            save_checkpoint(out / "checkpoints" / "last.safetensors", state, meta)
+            save_checkpoint(run.checkpoint, state, meta)
             say(f"round {state.server.round} of {algorithm.rounds}: {len(line['cohort'])} asked")
             roster.refresh(set(grid.get_node_ids()))
     key = json.dumps(feature_key(config.features), sort_keys=True)
-    replace(algorithm.selector(state.server), scaling=scaling, feature_key=key).save_pretrained(out / "selector")
-    say(f"selector: {out / 'selector'}")
+    replace(algorithm.selector(state.server), scaling=scaling, feature_key=key).save_pretrained(run.selector)
+    say(f"selector: {run.selector}")
 
 
-def _begin(out: Path, config: RunConfig, roster: Roster) -> tuple[TrainState, Scaling]:
+def _begin(run: RunFolder, config: RunConfig, roster: Roster) -> tuple[TrainState, Scaling]:
     """The state and the scaling to go on from, or new ones."""
-    path, rms = out / "checkpoints" / "last.safetensors", config.selector.normalise == "rms"
-    if path.is_file():
-        state, meta = load_checkpoint(path)
+    rms = config.selector.normalise == "rms"
+    if run.checkpoint.is_file():
+        state, meta = load_checkpoint(run.checkpoint)
         if meta["config"] != config.model_dump(mode="json"):
-            raise RunError("holds a run of another configuration.", fix="Choose another out.", where=str(out))
-        say(f"resuming {out} at round {state.server.round}")
-        kept = (out / "history.jsonl").read_text(encoding="utf-8").splitlines()[: state.server.round]
-        write_text(out / "history.jsonl", "".join(f"{line}\n" for line in kept))
+            raise RunError("holds a run of another configuration.", fix="Choose another out.", where=str(run))
+        restore(Compute.of(meta.get("compute")), str(run.checkpoint))
+        say(f"resuming {run} at round {state.server.round}")
+        run.rewind(state.server.round)
         saved = {name: np.array(values) for name, values in meta["scaling"].items()}
         return state, Scaling(Standardiser(saved["mean"], saved["scale"]), rms)
-    write_text(out / "config.yaml", dump(config))
-    write_json(out / "environment.json", environment(config.seed))
-    write_text(out / "history.jsonl", "")
+    run.begin(config, environment(config.seed))
     algorithm = make(config.method, config.method_config)
     return start(algorithm, roster, config.seed), Scaling(Standardiser.from_moments(roster.moments), rms)
 

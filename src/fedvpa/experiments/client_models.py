@@ -10,10 +10,11 @@ from typing import Any
 from fedvpa.algorithms.fedbiscuit_lora import NAME as FEDBISCUIT_LORA
 from fedvpa.algorithms.fedbiscuit_lora import Voters, choosing_model, train_selectors
 from fedvpa.algorithms.feddpo import METHOD as FEDDPO
-from fedvpa.alignment.jobs import cohorts, pairs_of
-from fedvpa.alignment.setup import Ranker, problem
+from fedvpa.alignment.dpo_job import DPOJob
+from fedvpa.alignment.feddpo_job import FedDPOJob
+from fedvpa.alignment.job import cohorts, train_in_memory
 from fedvpa.alignment.stage1 import Stage1
-from fedvpa.api.align import train_feddpo_policy, train_policy
+from fedvpa.alignment.voting import voting_labeller
 from fedvpa.core.progress import say, track
 from fedvpa.models.architecture import positions_of
 from fedvpa.models.tokens import Limits, TokenCounts
@@ -27,9 +28,14 @@ def train_fedbiscuit_lora_policy(stage: Stage1) -> tuple[Policy, dict[str, Any]]
 
     The notes hold, under ``selector``, what :func:`train_voters` says.
     """
-    voters, told = train_voters(stage)
-    policy, notes = train_policy(problem(stage, ranker=Ranker(voters.compare, voters.against)), FEDBISCUIT_LORA)
-    return policy, {**notes, "selector": told}
+    voters, report = train_voters(stage)
+    policy, notes = train_in_memory(DPOJob(stage, labeller=voting_labeller(voters), method=FEDBISCUIT_LORA))
+    return policy, {**notes, "selector": report}
+
+
+def train_feddpo_policy(stage: Stage1) -> tuple[Policy, dict[str, Any]]:
+    """FedDPO, which reads the pairs of the stage and not its selector."""
+    return train_in_memory(FedDPOJob(stage.policy, stage.features, stage.pairs.of_seen("train"), stage.seed))
 
 
 def train_voters(stage: Stage1) -> tuple[Voters, dict[str, Any]]:
@@ -38,22 +44,22 @@ def train_voters(stage: Stage1) -> tuple[Voters, dict[str, Any]]:
     That is their ``accuracy`` on the test pairs of the seen clients (``all``, and each group), ``seconds``, ``rounds``,
     bytes of all clients together, and how many texts were cut.
     """
-    config, rules, started = stage.config, stage.config.biscuit.lora, time.monotonic()
-    features = config.features
-    model = choosing_model(config.biscuit, config.policy, features.model, config.seed, features.device)
+    biscuit, started = stage.algorithm.config.biscuit, time.monotonic()
+    rules, features = biscuit.lora, stage.features
+    model = choosing_model(biscuit, stage.policy, features.model, stage.seed, features.device)
     limits = Limits(features.max_prompt_tokens, features.max_response_tokens, positions_of(model.model))
-    template = Template.of(model.words, limits)
-    choices = {name: template.of_pairs(pairs) for name, pairs in pairs_of(stage.prepared, "train").items()}
+    template = Template.of(model.tokenizer, limits)
+    choices = {name: template.of_pairs(pairs) for name, pairs in stage.pairs.of_seen("train").items()}
     cut = sum((own.counts for own in choices.values()), TokenCounts())
     say_cuts(cut, "training pairs")
-    todo = train_selectors(
-        model, template, choices, config.biscuit, config.seed, cohorts(list(choices), rules.cohort, config.seed)
+    rounds = train_selectors(
+        model, template, choices, biscuit, stage.seed, cohorts(list(choices), rules.cohort, stage.seed)
     )
     notes: dict[str, Any] = {"uplink_bytes": 0, "downlink_bytes": 0}
-    for state, told in track(todo, f"{FEDBISCUIT_LORA}: rounds", rules.rounds, unit="rounds"):
+    for state, result in track(rounds, f"{FEDBISCUIT_LORA}: rounds", rules.rounds, unit="rounds"):
         notes["rounds"] = state.round
-        notes["uplink_bytes"] += told.uplink_bytes
-        notes["downlink_bytes"] += told.downlink_bytes
+        notes["uplink_bytes"] += result.uplink_bytes
+        notes["downlink_bytes"] += result.downlink_bytes
     voters = Voters(model.eval(), template, state.selectors, rules.base_samples)
     notes |= {
         "seconds": time.monotonic() - started,
@@ -75,9 +81,9 @@ TRAINED_BY_CLIENTS: dict[str, Callable[[Stage1], tuple[Policy, dict[str, Any]]]]
 
 def _accuracy(stage: Stage1, voters: Voters) -> dict[str, float]:
     """Share of test pairs that the vote orders as their user did, a tie one half; mean over clients, by group too."""
-    groups = {client.client_id: client.group for client in stage.prepared.federation.partition.seen}
+    groups = dict(zip(stage.seen.ids, stage.seen.groups, strict=True))
     found: dict[str, list[float]] = defaultdict(list)
-    for name, pairs in pairs_of(stage.prepared, "test").items():
+    for name, pairs in stage.pairs.of_seen("test").items():
         if pairs:
             margins = voters.margins(voters.template.of_pairs(pairs))
             right = float(((margins > 0).float() + 0.5 * (margins == 0).float()).double().mean())

@@ -15,27 +15,26 @@ from fedvpa.core.progress import say
 from fedvpa.data.schema import Text
 from fedvpa.evaluation.judges.base import Duel, Judge, check_missing
 from fedvpa.evaluation.judges.openai_compatible import OpenAICompatibleJudge
-from fedvpa.evaluation.win_rates import Outcome
+from fedvpa.evaluation.outcomes import Outcome
 from fedvpa.policy.config import JudgingConfig
 from fedvpa.policy.model import Policy, Sampling
 from fedvpa.policy.rows import Ids
 from fedvpa.rewards.world import utilities
 
+PATH_STEPS = 5
+"""Latents from one prototype to the other, both included: the switching curve of the evaluation protocol."""
+
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class Completion:
     """A response and its length in tokens."""
 
     text: str
     tokens: int
 
 
-PATH_STEPS = 5
-"""Latents from one prototype to the other, both included: the switching curve of the evaluation protocol."""
-
-
 @dataclass(frozen=True)
-class Arena:
+class Duels:
     """Prompts, and the base policy's answers to them: the same for all methods of a seed.
 
     Attributes:
@@ -63,8 +62,8 @@ class Arena:
             preference: The group whose users ask, and whose taste judges.
             seen: Whether its seen or its unseen users ask.
         """
-        ids, groups, z = stage.users(seen=seen)
-        own = [row for row, group in enumerate(groups) if group == preference]
+        users = stage.seen if seen else stage.unseen
+        own = [row for row, group in enumerate(users.groups) if group == preference]
         if not own:
             return []
         rows = [own[place % len(own)] for place in range(len(self.prompts))]
@@ -72,17 +71,18 @@ class Arena:
         if policy is None:
             raise DataError(f"There is no policy for {preference!r}.", fix="Align the run again.")
         if not stage.personal:
-            answers = self.answers(policy, None, stage.config.seed)
+            answers = self.answers(policy, None, stage.seed)
             return self.judged(stage, answers, preference, [""] * len(answers), seen=True)
-        answers = self.answers(policy, z[rows], stage.config.seed, "seen" if seen else "unseen")
-        return self.judged(stage, answers, preference, [ids[row] for row in rows], seen=seen)
+        answers = self.answers(policy, users.z[rows], stage.seed, "seen" if seen else "unseen")
+        return self.judged(stage, answers, preference, [users.ids[row] for row in rows], seen=seen)
 
-    def answers(self, policy: Policy, z: Tensor | None, seed: int, *path: str) -> list[Answer]:
+    def answers(self, policy: Policy, z: Tensor | None, seed: int, *path: str) -> list[Completion]:
         """One answer to each prompt."""
-        return _told(policy, policy.generate(policy.words.prompts(self.prompts), z, self.sampling, seed, "duel", *path))
+        prompts = policy.tokenizer.prompts(self.prompts)
+        return _completions(policy, policy.sample(prompts, z, self.sampling, seed, "duel", *path))
 
     def judged(
-        self, stage: Stage1, answers: Sequence[Answer], preference: str, users: Sequence[str], *, seen: bool
+        self, stage: Stage1, answers: Sequence[Completion], preference: str, users: Sequence[str], *, seen: bool
     ) -> list[Outcome]:
         """Verdicts on answers against the base policy's.
 
@@ -102,9 +102,9 @@ class Arena:
         theirs = self._utilities(shown, self.base, preference)
         return [
             Outcome(
-                method=stage.config.method,
-                n_clients=len(stage.prepared.federation.client_ids),
-                seed=stage.config.seed,
+                method=stage.method,
+                n_clients=len(stage.seen.ids),
+                seed=stage.seed,
                 preference=preference,
                 user_id=user,
                 seen=seen,
@@ -132,9 +132,9 @@ class Arena:
         return [(float(value), bool(inside)) for value, inside in zip(values, parsed, strict=True)]
 
 
-def arena(
+def open_duels(
     stage: Stage1, policy: Policy, judge: Judge, rules: JudgingConfig, prompts: Sequence[Text] | None = None
-) -> Arena:
+) -> Duels:
     """The evaluation of a seed: unseen prompts and the base policy's answers.
 
     Args:
@@ -145,46 +145,46 @@ def arena(
         prompts: Instead of the evaluation prompts, for choices that must not see those.
     """
     prompts = evaluation_prompts(stage, rules.prompts) if prompts is None else prompts
-    limits = stage.config.policy.candidates
+    limits = stage.policy.candidates
     sampling = Sampling(rules.temperature, rules.top_p, limits.max_new_tokens, limits.batch)
     with policy.reference() as base:
-        found = base.generate(base.words.prompts(prompts), None, sampling, stage.config.seed, "duel", "base")
-    answers = [answer.text for answer in _told(policy, found)]
-    return Arena(prompts, answers, sampling, judge, rules.judge == "world", rules.missing_limit)
+        samples = base.sample(base.tokenizer.prompts(prompts), None, sampling, stage.seed, "duel", "base")
+    answers = [answer.text for answer in _completions(policy, samples)]
+    return Duels(prompts, answers, sampling, judge, rules.judge == "world", rules.missing_limit)
 
 
-def all_outcomes(field: Arena, stage: Stage1, policies: Mapping[str, Policy]) -> list[Outcome]:
+def all_outcomes(duels: Duels, stage: Stage1, policies: Mapping[str, Policy]) -> list[Outcome]:
     """The duels of every preference, by seen and by unseen users; a policy without z answers both alike."""
     return [
         outcome
         for seen in ((True, False) if stage.personal else (True,))
         for preference in stage.groups
-        for outcome in field.outcomes(stage, policies, preference, seen=seen)
+        for outcome in duels.outcomes(stage, policies, preference, seen=seen)
     ]
 
 
-def path_outcomes(field: Arena, stage: Stage1, policy: Policy) -> list[list[Outcome]]:
+def path_outcomes(duels: Duels, stage: Stage1, policy: Policy) -> list[list[Outcome]]:
     """The duels along the straight path between the z of the first two preferences; each step judged under both."""
     named = stage.named_preferences()
     first, second = (torch.tensor(named[name]) for name in stage.groups[:2])
-    found = []
+    steps = []
     for step in range(PATH_STEPS):
         share = step / (PATH_STEPS - 1)
-        z = ((1 - share) * first + share * second).expand(len(field.prompts), -1)
-        answers = field.answers(policy, z, stage.config.seed, "path")
+        z = ((1 - share) * first + share * second).expand(len(duels.prompts), -1)
+        answers = duels.answers(policy, z, stage.seed, "path")
         nobody = [""] * len(answers)
-        found.append(
+        steps.append(
             [
                 outcome
                 for preference in stage.groups[:2]
-                for outcome in field.judged(stage, answers, preference, nobody, seen=True)
+                for outcome in duels.judged(stage, answers, preference, nobody, seen=True)
             ]
         )
-    return found
+    return steps
 
 
-def _told(policy: Policy, found: Sequence[Ids]) -> list[Answer]:
-    return [Answer(policy.words.text(ids), len(ids)) for ids in found]
+def _completions(policy: Policy, samples: Sequence[Ids]) -> list[Completion]:
+    return [Completion(policy.tokenizer.text(ids), len(ids)) for ids in samples]
 
 
 def _plain(text: Text) -> str:

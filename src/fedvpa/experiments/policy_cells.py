@@ -14,9 +14,9 @@ from typing import Any
 
 from fedvpa import __version__
 from fedvpa.algorithms import METHODS
-from fedvpa.alignment.setup import problem
-from fedvpa.alignment.stage1 import ONE, Stage1
-from fedvpa.api.align import train_policy
+from fedvpa.alignment.dpo_job import DPOJob
+from fedvpa.alignment.job import train_in_memory
+from fedvpa.alignment.stage1 import ONE
 from fedvpa.api.compare import compare
 from fedvpa.core.errors import ConfigError, nearest
 from fedvpa.core.files import write_json
@@ -24,10 +24,10 @@ from fedvpa.evaluation.judges.make import make_judge
 from fedvpa.evaluation.outcomes import Outcome, load_outcomes, save_outcomes
 from fedvpa.evaluation.win_rates import policy_comparison, side_by_side, switching
 from fedvpa.experiments.client_models import FEDBISCUIT_LORA, FEDDPO, TRAINED_BY_CLIENTS
-from fedvpa.experiments.duels import PATH_STEPS, all_outcomes, arena, path_outcomes
+from fedvpa.experiments.duels import PATH_STEPS, all_outcomes, open_duels, path_outcomes
 from fedvpa.experiments.processes import run_all
 from fedvpa.runs.config import RunConfig
-from fedvpa.runs.fit import fit
+from fedvpa.runs.fit import fit, stage1_of
 from fedvpa.runs.prepare import prepare
 
 SAMPLES = 4
@@ -176,23 +176,22 @@ def run_policy_cell(cell: PolicyCell) -> None:
     """Both stages of one cell, and its duels."""
     config = cell.config.model_copy(update={"engine": cell.config.engine.model_copy(update={"workers": 1})})
     prepared = prepare(config)
-    done = fit(config, prepared)
-    stage = Stage1(config, prepared, done.selector, done.posterior)
+    stage = stage1_of(config, prepared, fit(config, prepared))
     started = time.monotonic()
     if cell.method in TRAINED_BY_CLIENTS:
         policy, notes = TRAINED_BY_CLIENTS[cell.method](stage)
         policies = {ONE: policy}
     else:
-        trained = {name: train_policy(problem(stage, name)) for name in stage.policies}
+        trained = {name: train_in_memory(DPOJob(stage, name)) for name in stage.policies}
         policies = {name: policy for name, (policy, _) in trained.items()}
-        notes = {name: told for name, (_, told) in trained.items()}
+        notes = {name: report for name, (_, report) in trained.items()}
     seconds = time.monotonic() - started
     rules = config.policy.judging
     judge = make_judge(rules.judge, rules.settings, cell.out / "verdicts.jsonl")
-    field = arena(stage, next(iter(policies.values())), judge, rules)
-    outcomes = all_outcomes(field, stage, policies)
+    duels = open_duels(stage, next(iter(policies.values())), judge, rules)
+    outcomes = all_outcomes(duels, stage, policies)
     save_outcomes(cell.folder / "outcomes.jsonl", [replace(one, method=cell.method) for one in outcomes])
     if cell.method == OURS and len(stage.groups) > 1:
-        for step, found in enumerate(path_outcomes(field, stage, next(iter(policies.values())))):
+        for step, found in enumerate(path_outcomes(duels, stage, next(iter(policies.values())))):
             save_outcomes(cell.folder / f"path-{step}.jsonl", found)
     write_json(cell.seconds, {"seconds": seconds, "policies": notes})

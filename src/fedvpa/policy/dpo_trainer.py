@@ -66,7 +66,7 @@ class _Totals:
     sure: int
 
 
-class Trainer:
+class DPOTrainer:
     """AdamW on the weights that stage 2 moves.
 
     Everything random is named by (seed, step), so a trainer that loads :meth:`state` goes on as if never stopped.

@@ -22,7 +22,10 @@ from fedvpa.policy.adapters import _quiet_peft
 from fedvpa.policy.conditioning import Conditioner
 from fedvpa.policy.config import PolicyConfig
 from fedvpa.policy.model import SCHEMA_VERSION, Policy
-from fedvpa.policy.rows import Words
+from fedvpa.policy.rows import PolicyTokenizer
+
+PREFERENCES = "preferences.json"
+"""Beside the policy: group → the z that stands for it."""
 
 TYPICAL_NORM = 1.0
 """Norm of z that a fresh conditioner expects: that of a prototype at the default ``prototype_scale``."""
@@ -42,7 +45,7 @@ def new_policy(config: PolicyConfig, model: str, latent: int | None, seed: int, 
         ModelError: If the folder is unusable or no causal language model.
     """
     source = locate(config.model or model)
-    base, words = load_base(source, config, device)
+    base, tokenizer = load_base(source, config, device)
     lora = LoraConfig(
         r=config.lora_rank,
         lora_alpha=config.lora_alpha,
@@ -60,10 +63,10 @@ def new_policy(config: PolicyConfig, model: str, latent: int | None, seed: int, 
         newer = getattr(base, "activation_checkpointing_enable", None)
         (newer or base.gradient_checkpointing_enable)({"use_reentrant": False})
         adapted.enable_input_require_grads()
-    return _assemble(adapted, conditioner, words, source)
+    return _assemble(adapted, conditioner, tokenizer, source, config)
 
 
-def load_base(source: ModelSource, config: PolicyConfig, device: str = "auto") -> tuple[Any, Words]:
+def load_base(source: ModelSource, config: PolicyConfig, device: str = "auto") -> tuple[Any, PolicyTokenizer]:
     """A causal language model with TRL's fused LM head, and its tokenizer.
 
     Raises:
@@ -76,7 +79,7 @@ def load_base(source: ModelSource, config: PolicyConfig, device: str = "auto") -
         model: Any = AutoModelForCausalLM.from_pretrained(source.folder, dtype=dtype)
     add_fused_lm_head(model)
     model.requires_grad_(False)
-    return model.to(place), _words(tokenizer, model, config)
+    return model.to(place), _limited(tokenizer, model, config)
 
 
 def read_policy(folder: Path) -> dict[str, Any]:
@@ -98,8 +101,24 @@ def read_policy(folder: Path) -> dict[str, Any]:
     return saved
 
 
+def load_pretrained(folder: Path, *, model: str | None = None, device: str = "auto") -> Policy:
+    """The policy of a run directory or of a policy folder; arguments and errors as :meth:`Policy.from_pretrained`."""
+    folder = folder / "policy" if (folder / "policy").is_dir() else folder
+    if not (folder / "policy.json").is_file():
+        several = sorted(path.parent.name for path in folder.glob("*/policy.json"))
+        if several:
+            raise RunError(
+                f"holds one policy for each of {', '.join(several)}.",
+                fix=f"Give the folder of one, such as {folder / several[0]}.",
+                where=str(folder),
+            )
+    settings = PolicyConfig.parse(read_policy(folder).get("settings", {}))
+    policy = load_policy(folder, settings.model_copy(update={"model": model or settings.model}), device=device)
+    return policy.eval()
+
+
 def load_policy(folder: Path, config: PolicyConfig, *, device: str = "auto") -> Policy:
-    """What :meth:`Policy.save_pretrained` wrote.
+    """What :meth:`Policy.save_pretrained` wrote, with the preferences that stand beside it.
 
     Raises:
         RunError: If it is not such a folder, of another schema version, or the base model has changed.
@@ -118,7 +137,7 @@ def load_policy(folder: Path, config: PolicyConfig, *, device: str = "auto") -> 
             fix="Give the base model that it was trained on: policy.model=PATH.",
             where=str(source.folder),
         )
-    base, words = load_base(source, config, device)
+    base, tokenizer = load_base(source, config, device)
     with _quiet_peft():
         adapted = PeftModel.from_pretrained(base, folder, is_trainable=True)
     conditioner = None
@@ -127,13 +146,20 @@ def load_policy(folder: Path, config: PolicyConfig, *, device: str = "auto") -> 
         values = {"conditioning": shape["kind"], "prefix_tokens": shape["prefix_tokens"]}
         conditioner = _new_conditioner(config.model_copy(update=values), base, shape["latent"])
         conditioner.load_state_dict(load_file(folder / "z_conditioner.safetensors"))
-    return _assemble(adapted, conditioner, words, source)
+    policy = _assemble(adapted, conditioner, tokenizer, source, config)
+    if (folder / PREFERENCES).is_file() and conditioner is not None:
+        policy.preferences = json.loads((folder / PREFERENCES).read_text(encoding="utf-8"))
+    return policy
 
 
-def _assemble(adapted: Any, conditioner: Conditioner | None, words: Words, source: ModelSource) -> Policy:
+def _assemble(
+    adapted: Any, conditioner: Conditioner | None, tokenizer: PolicyTokenizer, source: ModelSource, config: PolicyConfig
+) -> Policy:
     if conditioner is not None:
         conditioner.to(adapted.device)
-    return Policy(adapted, conditioner, words, source)
+    limits = config.candidates
+    sampling = replace(SERVING, max_new_tokens=limits.max_new_tokens, batch=limits.batch)
+    return Policy(adapted, conditioner, tokenizer, source, sampling=sampling)
 
 
 def _new_conditioner(config: PolicyConfig, base: Any, latent: int) -> Conditioner:
@@ -143,11 +169,11 @@ def _new_conditioner(config: PolicyConfig, base: Any, latent: int) -> Conditione
     )
 
 
-def _words(tokenizer: Any, model: Any, config: PolicyConfig) -> Words:
+def _limited(tokenizer: Any, model: Any, config: PolicyConfig) -> PolicyTokenizer:
     """The tokenizer with its limits: prefix, prompt and a response of the longest sample fit into the positions."""
     positions = positions_of(model)
     if positions is None:
-        return Words.of(tokenizer, 2**31)
+        return PolicyTokenizer.of(tokenizer, 2**31)
     room = positions - config.candidates.max_new_tokens - config.prefix_tokens - 2
     if room < 1:
         raise ConfigError(
@@ -155,4 +181,4 @@ def _words(tokenizer: Any, model: Any, config: PolicyConfig) -> Words:
             "fill alone.",
             fix="Lower policy.candidates.max_new_tokens.",
         )
-    return Words.of(tokenizer, room, positions - config.prefix_tokens)
+    return PolicyTokenizer.of(tokenizer, room, positions - config.prefix_tokens)

@@ -9,8 +9,9 @@ from __future__ import annotations
 import contextlib
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +24,12 @@ from torch import Tensor, nn
 from fedvpa.core.errors import ConfigError
 from fedvpa.core.files import replacing, write_json, write_tensors
 from fedvpa.core.seeds import Label, entropy
+from fedvpa.data.schema import Prompt, as_text, is_prompt
 from fedvpa.models.load import quiet
 from fedvpa.models.locate import ModelSource
 from fedvpa.policy.conditioning import Conditioner
-from fedvpa.policy.rows import IGNORED, Batch, Ids, Layout, Words
+from fedvpa.policy.preference import Preference, latent_of
+from fedvpa.policy.rows import IGNORED, Batch, Ids, Layout, PolicyTokenizer
 
 SCHEMA_VERSION = 2
 
@@ -48,20 +51,56 @@ class Sampling:
     batch: int = 300
 
 
+SERVING = Sampling(temperature=0.7)
+"""How users' prompts are answered. Chosen by us: what the judges compare, too."""
+
+
 class Policy(nn.Module):
     """A base model with LoRA and, for methods with a latent, a conditioner. Built by :func:`new_policy`.
 
     Args:
         model: A PEFT model whose base has TRL's fused LM head.
         conditioner: None for one policy without z.
-        words: Its tokenizer.
+        tokenizer: Its tokenizer.
         source: Where the base came from.
+        preferences: Group → the z that stands for it; empty for a policy without z, or one in training.
+        sampling: How :meth:`generate` draws unless told otherwise.
     """
 
-    def __init__(self, model: Any, conditioner: Conditioner | None, words: Words, source: ModelSource) -> None:
+    def __init__(
+        self,
+        model: Any,
+        conditioner: Conditioner | None,
+        tokenizer: PolicyTokenizer,
+        source: ModelSource,
+        preferences: Mapping[str, Sequence[float]] | None = None,
+        sampling: Sampling = SERVING,
+    ) -> None:
         super().__init__()
         self.model, self.conditioner = model, conditioner
-        self.words, self.source = words, source
+        self.tokenizer, self.source = tokenizer, source
+        self.preferences, self.sampling = dict(preferences or {}), sampling
+
+    def __repr__(self) -> str:
+        z = "no z" if self.conditioner is None else f"z of {self.conditioner.latent} numbers"
+        return f"Policy(base={self.source.name!r}, {z}, preferences={list(self.preferences)})"
+
+    @classmethod
+    def from_pretrained(cls, folder: str | PathLike[str], *, model: str | None = None, device: str = "auto") -> Policy:
+        """Load an aligned policy.
+
+        Args:
+            folder: A run directory, or its ``policy`` folder.
+            model: Where the base model is now, if not where it was: a folder or a hub id.
+            device: ``auto`` (a GPU if there is one), or any torch device.
+
+        Raises:
+            RunError: If there is no policy, or one for each group; then their folders are named.
+            ModelError: If the base model cannot be loaded, or is not the one that the policy was trained on.
+        """
+        from fedvpa.policy.files import load_pretrained
+
+        return load_pretrained(Path(folder), model=model, device=device)
 
     @property
     def device(self) -> torch.device:
@@ -71,7 +110,7 @@ class Policy(nn.Module):
     @property
     def layout(self) -> Layout:
         """Of its token rows."""
-        return self.words.layout(self.conditioner.slots if self.conditioner else 0)
+        return self.tokenizer.layout(self.conditioner.slots if self.conditioner else 0)
 
     def trained(self) -> dict[str, Tensor]:
         """The weights that stage 2 moves, by name: LoRA and conditioner."""
@@ -138,7 +177,7 @@ class Policy(nn.Module):
         return found
 
     @torch.no_grad()
-    def generate(
+    def sample(
         self,
         prompts: Sequence[Ids],
         z: Float[Tensor, "batch k"] | None,
@@ -163,11 +202,11 @@ class Policy(nn.Module):
             torch.manual_seed(entropy(seed, *path) % 2**63)
             for start in range(0, len(prompts), sampling.batch):
                 part = slice(start, start + sampling.batch)
-                found += self._generate(prompts[part], None if z is None else z[part], sampling)
+                found += self._sample(prompts[part], None if z is None else z[part], sampling)
         self.train(training)
         return found
 
-    def _generate(self, prompts: Sequence[Ids], z: Tensor | None, sampling: Sampling) -> list[Ids]:
+    def _sample(self, prompts: Sequence[Ids], z: Tensor | None, sampling: Sampling) -> list[Ids]:
         rows = self.layout.rows(prompts).to(self.device)
         how: dict[str, Any] = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
         if sampling.temperature > 0:
@@ -178,11 +217,70 @@ class Policy(nn.Module):
                 inputs_embeds=self.embed(rows, z),
                 attention_mask=rows.attention,
                 max_new_tokens=sampling.max_new_tokens,
-                eos_token_id=self.words.eos,
-                pad_token_id=self.words.pad,
+                eos_token_id=self.tokenizer.eos,
+                pad_token_id=self.tokenizer.pad,
                 **how,
             )
-        return [_until(row, self.words.eos) for row in tokens.cpu().numpy().astype("int32")]
+        return [_until(row, self.tokenizer.eos) for row in tokens.cpu().numpy().astype("int32")]
+
+    def generate(
+        self,
+        prompts: Prompt | Sequence[Prompt],
+        *,
+        preference: Preference | None = None,
+        temperature: float | None = None,
+        top_p: float | None = None,
+        max_new_tokens: int | None = None,
+        seed: int = 0,
+    ) -> list[str]:
+        """One answer to each prompt.
+
+        Args:
+            prompts: A prompt or several: strings, or lists of messages with ``role`` and ``content``.
+            preference: Whose: the name of a group, a place from 0 to 1 between two groups, or a z of k numbers, such as
+                :func:`fedvpa.personalize` gives. None for a policy without z.
+            temperature: 0 for greedy decoding; by default 0.7.
+            top_p: Nucleus; by default 1.
+            max_new_tokens: Longest answer; by default that of the candidates in training.
+            seed: Names the draws.
+
+        Returns:
+            The answers, without special tokens.
+
+        Raises:
+            ConfigError: If the preference is unknown, missing or unasked for, or prompt and answer do not fit.
+        """
+        texts = [as_text(prompt) for prompt in ([prompts] if is_prompt(prompts) else prompts)]
+        sampling = replace(
+            self.sampling,
+            temperature=self.sampling.temperature if temperature is None else temperature,
+            top_p=self.sampling.top_p if top_p is None else top_p,
+            max_new_tokens=self.sampling.max_new_tokens if max_new_tokens is None else max_new_tokens,
+        )
+        z = self._latent(preference)
+        asked = self.tokenizer.prompts(texts)
+        self._check_room(max(map(len, asked), default=0), sampling.max_new_tokens)
+        found = self.sample(asked, None if z is None else z.expand(len(asked), -1), sampling, seed, "generate")
+        return [self.tokenizer.text(ids) for ids in found]
+
+    def _latent(self, preference: Preference | None) -> Tensor | None:
+        if self.conditioner is None and preference is not None:
+            raise ConfigError(
+                f"This policy is the same for everybody and cannot follow {preference!r}.",
+                fix="Leave the preference out, or align a run of fedvpa_gp.",
+            )
+        if self.conditioner is None or preference is None:
+            return None
+        return latent_of(preference, self.preferences)
+
+    def _check_room(self, prompt: int, answer: int) -> None:
+        whole = self.tokenizer.max_tokens
+        room = None if whole is None else whole - len(self.tokenizer.before) - prompt
+        if room is not None and answer > room:
+            raise ConfigError(
+                f"max_new_tokens = {answer} and a prompt of {prompt} tokens do not fit into the policy's positions.",
+                fix=f"Give at most {room}." if room > 0 else "Give a shorter prompt.",
+            )
 
     @contextlib.contextmanager
     def reference(self) -> Iterator[Policy]:
@@ -191,7 +289,7 @@ class Policy(nn.Module):
         self.eval()
         try:
             with self.model.disable_adapter():
-                yield Policy(self.model, None, self.words, self.source).eval()
+                yield Policy(self.model, None, self.tokenizer, self.source).eval()
         finally:
             self.train(training)
 
@@ -221,7 +319,7 @@ class Policy(nn.Module):
                 "schema_version": SCHEMA_VERSION,
                 "model": self.source.name,
                 "base": self.source.identity(),
-                "max_prompt_tokens": self.words.max_prompt_tokens,
+                "max_prompt_tokens": self.tokenizer.max_prompt_tokens,
                 "conditioner": shape,
                 **(notes or {}),
             },

@@ -85,24 +85,24 @@ class Layout:
 
 
 @dataclass(frozen=True)
-class Words:
+class PolicyTokenizer:
     """Texts ↔ tokens of one policy.
 
     Attributes:
-        tokenizer: A fast Hugging Face tokenizer.
+        base: A fast Hugging Face tokenizer.
         before: The special tokens in front of a prompt.
         max_prompt_tokens: Longer prompts lose tokens on the left.
         max_tokens: Special tokens, prompt and response together: responses of a data set that do not fit lose tokens on
             the right. None for no limit.
     """
 
-    tokenizer: object
+    base: object
     before: tuple[int, ...]
     max_prompt_tokens: int
     max_tokens: int | None = None
 
     @classmethod
-    def of(cls, tokenizer: object, max_prompt_tokens: int, max_tokens: int | None = None) -> Words:
+    def of(cls, tokenizer: object, max_prompt_tokens: int, max_tokens: int | None = None) -> PolicyTokenizer:
         """Read the special tokens off a tokenizer.
 
         Raises:
@@ -115,12 +115,12 @@ class Words:
     @property
     def eos(self) -> int:
         """The token that ends a response."""
-        return int(self.tokenizer.eos_token_id)  # type: ignore[attr-defined]
+        return int(self.base.eos_token_id)  # type: ignore[attr-defined]
 
     @property
     def pad(self) -> int:
         """The padding token; masked, so its value does not matter."""
-        pad = self.tokenizer.pad_token_id  # type: ignore[attr-defined]
+        pad = self.base.pad_token_id  # type: ignore[attr-defined]
         return self.eos if pad is None else int(pad)
 
     def layout(self, slots: int) -> Layout:
@@ -142,7 +142,7 @@ class Words:
         """
         found, counts = [], TokenCounts()
         for pair in pairs:
-            rendered = render(pair, self.tokenizer, "plain")
+            rendered = render(pair, self.base, "plain")
             whole = self.encode(rendered.prompt)
             prompt = self._cut(whole, pair.prompt)
             room = None if self.max_tokens is None else self.max_tokens - len(self.before) - len(prompt)
@@ -160,12 +160,12 @@ class Words:
 
     def text(self, ids: Sequence[int] | Ids) -> str:
         """What tokens say, special ones left out."""
-        decoded = self.tokenizer.decode(list(map(int, ids)), skip_special_tokens=True)  # type: ignore[attr-defined]
+        decoded = self.base.decode(list(map(int, ids)), skip_special_tokens=True)  # type: ignore[attr-defined]
         return str(decoded)
 
     def encode(self, text: str) -> Ids:
         """The tokens of a text as it is, without the special ones in front."""
-        encoded = self.tokenizer(text, add_special_tokens=False, verbose=False)  # type: ignore[operator]
+        encoded = self.base(text, add_special_tokens=False, verbose=False)  # type: ignore[operator]
         ids = np.asarray(encoded["input_ids"], dtype=np.int32)
         # A chat template writes its own BOS; the layout puts it before the slots.
         return ids[len(self.before) :] if self.before and tuple(ids[: len(self.before)]) == self.before else ids
@@ -173,13 +173,13 @@ class Words:
     def _opened(self, text: Text) -> str:
         if isinstance(text, str):
             return text
-        if not self.tokenizer.chat_template:  # type: ignore[attr-defined]
+        if not self.base.chat_template:  # type: ignore[attr-defined]
             raise ModelError(
                 "The prompts are conversations, but the policy's tokenizer has no chat template.",
                 fix="Use a chat model, or give prompts as strings.",
             )
         turns = [{"role": turn.role, "content": turn.content} for turn in text if isinstance(turn, Message)]
-        opened = self.tokenizer.apply_chat_template(  # type: ignore[attr-defined]
+        opened = self.base.apply_chat_template(  # type: ignore[attr-defined]
             turns, tokenize=False, add_generation_prompt=True
         )
         return str(opened)

@@ -30,7 +30,7 @@ from fedvpa.models.rendering import render
 from fedvpa.models.tokens import Limits, TokenCounts
 from fedvpa.objectives.bradley_terry import choice_log_likelihood
 from fedvpa.policy.model import Policy
-from fedvpa.policy.rows import Ids, Words
+from fedvpa.policy.rows import Ids, PolicyTokenizer
 
 TEMPLATE = "{prompt}\nA: {first}\nB: {second}\nWhich is better, A or B?"
 """What the model reads; an answer follows. The instruction is ours and short, since every pair repeats it."""
@@ -77,27 +77,27 @@ class Template:
     """:data:`TEMPLATE` and the two answers in the tokens of one model.
 
     Attributes:
-        words: The model's tokenizer.
+        tokenizer: The model's tokenizer.
         parts: The tokens between prompt and first response, between the responses, and behind them.
         answers: The tokens of A and B.
         limits: Longest prompt and response, and the model's positions.
     """
 
-    words: Words
+    tokenizer: PolicyTokenizer
     parts: tuple[Ids, Ids, Ids]
     answers: tuple[int, int]
     limits: Limits
 
     @classmethod
-    def of(cls, words: Words, limits: Limits) -> Template:
+    def of(cls, tokenizer: PolicyTokenizer, limits: Limits) -> Template:
         """The template for a tokenizer.
 
         Raises:
             ModelError: If A and B are not two tokens of it.
             ConfigError: If the template alone fills the model's positions.
         """
-        first, second, third = (words.encode(text) for text in re.split(r"\{\w+\}", TEMPLATE)[1:])
-        found = cls(words, (first, second, third), _answers(words), limits)
+        first, second, third = (tokenizer.encode(text) for text in re.split(r"\{\w+\}", TEMPLATE)[1:])
+        found = cls(tokenizer, (first, second, third), _answers(tokenizer), limits)
         if limits.positions is not None and found.room < 3:
             raise ConfigError(
                 f"The question for a choice fills the model's {limits.positions} positions alone.",
@@ -108,15 +108,17 @@ class Template:
     @property
     def room(self) -> int:
         """Tokens that prompt and responses may have together; a large number where the model sets none."""
-        fixed = len(self.words.before) + sum(map(len, self.parts))
+        fixed = len(self.tokenizer.before) + sum(map(len, self.parts))
         return 2**31 if self.limits.positions is None else self.limits.positions - fixed
 
     def of_pairs(self, pairs: Sequence[Pair]) -> Choices:
         """Labelled pairs of a data set; the chosen response is the preferred one."""
         tokens = []
         for pair in pairs:
-            rendered = render(pair, self.words.tokenizer, "plain")
-            tokens.append([self.words.encode(text) for text in (rendered.prompt, rendered.chosen, rendered.rejected)])
+            rendered = render(pair, self.tokenizer.base, "plain")
+            tokens.append(
+                [self.tokenizer.encode(text) for text in (rendered.prompt, rendered.chosen, rendered.rejected)]
+            )
         prompts, chosen, rejected = ([each[part] for each in tokens] for part in range(3))
         return self.of_tokens(prompts, chosen, rejected)
 
@@ -127,7 +129,7 @@ class Template:
         """
         forwards, backwards, counts = [], [], TokenCounts()
         for prompt, good, bad in zip(prompts, preferred, others, strict=True):
-            whole = [_ended(response, self.words.eos) for response in (good, bad)]
+            whole = [_ended(response, self.tokenizer.eos) for response in (good, bad)]
             kept = [response[: min(self.limits.response, (self.room - 1) // 2)] for response in whole]
             space = min(self.limits.prompt, self.room - sum(map(len, kept)))
             opened = prompt[max(0, len(prompt) - space) :]
@@ -199,10 +201,10 @@ def _ended(ids: Ids, eos: int) -> Ids:
     return ids[: ends[0]] if len(ends) else ids
 
 
-def _answers(words: Words) -> tuple[int, int]:
+def _answers(tokenizer: PolicyTokenizer) -> tuple[int, int]:
     tried = []
     for letters in LETTERS:
-        first, second = (words.encode(letter).tolist() for letter in letters)
+        first, second = (tokenizer.encode(letter).tolist() for letter in letters)
         if len(first) == len(second) == 1 and first != second:
             return first[0], second[0]
         tried.append(f"{letters[0]!r} → {first}, {letters[1]!r} → {second}")

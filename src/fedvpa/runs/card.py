@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from fedvpa.algorithms.feddpo import METHOD as FEDDPO
-from fedvpa.alignment.jobs import Work
+from fedvpa.alignment.job import AlignmentJob
 from fedvpa.policy.model import Policy
+from fedvpa.runs.config import RunConfig
 
 CARD = """---
 library_name: peft
@@ -27,22 +28,28 @@ BY_SELECTOR = """DPO on the base model's own samples, ordered by a selector that
 BY_CLIENTS = "{seen} clients ran DPO on their own pairs, and their LoRA adapters were averaged over {rounds} rounds."
 
 
-def card(work: Work, policy: Policy) -> str:
-    """The text for one policy."""
-    seen, alone = len(work.prepared.federation.client_ids), work.method == FEDDPO
-    follows = policy.conditioner is not None
-    whose = f"for the group {work.name!r}" if work.name else "for all users" + (", which follows z" if follows else "")
-    rounds = work.total if alone else work.config.server.rounds
+def card(job: AlignmentJob, policy: Policy, config: RunConfig, clients: int) -> str:
+    """The text for one policy.
+
+    Args:
+        job: What trained it.
+        policy: The result.
+        config: The run.
+        clients: How many trained.
+    """
+    alone, follows = job.method == FEDDPO, policy.conditioner is not None
+    whose = f"for the group {job.name!r}" if job.name else "for all users" + (", which follows z" if follows else "")
+    rounds = job.total if alone else config.server.rounds
     return CARD.format(
         base=policy.source.name,
-        method=work.method,
+        method=job.method,
         whose=whose,
-        how=(BY_CLIENTS if alone else BY_SELECTOR).format(seen=seen, rounds=rounds),
+        how=(BY_CLIENTS if alone else BY_SELECTOR).format(seen=clients, rounds=rounds),
         conditioning="`z_conditioner.safetensors` holds the map from z; without it this adapter ignores preferences."
         if follows
         else "It takes no z.",
         sent="LoRA weights were sent in every round"
         if alone
         else "weights and one small posterior per user and round were sent",
-        preference=" --preference NAME" if follows or work.name else "",
+        preference=" --preference NAME" if follows or job.name else "",
     )

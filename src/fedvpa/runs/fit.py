@@ -1,20 +1,24 @@
-"""From a configuration and its clients to a trained selector, in memory."""
+"""From a configuration and its clients to a trained selector."""
 
 from __future__ import annotations
 
+from collections.abc import Generator
 from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 from fedvpa.algorithms import make
-from fedvpa.engines.flower.simulation import require_flower
+from fedvpa.alignment.stage1 import Stage1, Users
+from fedvpa.core.short_repr import short_repr
+from fedvpa.engines.config import EngineConfig
 from fedvpa.engines.training import TrainState, rounds, start
-from fedvpa.evaluation.accuracy import infer_clients
+from fedvpa.engines.vectorised import default_workers
 from fedvpa.runs.config import RunConfig
 from fedvpa.runs.prepare import Prepared
-from fedvpa.selector.posterior import Posterior
+from fedvpa.runs.users import RunUsers, infer_users
 from fedvpa.selector.selector import Selector
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Trained:
     """A finished training.
 
@@ -22,33 +26,111 @@ class Trained:
         selector: The preference model.
         state: The final state of server and simulated clients.
         seconds: Wall-clock seconds of all rounds.
-        posterior: Of the seen clients, in the partition's order, from their training pairs.
+        seen: The users that trained, in the partition's order.
+        unseen: The users that did not.
     """
 
     selector: Selector
     state: TrainState
     seconds: float
-    posterior: Posterior
+    seen: Users
+    unseen: Users
+
+    __repr__ = short_repr
+
+
+class SelectorJob:
+    """The rounds of a run; see :class:`fedvpa.core.loop.Job`.
+
+    Args:
+        config: The run.
+        prepared: Its clients.
+        state: A state to go on from; by default the one before the first round.
+        workers: Threads that share out a cohort, as in the run that is gone on with; by default those of the
+            configuration, or what this machine has.
+    """
+
+    unit: Literal["round"] = "round"
+    is_main = True
+
+    def __init__(
+        self, config: RunConfig, prepared: Prepared, state: TrainState | None = None, *, workers: int | None = None
+    ) -> None:
+        self.config, self.prepared = config, prepared
+        self.workers = workers_of(config.engine) if workers is None else workers
+        self.algorithm = make(config.method, config.method_config)
+        self.state = state or start(self.algorithm, prepared.federation, config.seed)
+
+    @property
+    def title(self) -> str:
+        """What progress calls it."""
+        return f"{self.config.method}: rounds"
+
+    @property
+    def total(self) -> int:
+        """Rounds; 0 for a method that needs no federation."""
+        return self.algorithm.rounds
+
+    @property
+    def done(self) -> int:
+        """Rounds behind it."""
+        return self.state.server.round
+
+    @property
+    def checkpoint_due(self) -> bool:
+        """Every so many rounds."""
+        every = self.config.engine.checkpoint_every
+        return bool(every) and self.done % every == 0
+
+    def run(self) -> Generator[dict[str, Any], None, None]:
+        """The rounds that are left; yields their lines of ``history.jsonl``."""
+        federation = self.prepared.federation
+        engine = self.config.engine.model_copy(update={"workers": self.workers or self.config.engine.workers})
+        for state, line in rounds(self.algorithm, federation, engine, self.config.seed, self.state):
+            self.state = state
+            yield line
+
+    def check_groups(self) -> None:
+        """Raise DataError if the method reads true groups and a client has none."""
+        if self.algorithm.reads_groups:
+            self.prepared.federation.group_one_hot(self.prepared.federation.client_ids)
+
+    def finish(self, seconds: float) -> Trained:
+        """The selector and what it infers of every user."""
+        federation, by_group = self.prepared.federation, self.algorithm.reads_groups
+        selector = self.algorithm.selector(self.state.server)
+        seen = infer_users(selector, federation, federation.partition.seen, by_group=by_group)
+        unseen = infer_users(selector, federation, federation.partition.unseen, by_group=by_group)
+        named = replace(selector, scaling=federation.scaling, feature_key=self.prepared.feature_key)
+        return Trained(named, self.state, seconds, seen, unseen)
+
+
+def workers_of(engine: EngineConfig) -> int:
+    """Threads that share out a cohort; 0 on engines that have none."""
+    return (engine.workers or default_workers()) if engine.name == "vectorised" else 0
 
 
 def fit(config: RunConfig, prepared: Prepared) -> Trained:
     """Train in memory, without a run directory."""
-    algorithm = make(config.method, config.method_config)
-    federation = prepared.federation
-    state, seconds = start(algorithm, federation, config.seed), 0.0
-    for reached, line in rounds(algorithm, federation, config.engine, config.seed, state):
-        state, seconds = reached, seconds + line["seconds"]
-    return _trained(algorithm.reads_groups, algorithm.selector(state.server), state, seconds, prepared)
+    job = SelectorJob(config, prepared)
+    return job.finish(sum(line["seconds"] for line in job.run()))
 
 
-def _trained(by_group: bool, selector: Selector, state: TrainState, seconds: float, prepared: Prepared) -> Trained:
-    federation = prepared.federation
-    posterior = infer_clients(selector, federation, federation.partition.seen, by_group=by_group)
-    named = replace(selector, scaling=federation.scaling, feature_key=prepared.feature_key)
-    return Trained(named, state, seconds, posterior)
+def stage1_of(config: RunConfig, prepared: Prepared, trained: Trained) -> Stage1:
+    """What stage 2 needs of a training in memory."""
+    return Stage1(
+        algorithm=make(config.method, config.method_config),
+        selector=trained.selector,
+        seen=trained.seen,
+        unseen=trained.unseen,
+        pairs=prepared.pairs,
+        features=config.features,
+        policy=config.policy,
+        seed=config.seed,
+        world=config.data.source == "world",
+    )
 
 
-def check_engine(config: RunConfig) -> None:
-    """Raise ConfigError if the engine needs packages that are not installed, before work is done for it."""
-    if config.engine.name == "flower":
-        require_flower()
+def run_users(prepared: Prepared, trained: Trained) -> RunUsers:
+    """The users of a finished training, as a run directory keeps them."""
+    return RunUsers(trained.seen, trained.unseen, prepared.federation.partition, prepared.fingerprint())

@@ -1,88 +1,159 @@
-"""A run directory: its files, its configuration, its history."""
+"""A run directory: where its files lie, its configuration, its history."""
 
 from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
+from fedvpa.core.config import flat
 from fedvpa.core.errors import RunError
-from fedvpa.evaluation.report.page import flat
-from fedvpa.runs.config import RunConfig, read_config
+from fedvpa.core.files import write_json, write_text
+from fedvpa.runs.config import RunConfig, dump, read_config, with_overrides
 
 SCHEMA_VERSION = 1
-
 SCHEMA_LINE = "# schema_version: "
 """The first line of ``config.yaml``: a comment, so that the file can be given to ``--config`` as it is."""
 
-RUN_FOLDERS = ("policy", "selector", "clients", "checkpoints", "figures")
-
-RUN_FILES = ("config.yaml", "environment.json", "history.jsonl", "scores.jsonl", "metrics.json", "report.html")
+FOLDERS = ("policy", "selector", "clients", "checkpoints", "figures")
+FILES = ("config.yaml", "environment.json", "history.jsonl", "scores.jsonl", "metrics.json", "report.html")
 """What a run writes, and all that ``overwrite`` removes."""
 
 
-def _remove(out: Path) -> None:
-    """Remove an earlier run, checkpoints first: a new run that is killed early must not go on from the old one's."""
-    for name in reversed(RUN_FOLDERS):
-        if (out / name).is_dir():
-            shutil.rmtree(out / name)
-    for name in RUN_FILES:
-        (out / name).unlink(missing_ok=True)
+@dataclass(frozen=True)
+class RunFolder:
+    """The directory of one run.
 
+    Attributes:
+        path: The directory.
+    """
 
-def _check_config(out: Path, config: RunConfig, saved: dict[str, Any]) -> None:
-    now, then = dict(flat(config.model_dump(mode="json"))), dict(flat(saved))
-    for key in sorted(now.keys() | then.keys()):
-        if now.get(key) != then.get(key):
+    path: Path
+
+    @classmethod
+    def open(cls, path: str | PathLike[str]) -> Self:
+        """The directory of a run that is there.
+
+        Raises:
+            RunError: If there is none, or one of another schema version.
+        """
+        folder = cls(Path(path))
+        if not folder.config_file.is_file():
             raise RunError(
-                f"says {key} = {now.get(key)}, and the checkpoint was made with {then.get(key)}.",
-                fix="Restore it, or start another run.",
-                where=str(out / "config.yaml"),
+                "holds no run (config.yaml is missing).", fix="Give the folder that train wrote.", where=str(path)
             )
+        first = folder.config_file.read_text(encoding="utf-8").partition("\n")[0]
+        if first != f"{SCHEMA_LINE}{SCHEMA_VERSION}":
+            version = first.removeprefix(SCHEMA_LINE) if first.startswith(SCHEMA_LINE) else "unknown"
+            raise RunError(
+                f"has schema version {version}; this fedvpa reads {SCHEMA_VERSION}.",
+                fix="Use the fedvpa that wrote it, or train again.",
+                where=str(folder.config_file),
+            )
+        return folder
 
+    def __str__(self) -> str:
+        return str(self.path)
 
-def _history(path: Path, rounds_done: int) -> list[dict[str, Any]]:
-    """The lines of the rounds that a checkpoint holds; what a killed run wrote after them is dropped.
+    @property
+    def config_file(self) -> Path:
+        """The resolved configuration."""
+        return self.path / "config.yaml"
 
-    Raises:
-        RunError: If one of those lines is missing or broken.
-    """
-    lines = path.read_text(encoding="utf-8").splitlines()[:rounds_done] if path.is_file() else []
-    try:
-        kept: list[dict[str, Any]] = [json.loads(line) for line in lines]
-    except json.JSONDecodeError as error:
-        raise RunError(f"is not JSON lines ({error}).", fix="Restore the history.", where=str(path)) from error
-    if [line["round"] for line in kept] != list(range(rounds_done)):
-        raise RunError(
-            f"the history does not hold the {rounds_done} rounds of the checkpoint.",
-            fix="Restore it, or start again with --overwrite.",
-            where=str(path),
-        )
-    return kept
+    @property
+    def history(self) -> Path:
+        """A line per round."""
+        return self.path / "history.jsonl"
 
+    @property
+    def checkpoint(self) -> Path:
+        """All that is needed to go on with stage 1."""
+        return self.path / "checkpoints" / "last.safetensors"
 
-def load_run_config(out: Path) -> RunConfig:
-    """The configuration of a run directory.
+    @property
+    def selector(self) -> Path:
+        """The trained selector."""
+        return self.path / "selector"
 
-    Raises:
-        RunError: If there is none, or of another schema version.
-    """
-    path = out / "config.yaml"
-    if not path.is_file():
-        raise RunError(
-            "holds no run (config.yaml is missing).", fix="Give the folder that train wrote.", where=str(out)
-        )
-    first = path.read_text(encoding="utf-8").partition("\n")[0]
-    if first != f"{SCHEMA_LINE}{SCHEMA_VERSION}":
-        raise RunError(
-            f"has schema version {first.removeprefix(SCHEMA_LINE) if first.startswith(SCHEMA_LINE) else 'unknown'}; "
-            f"this fedvpa reads {SCHEMA_VERSION}.",
-            fix="Use the fedvpa that wrote it, or train again.",
-            where=str(path),
-        )
-    return read_config(path)
+    @property
+    def clients(self) -> Path:
+        """The "devices" of a simulation; never to be shared."""
+        return self.path / "clients"
 
+    @property
+    def users(self) -> Path:
+        """See :mod:`fedvpa.runs.users`."""
+        return self.clients / "users.safetensors"
 
-def _checkpoint(out: Path) -> Path:
-    return out / "checkpoints" / "last.safetensors"
+    @property
+    def policy(self) -> Path:
+        """What stage 2 left."""
+        return self.path / "policy"
+
+    @property
+    def holds_run(self) -> bool:
+        """Whether a run was started here."""
+        return self.config_file.exists()
+
+    def config(self, overrides: Sequence[str] = ()) -> RunConfig:
+        """The configuration of the run, with overrides applied. Raises as ``read_config``."""
+        return with_overrides(read_config(self.config_file), overrides)
+
+    def begin(self, config: RunConfig, environment: Mapping[str, Any]) -> None:
+        """Remove an earlier run and write the files that a run starts with."""
+        self.remove()
+        write_text(self.config_file, f"{SCHEMA_LINE}{SCHEMA_VERSION}\n{dump(config)}")
+        write_json(self.path / "environment.json", environment)
+        write_text(self.history, "")
+
+    def remove(self) -> None:
+        """Remove an earlier run, checkpoints first: a new run that is killed early must not go on from the old one's.
+
+        Files that no run writes stay.
+        """
+        for name in reversed(FOLDERS):
+            if (self.path / name).is_dir():
+                shutil.rmtree(self.path / name)
+        for name in FILES:
+            (self.path / name).unlink(missing_ok=True)
+
+    def check_config(self, config: RunConfig, saved: Mapping[str, Any]) -> None:
+        """Compare the configuration with the one in a checkpoint.
+
+        Raises:
+            RunError: Naming the first key that differs.
+        """
+        now, then = dict(flat(config.model_dump(mode="json"))), dict(flat(saved))
+        for key in sorted(now.keys() | then.keys()):
+            if now.get(key) != then.get(key):
+                raise RunError(
+                    f"says {key} = {now.get(key)}, and the checkpoint was made with {then.get(key)}.",
+                    fix="Restore it, or start another run.",
+                    where=str(self.config_file),
+                )
+
+    def rewind(self, rounds: int) -> list[dict[str, Any]]:
+        """Keep the history of the rounds that a checkpoint holds; what a killed run wrote after them is dropped.
+
+        Raises:
+            RunError: If one of those lines is missing or broken.
+        """
+        lines = self.history.read_text(encoding="utf-8").splitlines()[:rounds] if self.history.is_file() else []
+        try:
+            kept: list[dict[str, Any]] = [json.loads(line) for line in lines]
+        except json.JSONDecodeError as error:
+            raise RunError(
+                f"is not JSON lines ({error}).", fix="Restore the history.", where=str(self.history)
+            ) from error
+        if [line["round"] for line in kept] != list(range(rounds)):
+            raise RunError(
+                f"the history does not hold the {rounds} rounds of the checkpoint.",
+                fix="Restore it, or start again with --overwrite.",
+                where=str(self.history),
+            )
+        write_text(self.history, "".join(json.dumps(line) + "\n" for line in kept))
+        return kept

@@ -1,37 +1,166 @@
-"""What ``align`` left in a run directory, read back."""
+"""The policies of a run directory: trained there, resumable bit for bit, and opened again."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import shutil
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from accelerate.utils import wait_for_everyone
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
+
+from fedvpa.alignment.dpo_job import refresh_file
+from fedvpa.alignment.job import AlignmentJob
 from fedvpa.alignment.stage1 import ONE
+from fedvpa.core.compute import Compute, restore
 from fedvpa.core.errors import RunError
+from fedvpa.core.files import write_tensors, write_text
+from fedvpa.core.loop import run_job
+from fedvpa.core.progress import say
 from fedvpa.policy.config import PolicyConfig
 from fedvpa.policy.files import load_policy, read_policy
 from fedvpa.policy.model import Policy
+from fedvpa.runs.card import card
 from fedvpa.runs.config import RunConfig, with_overrides
-from fedvpa.runs.folder import load_run_config
+from fedvpa.runs.folder import RunFolder
+
+SCHEMA_VERSION = 2
+DIFFERENCES = {
+    "policy": "other settings of policy.*",
+    "method": "another method",
+    "seed": "another seed",
+    "selector": "another selector",
+    "data": "other pairs",
+}
+"""What going on needs to find again, and how its change is said."""
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a policy of a run is made from.
+
+    Attributes:
+        config: Of the run, with stage 2 as it is trained.
+        selector: A hash of the selector that it learns from; empty for none.
+        data: A hash of the run's pairs.
+        clients: How many trained.
+    """
+
+    config: RunConfig
+    selector: str
+    data: str
+    clients: int
+
+
+def checkpoints(run: RunFolder) -> list[Path]:
+    """All checkpoints of a run's policies."""
+    return sorted(run.checkpoint.parent.glob("policy*.safetensors"))
+
+
+def check_place(run: RunFolder, *, overwrite: bool, resume: bool) -> None:
+    """Whether ``align`` may write here.
+
+    Raises:
+        RunError: If there is a policy already, or nothing to resume.
+    """
+    if resume and not checkpoints(run):
+        raise RunError(
+            "holds no checkpoint of a policy: align stopped before its first one.",
+            fix="Start it again without --resume.",
+            where=str(run),
+        )
+    if overwrite or resume:
+        return
+    if (run.policy / "metrics.json").exists():
+        raise RunError("holds a policy already.", fix="Give --overwrite to replace it.", where=str(run))
+    if checkpoints(run):
+        raise RunError(
+            "holds a policy that is not finished.", fix="Go on with --resume, or give --overwrite.", where=str(run)
+        )
+
+
+def restore_compute(run: RunFolder) -> None:
+    """Compute as the last ``align`` of a run did, so that going on is exact; before anything is computed."""
+    path = checkpoints(run)[0]
+    restore(Compute.of(_header(path).get("compute")), str(path))
+
+
+def remove_policies(run: RunFolder) -> None:
+    """Remove earlier policies, checkpoints first: one that is killed early must not go on from the old one's."""
+    for path in [*checkpoints(run), *run.checkpoint.parent.glob(f"{refresh_file(ONE)}*")]:
+        path.unlink()
+    if run.policy.is_dir():
+        shutil.rmtree(run.policy)
+
+
+def train_in_run(run: RunFolder, job: AlignmentJob, inputs: Inputs, command: str, *, resume: bool) -> dict[str, Any]:
+    """Train a policy and leave it in ``run/policy``.
+
+    Args:
+        run: The run directory.
+        job: What to train.
+        inputs: What it is made from; a checkpoint of other inputs is refused.
+        command: The command that goes on.
+        resume: Go on from the checkpoint, if there is one.
+
+    Returns:
+        What ``metrics.json`` says about this policy.
+
+    Raises:
+        RunError: If the checkpoint is of another run.
+        Interrupted: After SIGINT or SIGTERM; a checkpoint was saved.
+    """
+    ending = f"-{job.name}" if job.name else ""
+    checkpoint, history = run.checkpoint.parent / f"policy{ending}.safetensors", run.policy / f"history{ending}.jsonl"
+    meta = {
+        "schema_version": str(SCHEMA_VERSION),
+        "policy": job.settings.model_dump_json(),
+        "method": job.method,
+        "seed": str(job.seed),
+        "selector": inputs.selector,
+        "data": inputs.data,
+        "compute": json.dumps(Compute.current().to_dict()),
+    }
+    if resume and checkpoint.is_file():
+        _load(job, checkpoint, meta)
+        say(f"resuming at {job.unit} {job.done}")
+    lines = history.read_text(encoding="utf-8").splitlines()[: job.done] if history.is_file() else []
+    if job.is_main:
+        write_text(history, "".join(f"{line}\n" for line in lines))
+    wait_for_everyone()
+    before = sum(json.loads(line)["seconds"] for line in lines)
+
+    def save() -> None:
+        tensors, notes = job.state()
+        write_tensors(checkpoint, tensors, meta | notes)
+
+    seconds = before + run_job(job, history, save, command)
+    policy, notes = job.finish()
+    if job.is_main:
+        settings = job.settings.model_dump(mode="json")
+        own = {"method": job.method, "preference": job.name, "settings": settings}
+        policy.save_pretrained(run.policy / job.name, {**own, **notes})
+        write_text(run.policy / job.name / "README.md", card(job, policy, inputs.config, inputs.clients))
+    return {**notes, f"{job.unit}s": job.total, "seconds": seconds}
 
 
 @dataclass(frozen=True)
 class Aligned:
-    """An aligned run.
+    """The policies of a run.
 
     Attributes:
         config: Of the run, with stage 2 as the policies were trained, whatever overrides that took.
         method: Of the policies.
         policies: By name: one for all, or one per true group.
-        preferences: Group → the z that stands for it; empty for a method without a selector.
     """
 
     config: RunConfig
     method: str
-    policies: dict[str, Policy]
-    preferences: dict[str, list[float]]
+    policies: Mapping[str, Policy]
 
     @property
     def by_group(self) -> bool:
@@ -39,7 +168,7 @@ class Aligned:
         return ONE not in self.policies
 
 
-def open_aligned(run: Path, overrides: Sequence[str] = ()) -> Aligned:
+def open_aligned(run: RunFolder, overrides: Sequence[str] = ()) -> Aligned:
     """The policies of a run and the settings that they were trained with.
 
     Args:
@@ -50,17 +179,44 @@ def open_aligned(run: Path, overrides: Sequence[str] = ()) -> Aligned:
         RunError: If it holds no policy.
         ModelError: If the base model is not the one that they were trained on.
     """
-    config, folder = load_run_config(run), run / "policy"
-    if not (folder / "metrics.json").is_file():
+    if not (run.policy / "metrics.json").is_file():
         raise RunError("holds no policy.", fix=f"Run: fedvpa align {run}", where=str(run))
-    metrics = _read(folder / "metrics.json")
+    metrics = _read(run.policy / "metrics.json")
     names = list(metrics["policies"])
-    trained = PolicyConfig.parse(read_policy(folder / names[0])["settings"])
-    config = with_overrides(config.model_copy(update={"policy": trained}), overrides)
+    trained = PolicyConfig.parse(read_policy(run.policy / names[0])["settings"])
+    config = with_overrides(run.config().model_copy(update={"policy": trained}), overrides)
     # The base may have moved since; its content is checked.
     here = config.policy.model_copy(update={"model": config.policy.model or config.features.model})
-    policies = {name: load_policy(folder / name, here, device=config.features.device).eval() for name in names}
-    return Aligned(config, metrics["method"], policies, _read(folder / "preferences.json"))
+    policies = {name: load_policy(run.policy / name, here, device=config.features.device).eval() for name in names}
+    return Aligned(config, metrics["method"], policies)
+
+
+def _load(job: AlignmentJob, path: Path, meta: Mapping[str, str]) -> None:
+    saved = _header(path)
+    if saved.get("schema_version") != meta["schema_version"]:
+        raise RunError(
+            f"has schema version {saved.get('schema_version')}; this fedvpa reads {SCHEMA_VERSION}.",
+            fix="Align again with --overwrite.",
+            where=str(path),
+        )
+    differing = [said for name, said in DIFFERENCES.items() if saved.get(name) != meta[name]]
+    if differing:
+        raise RunError(
+            f"was made with {' and '.join(differing)}, so going on would mix two runs.",
+            fix="Restore what it was made with, or start again with --overwrite.",
+            where=str(path),
+        )
+    job.load_state(load_file(path), {name: value for name, value in saved.items() if name not in meta})
+
+
+def _header(path: Path) -> Mapping[str, str]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            return file.metadata() or {}
+    except SafetensorError as error:
+        raise RunError(
+            f"is damaged ({error}).", fix="Restore it, or align again with --overwrite.", where=str(path)
+        ) from error
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -2,31 +2,29 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fedvpa.core.errors import DataError, ModelError
+from fedvpa.data.client_pairs import ClientPairs
 from fedvpa.data.holdout import load_holdout, rows_by_group
 from fedvpa.data.load import load
 from fedvpa.data.partition import partition
-from fedvpa.data.schema import Pair, PairTable
+from fedvpa.data.schema import PairTable
 from fedvpa.engines.federation import Federation, federate
 from fedvpa.features.config import FeatureConfig
 from fedvpa.features.extract import cache_key, load_features
-from fedvpa.features.store import FeatureStore, data_hash
+from fedvpa.features.store import FeatureStore
 from fedvpa.models.locate import locate
 from fedvpa.runs.config import RunConfig
+from fedvpa.runs.identity import data_fingerprint
 from fedvpa.selector.pairs import Pairs
 from fedvpa.selector.scaling import Scaling
 from fedvpa.selector.selector import Selector
-from fedvpa.world.judge import judge
-from fedvpa.world.users import Utility, find_population
 
 
 @dataclass(frozen=True)
@@ -43,13 +41,14 @@ class Prepared:
     federation: Federation
     feature_key: str
 
+    @property
+    def pairs(self) -> ClientPairs:
+        """The text that the clients hold."""
+        return ClientPairs(self.table, self.federation.partition)
+
     def fingerprint(self) -> str:
-        """A hash of every text and of who holds what, in which part: what a resumed run must find again."""
-        total = hashlib.sha256(data_hash(self.table.pairs).encode())
-        for client in self.federation.partition.clients:
-            rows = [part.tolist() for part in (client.train, client.validation, client.test)]
-            total.update(repr((client.client_id, client.group, client.seen, rows)).encode())
-        return total.hexdigest()
+        """What a resumed run must find again; see :func:`fedvpa.runs.identity.data_fingerprint`."""
+        return data_fingerprint(self.table, self.federation.partition)
 
 
 def prepare(config: RunConfig) -> Prepared:
@@ -62,42 +61,26 @@ def prepare(config: RunConfig) -> Prepared:
     return Prepared(table, federation, json.dumps(feature_key(config.features), sort_keys=True))
 
 
-def conflicting(config: RunConfig, table: PairTable) -> NDArray[np.bool_] | None:
-    """Which pairs the groups of the bundled world order in different ways; None where utilities are not by group."""
-    if config.data.source != "world":
-        return None
-    population = find_population(config.data.population)
-    if population.concentration is not None:
-        return None
-    gaps = np.array([[_gap(pair, utility) for utility in population.utilities] for pair in table.pairs])
-    return np.asarray((gaps.max(axis=1) > 0) & (gaps.min(axis=1) < 0))
-
-
-def _gap(pair: Pair, utility: Utility) -> float:
-    chosen, rejected = (judge(str(pair.prompt), str(text), utility).utility for text in (pair.chosen, pair.rejected))
-    return round(chosen - rejected, 9)
-
-
 def feature_key(config: FeatureConfig) -> dict[str, Any]:
     """What features mean, whatever the data and the precision: a selector only reads those it was trained on."""
     key = cache_key(PairTable(()), config, locate(config.model))
     return {name: part for name, part in key.items() if name not in ("data", "pairs", "dtype", "storage")}
 
 
-def check_features(config: RunConfig, selector: Selector) -> None:
+def check_features(config: FeatureConfig, selector: Selector) -> None:
     """Refuse features that the selector was not trained on.
 
     Raises:
         ModelError: Naming the first thing that differs.
     """
-    trained, now = json.loads(selector.feature_key or "{}"), feature_key(config.features)
+    trained, now = json.loads(selector.feature_key or "{}"), feature_key(config)
     for name in now:
         if trained.get(name) != now[name]:
             raise ModelError(
                 f"The selector was trained on features with {name} = {trained.get(name)!r}, and these have "
                 f"{now[name]!r}.",
                 fix="Give the language model that the run was trained with: features.model=PATH.",
-                where=config.features.model,
+                where=config.model,
             )
 
 
@@ -123,12 +106,12 @@ def prepare_holdout(config: RunConfig, path: Path, table: PairTable, scaling: Sc
     return {group: _pairs(store, rows, scaling) for group, rows in rows_by_group(held).items()}
 
 
+def prepare_pairs(config: FeatureConfig, table: PairTable, scaling: Scaling) -> Pairs:
+    """The scaled features of a table of pairs."""
+    return _pairs(load_features(table, config), np.arange(len(table)), scaling)
+
+
 def _pairs(store: FeatureStore, rows: np.ndarray, scaling: Scaling) -> Pairs:
     chosen, rejected = scaling(np.asarray(store.chosen[rows])), scaling(np.asarray(store.rejected[rows]))
     ones = chosen.new_ones(len(rows))
     return Pairs(chosen, rejected, ones, ones)
-
-
-def prepare_pairs(config: RunConfig, table: PairTable, scaling: Scaling) -> Pairs:
-    """The scaled features of a table of pairs."""
-    return _pairs(load_features(table, config.features), np.arange(len(table)), scaling)

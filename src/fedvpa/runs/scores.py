@@ -2,34 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from fedvpa.algorithms import make
 from fedvpa.data.partition import Partition
-from fedvpa.evaluation.accuracy import control_scores, infer_clients, score_clients
-from fedvpa.evaluation.latents import diagnose
+from fedvpa.data.schema import Pair, PairTable
+from fedvpa.evaluation.accuracy import control_scores, score_clients
+from fedvpa.evaluation.latents import LatentReport, diagnose
 from fedvpa.evaluation.scores import SWAPPED_Z, ClientScore, control_name, control_of
 from fedvpa.evaluation.statistics import Sample, estimate
 from fedvpa.runs.config import RunConfig
 from fedvpa.runs.fit import Trained
-from fedvpa.runs.prepare import Prepared, conflicting
+from fedvpa.runs.prepare import Prepared
+from fedvpa.world.judge import judge
+from fedvpa.world.users import Utility, find_population
 
 
-def run_scores(config: RunConfig, prepared: Prepared, done: Trained, by_group: bool) -> list[ClientScore]:
+def run_scores(config: RunConfig, prepared: Prepared, done: Trained) -> list[ClientScore]:
     """Seen and unseen clients, and the controls of methods with a latent."""
     federation = prepared.federation
-    seen, unseen = federation.partition.seen, federation.partition.unseen
     method, seed = config.method, config.seed
-    scores = score_clients(done.selector, federation, seen, done.posterior, method=method, seed=seed)
-    if unseen:
-        theirs = infer_clients(done.selector, federation, unseen, by_group=by_group)
-        scores += score_clients(done.selector, federation, unseen, theirs, method=method, seed=seed)
-    if make(method, config.method_config).personal and len(seen) > 1:
-        scores += control_scores(done.selector, federation, seen, done.posterior, method=method, seed=seed)
+    scores: list[ClientScore] = []
+    for users, clients in ((done.seen, federation.partition.seen), (done.unseen, federation.partition.unseen)):
+        if users.posterior is not None:
+            scores += score_clients(done.selector, federation, clients, users.posterior, method=method, seed=seed)
+    seen = federation.partition.seen
+    if make(method, config.method_config).personal and len(seen) > 1 and done.seen.posterior is not None:
+        scores += control_scores(done.selector, federation, seen, done.seen.posterior, method=method, seed=seed)
     return scores
 
 
@@ -41,44 +46,61 @@ def conflict_scores(config: RunConfig, prepared: Prepared, done: Trained) -> lis
     """
     personal = make(config.method, config.method_config).personal
     disagreed = conflicting(config, prepared.table) if personal else None
-    if disagreed is None:
+    if disagreed is None or done.seen.posterior is None:
         return []
     seen = [replace(client, test=client.test[disagreed[client.test]]) for client in prepared.federation.partition.seen]
     federation = replace(prepared.federation, partition=Partition(tuple(seen)))
     method, seed = config.method, config.seed
-    own = score_clients(done.selector, federation, seen, done.posterior, method=method, seed=seed)
-    controls = control_scores(done.selector, federation, seen, done.posterior, method=method, seed=seed)
+    own = score_clients(done.selector, federation, seen, done.seen.posterior, method=method, seed=seed)
+    controls = control_scores(done.selector, federation, seen, done.seen.posterior, method=method, seed=seed)
     return own + [score for score in controls if score.method == control_name(method, SWAPPED_Z)]
 
 
-def conflict_summary(scores: Sequence[ClientScore]) -> list[dict[str, Any]]:
-    """``method``, ``control`` (None for the method itself), ``n_clients``, ``mean`` and ``ci95`` for each of them."""
+@dataclass(frozen=True)
+class ConflictRow:
+    """Accuracy on the test pairs that groups order in different ways.
+
+    Attributes:
+        method: The method.
+        control: The control of it; None for the method itself.
+        n_clients: How many clients trained.
+        mean: Mean over clients.
+        ci95: Its interval.
+    """
+
+    method: str
+    control: str | None
+    n_clients: int
+    mean: float | None
+    ci95: tuple[float, float] | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self) | {"ci95": None if self.ci95 is None else list(self.ci95)}
+
+
+def conflict_rows(scores: Iterable[ClientScore]) -> tuple[ConflictRow, ...]:
+    """One row for each method and control at each number of clients."""
     cells: dict[tuple[str, int], list[ClientScore]] = {}
     for score in scores:
         cells.setdefault((score.method, score.n_clients), []).append(score)
     rows = []
-    for (name, n_clients), found in cells.items():
+    for (name, n_clients), scored in cells.items():
         method, control = control_of(name)
-        sample = Sample.of(found)
+        sample = Sample.of(scored)
         value = estimate(sample) if sample is not None else None
         rows.append(
-            {
-                "method": method,
-                "control": control,
-                "n_clients": n_clients,
-                "mean": value.value if value else None,
-                "ci95": list(value.interval) if value and value.interval else None,
-            }
+            ConflictRow(method, control, n_clients, *((value.value, value.interval) if value else (None, None)))
         )
-    return rows
+    return tuple(rows)
 
 
-def latents(prepared: Prepared, done: Trained) -> dict[str, Any] | None:
+def latents(done: Trained) -> LatentReport | None:
     """Diagnostics of the clients' posteriors; None where the method has no latent."""
-    if done.selector.inference.method in ("none", "ridge", "vote"):
+    if done.seen.posterior is None or done.selector.inference.method in ("none", "ridge", "vote"):
         return None
-    mean, log_var = done.posterior.gaussian()
-    groups = [client.group for client in prepared.federation.partition.seen]
+    mean, log_var = done.seen.posterior.gaussian()
+    groups = done.seen.groups
     prototypes = done.selector.prototypes
     nearest = torch.cdist(mean, prototypes).argmin(-1)
     return diagnose(
@@ -87,4 +109,20 @@ def latents(prepared: Prepared, done: Trained) -> dict[str, Any] | None:
         None if any(group is None for group in groups) else [str(group) for group in groups],
         prototypes.double().numpy(),
         nearest.tolist(),
-    ).as_json()
+    )
+
+
+def conflicting(config: RunConfig, table: PairTable) -> NDArray[np.bool_] | None:
+    """Which pairs the groups of the bundled world order in different ways; None where utilities are not by group."""
+    if config.data.source != "world":
+        return None
+    population = find_population(config.data.population)
+    if population.concentration is not None:
+        return None
+    gaps = np.array([[_gap(pair, utility) for utility in population.utilities] for pair in table.pairs])
+    return np.asarray((gaps.max(axis=1) > 0) & (gaps.min(axis=1) < 0))
+
+
+def _gap(pair: Pair, utility: Utility) -> float:
+    chosen, rejected = (judge(str(pair.prompt), str(text), utility).utility for text in (pair.chosen, pair.rejected))
+    return round(chosen - rejected, 9)

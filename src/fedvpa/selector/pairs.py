@@ -7,8 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
+from numpy.typing import NDArray
 from torch import Tensor
 
 
@@ -58,6 +60,11 @@ class Pairs:
         return Pairs(
             self.chosen[..., rows, :], self.rejected[..., rows, :], self.weight[..., rows], self.slot[..., rows]
         )
+
+    def rows(self, rows: NDArray[np.int64]) -> Pairs:
+        """Some pairs of one client, or of no client's."""
+        index = torch.from_numpy(rows)
+        return Pairs(self.chosen[index], self.rejected[index], self.weight[index], self.slot[index])
 
     def to(self, dtype: torch.dtype) -> Pairs:
         """The same pairs in another precision."""

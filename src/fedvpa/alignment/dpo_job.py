@@ -1,0 +1,186 @@
+"""DPO on pairs that a run's selector ordered; it ends with the weights of the step that validation chose."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Literal
+
+from torch import Tensor
+
+from fedvpa.alignment.candidates import Candidates, features_of, load_or_make, sample_candidates
+from fedvpa.alignment.job import title
+from fedvpa.alignment.loop import dpo_steps
+from fedvpa.alignment.preferences import label_pairs, language_floor, selector_margins
+from fedvpa.alignment.prompts import draw, public_prompts
+from fedvpa.alignment.setup import Labeller, base_candidates, first_pairs, fresh_policy, latents_of
+from fedvpa.alignment.stage1 import ONE, Stage1
+from fedvpa.alignment.stopping import BestWeights, Validation, ValidationResult, margins_over_base
+from fedvpa.core.errors import ConfigError, RunError
+from fedvpa.core.tree import Tree, below, prefixed
+from fedvpa.policy.adapters import restore, snapshot
+from fedvpa.policy.dpo_trainer import DPOTrainer
+from fedvpa.policy.examples import Examples
+from fedvpa.policy.model import Policy
+from fedvpa.policy.rows import Ids
+
+
+class DPOJob:
+    """The training of one policy.
+
+    Args:
+        stage: The first stage.
+        name: Of the policy: a true group's, or ``ONE``.
+        labeller: In place of the stage's selector.
+        method: What it is called, if not by the stage's method.
+        refresh_folder: Where the samples of refreshes are kept, if it is to be resumable.
+
+    Raises:
+        ConfigError: If the method has no policy: ``local`` has one selector per client.
+        DataError: If there are too few prompts, or no pair is left after the margin filter.
+    """
+
+    unit: Literal["step"] = "step"
+
+    def __init__(
+        self,
+        stage: Stage1,
+        name: str = ONE,
+        *,
+        labeller: Labeller | None = None,
+        method: str | None = None,
+        refresh_folder: Path | None = None,
+    ) -> None:
+        if stage.method == "local":
+            raise ConfigError(
+                "The yardstick 'local' has a selector per client and no one policy.", fix="Align another run."
+            )
+        self._stage, self._folder = stage, refresh_folder
+        self._best: BestWeights | None = None
+        self.method, self.name = method or stage.method, name
+        self.settings, self.seed = stage.policy, stage.seed
+        self._policy = fresh_policy(stage)
+        self._prompts, held = public_prompts(stage)
+        self._margins = labeller.margins if labeller else selector_margins(stage.selector)
+        candidates = base_candidates(stage, self._policy, self._prompts, "train")
+        self._floor = language_floor(candidates)
+        self._pairs = first_pairs(stage, name, candidates, margins=self._margins)
+        samples = base_candidates(stage, self._policy, held, "validation")
+        latents = latents_of(stage, name, len(held), "validation")
+
+        def features(responses: Sequence[Ids]) -> Tensor:
+            texts = [self._policy.tokenizer.text(ids) for ids in responses]
+            return features_of(held, texts, stage.backbone, stage.features)
+
+        over_base = (
+            labeller.over_base(samples) if labeller else margins_over_base(stage.selector, samples, latents, features)
+        )
+        self._validation = Validation(samples.prompts, latents, over_base, stage.personal)
+        self._trainer = DPOTrainer(self._policy, self.settings, self.seed, name)
+
+    @property
+    def title(self) -> str:
+        """See :class:`~fedvpa.core.loop.Job`."""
+        return title(self.method, self.name)
+
+    @property
+    def total(self) -> int:
+        """Optimiser steps."""
+        return self.settings.steps
+
+    @property
+    def done(self) -> int:
+        """Optimiser steps behind it."""
+        return self._trainer.step
+
+    @property
+    def is_main(self) -> bool:
+        """See :class:`~fedvpa.core.loop.Job`."""
+        return self._trainer.is_main
+
+    @property
+    def checkpoint_due(self) -> bool:
+        """Every so many steps."""
+        every = self.settings.checkpoint_every
+        return bool(every) and self.done % every == 0
+
+    def run(self) -> Generator[dict[str, Any], None, None]:
+        """See :class:`~fedvpa.core.loop.Job`."""
+        steps = dpo_steps(
+            self._policy,
+            self._trainer,
+            self._pairs.examples,
+            self._validation,
+            self.settings,
+            self.seed,
+            self.name,
+            best=self._best,
+            refresh=self._refreshed if self.settings.refresh_every else None,
+        )
+        for result in steps:
+            self._best = result.best
+            yield result.line
+
+    def state(self) -> tuple[Tree, dict[str, str]]:
+        """Weights, optimiser, and the best weights so far."""
+        tensors = prefixed("weights", snapshot(self._policy)) | prefixed("optimiser", self._trainer.state())
+        if self._best is None:
+            return tensors, {}
+        notes = {"look": json.dumps(asdict(self._best.result)), "best": repr(self._best.highest)}
+        return tensors | prefixed("kept", self._best.weights), notes
+
+    def load_state(self, tensors: Mapping[str, Tensor], notes: Mapping[str, str]) -> None:
+        """See :class:`~fedvpa.alignment.job.AlignmentJob`."""
+        restore(self._policy, below("weights", tensors))
+        self._trainer.load_state(below("optimiser", tensors))
+        if "look" in notes:
+            result = ValidationResult(**json.loads(notes["look"]))
+            self._best = BestWeights(result, below("kept", tensors), float(notes["best"]))
+
+    def finish(self) -> tuple[Policy, dict[str, Any]]:
+        """The policy with the chosen weights; the pairs' counts and the validation that chose them."""
+        if self._best is None:
+            raise RunError("The policy never met the validation prompts.", fix="Raise policy.steps.")
+        restore(self._policy, dict(self._best.weights))
+        notes = {"pairs": dict(self._pairs.counts), "stopped": asdict(self._best.result)}
+        return self._policy.eval(), notes
+
+    def _refreshed(self, step: int) -> Examples:
+        """Pairs among samples of the current policy, each judged at the latent that it was sampled with."""
+        stage, settings = self._stage, self.settings
+        texts = draw(self._prompts, settings.refresh_prompts, self.seed, "refresh", step)
+        latents = latents_of(stage, self.name, len(texts), "refresh", step)
+
+        def sampled() -> Candidates:
+            return sample_candidates(
+                self._policy,
+                texts,
+                settings.candidates,
+                stage.backbone,
+                stage.features,
+                self.seed,
+                "refresh",
+                step,
+                z=latents.z if stage.personal else None,
+                own=True,
+            )
+
+        path = self._folder / f"{refresh_file(self.name)}{step}.safetensors" if self._folder else None
+        own = load_or_make(path, sampled) if path else sampled()
+        rule = settings.preferences
+        return label_pairs(
+            own,
+            self._margins,
+            latents,
+            rule,
+            with_z=stage.personal,
+            pairs_per_latent=rule.latents_per_prompt * rule.pairs_per_latent,
+            floor=self._floor,
+        ).examples
+
+
+def refresh_file(name: str) -> str:
+    """How the names of the files begin that keep the samples of a policy's refreshes."""
+    return f"refresh-{name}-" if name else "refresh-"

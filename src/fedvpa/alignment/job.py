@@ -1,0 +1,64 @@
+"""What ``align`` trains: a policy that comes about step by step, and can be stopped and gone on with.
+
+Two kinds: :class:`~fedvpa.alignment.dpo_job.DPOJob`, by a run's selector, and
+:class:`~fedvpa.alignment.feddpo_job.FedDPOJob`, which has no selector.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from fedvpa.core.loop import Job, run_in_memory
+from fedvpa.core.tree import Tree
+from fedvpa.engines.sampling import draw_cohort, identities
+from fedvpa.policy.config import PolicyConfig
+from fedvpa.policy.model import Policy
+
+
+class AlignmentJob(Job, Protocol):
+    """The training of one policy."""
+
+    @property
+    def method(self) -> str:
+        """Its method."""
+
+    @property
+    def name(self) -> str:
+        """Of the policy: a true group's, or ``ONE``."""
+
+    @property
+    def settings(self) -> PolicyConfig:
+        """What it is trained with."""
+
+    @property
+    def seed(self) -> int:
+        """Names its random streams."""
+
+    def state(self) -> tuple[Tree, dict[str, str]]:
+        """All that is needed to go on bit for bit: tensors, and notes."""
+
+    def load_state(self, tensors: Mapping[str, Tensor], notes: Mapping[str, str]) -> None:
+        """Go on from :meth:`state`."""
+
+    def finish(self) -> tuple[Policy, dict[str, Any]]:
+        """The policy to use, and what ``metrics.json`` says about it."""
+
+
+def title(method: str, name: str) -> str:
+    """What progress calls the training of a policy."""
+    return f"{method}{f' ({name})' if name else ''}: DPO"
+
+
+def train_in_memory(job: AlignmentJob) -> tuple[Policy, dict[str, Any]]:
+    """Train a policy without a run directory; see :meth:`AlignmentJob.finish`."""
+    run_in_memory(job)
+    return job.finish()
+
+
+def cohorts(names: Sequence[str], size: int, seed: int) -> Callable[[int], list[str]]:
+    """Round → the clients that it asks."""
+    hashed = identities(names)
+    return lambda round_: draw_cohort(names, hashed, size, seed, round_)

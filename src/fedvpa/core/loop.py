@@ -1,0 +1,93 @@
+"""The resumable loop of every long training: a line of history after each step, checkpoints, signals.
+
+A job yields what each step did. The loop writes it to the history, saves a checkpoint when one is due, and after a
+signal saves one and stops. Going on from a checkpoint equals never having stopped: that is the job's promise; the
+loop only makes sure that history and checkpoint agree.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Callable, Generator
+from contextlib import closing
+from pathlib import Path
+from typing import Any, Protocol
+
+from fedvpa.core.progress import track
+from fedvpa.core.signals import Interrupted, stopping
+
+
+class Job(Protocol):
+    """Something that is trained step by step."""
+
+    @property
+    def title(self) -> str:
+        """What progress calls it."""
+
+    @property
+    def unit(self) -> str:
+        """What it counts: ``step`` or ``round``."""
+
+    @property
+    def total(self) -> int:
+        """How many of them."""
+
+    @property
+    def done(self) -> int:
+        """How many are behind it."""
+
+    @property
+    def checkpoint_due(self) -> bool:
+        """Whether a checkpoint is due now."""
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process writes files; of several that train together, one does."""
+
+    def run(self) -> Generator[dict[str, Any], None, None]:
+        """Go on to the end; yields what each step did, with its ``seconds``."""
+
+
+def run_job(job: Job, history: Path, save: Callable[[], None], resume_command: str) -> float:
+    """Run a job to its end.
+
+    Args:
+        job: What to train, at its start or as a checkpoint left it.
+        history: JSON lines, one a step; holds the lines of the steps behind the job.
+        save: Writes a checkpoint of the job as it is now.
+        resume_command: What a user types to go on.
+
+    Returns:
+        The wall-clock seconds of the steps that were run.
+
+    Raises:
+        Interrupted: After SIGINT or SIGTERM; a checkpoint was saved.
+    """
+    seconds, steps = 0.0, job.run()
+    with closing(steps), stopping(job.unit) as stopped, history.open("a", encoding="utf-8") as log:
+        for line in track(steps, job.title, job.total - job.done, unit=f"{job.unit}s"):
+            seconds += line["seconds"]
+            number = stopped()
+            if job.is_main:
+                log.write(json.dumps(line) + "\n")
+                log.flush()
+                if number or job.checkpoint_due:
+                    os.fsync(log.fileno())
+                    save()
+            if number:
+                raise Interrupted(
+                    f"{signal.Signals(number).name}: stopped after {job.unit} {job.done} of {job.total}; "
+                    f"go on with: {resume_command}",
+                    number,
+                )
+    if job.is_main:
+        save()
+    return seconds
+
+
+def run_in_memory(job: Job) -> None:
+    """Run a job to its end without a run directory."""
+    for _ in track(job.run(), job.title, job.total, unit=f"{job.unit}s"):
+        pass

@@ -1,0 +1,126 @@
+"""The users of a run, kept in ``clients/users.safetensors``: who they are, what they hold, what was inferred of them.
+
+With this file every verb opens a run without extracting features again. It is private: it belongs to the "devices" of
+a simulation, like everything in ``clients/``, and is never published.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from fedvpa.alignment.stage1 import Users
+from fedvpa.core.errors import RunError
+from fedvpa.core.files import write_tensors
+from fedvpa.core.short_repr import short_repr
+from fedvpa.core.tree import Tree, below, prefixed
+from fedvpa.data.partition import ClientRows, Partition
+from fedvpa.engines.federation import Federation
+from fedvpa.evaluation.accuracy import infer_clients
+from fedvpa.selector.posterior import Posterior
+from fedvpa.selector.selector import Selector
+
+SCHEMA_VERSION = 1
+SPLITS = ("train", "validation", "test")
+
+
+@dataclass(frozen=True, repr=False)
+class RunUsers:
+    """All users of a run.
+
+    Attributes:
+        seen: Those that trained.
+        unseen: Those that did not.
+        partition: The rows of the run's table that each holds.
+        data: A hash of the texts and of the partition; see :func:`fedvpa.runs.identity.data_fingerprint`.
+    """
+
+    seen: Users
+    unseen: Users
+    partition: Partition
+    data: str
+
+    __repr__ = short_repr
+
+
+def infer_users(
+    selector: Selector, federation: Federation, clients: Sequence[ClientRows], *, by_group: bool = False
+) -> Users:
+    """Clients with their posteriors, inferred from their training pairs; arguments as of ``infer_clients``."""
+    posterior = infer_clients(selector, federation, clients, by_group=by_group) if clients else None
+    ids, groups = tuple(client.client_id for client in clients), tuple(client.group for client in clients)
+    return Users(ids, groups, posterior)
+
+
+def save_users(path: Path, users: RunUsers) -> None:
+    """Write the users of a run as one safetensors file, atomically."""
+    clients = users.partition.clients
+    parts = [getattr(client, split) for client in clients for split in SPLITS]
+    tensors: Tree = {
+        "rows": torch.from_numpy(np.concatenate([*parts, np.zeros(0, np.int64)])),
+        "sizes": torch.tensor([len(part) for part in parts]).view(-1, len(SPLITS)),
+    }
+    for name, some in (("seen", users.seen), ("unseen", users.unseen)):
+        if some.posterior is not None:
+            tensors |= prefixed(name, _posterior_tensors(some.posterior))
+    header = {
+        "schema_version": SCHEMA_VERSION,
+        "data": users.data,
+        "clients": [[client.client_id, client.group, client.seen] for client in clients],
+    }
+    # Plain ASCII: an id from JSON may hold a lone surrogate, which UTF-8 cannot.
+    write_tensors(path, tensors, {"fedvpa": json.dumps(header, ensure_ascii=True)})
+
+
+def load_users(path: Path) -> RunUsers:
+    """What :func:`save_users` wrote.
+
+    Raises:
+        RunError: If the file cannot be read, or has another schema version.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = json.loads((file.metadata() or {})["fedvpa"])
+            # Copied into memory aligned as torch does, so that kernels round as they did in training.
+            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError, KeyError, ValueError) as error:
+        raise RunError(f"cannot be read ({error}).", fix="Restore it, or train again.", where=str(path)) from error
+    if header["schema_version"] != SCHEMA_VERSION:
+        raise RunError(
+            f"has schema version {header['schema_version']}; this fedvpa reads {SCHEMA_VERSION}.",
+            fix="Use the fedvpa that wrote it, or train again.",
+            where=str(path),
+        )
+    clients = _clients(header["clients"], tensors["rows"].numpy(), tensors["sizes"].numpy())
+    seen, unseen = ([client for client in clients if client.seen is flag] for flag in (True, False))
+    return RunUsers(
+        _users(seen, below("seen", tensors)),
+        _users(unseen, below("unseen", tensors)),
+        Partition(clients),
+        header["data"],
+    )
+
+
+def _posterior_tensors(posterior: Posterior) -> dict[str, Tensor]:
+    return {"weights": posterior.weights, "means": posterior.means, "log_vars": posterior.log_vars}
+
+
+def _users(clients: Sequence[ClientRows], saved: Tree) -> Users:
+    posterior = Posterior(saved["weights"], saved["means"], saved["log_vars"]) if saved else None
+    ids, groups = tuple(client.client_id for client in clients), tuple(client.group for client in clients)
+    return Users(ids, groups, posterior)
+
+
+def _clients(named: list[list[object]], rows: np.ndarray, sizes: np.ndarray) -> tuple[ClientRows, ...]:
+    parts = np.split(rows, np.cumsum(sizes.flatten())[:-1])
+    return tuple(
+        ClientRows(str(name), None if group is None else str(group), bool(seen), *parts[3 * place : 3 * place + 3])
+        for place, (name, group, seen) in enumerate(named)
+    )
