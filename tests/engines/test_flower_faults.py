@@ -17,7 +17,8 @@ from fedvpa.features.standardise import Standardiser
 from tests_shared import replay
 
 pytest.importorskip("flwr", reason="fedvpa[flower] is not installed")
-from fedvpa.engines.flower.server import GridCohort, gather
+from fedvpa.engines.flower.roster import gather
+from fedvpa.engines.flower.server import GridCohort
 from here_grid import SETTING, HereGrid, share, task
 
 ENGINE = EngineConfig(cohort=4, workers=1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from fedvpa.core.errors import DataError, ModelError
+from fedvpa.core.errors import DataError
 from fedvpa.data.schema import Message, Pair
 from fedvpa.features.tokens import tokenise
 from fedvpa.models.rendering import render
@@ -30,13 +30,6 @@ def one(tokenizer_of):
         return rows[0], counts
 
     return tokenise_one
-
-
-@pytest.mark.unit
-def test_frames(tokenizer_of):
-    assert frame_of(tokenizer_of("qwen2"), "causal") == Frame()
-    assert frame_of(tokenizer_of("llama"), "causal") == Frame(before=(1,))
-    assert frame_of(tokenizer_of("bert"), "encoder") == Frame((3,), (4,), (4,), response_type=1)
 
 
 @pytest.mark.unit
@@ -102,34 +95,6 @@ def test_conversations_go_through_the_chat_template(one, ids, tokenizer_of):
     row, counts = one(pair, "llama", Limits(prompt=2, response=103), chat=True)
     assert row.prefix.tolist() == ids("<bos> <eos> <unk>")
     assert counts.prompts_truncated == 1
-
-
-@pytest.mark.unit
-def test_the_chat_option_wraps_strings_and_plain_leaves_transcripts_alone(tokenizer_of):
-    tokenizer = tokenizer_of("llama", chat=True)
-    pair = Pair("\n\nHuman: w1\n\nAssistant:", " w4", " w5")
-    assert render(pair, tokenizer, "plain").prompt == pair.prompt
-    wrapped = render(Pair("w1", "w4", "w5"), tokenizer, "chat")
-    assert wrapped == render(Pair((Message("user", "w1"),), "w4", "w5"), tokenizer, "plain")
-    assert wrapped.prompt == "<bos> user w1 <eos> assistant"
-
-
-@pytest.mark.unit
-def test_a_template_that_opens_turns_differently_moves_the_difference_into_the_responses(tokenizer_of):
-    tokenizer = tokenizer_of("llama", chat=True)
-    tokenizer.chat_template = tokenizer.chat_template.replace(" assistant{% endif %}", " assistant think{% endif %}")
-    rendered = render(Pair("w1", "w4", "w5"), tokenizer, "chat")
-    assert rendered.prompt == "<bos> user w1 <eos> assistant "
-    assert rendered.chosen == "w4 <eos>"
-
-
-@pytest.mark.unit
-def test_a_conversation_without_a_chat_template_is_an_error(tokenizer_of):
-    pair = Pair((Message("user", "w1"),), "w2", "w3")
-    with pytest.raises(ModelError, match="no chat template"):
-        render(pair, tokenizer_of("qwen2"), "plain")
-    with pytest.raises(ModelError, match="no chat template"):
-        render(PAIR, tokenizer_of("qwen2"), "chat")
 
 
 @pytest.mark.unit

@@ -19,14 +19,20 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen2ForCausalLM, 
 from fedvpa.core.errors import FedvpaError
 from fedvpa.core.seeds import numpy_generator
 from fedvpa.world import backbone_path, build_backbone
-from fedvpa.world.build_backbone import Batch, Recipe, losses, measure, sample, train, write_folder
+from fedvpa.world.attributes import draw_attributes
+from fedvpa.world.build_backbone import Recipe, losses, measure, sample, train, write_folder
+from fedvpa.world.corpus import Batch, corpus_batches
 from fedvpa.world.generate import WorldPair, draw_prompt, generate_world
-from fedvpa.world.grammar import Parsed, draw_attributes, parse, render
+from fedvpa.world.grammar import Parsed, parse, render
 from fedvpa.world.prompts import prompts
 from fedvpa.world.tokenizer import build_tokenizer
 from fedvpa.world.users import features
 
 TINY = Recipe(hidden=16, intermediate=24, layers=2, heads=2, examples=78, batch=13, test_samples=7, max_tokens=11)
+
+
+def first_batch() -> Batch:
+    return next(corpus_batches(tokenizer(), examples=TINY.examples, batch=TINY.batch, seed=TINY.seed))
 
 
 @cache
@@ -171,11 +177,11 @@ def _hidden(texts: Sequence[tuple[str, str]]) -> np.ndarray:
 @pytest.mark.reference
 def test_losses_by_hand() -> None:
     model = build_backbone._new_model(TINY, tokenizer()).eval()
-    batch = next(iter(build_backbone._batches(TINY, tokenizer())))
+    batch = first_batch()
     directions = torch.eye(16)[:, :6]
     language, attribute = losses(model, batch, directions)
     nll, errors = [], []
-    for tokens, answer, pooled, truth in zip(batch.tokens, batch.answer, batch.pooled, batch.features, strict=True):
+    for tokens, answer, pooled, truth in zip(batch.tokens, batch.response, batch.pooled, batch.features, strict=True):
         where = answer.nonzero()[:, 0]
         alone = tokens[: int(where[-1]) + 1]
         out = model(input_ids=alone[None], output_hidden_states=True)
@@ -187,29 +193,12 @@ def test_losses_by_hand() -> None:
     assert attribute.item() == pytest.approx(torch.stack(errors).mean().item(), rel=1e-4)
 
 
-@pytest.mark.unit
-def test_batches_hold_what_they_say() -> None:
-    seen = 0
-    for batch in build_backbone._batches(TINY, tokenizer()):
-        assert isinstance(batch, Batch)
-        for tokens, answer, traits in zip(batch.tokens, batch.answer, batch.features, strict=True):
-            response = tokens[answer]
-            assert response[-1] == tokenizer().eos_token_id
-            prompt = tokenizer().decode(tokens[: int(answer.nonzero()[0, 0])])
-            reading = parse(prompt, tokenizer().decode(response[:-1]))
-            assert isinstance(reading, Parsed)
-            assert features(reading.attributes)[:-1] == pytest.approx(traits.numpy(), abs=1e-6)
-            assert prompt in {one.text for one in prompts("train")}
-            seen += 1
-    assert seen == TINY.examples
-
-
 @pytest.mark.equivalence
 def test_training_is_reproducible_and_learns() -> None:
     first, second = (train(TINY, tokenizer()) for _ in range(2))
     for name, weight in first.state_dict().items():
         assert torch.equal(weight, second.state_dict()[name])
-    batch = next(iter(build_backbone._batches(TINY, tokenizer())))
+    batch = first_batch()
     directions = build_backbone._attribute_directions(TINY)
     before = losses(build_backbone._new_model(TINY, tokenizer()).eval(), batch, directions)
     plain = train(replace(TINY, sharpness=1.0), tokenizer())

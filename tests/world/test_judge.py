@@ -6,7 +6,8 @@ import pytest
 
 from fedvpa.core.errors import DataError
 from fedvpa.core.seeds import numpy_generator
-from fedvpa.world.grammar import attribute_grid, render
+from fedvpa.world.attributes import attribute_grid
+from fedvpa.world.grammar import render
 from fedvpa.world.judge import failures, judge, parsed_share
 from fedvpa.world.prompts import find_prompt
 from fedvpa.world.users import WORST_MARGIN, find_utility
@@ -30,18 +31,18 @@ def test_judge_agrees_with_the_utility_and_broken_text_is_strictly_worst(prompt:
     intent = find_prompt(prompt).intent
     values = []
     for attributes in attribute_grid(off_topic=True):
-        verdict = judge(prompt, render(intent, attributes, rng), utility)
-        assert verdict.parsed
-        assert verdict.utility == utility.value(attributes, intent.risky)
-        values.append(verdict.utility)
+        judgement = judge(prompt, render(intent, attributes, rng), utility)
+        assert judgement.parsed
+        assert judgement.utility == utility.value(attributes, intent.risky)
+        values.append(judgement.utility)
     for text in BROKEN:
-        verdict = judge(prompt, text, utility)
-        assert not verdict.parsed
-        assert verdict.utility == pytest.approx(min(values) - WORST_MARGIN)
+        judgement = judge(prompt, text, utility)
+        assert not judgement.parsed
+        assert judgement.utility == pytest.approx(min(values) - WORST_MARGIN)
 
 
 @pytest.mark.unit
-def test_risk_changes_the_harmless_verdict_only() -> None:
+def test_risk_changes_the_harmless_judgement_only() -> None:
     text = "Sure, I can help you out with that."
     helpful, harmless = find_utility("helpful"), find_utility("harmless")
     assert judge(RISKY, text, helpful).utility == judge(BENIGN, text, helpful).utility
@@ -50,16 +51,16 @@ def test_risk_changes_the_harmless_verdict_only() -> None:
 
 @pytest.mark.unit
 def test_failures_are_counted_by_reason() -> None:
-    verdicts = [
+    judgements = [
         judge(BENIGN, text, find_utility("helpful")) for text in (*BROKEN, "Sure, I can help you out with that.")
     ]
-    assert parsed_share(verdicts) == pytest.approx(1 / 7)
-    assert failures(verdicts) == {"unknown sentence": 5, "no stance": 1}
+    assert parsed_share(judgements) == pytest.approx(1 / 7)
+    assert failures(judgements) == {"unknown sentence": 5, "no stance": 1}
 
 
 @pytest.mark.unit
 def test_wrong_input_is_an_error() -> None:
     with pytest.raises(DataError, match="no prompt"):
         judge("How do I fly?", "", find_utility("helpful"))
-    with pytest.raises(ValueError, match="no verdict"):
+    with pytest.raises(ValueError, match="no judgement"):
         parsed_share([])

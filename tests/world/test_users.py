@@ -7,8 +7,9 @@ import pytest
 from scipy.special import expit
 
 from fedvpa.core.errors import ConfigError
+from fedvpa.world.attributes import Attributes, attribute_grid
 from fedvpa.world.generate import generate_world
-from fedvpa.world.grammar import Attributes, Parsed, attribute_grid, parse
+from fedvpa.world.grammar import Parsed, parse
 from fedvpa.world.users import (
     FEATURES,
     POPULATIONS,

@@ -153,14 +153,15 @@ def split_explicit(prompt: Text, chosen: Text, rejected: Text, where: str) -> Pa
     _check_same_kind(chosen, rejected, where)
     if all(isinstance(text, str) for text in (prompt, chosen, rejected)):
         return prompt, chosen, rejected
-    asked = _messages(prompt, "user")
-    preferred, worse = _messages(chosen, "assistant"), _messages(rejected, "assistant")
+    asked = as_messages(prompt, "user")
+    preferred, worse = as_messages(chosen, "assistant"), as_messages(rejected, "assistant")
     if preferred[: len(asked)] == asked == worse[: len(asked)]:
         preferred, worse = preferred[len(asked) :], worse[len(asked) :]
     return asked, preferred, worse
 
 
-def _messages(text: Text, role: str) -> tuple[Message, ...]:
+def as_messages(text: Text, role: str) -> tuple[Message, ...]:
+    """The messages of a text; a string is one message of ``role``."""
     return (Message(role, text),) if isinstance(text, str) else text
 
 

@@ -22,7 +22,8 @@ from fedvpa.core.errors import FedvpaError, RunError
 from fedvpa.core.progress import say
 from fedvpa.deployment.node import CONFIG_FILE
 from fedvpa.engines.checkpoint import load_checkpoint, save_checkpoint
-from fedvpa.engines.flower.server import GridCohort, Roster, gather
+from fedvpa.engines.flower.roster import Roster, gather
+from fedvpa.engines.flower.server import GridCohort
 from fedvpa.engines.training import TrainState, rounds, start
 from fedvpa.features.standardise import Standardiser
 from fedvpa.runs.config import RunConfig, read_config
@@ -107,7 +108,7 @@ def _alone(out: Path) -> Iterator[None]:
 
 def _serve(grid: Grid, config: RunConfig, out: Path, nodes: int, deadline: float, quorum: float) -> None:
     roster = gather(grid, nodes, deadline)
-    say(f"{len(roster.client_ids)} clients on {len(roster.said)} nodes")
+    say(f"{len(roster.client_ids)} clients on {len(roster.introductions)} nodes")
     algorithm = make(config.method, config.method_config)
     run = RunFolder(out)
     state, scaling = _begin(run, config, roster)

@@ -9,6 +9,7 @@ import torch
 from fedvpa.algorithms.base import Algorithm, Broadcast, ClientUpdate, CohortUpdate, Private
 from fedvpa.algorithms.robust import Part
 from fedvpa.engines.federation import Federation
+from fedvpa.engines.runner import CohortResult
 
 
 def run_cohort(
@@ -19,21 +20,8 @@ def run_cohort(
     reporting: Sequence[str],
     private: Mapping[str, Private],
     seed: int,
-) -> tuple[list[Part], dict[str, Private]]:
-    """One round of local training.
-
-    Args:
-        algorithm: What each client does.
-        broadcast: What the server sends to the cohort.
-        federation: Who holds what.
-        cohort: The clients asked.
-        reporting: Those of them that answer; the others dropped out and nothing of theirs changes.
-        private: The private state of every client that has one.
-        seed: The run's seed.
-
-    Returns:
-        The updates, and the new private state of the clients that reported.
-    """
+) -> CohortResult:
+    """One round of local training, client by client: a :class:`~fedvpa.engines.runner.CohortRunner`."""
     parts, kept = [], {}
     for position, name in enumerate(cohort):
         if name not in reporting:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -18,10 +18,8 @@ from fedvpa.engines import loop, vectorised
 from fedvpa.engines.codecs import Codec, decode, encode
 from fedvpa.engines.config import EngineConfig
 from fedvpa.engines.federation import Federation
+from fedvpa.engines.runner import CohortRunner
 from fedvpa.engines.sampling import draw_cohort, draw_dropouts, identities
-
-RunCohort = Callable[..., tuple[list[Part], dict[str, Private]]]
-"""(algorithm, broadcast, federation, cohort, reporting, private, seed) → updates and private state, as in ``loop``."""
 
 
 class Clients(Protocol):
@@ -59,15 +57,24 @@ def rounds(
     engine: EngineConfig,
     seed: int,
     state: TrainState,
-    runner: RunCohort | None = None,
+    runner: CohortRunner | None = None,
 ) -> Generator[tuple[TrainState, dict[str, Any]], None, None]:
     """Run the rounds that are left, yielding the state after each and its line of ``history.jsonl``.
 
     Everything random is a function of (seed, round, client id), so going on from a yielded state equals never having
-    stopped.
+    stopped, provided that ``engine.workers`` and torch's number of threads are the same.
+
+    Args:
+        algorithm: The method.
+        federation: Who takes part; a ``Federation`` unless ``runner`` is given.
+        engine: Who runs the clients, how many a round asks, how weights travel.
+        seed: The run's seed.
+        state: Where to go on.
+        runner: Runs the cohorts in place of the engine that ``engine.name`` names: nodes of a deployment.
     """
     if state.server.round >= algorithm.rounds:
         return
+    holder = cast(Federation, federation)  # A runner over a network, whose server holds no pairs, does not read it.
     known, hashed = federation.client_ids, identities(federation.client_ids)
     with nullcontext(runner) if runner else _runner(engine, algorithm, federation) as run:
         for round_ in range(state.server.round, algorithm.rounds):
@@ -80,7 +87,7 @@ def rounds(
             sent = algorithm.broadcast(state.server, cohort)
             sent = replace(sent, shared=encode(sent.shared, engine.codec))
             received = replace(sent, shared=decode(sent.shared, engine.codec))
-            parts, kept = run(algorithm, received, federation, cohort, reporting, state.private, seed)
+            parts, kept = run(algorithm, received, holder, cohort, reporting, state.private, seed)
             sums = [encode(part.update.sums, engine.codec) for part in parts]
             parts = [_arrived(part, tree_, engine.codec) for part, tree_ in zip(parts, sums, strict=True)]
             answered = {name for part in parts for name in part.clients}
@@ -105,7 +112,7 @@ def rounds(
 
 
 @contextmanager
-def _runner(engine: EngineConfig, algorithm: Algorithm, federation: Clients) -> Iterator[RunCohort]:
+def _runner(engine: EngineConfig, algorithm: Algorithm, federation: Clients) -> Iterator[CohortRunner]:
     """What runs a cohort, for as long as the run lasts."""
     if engine.name == "loop":
         yield loop.run_cohort

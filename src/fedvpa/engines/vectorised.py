@@ -20,8 +20,7 @@ from fedvpa.algorithms.draws import pad_draws
 from fedvpa.algorithms.robust import Part
 from fedvpa.core import tree
 from fedvpa.engines.federation import Federation
-
-Outcome = tuple[list[Part], dict[str, Private]]
+from fedvpa.engines.runner import CohortResult
 
 
 def run_cohort(
@@ -34,25 +33,26 @@ def run_cohort(
     seed: int,
     *,
     workers: int = 1,
-) -> Outcome:
-    """One round of local training; arguments and result as in :func:`fedvpa.engines.loop.run_cohort`.
+) -> CohortResult:
+    """One round of local training in batches: with ``workers`` bound, a :class:`~fedvpa.engines.runner.CohortRunner`.
 
-    ``workers`` is the number of threads that each batch a share of the cohort.
+    ``workers`` is the number of threads that each batch a share of the cohort. Results depend on it in the last bits:
+    another number makes batches of other sizes, and kernels then round in another order.
     """
     positions = [position for position, name in enumerate(cohort) if name in reporting]
     if not positions:
         return [], {}
 
-    def part(share: Sequence[int]) -> Outcome:
+    def part(share: Sequence[int]) -> CohortResult:
         names = [cohort[position] for position in share]
         return run_clients(algorithm, select(broadcast, share), federation, names, private, seed)
 
     shares = [positions[start::workers] for start in range(workers) if positions[start::workers]]
     if len(shares) == 1:
         return part(shares[0])
-    outcomes = list(_pool(workers).map(part, shares))
-    parts = {part.clients: part for outcome in outcomes for part in outcome[0]}
-    kept = {name: own for outcome in outcomes for name, own in outcome[1].items()}
+    results = list(_pool(workers).map(part, shares))
+    parts = {part.clients: part for result in results for part in result[0]}
+    kept = {name: own for result in results for name, own in result[1].items()}
     ordered = [cohort[position] for position in positions]
     return [parts[name,] for name in ordered], {name: kept[name] for name in ordered}
 
@@ -64,7 +64,7 @@ def run_clients(
     names: Sequence[str],
     private: Mapping[str, Private],
     seed: int,
-) -> Outcome:
+) -> CohortResult:
     """Train clients as one batch.
 
     Args:

@@ -6,17 +6,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModel
 
-from fedvpa.core.errors import ConfigError, ModelError
+from fedvpa.core.errors import ConfigError
 from fedvpa.features.config import FeatureConfig
 from fedvpa.models.architecture import Kind, attention_window, kind_of, position_limit
 from fedvpa.models.device import resolve_device, resolve_dtype
-from fedvpa.models.load import explained, load_tokenizer, quiet
+from fedvpa.models.load import load_body
 from fedvpa.models.locate import ModelSource, locate
-
-OPTIONAL_WEIGHTS = "pooler."
-"""Weights that a checkpoint may lack: the pooler acts behind the hidden states and is never read here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,36 +62,22 @@ def load_backbone(config: FeatureConfig, source: ModelSource | None = None) -> B
     source = source or locate(config.model)
     device = resolve_device(config.device)
     dtype = resolve_dtype(config.dtype, device)
-    with quiet(), explained(source):
-        settings = AutoConfig.from_pretrained(source.folder)
-        kind = kind_of(settings)
-        tokenizer = load_tokenizer(source.folder)
-        model, loading = AutoModel.from_pretrained(
-            source.folder, config=settings, dtype=dtype, output_loading_info=True
-        )
-    missing = sorted(name for name in loading["missing_keys"] if not name.startswith(OPTIONAL_WEIGHTS))
-    if missing:
-        raise ModelError(
-            f"The weights lack {len(missing)} tensors of the body, the first being {missing[0]!r}.",
-            fix="Copy the complete weights of this architecture there.",
-            where=str(source.folder),
-        )
-    text = settings.get_text_config()
+    loaded = load_body(source, dtype, device)
+    text = loaded.settings.get_text_config()
     layers = int(text.num_hidden_layers)
     if not -layers - 1 <= config.layer <= layers:
         raise ConfigError(
             f"The model has hidden states 0 (embeddings) to {layers}.",
             where=f"configuration key 'layer' = {config.layer}",
         )
-    model = model.to(device).eval().requires_grad_(False)
     return Backbone(
         name=config.model,
-        model=model,
-        tokenizer=tokenizer,
-        kind=kind,
+        model=loaded.model,
+        tokenizer=loaded.tokenizer,
+        kind=kind_of(loaded.settings),
         device=device,
         dtype=dtype,
         layer=config.layer,
-        positions=position_limit(model, tokenizer),
+        positions=position_limit(loaded.model, loaded.tokenizer),
         window=attention_window(text),
     )

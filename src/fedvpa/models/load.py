@@ -1,21 +1,148 @@
-"""Load tokenizers and language models of transformers, with one message for what cannot be loaded."""
+"""Load tokenizers and language models of transformers, with one message for what cannot be loaded.
+
+Three kinds of model, one way to get each: :func:`load_body` (hidden states, for features), :func:`load_causal_lm` (next
+tokens, for policies) and :func:`load_classifier` (one number per text, for reward models). Each comes frozen, in
+evaluation mode and on its device, with its tokenizer.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedTokenizerFast,
+)
 from transformers.utils import logging
 
 from fedvpa.core.errors import ModelError
+from fedvpa.models.architecture import kind_of
 from fedvpa.models.locate import ModelSource
 
 GENERIC_TOKENIZERS = ("TokenizersBackend", "PreTrainedTokenizerFast")
+
+POOLER = "pooler."
+"""Weights that a body may lack: the pooler acts behind the hidden states and is never read."""
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedModel:
+    """A frozen model in evaluation mode, and its tokenizer.
+
+    Attributes:
+        model: On its device, in its precision.
+        tokenizer: Its tokenizer.
+        settings: Its configuration (transformers' ``PreTrainedConfig``).
+    """
+
+    model: Any
+    tokenizer: Any
+    settings: Any
+
+    def __repr__(self) -> str:
+        return f"LoadedModel({self.settings.model_type!r}, {self.model.dtype}, {self.model.device})"
+
+
+def load_body(source: ModelSource, dtype: torch.dtype, device: torch.device) -> LoadedModel:
+    """The body of a decoder-only model or of an encoder, without a head.
+
+    Args:
+        source: The located model.
+        dtype: Precision of its weights.
+        device: Where to put it.
+
+    Raises:
+        ModelError: If it cannot be loaded, its architecture is neither decoder-only nor an encoder, or weights are
+            missing.
+    """
+    return _load(AutoModel, source, dtype, device, "the body", optional=POOLER, check=kind_of)
+
+
+def load_causal_lm(source: ModelSource, dtype: torch.dtype, device: torch.device) -> LoadedModel:
+    """A language model with the head that gives the logits of the next token.
+
+    Args:
+        source: The located model.
+        dtype: Precision of its weights.
+        device: Where to put it.
+
+    Raises:
+        ModelError: If it cannot be loaded as a causal language model, or weights are missing.
+    """
+    return _load(AutoModelForCausalLM, source, dtype, device, "a causal language model")
+
+
+def load_classifier(source: ModelSource, dtype: torch.dtype, device: torch.device) -> LoadedModel:
+    """A sequence-classification model with a head of one output: a reward model.
+
+    Args:
+        source: The located model.
+        dtype: Precision of its weights.
+        device: Where to put it.
+
+    Raises:
+        ModelError: If it cannot be loaded, its head has more than one output, or weights are missing.
+    """
+
+    def check(settings: Any) -> None:
+        if settings.num_labels != 1:
+            raise ModelError(
+                f"The model has a head of {settings.num_labels} outputs; a reward is a single one.",
+                fix="Give a sequence-classification model with num_labels = 1.",
+            )
+
+    return _load(
+        AutoModelForSequenceClassification,
+        source,
+        dtype,
+        device,
+        "a reward model",
+        fix="Give a trained reward model, not a language model without a reward head.",
+        check=check,
+    )
+
+
+def _load(
+    family: Any,
+    source: ModelSource,
+    dtype: torch.dtype,
+    device: torch.device,
+    what: str,
+    *,
+    optional: str | None = None,
+    fix: str = "Copy the complete weights of this architecture there.",
+    check: Callable[[Any], object] | None = None,
+) -> LoadedModel:
+    """Load with one of transformers' Auto classes.
+
+    transformers draws missing weights at random and warns; here they are an error. ``check`` gets the configuration
+    before anything large is read.
+    """
+    with quiet(), explained(source):
+        settings = AutoConfig.from_pretrained(source.folder)
+        if check is not None:
+            check(settings)
+        tokenizer = load_tokenizer(source.folder)
+        model, loading = family.from_pretrained(source.folder, config=settings, dtype=dtype, output_loading_info=True)
+    missing = sorted(name for name in loading["missing_keys"] if optional is None or not name.startswith(optional))
+    if missing:
+        raise ModelError(
+            f"The weights lack {len(missing)} tensors of {what}, the first being {missing[0]!r}.",
+            fix=fix,
+            where=str(source.folder),
+        )
+    return LoadedModel(model.to(device).eval().requires_grad_(False), tokenizer, settings)
 
 
 def load_tokenizer(folder: Path) -> Any:

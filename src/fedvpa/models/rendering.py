@@ -1,4 +1,4 @@
-"""A pair as the texts that are tokenised: plain strings as they are, conversations by the chat template."""
+"""Texts as they are tokenised: plain strings as they are, conversations by the tokenizer's chat template."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from fedvpa.core.errors import ModelError
-from fedvpa.data.schema import Message, Pair, Text
+from fedvpa.data.schema import Pair, Text
+from fedvpa.data.text import as_messages
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,20 +33,41 @@ def render(pair: Pair, tokenizer: Any, template: str) -> Rendered:
     prompt, chosen, rejected = pair.prompt, pair.chosen, pair.rejected
     if template == "plain" and isinstance(prompt, str) and isinstance(chosen, str) and isinstance(rejected, str):
         return Rendered(prompt, chosen, rejected, conversation=False)
-    if not tokenizer.chat_template:
-        raise ModelError(
-            "The pairs are conversations (or template is 'chat'), but this model's tokenizer has no chat template.",
-            fix="Use a chat model, or give prompt, chosen and rejected as strings with template 'plain'.",
-        )
-    turns = _messages(prompt, "user")
-    opened = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+    messages, opened = open_conversation(prompt, tokenizer)
     first, second = (
-        tokenizer.apply_chat_template(turns + _messages(response, "assistant"), tokenize=False)
+        tokenizer.apply_chat_template(messages + chat_messages(response, "assistant"), tokenize=False)
         for response in (chosen, rejected)
     )
     # Some templates write the generation prompt differently from a finished turn: what all three share is the prompt.
     shared = _common_prefix(opened, first, second)
     return Rendered(opened[:shared], first[shared:], second[shared:], conversation=True)
+
+
+def open_conversation(prompt: Text, tokenizer: Any) -> tuple[list[dict[str, str]], str]:
+    """A prompt as a conversation that waits for the assistant's response.
+
+    Args:
+        prompt: Messages, or a string, which becomes one message of the user.
+        tokenizer: Its chat template writes the text.
+
+    Returns:
+        The prompt's messages, and the text that the template makes of them, the generation prompt included.
+
+    Raises:
+        ModelError: If the tokenizer has no chat template.
+    """
+    if not tokenizer.chat_template:
+        raise ModelError(
+            "The prompt is a conversation (or template is 'chat'), but this model's tokenizer has no chat template.",
+            fix="Use a chat model, or give prompts and responses as strings with template 'plain'.",
+        )
+    messages = chat_messages(prompt, "user")
+    return messages, str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
+
+
+def chat_messages(text: Text, role: str) -> list[dict[str, str]]:
+    """A text as the messages that chat templates take; a string is one message of ``role``."""
+    return [{"role": message.role, "content": message.content} for message in as_messages(text, role)]
 
 
 def _common_prefix(*texts: str) -> int:
@@ -54,9 +76,3 @@ def _common_prefix(*texts: str) -> int:
         (place for place, letters in enumerate(zip(*texts, strict=False)) if len(set(letters)) > 1),
         min(map(len, texts)),
     )
-
-
-def _messages(text: Text, role: str) -> list[dict[str, str]]:
-    """A text as the messages that chat templates take; a string is one message of ``role``."""
-    turns = (Message(role, text),) if isinstance(text, str) else text
-    return [{"role": turn.role, "content": turn.content} for turn in turns]

@@ -9,14 +9,13 @@ from typing import Any
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM
 from trl.trainer.utils import add_fused_lm_head
 
 from fedvpa.core.errors import ConfigError, ModelError, RunError
 from fedvpa.core.seeds import entropy
 from fedvpa.models.architecture import positions_of
 from fedvpa.models.device import resolve_device, resolve_dtype
-from fedvpa.models.load import explained, load_tokenizer, quiet
+from fedvpa.models.load import load_causal_lm
 from fedvpa.models.locate import ModelSource, locate
 from fedvpa.policy.adapters import _quiet_peft
 from fedvpa.policy.conditioning import Conditioner
@@ -70,16 +69,12 @@ def load_base(source: ModelSource, config: PolicyConfig, device: str = "auto") -
     """A causal language model with TRL's fused LM head, and its tokenizer.
 
     Raises:
-        ModelError: If it cannot be loaded.
+        ModelError: If it cannot be loaded, or its weights are not complete.
     """
     place = resolve_device(device)
-    dtype = resolve_dtype(config.precision, place)
-    with quiet(), explained(source):
-        tokenizer = load_tokenizer(source.folder)
-        model: Any = AutoModelForCausalLM.from_pretrained(source.folder, dtype=dtype)
-    add_fused_lm_head(model)
-    model.requires_grad_(False)
-    return model.to(place), _limited(tokenizer, model, config)
+    loaded = load_causal_lm(source, resolve_dtype(config.precision, place), place)
+    add_fused_lm_head(loaded.model)
+    return loaded.model, _limited(loaded.tokenizer, loaded.model, config)
 
 
 def read_policy(folder: Path) -> dict[str, Any]:

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from fedvpa.core.errors import DataError, ModelError
 from fedvpa.core.progress import say
-from fedvpa.data.schema import Message, Pair, Text
-from fedvpa.models.rendering import render
+from fedvpa.data.schema import Pair, Text
+from fedvpa.models.rendering import open_conversation, render
 from fedvpa.models.tokens import TokenCounts, frame_of
 
 Ids = NDArray[np.int32]
@@ -171,18 +171,7 @@ class PolicyTokenizer:
         return ids[len(self.before) :] if self.before and tuple(ids[: len(self.before)]) == self.before else ids
 
     def _opened(self, text: Text) -> str:
-        if isinstance(text, str):
-            return text
-        if not self.base.chat_template:  # type: ignore[attr-defined]
-            raise ModelError(
-                "The prompts are conversations, but the policy's tokenizer has no chat template.",
-                fix="Use a chat model, or give prompts as strings.",
-            )
-        turns = [{"role": turn.role, "content": turn.content} for turn in text if isinstance(turn, Message)]
-        opened = self.base.apply_chat_template(  # type: ignore[attr-defined]
-            turns, tokenize=False, add_generation_prompt=True
-        )
-        return str(opened)
+        return text if isinstance(text, str) else open_conversation(text, self.base)[1]
 
     def _cut(self, ids: Ids, text: Text) -> Ids:
         if not len(ids) and not self.before:

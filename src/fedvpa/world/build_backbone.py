@@ -16,14 +16,13 @@ import json
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 from transformers import GenerationConfig, Qwen2Config, Qwen2ForCausalLM, Qwen2Tokenizer
@@ -32,42 +31,10 @@ from fedvpa.core.errors import FedvpaError
 from fedvpa.core.files import replacing, write_text
 from fedvpa.core.progress import say, track
 from fedvpa.core.seeds import entropy, numpy_generator, torch_generator
+from fedvpa.world.corpus import TRAITS, Batch, corpus_batches
 from fedvpa.world.generate import draw_prompt
-from fedvpa.world.grammar import Failure, Parsed, draw_attributes, parse, render
+from fedvpa.world.grammar import Failure, Parsed, parse
 from fedvpa.world.tokenizer import MAX_POSITIONS, build_tokenizer
-from fedvpa.world.users import FEATURES, features
-
-CHUNK = 100
-"""Batches whose examples are drawn and sorted by length together."""
-
-TRAITS = FEATURES[:-1]
-"""The features that vary in the world's own responses: all but off-topic details."""
-
-
-@dataclass(frozen=True, slots=True)
-class Batch:
-    """Right-padded examples.
-
-    Attributes:
-        tokens: Token ids.
-        answer: Whether a token belongs to the response or is its EOS.
-        pooled: 1 for response tokens without EOS, else 0.
-        features: φ of each response, in the order of ``TRAITS``.
-    """
-
-    tokens: Int[Tensor, "batch time"]
-    answer: Bool[Tensor, "batch time"]
-    pooled: Float[Tensor, "batch time"]
-    features: Float[Tensor, "batch traits"]
-
-
-@dataclass(frozen=True, slots=True)
-class Example:
-    """Token ids of a prompt and of a response with its EOS, and φ of the response."""
-
-    question: list[int]
-    answer: list[int]
-    features: list[float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +109,8 @@ def train(recipe: Recipe, tokenizer: Qwen2Tokenizer) -> Qwen2ForCausalLM:
         optimiser, recipe.learning_rate, total_steps=steps, pct_start=recipe.warmup, cycle_momentum=False
     )
     directions = _attribute_directions(recipe)
-    for batch in track(_batches(recipe, tokenizer), "train", steps, unit="examples", weight=recipe.batch):
+    batches = corpus_batches(tokenizer, examples=recipe.examples, batch=recipe.batch, seed=recipe.seed)
+    for batch in track(batches, "train", steps, unit="examples", weight=recipe.batch):
         language, attribute = losses(model, batch, directions)
         (language + recipe.attribute_weight * attribute).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -170,7 +138,7 @@ def losses(
         mean hidden state over the response tokens without EOS.
     """
     hidden = model.model(input_ids=batch.tokens, use_cache=False).last_hidden_state
-    predicting = batch.answer[:, 1:]
+    predicting = batch.response[:, 1:]
     logits = model.lm_head(hidden[:, :-1][predicting])
     language = functional.cross_entropy(logits, batch.tokens[:, 1:][predicting])
     pooled = (hidden * batch.pooled[..., None]).sum(1) / batch.pooled.sum(1, keepdim=True)
@@ -271,40 +239,6 @@ def _new_model(recipe: Recipe, tokenizer: Qwen2Tokenizer) -> Qwen2ForCausalLM:
 def _attribute_directions(recipe: Recipe) -> Float[Tensor, "hidden traits"]:
     draws = torch.randn(recipe.hidden, len(TRAITS), generator=torch_generator(recipe.seed, "backbone", "directions"))
     return torch.linalg.qr(draws).Q
-
-
-def _batches(recipe: Recipe, tokenizer: Qwen2Tokenizer) -> Iterator[Batch]:
-    """Batches in which examples are of like length, in random order."""
-    rng = numpy_generator(recipe.seed, "backbone", "corpus")
-    steps = recipe.examples // recipe.batch
-    for first in range(0, steps, CHUNK):
-        count = min(CHUNK, steps - first)
-        examples = _examples(count * recipe.batch, tokenizer, rng)
-        examples.sort(key=lambda example: len(example.question) + len(example.answer))
-        for row in rng.permutation(count):
-            yield _collate(examples[row * recipe.batch : (row + 1) * recipe.batch], tokenizer)
-
-
-def _examples(count: int, tokenizer: Qwen2Tokenizer, rng: np.random.Generator) -> list[Example]:
-    drawn = [(draw_prompt(rng, "train"), draw_attributes(rng)) for _ in range(count)]
-    questions = tokenizer([prompt.text for prompt, _ in drawn]).input_ids
-    answers = tokenizer([render(prompt.intent, attributes, rng) for prompt, attributes in drawn]).input_ids
-    return [
-        Example(question, [*answer, tokenizer.eos_token_id], features(attributes)[: len(TRAITS)].tolist())
-        for question, answer, (_, attributes) in zip(questions, answers, drawn, strict=True)
-    ]
-
-
-def _collate(examples: list[Example], tokenizer: Qwen2Tokenizer) -> Batch:
-    width = max(len(example.question) + len(example.answer) for example in examples)
-    tokens = torch.full((len(examples), width), tokenizer.pad_token_id)
-    answer = torch.zeros((len(examples), width), dtype=torch.bool)
-    for row, example in enumerate(examples):
-        start, end = len(example.question), len(example.question) + len(example.answer)
-        tokens[row, :end] = torch.tensor(example.question + example.answer)
-        answer[row, start:end] = True
-    pooled = (answer & (tokens != tokenizer.eos_token_id)).float()
-    return Batch(tokens, answer, pooled, torch.tensor([example.features for example in examples]))
 
 
 def _card(recipe: Recipe, figures: dict[str, float]) -> str:

@@ -10,7 +10,8 @@ import numpy as np
 
 from fedvpa.core.errors import ConfigError
 from fedvpa.core.seeds import numpy_generator
-from fedvpa.world.grammar import attribute_grid, render
+from fedvpa.world.attributes import attribute_grid
+from fedvpa.world.grammar import render
 from fedvpa.world.prompts import Pool, Prompt, prompts
 from fedvpa.world.users import DEFAULT_TEMPERATURE, User, find_population, make_users, preference
 

@@ -16,7 +16,7 @@ from fedvpa.world.users import Utility
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class Judgement:
     """What a text is worth.
 
     Attributes:
@@ -33,7 +33,7 @@ class Verdict:
         return isinstance(self.reading, Parsed)
 
 
-def judge(prompt: str, text: str, utility: Utility) -> Verdict:
+def judge(prompt: str, text: str, utility: Utility) -> Judgement:
     """What ``text`` is worth as an answer to ``prompt``.
 
     Args:
@@ -46,22 +46,22 @@ def judge(prompt: str, text: str, utility: Utility) -> Verdict:
     """
     reading = parse(prompt, text)
     if isinstance(reading, Failure):
-        return Verdict(utility.worst(find_prompt(prompt).intent.risky), reading)
-    return Verdict(utility.value(reading.attributes, reading.intent.risky), reading)
+        return Judgement(utility.worst(find_prompt(prompt).intent.risky), reading)
+    return Judgement(utility.value(reading.attributes, reading.intent.risky), reading)
 
 
-def parsed_share(verdicts: Sequence[Verdict]) -> float:
+def parsed_share(judgements: Sequence[Judgement]) -> float:
     """The share of texts inside the grammar.
 
     Raises:
-        ValueError: For no verdicts at all.
+        ValueError: For no judgements at all.
     """
-    if not verdicts:
-        raise ValueError("There is no verdict to take a share of.")
-    return sum(verdict.parsed for verdict in verdicts) / len(verdicts)
+    if not judgements:
+        raise ValueError("There is no judgement to take a share of.")
+    return sum(judgement.parsed for judgement in judgements) / len(judgements)
 
 
-def failures(verdicts: Sequence[Verdict]) -> dict[str, int]:
+def failures(judgements: Sequence[Judgement]) -> dict[str, int]:
     """Reason → how many texts were outside the grammar for it, most frequent first."""
-    reasons = Counter(verdict.reading.reason for verdict in verdicts if isinstance(verdict.reading, Failure))
+    reasons = Counter(judgement.reading.reason for judgement in judgements if isinstance(judgement.reading, Failure))
     return dict(reasons.most_common())

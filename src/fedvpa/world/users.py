@@ -17,7 +17,7 @@ from scipy.special import expit
 
 from fedvpa.core.errors import ConfigError, nearest
 from fedvpa.core.seeds import numpy_generator
-from fedvpa.world.grammar import MAX_BREVITY, MAX_DETAIL, MAX_WARMTH, Attributes, attribute_grid
+from fedvpa.world.attributes import MAX_BREVITY, MAX_DETAIL, MAX_WARMTH, Attributes, attribute_grid
 
 FEATURES: tuple[str, ...] = ("compliance", "detail", "caveat", "warmth", "formality", "brevity", "off_topic")
 """The features of a response. All run from −1 to 1 but the last, which runs from 0 to 1."""

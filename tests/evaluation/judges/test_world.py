@@ -6,7 +6,8 @@ from fedvpa.core.seeds import numpy_generator
 from fedvpa.evaluation.judges.base import Duel, Verdict
 from fedvpa.evaluation.judges.world import WorldJudge
 from fedvpa.rewards.world import utilities
-from fedvpa.world.grammar import Attributes, attribute_grid, render
+from fedvpa.world.attributes import Attributes, attribute_grid
+from fedvpa.world.grammar import render
 from fedvpa.world.prompts import prompts
 from fedvpa.world.users import features, find_utility
 

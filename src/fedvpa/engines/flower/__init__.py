@@ -3,5 +3,7 @@
 records.py     what travels: trees, posteriors and ids as Flower's records
 client.py      a ClientApp: one node, one user or many
 server.py      a cohort through a Grid: who is asked, what comes back, by when
+roster.py      who takes part in a deployment: which node hosts which client
+devices.py     private state on a node's own disk
 simulation.py  both in Flower's local simulation, as the engine ``flower``
 """

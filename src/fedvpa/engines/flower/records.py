@@ -166,11 +166,11 @@ class Introduction:
     moments: Moments
 
 
-def pack_introduction(said: Introduction) -> RecordDict:
+def pack_introduction(introduction: Introduction) -> RecordDict:
     """An introduction as records."""
-    moments = said.moments
+    moments = introduction.moments
     tensors = {"sum": torch.from_numpy(moments.sum), "sum_of_squares": torch.from_numpy(moments.sum_of_squares)}
-    facts = ConfigRecord({"clients": json.dumps(dict(said.clients)), "count": moments.count})
+    facts = ConfigRecord({"clients": json.dumps(dict(introduction.clients)), "count": moments.count})
     return RecordDict({"moments": arrays(tensors), "facts": facts})
 
 

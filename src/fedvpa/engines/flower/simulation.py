@@ -6,7 +6,7 @@ import logging
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from functools import cache
 from importlib.util import find_spec
@@ -20,7 +20,7 @@ from fedvpa.engines.federation import Federation
 
 if TYPE_CHECKING:
     from flwr.app import Context
-    from flwr.serverapp import Grid
+    from flwr.serverapp import Grid, ServerApp
 
     from fedvpa.engines.flower.client import Node
     from fedvpa.engines.flower.server import GridCohort
@@ -49,19 +49,46 @@ def simulate(algorithm: Algorithm, federation: Federation, codec: Codec) -> Iter
     Flower's own loop runs in a thread; its ServerApp only lends out the grid, so that rounds, checkpoints and signals
     stay with ``engines/training.py``, as on the other engines.
 
+    Args:
+        algorithm: What each client does.
+        federation: The pairs of all clients; there is one simulated node for each.
+        codec: How weights travel.
+
     Raises:
         ConfigError: If Flower is not installed.
         FedvpaError: If the simulation fails.
     """
     require_flower()
     import ray
-    from flwr.serverapp import ServerApp
-    from flwr.simulation import run_simulation
 
-    from fedvpa.engines.flower.client import client_app
     from fedvpa.engines.flower.server import GridCohort
 
     logging.getLogger("flwr").setLevel(logging.ERROR)
+    _start_ray()
+    try:
+        simulation = _Simulation(ray.put((algorithm, federation)), len(federation.client_ids))
+        simulation.start()
+        try:
+            hosts = dict(zip(federation.client_ids, sorted(simulation.nodes()), strict=True))
+            yield GridCohort(
+                simulation.grid,
+                hosts,
+                simulated=True,
+                deadline=DEADLINE_SECONDS,
+                quorum=1.0,
+                codec=codec,
+                on_poll=simulation.check,
+            )
+        finally:
+            simulation.stop()
+    finally:
+        ray.shutdown()
+
+
+def _start_ray() -> None:
+    """Start Ray, and take SIGTERM back from it: here it means to save a checkpoint and end."""
+    import ray
+
     before = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(include_dashboard=False, logging_level=logging.ERROR, log_to_driver=False, ignore_reinit_error=True)
@@ -71,64 +98,81 @@ def simulate(algorithm: Algorithm, federation: Federation, codec: Codec) -> Iter
             "and RAY_ADDRESS, or use engine.name=vectorised, which gives the same result."
         ) from error
     if threading.current_thread() is threading.main_thread():
-        # Ray takes SIGTERM over; here it means: save a checkpoint and end.
         signal.signal(signal.SIGTERM, before)
-    held = ray.put((algorithm, federation))
-    server, ready, done = ServerApp(), Queue[Any](), threading.Event()
-    failed: list[str] = []
 
-    @server.main()
-    def main(grid: Grid, context: Context) -> None:
-        ready.put(grid)
-        done.wait()
 
-    def serve() -> None:
+class _Simulation:
+    """Flower's simulation in a thread, for as long as its grid is lent out.
+
+    Args:
+        held: Algorithm and federation in Ray's object store.
+        count: How many nodes to simulate.
+    """
+
+    def __init__(self, held: Any, count: int) -> None:
+        self._held, self._count = held, count
+        self._ready, self._done = Queue[Any](), threading.Event()
+        self._failure = ""
+        self._thread: threading.Thread
+        self.grid: Any = None
+
+    def start(self) -> None:
+        """Start it and wait for its grid."""
+        from flwr.serverapp import ServerApp
+
+        server = ServerApp()
+
+        @server.main()
+        def main(grid: Grid, context: Context) -> None:
+            self._ready.put(grid)
+            self._done.wait()
+
+        self._thread = threading.Thread(target=self._run, args=(server,), name="flower", daemon=True)
+        self._thread.start()
+        self.grid = self._ready.get()
+
+    def stop(self) -> None:
+        """End it and wait for its thread."""
+        self._done.set()
+        self._thread.join()
+
+    def check(self, online: Collection[int] = ()) -> None:
+        """Raise FedvpaError if the simulation has failed; ``online`` is not read."""
+        if self._failure:
+            raise FedvpaError(
+                f"Flower's simulation has failed: {self._failure}. Go on from the last checkpoint with --resume, or "
+                "use engine.name=vectorised, which gives the same result."
+            )
+
+    def nodes(self) -> list[int]:
+        """The nodes, once all of them are there."""
+        self.check()
+        waited = threading.Event()
+        for _ in range(600):
+            nodes = list(self.grid.get_node_ids())
+            if len(nodes) >= self._count:
+                return nodes
+            waited.wait(0.1)
+        raise FedvpaError(f"Flower's simulation has {len(nodes)} of {self._count} nodes after a minute.")
+
+    def _run(self, server: ServerApp) -> None:
         try:
+            from flwr.simulation import run_simulation
+
+            from fedvpa.engines.flower.client import client_app
+
             run_simulation(
                 server,
-                client_app(_Held(held)),
-                num_supernodes=len(federation.client_ids),
+                client_app(_Held(self._held)),
+                num_supernodes=self._count,
                 backend_config={"client_resources": {"num_cpus": 1, "num_gpus": 0.0}},
             )
             reason = "it ended by itself"
         except BaseException as error:
             reason = _first_line(error)
-        if not done.is_set():
-            failed.append(reason)
-            ready.put(None)
-
-    def check(online: set[int]) -> None:
-        if failed:
-            raise FedvpaError(
-                f"Flower's simulation has failed: {failed[0]}. Go on from the last checkpoint with --resume, or use "
-                "engine.name=vectorised, which gives the same result."
-            )
-
-    thread = threading.Thread(target=serve, name="flower", daemon=True)
-    thread.start()
-    try:
-        grid = ready.get()
-        check(set())
-        nodes = sorted(_nodes(grid, len(federation.client_ids)))
-        hosts = dict(zip(federation.client_ids, nodes, strict=True))
-        yield GridCohort(
-            grid, hosts, simulated=True, deadline=DEADLINE_SECONDS, quorum=1.0, codec=codec, meanwhile=check
-        )
-    finally:
-        done.set()
-        thread.join()
-        ray.shutdown()
-
-
-def _nodes(grid: Grid, count: int) -> list[int]:
-    """The nodes, once all of them are there."""
-    waited = threading.Event()
-    for _ in range(600):
-        nodes = list(grid.get_node_ids())
-        if len(nodes) >= count:
-            return nodes
-        waited.wait(0.1)
-    raise FedvpaError(f"Flower's simulation has {len(nodes)} of {count} nodes after a minute.")
+        if not self._done.is_set():
+            self._failure = reason
+            self._ready.put(None)
 
 
 def _first_line(error: BaseException) -> str:
