@@ -16,6 +16,7 @@ install_import_hook(
             "selector",
             "algorithms",
             "features",
+            "models.batching",
             "evaluation.accuracy",
             "evaluation.judges.length_control",
             "evaluation.judges.world",

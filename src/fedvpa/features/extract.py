@@ -20,11 +20,11 @@ from fedvpa.core.progress import say, track
 from fedvpa.data.schema import Pair, PairTable
 from fedvpa.features import store
 from fedvpa.features.backbone import Backbone, load_backbone
-from fedvpa.features.batching import batches, processing_order
 from fedvpa.features.config import FeatureConfig
 from fedvpa.features.forward import check_causal, dimension, separate, shared, sharing_obstacle
 from fedvpa.features.store import FeatureReport, FeatureStore, Writer
 from fedvpa.features.tokens import Row, tokenise
+from fedvpa.models.batching import batches, processing_order
 from fedvpa.models.device import resolve_device, resolve_dtype
 from fedvpa.models.locate import ModelSource, locate
 from fedvpa.models.tokens import Frame, Limits, TokenCounts, frame_of

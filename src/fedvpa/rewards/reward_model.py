@@ -15,8 +15,8 @@ from transformers import AutoConfig, AutoModelForSequenceClassification
 from fedvpa.core.config import Config
 from fedvpa.core.errors import ModelError
 from fedvpa.core.progress import track
-from fedvpa.features.batching import batches
 from fedvpa.models.architecture import position_limit
+from fedvpa.models.batching import batches
 from fedvpa.models.device import resolve_device, resolve_dtype
 from fedvpa.models.load import explained, load_tokenizer, quiet
 from fedvpa.models.locate import locate

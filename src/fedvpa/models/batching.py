@@ -1,4 +1,4 @@
-"""Which rows are computed together: longest first, within a budget of tokens."""
+"""Which rows a language model reads together: rows of like length, longest first, within a budget of tokens."""
 
 from __future__ import annotations
 

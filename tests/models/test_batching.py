@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from fedvpa.features.batching import batches, processing_order
+from fedvpa.models.batching import batches, processing_order
 
 LENGTHS = np.array([7, 31, 7, 2, 97, 13, 31, 5])
 ALL = np.ones(len(LENGTHS), dtype=bool)
