@@ -7,8 +7,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from fedvpa.core.config import flat
 from fedvpa.core.errors import RunError
-from fedvpa.evaluation.report.page import flat
 from fedvpa.runs.config import RunConfig, read_config
 
 SCHEMA_VERSION = 1

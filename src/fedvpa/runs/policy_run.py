@@ -16,9 +16,10 @@ from safetensors.torch import load_file
 from fedvpa.alignment.jobs import Work, title
 from fedvpa.alignment.setup import refreshed
 from fedvpa.core.errors import RunError
-from fedvpa.core.files import write_tensors, write_text
+from fedvpa.core.files import write_text
 from fedvpa.core.progress import say, track
 from fedvpa.core.signals import Interrupted, stopping
+from fedvpa.core.tensors import write_tensors
 from fedvpa.runs.card import card
 
 SCHEMA_VERSION = 2

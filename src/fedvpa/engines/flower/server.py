@@ -15,7 +15,7 @@ from fedvpa.algorithms.robust import Part
 from fedvpa.core.errors import DataError, FedvpaError
 from fedvpa.core.progress import say
 from fedvpa.engines import vectorised
-from fedvpa.engines.codecs import Codec
+from fedvpa.engines.config import Codec
 from fedvpa.engines.federation import Federation
 from fedvpa.engines.flower.records import Introduction, Request, pack_request, unpack_introduction, unpack_reply
 from fedvpa.features.standardise import Moments, Standardiser
