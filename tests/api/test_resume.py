@@ -190,7 +190,7 @@ def test_a_failure_inside_the_write_leaves_the_checkpoint_whole(
         Path(target).write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("fedvpa.core.files.save_file", full)
+    monkeypatch.setattr("fedvpa.core.tensors.save_file", full)
     with pytest.raises(OSError, match="No space"):
         checkpoint.save_checkpoint(path, state, meta)
     assert path.read_bytes() == before

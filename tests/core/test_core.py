@@ -16,9 +16,10 @@ from safetensors.torch import load_file
 from fedvpa.core import progress, tree
 from fedvpa.core.config import Config
 from fedvpa.core.errors import ConfigError, FedvpaError, InputError, nearest
-from fedvpa.core.files import replacing, write_json, write_tensors, write_text
+from fedvpa.core.files import replacing, write_json, write_text
 from fedvpa.core.progress import track
 from fedvpa.core.seeds import entropy, numpy_generator, torch_generator
+from fedvpa.core.tensors import write_tensors
 
 pytestmark = pytest.mark.unit
 

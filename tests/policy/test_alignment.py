@@ -9,7 +9,7 @@ import torch
 
 from fedvpa.alignment.latents import Latents
 from fedvpa.alignment.loop import align
-from fedvpa.alignment.stopping import BestWeights, ValidationResult, Validation, margins_over_base, replaces_best
+from fedvpa.alignment.stopping import BestWeights, Validation, ValidationResult, margins_over_base, replaces_best
 from fedvpa.policy.adapters import snapshot
 from fedvpa.policy.dpo_trainer import DPOTrainer
 from fedvpa.policy.model import Policy
@@ -124,10 +124,10 @@ def test_a_look_by_hand(base_folder, validation, monkeypatch):
     found = [np.arange(6, 6 + length, dtype=np.int32) for length in (2, 3, 5, 7, 11)]
     asked = []
     monkeypatch.setattr(
-        Policy, "generate", lambda self, prompts, z, sampling, *path: asked.append((z, sampling, path)) or found
+        Policy, "sample", lambda self, prompts, z, sampling, *path: asked.append((z, sampling, path)) or found
     )
-    seen = validation.look(policy, config, 4, "name", 12)
-    # ValidationMargins 0, 1 and 2: one win and a tie; at prototype 1 −1 the same; 3 wins all; −3 loses all; −1 loses all.
+    seen = validation.run(policy, config, 4, "name", 12)
+    # Margins 0, 1 and 2: one win and a tie; at prototype 1 −1 the same; 3 wins all; −3 loses all; −1 loses all.
     rates = torch.tensor([0.5, 0.5, 1.0, 0.0, 0.0])
     assert seen.step == 12
     assert seen.win_rate == pytest.approx(0.4)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from fedvpa.policy.adapters import restore, snapshot
-from fedvpa.policy.dpo_trainer import Step, DPOTrainer, batch_rows, schedule
+from fedvpa.policy.dpo_trainer import DPOTrainer, Step, batch_rows, schedule
 from fedvpa.policy.examples import Examples
 from fedvpa.policy.model import Policy
 

@@ -9,7 +9,7 @@ import torch
 
 from fedvpa.alignment.candidates import Candidates
 from fedvpa.alignment.latents import Latents, draw_latents
-from fedvpa.alignment.preferences import UNUSUAL, selector_margins, label, language_floor
+from fedvpa.alignment.preferences import UNUSUAL, label, language_floor, selector_margins
 from fedvpa.core.errors import DataError
 from fedvpa.policy.config import PreferenceConfig
 from fedvpa.policy.examples import SURE

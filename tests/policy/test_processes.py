@@ -15,7 +15,8 @@ from safetensors.torch import load_file
 from torch import multiprocessing
 
 from fedvpa.core.errors import ConfigError
-from fedvpa.core.files import write_json, write_tensors
+from fedvpa.core.files import write_json
+from fedvpa.core.tensors import write_tensors
 from fedvpa.policy.adapters import snapshot
 from fedvpa.policy.dpo_trainer import DPOTrainer
 from fedvpa.policy.examples import Examples

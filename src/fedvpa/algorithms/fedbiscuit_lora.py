@@ -4,8 +4,8 @@ Wu, Liu, Wang, Wang, Su, Gao: "Towards Federated RLHF with Aggregated Client Pre
 arXiv 2407.03038.
 
 Variant: selector u is the base language model with adapter φ_u; it reads an instruction, the prompt and both responses,
-and chooses by the cross-entropy over the tokens A and B, in both orders (:mod:`fedvpa.rewards.choice`). With U = 1 it is
-FedBis. ``fedbiscuit.py`` has the same rounds with linear heads on cached features instead.
+and chooses by the cross-entropy over the tokens A and B, in both orders (:mod:`fedvpa.rewards.choice`). With U = 1 it
+is FedBis. ``fedbiscuit.py`` has the same rounds with linear heads on cached features instead.
 
     what                 the paper's                              here
     selector             LM + LoRA, two choice tokens             the same

@@ -21,9 +21,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from fedvpa.core.errors import ModelError
-from fedvpa.core.files import write_tensors
 from fedvpa.core.progress import say
 from fedvpa.core.seeds import Label
+from fedvpa.core.tensors import write_tensors
 from fedvpa.data.schema import Pair, PairTable, Text
 from fedvpa.features.backbone import Backbone
 from fedvpa.features.config import FeatureConfig

@@ -127,7 +127,9 @@ class BestWeights:
 
 
 def replaces_best(new: ValidationResult, best: BestWeights | None) -> bool:
-    """Whether the weights of a later result replace the best ones: unless it wins less often than the best by more than its error.
+    """Whether the weights of a later result replace the best ones.
+
+    They do unless the policy now wins less often than the best one by more than the standard error.
 
     One standard error (Breiman et al., 1984) in favour of the later one, whose learning rate has come further down: on
     eighty prompts, results differ by luck as much as by the policy.

@@ -18,7 +18,6 @@ from fedvpa.experiments.processes import run_all
 from fedvpa.experiments.selector_cells import Cell, _data_hash, run_cell
 from fedvpa.runs.config import RunConfig, dump
 from fedvpa.runs.environment import environment
-from fedvpa.runs.fit import check_engine
 from fedvpa.runs.prepare import prepare, prepare_holdout
 from fedvpa.runs.scores import conflict_summary
 
@@ -61,7 +60,7 @@ def compare(
         raise ConfigError(f"There is no method {unknown[0]!r}.", fix=nearest(unknown[0], METHODS))
     if not methods or not clients or seeds < 1:
         raise ConfigError("There is nothing to compare.", fix="Give at least one method, number of clients and seed.")
-    check_engine(config)
+    config.check_engine()
     for name in methods:
         _check_method(config, name)
     settings = [config.with_clients(n).with_seed(first_seed + seed) for n in clients for seed in range(seeds)]

@@ -9,6 +9,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from fedvpa.core.errors import ConfigError, InputError, nearest
 
+UNSET = "–"
+"""How tables and messages write a value that is None or empty."""
+
 
 class Config(BaseModel):
     """A frozen section of the configuration. Unknown keys are errors that name the nearest known one."""
@@ -50,10 +53,16 @@ def _known(section: type[BaseModel], path: list[str]) -> list[str]:
     return list(section.model_fields)
 
 
-def flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    """Nested sections as (dotted key, value), in their order; an empty section is a value."""
-    pairs: list[tuple[str, Any]] = []
+def flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    """Nested sections as (dotted key, value in words), in their order."""
+    pairs: list[tuple[str, str]] = []
     for name, value in values.items():
         key = f"{prefix}{name}"
-        pairs.extend(flat(value, f"{key}.") if isinstance(value, Mapping) and value else [(key, value)])
+        pairs.extend(flat(value, f"{key}.") if isinstance(value, Mapping) and value else [(key, _plain(value))])
     return pairs
+
+
+def _plain(value: Any) -> str:
+    if value is None or value == {} or value == [] or value == ():
+        return UNSET
+    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)

@@ -6,12 +6,9 @@ import contextlib
 import json
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-
-import torch
-from safetensors.torch import save_file
 
 
 @contextlib.contextmanager
@@ -43,11 +40,3 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Write ``value`` as indented JSON to ``path`` atomically. NaN is an error: JSON has none."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
-
-
-def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str] | None = None) -> None:
-    """Write ``tensors`` as safetensors to ``path`` atomically. Copies: rows of one tensor may not share its memory."""
-    with replacing(path) as temporary:
-        save_file(
-            {name: tensor.contiguous().clone() for name, tensor in tensors.items()}, temporary, dict(metadata or {})
-        )

@@ -6,9 +6,11 @@ Adding a client, changing the cohort's order or resuming a run leaves every othe
 from __future__ import annotations
 
 import hashlib
+from typing import TYPE_CHECKING
 
-import numpy as np
-import torch
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
 
 Label = str | int
 
@@ -24,9 +26,13 @@ def entropy(seed: int, *path: Label) -> int:
 
 def numpy_generator(seed: int, *path: Label) -> np.random.Generator:
     """A NumPy generator for the stream named by ``seed`` and ``path``."""
+    import numpy as np  # deferred, like torch below: configurations name streams and draw nothing
+
     return np.random.Generator(np.random.Philox(entropy(seed, *path)))
 
 
 def torch_generator(seed: int, *path: Label) -> torch.Generator:
     """A CPU torch generator for the stream named by ``seed`` and ``path``."""
+    import torch
+
     return torch.Generator().manual_seed(entropy(seed, *path) % 2**63)

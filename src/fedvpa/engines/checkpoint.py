@@ -17,7 +17,8 @@ from safetensors import SafetensorError, safe_open
 
 from fedvpa.algorithms.base import Private, ServerState
 from fedvpa.core.errors import RunError
-from fedvpa.core.files import replacing, write_tensors
+from fedvpa.core.files import replacing
+from fedvpa.core.tensors import write_tensors
 from fedvpa.core.tree import Tree, below, prefixed
 from fedvpa.engines.encoding import decode_posterior, decode_private, encode_posteriors, encode_private
 from fedvpa.engines.training import TrainState

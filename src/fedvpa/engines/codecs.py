@@ -6,14 +6,11 @@ Encoding what was decoded gives the same bytes, so an engine in one process and 
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 from torch import Tensor
 
 from fedvpa.core.tree import Tree
-
-Codec = Literal["fp32", "fp16", "int8"]
+from fedvpa.engines.config import Codec
 
 WEIGHTS = ("params.", "delta.")
 SCALE = "#scale"

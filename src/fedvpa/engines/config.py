@@ -7,7 +7,8 @@ from typing import Literal
 from pydantic import Field
 
 from fedvpa.core.config import Config
-from fedvpa.engines.codecs import Codec
+
+Codec = Literal["fp32", "fp16", "int8"]
 
 
 class EngineConfig(Config):

@@ -15,8 +15,8 @@ from fedvpa.core import tree
 from fedvpa.core.progress import say
 from fedvpa.core.tree import Tree
 from fedvpa.engines import loop, vectorised
-from fedvpa.engines.codecs import Codec, decode, encode
-from fedvpa.engines.config import EngineConfig
+from fedvpa.engines.codecs import decode, encode
+from fedvpa.engines.config import Codec, EngineConfig
 from fedvpa.engines.federation import Federation
 from fedvpa.engines.runner import CohortRunner
 from fedvpa.engines.sampling import draw_cohort, draw_dropouts, identities

@@ -22,8 +22,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from fedvpa.core.errors import ConfigError
-from fedvpa.core.files import replacing, write_json, write_tensors
+from fedvpa.core.files import replacing, write_json
 from fedvpa.core.seeds import Label, entropy
+from fedvpa.core.tensors import write_tensors
 from fedvpa.data.schema import Prompt, as_text, is_prompt
 from fedvpa.models.load import quiet
 from fedvpa.models.locate import ModelSource

@@ -106,6 +106,13 @@ class RunConfig(Config):
             features = features.model_copy(update={"cache_dir": features.cache_dir.expanduser().resolve()})
         return self.model_copy(update={"data": data, "features": features})
 
+    def check_engine(self) -> None:
+        """Raise ConfigError if the engine needs packages that are not installed, before work is done for it."""
+        if self.engine.name == "flower":
+            from fedvpa.engines.flower.simulation import require_flower
+
+            require_flower()
+
     def resolved_data(self) -> DataConfig:
         """The data section, with one world user for each client of the partition."""
         if self.data.source != "world" or self.partition.clients is None:

@@ -18,9 +18,10 @@ from fedvpa.alignment.job import AlignmentJob
 from fedvpa.alignment.stage1 import ONE
 from fedvpa.core.compute import Compute, restore
 from fedvpa.core.errors import RunError
-from fedvpa.core.files import write_tensors, write_text
+from fedvpa.core.files import write_text
 from fedvpa.core.loop import run_job
 from fedvpa.core.progress import say
+from fedvpa.core.tensors import write_tensors
 from fedvpa.policy.config import PolicyConfig
 from fedvpa.policy.files import load_policy, read_policy
 from fedvpa.policy.model import Policy

@@ -18,8 +18,8 @@ from torch import Tensor
 
 from fedvpa.alignment.stage1 import Users
 from fedvpa.core.errors import RunError
-from fedvpa.core.files import write_tensors
 from fedvpa.core.short_repr import short_repr
+from fedvpa.core.tensors import write_tensors
 from fedvpa.core.tree import Tree, below, prefixed
 from fedvpa.data.partition import ClientRows, Partition
 from fedvpa.engines.federation import Federation

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from fedvpa.core.config import Config
 from fedvpa.core.errors import RunError
-from fedvpa.core.files import write_json, write_tensors
+from fedvpa.core.files import write_json
+from fedvpa.core.tensors import write_tensors
 from fedvpa.core.tree import Tree, below
 from fedvpa.features.standardise import Standardiser
 from fedvpa.selector.config import SelectorConfig

@@ -27,7 +27,8 @@ from flwr.app import ArrayRecord, ConfigRecord, RecordDict
 from fedvpa.algorithms.base import Broadcast, CohortUpdate, Private
 from fedvpa.algorithms.robust import Part
 from fedvpa.core.tree import Tree, below, prefixed
-from fedvpa.engines.codecs import Codec, decode, encode
+from fedvpa.engines.codecs import decode, encode
+from fedvpa.engines.config import Codec
 from fedvpa.engines.encoding import decode_posterior, decode_private, encode_posteriors, encode_private
 from fedvpa.features.standardise import Moments, Standardiser
 

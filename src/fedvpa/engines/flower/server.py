@@ -13,7 +13,7 @@ from fedvpa.algorithms.base import Algorithm, Broadcast, Private
 from fedvpa.core.errors import FedvpaError
 from fedvpa.core.progress import say
 from fedvpa.engines import vectorised
-from fedvpa.engines.codecs import Codec
+from fedvpa.engines.config import Codec
 from fedvpa.engines.federation import Federation
 from fedvpa.engines.flower.records import Request, pack_request, unpack_reply
 from fedvpa.engines.runner import CohortResult

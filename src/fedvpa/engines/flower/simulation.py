@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from fedvpa.algorithms.base import Algorithm
 from fedvpa.core.errors import ConfigError, FedvpaError
-from fedvpa.engines.codecs import Codec
+from fedvpa.engines.config import Codec
 from fedvpa.engines.federation import Federation
 
 if TYPE_CHECKING:

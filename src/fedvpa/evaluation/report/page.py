@@ -14,6 +14,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from matplotlib.figure import Figure
 
+from fedvpa.core.config import flat
 from fedvpa.core.files import write_text
 from fedvpa.evaluation.latents import LatentReport
 from fedvpa.evaluation.report.style import figure_uri
@@ -188,15 +189,6 @@ def latents_text(latents: Mapping[str, LatentReport]) -> TableText:
     return TableText(("", *latents), tuple(row for row in rows if any(cell != MISSING for cell in row[1:])))
 
 
-def flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
-    """Nested sections as (dotted key, value in words), in their order."""
-    pairs: list[tuple[str, str]] = []
-    for name, value in values.items():
-        key = f"{prefix}{name}"
-        pairs.extend(flat(value, f"{key}.") if isinstance(value, Mapping) and value else [(key, _plain(value))])
-    return pairs
-
-
 @cache
 def _template() -> Template:
     environment = Environment(
@@ -207,12 +199,6 @@ def _template() -> Template:
         lstrip_blocks=True,
     )
     return environment.get_template("report.html.j2")
-
-
-def _plain(value: Any) -> str:
-    if value is None or value == {} or value == [] or value == ():
-        return MISSING
-    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
 def _estimate(value: Mapping[str, Any] | None) -> str:
