@@ -11,17 +11,21 @@ import sys
 from pathlib import Path
 
 import pytest
-from safetensors.torch import load_file
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
+from fedvpa.alignment.dpo_job import DPOJob
 from fedvpa.alignment.prompts import public_prompts
-from fedvpa.alignment.setup import labelled
+from fedvpa.alignment.setup import base_candidates, first_pairs, fresh_policy
 from fedvpa.alignment.stage1 import Stage1
-from fedvpa.api import align as aligning
-from fedvpa.api import train as training
-from fedvpa.api.align import align, open_stage1
+from fedvpa.api.align import align
+from fedvpa.api.train import train
 from fedvpa.core.errors import ConfigError, DataError, ModelError, RunError
 from fedvpa.core.signals import Interrupted
 from fedvpa.runs.config import RunConfig
+from fedvpa.runs.folder import RunFolder
+from fedvpa.runs.stage1 import open_stage1
 
 SMALL = (
     "policy.steps=6",
@@ -48,8 +52,13 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory):
         yield
 
 
+def stage_of(run: Path, *overrides: str) -> Stage1:
+    folder = RunFolder.open(run)
+    return open_stage1(folder, folder.config((*SMALL, *overrides)))
+
+
 def trained(tiny: RunConfig, method: str, out: Path) -> Path:
-    training.train(tiny.with_method(method), out)
+    train(tiny.with_method(method), out)
     return out
 
 
@@ -85,15 +94,15 @@ def same_policy(first: Path, second: Path) -> None:
 
 def stop_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
     """A SIGINT to this process while it works on the step."""
-    ordinary = aligning.Problem.run
+    ordinary = DPOJob.run
 
-    def interrupted(self, kept=None, folder=None):
-        for progress in ordinary(self, kept, folder):
-            if progress.line["step"] == step:
+    def interrupted(self):
+        for line in ordinary(self):
+            if line["step"] == step:
                 os.kill(os.getpid(), signal.SIGINT)
-            yield progress
+            yield line
 
-    monkeypatch.setattr(aligning.Problem, "run", interrupted)
+    monkeypatch.setattr(DPOJob, "run", interrupted)
 
 
 @pytest.mark.end_to_end
@@ -169,11 +178,11 @@ def test_a_policy_is_not_replaced_unasked(aligned: Path):
 def test_overwriting_leaves_nothing_to_resume_by_mistake(aligned: Path, tmp_path: Path, monkeypatch):
     run = shutil.copytree(aligned, tmp_path / "run")
 
-    def fails(self, kept=None, folder=None):
+    def fails(self):
         raise KeyboardInterrupt
         yield
 
-    monkeypatch.setattr(aligning.Problem, "run", fails)
+    monkeypatch.setattr(DPOJob, "run", fails)
     with pytest.raises(KeyboardInterrupt):
         align(run, overrides=SMALL, overwrite=True)
     assert not (run / "checkpoints" / "policy.safetensors").exists()
@@ -184,7 +193,7 @@ def test_overwriting_leaves_nothing_to_resume_by_mistake(aligned: Path, tmp_path
 @pytest.mark.unit
 def test_training_again_removes_the_policy_of_the_old_selector(aligned: Path, tiny: RunConfig, tmp_path: Path):
     run = shutil.copytree(aligned, tmp_path / "run")
-    training.train(tiny, run, overwrite=True)
+    train(tiny, run, overwrite=True)
     assert not (run / "policy").exists()
 
 
@@ -198,7 +207,7 @@ def test_resuming_what_is_another_run_is_refused(aligned: Path, tiny: RunConfig,
 
     run = shutil.copytree(aligned, tmp_path / "run")
     refused(r"other settings of policy\.\*", "policy.beta=0.5")
-    refused("another seed and other pairs", "seed=1")
+    refused("another seed", "seed=1")
     refused("another method and another selector", method="feddpo")
     again = trained(
         tiny.model_copy(update={"server": tiny.server.model_copy(update={"rounds": 4})}),
@@ -280,7 +289,7 @@ def test_a_policy_with_another_tokenizer_is_allowed_and_said(run: Path, tmp_path
 @pytest.mark.parametrize("method", ["global", "fedbiscuit", "oracle", "fedvpl"])
 def test_other_methods_align_too(method: str, tiny: RunConfig, tmp_path: Path):
     run = trained(tiny, method, tmp_path / "run")
-    found = align(run, overrides=(*SMALL, "policy.steps=2"))
+    found = align(run, overrides=(*SMALL, "policy.steps=2")).to_dict()
     groups = {"helpful", "harmless"}
     assert set(found["policies"]) == (groups if method == "oracle" else {""})
     for name, policy in found["policies"].items():
@@ -301,7 +310,7 @@ def test_the_yardstick_without_one_selector_has_no_policy(tiny: RunConfig, tmp_p
 
 @pytest.fixture(scope="module")
 def stage(finished: Path) -> Stage1:
-    return open_stage1(finished, SMALL)
+    return stage_of(finished)
 
 
 @pytest.mark.unit
@@ -309,7 +318,7 @@ def test_prompts_to_align_on_and_to_stop_by_are_disjoint_and_named_by_the_seed(f
     texts, held = public_prompts(stage)
     assert (len(texts), len(held)) == (12, 5)
     assert not set(texts) & set(held)
-    assert public_prompts(open_stage1(finished, SMALL)) == (texts, held)
+    assert public_prompts(stage_of(finished)) == (texts, held)
 
 
 @pytest.mark.unit
@@ -317,70 +326,117 @@ def test_prompts_of_a_file_are_shared_out(finished: Path, tmp_path: Path):
     path = tmp_path / "prompts.txt"
     path.write_text("".join(f"how do i plan picnic {number} ?\n\n" for number in range(40)) * 2)
     texts, held = public_prompts(
-        open_stage1(finished, (*SMALL, f"policy.candidates.prompt_file={path}", "policy.candidates.prompts=99"))
+        stage_of(finished, f"policy.candidates.prompt_file={path}", "policy.candidates.prompts=99")
     )
     assert len(set(texts)) == len(texts)
     assert not set(texts) & set(held)
     assert 0 < len(held) <= 5
     path.write_text("one ?\n")
     with pytest.raises(DataError, match="1 prompts are too few"):
-        public_prompts(open_stage1(finished, (*SMALL, f"policy.candidates.prompt_file={path}")))
+        public_prompts(stage_of(finished, f"policy.candidates.prompt_file={path}"))
     with pytest.raises(DataError, match=r"nowhere\.txt"):
-        public_prompts(open_stage1(finished, (*SMALL, f"policy.candidates.prompt_file={tmp_path / 'nowhere.txt'}")))
+        public_prompts(stage_of(finished, f"policy.candidates.prompt_file={tmp_path / 'nowhere.txt'}"))
 
 
 @pytest.mark.end_to_end
 def test_pairs_of_a_data_set_are_candidates_too(run: Path):
     overrides = (*SMALL, "policy.steps=1", "policy.candidates.source=pairs")
     path = run / "prompts.txt"
-    table = open_stage1(run, SMALL).prepared.table
+    table = stage_of(run).pairs.table
     prompts = {str(pair.prompt) for pair in table.pairs}
     path.write_text("".join(f"{prompt}\n" for prompt in sorted(prompts)))
     found = align(run, overrides=(*overrides, f"policy.candidates.prompt_file={path}"))
-    assert found["policies"][""]["pairs"]["kept"] > 0
+    assert found.policies[""].notes["pairs"]["kept"] > 0
 
 
 @pytest.mark.unit
 def test_named_preferences_are_those_that_the_groups_users_lean_to(stage: Stage1):
     named = stage.named_preferences()
-    _, groups, _ = stage.users(seen=True)
     for name, z in named.items():
-        rows = [row for row, group in enumerate(groups) if group == name]
+        rows = [row for row, group in enumerate(stage.seen.groups) if group == name]
         leaning = int(stage.posterior.weights[rows].mean(0).argmax())
         assert stage.selector.prototypes[leaning].tolist() == z
 
 
 @pytest.mark.unit
 def test_monolithic_methods_get_as_many_pairs_per_prompt(stage: Stage1, tiny: RunConfig, tmp_path: Path):
-    from fedvpa.alignment.setup import base_candidates, fresh_policy
-
-    one = open_stage1(trained(tiny, "global", tmp_path / "run"), SMALL)
+    one = stage_of(trained(tiny, "global", tmp_path / "run"))
     texts, _ = public_prompts(stage)
-    candidates = base_candidates(stage, fresh_policy(stage, ""), texts, "train")
-    ours, theirs = labelled(stage, "", candidates), labelled(one, "", candidates)
+    candidates = base_candidates(stage, fresh_policy(stage), texts, "train")
+    ours, theirs = first_pairs(stage, "", candidates), first_pairs(one, "", candidates)
     assert ours.examples.z.shape[1] == 13
     assert theirs.examples.z is None
     # Three samples allow one pair without a shared response; the personal method takes it at each of its two latents.
     assert theirs.counts["kept"] <= 12 < ours.counts["kept"] <= 24
 
 
-@pytest.mark.end_to_end
-def test_a_signal_to_the_command_line_is_said_in_one_message(run: Path, aligned: Path):
-    code = (
-        "import os, signal\n"
-        "from fedvpa.api import align as aligning\n"
-        "ordinary = aligning.Problem.run\n"
-        "def interrupted(self, kept=None, folder=None):\n"
-        "    for progress in ordinary(self, kept, folder):\n"
-        "        if progress.line['step'] == 4: os.kill(os.getpid(), signal.SIGTERM)\n"
-        "        yield progress\n"
-        "aligning.Problem.run = interrupted\n"
-        "from fedvpa.cli.main import main; main()\n"
-    )
-    command = [sys.executable, "-c", code, "align", str(run), *SMALL]
+STOPPED_AT_4 = """
+import os, signal, sys
+import torch
+torch.set_num_threads(int(sys.argv.pop(1)))
+from fedvpa.alignment.dpo_job import DPOJob
+ordinary = DPOJob.run
+def interrupted(self):
+    for line in ordinary(self):
+        if line["step"] == 4:
+            os.kill(os.getpid(), signal.SIGTERM)
+        yield line
+DPOJob.run = interrupted
+from fedvpa.cli.main import main
+main()
+"""
+
+
+@pytest.mark.equivalence
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_run_stopped_with_other_threads_resumes_bit_for_bit(threads: int, run: Path, finished: Path, tmp_path: Path):
+    command = [sys.executable, "-c", STOPPED_AT_4, str(threads), "align", str(run), *SMALL]
     stopped = subprocess.run(command, capture_output=True, text=True, check=False)
     assert stopped.returncode == 143, stopped.stderr
     assert "SIGTERM: stopped after step 4 of 6" in stopped.stderr
     assert "Traceback" not in stopped.stderr
+    torch.set_num_threads(threads)
+    whole = shutil.copytree(finished, tmp_path / "whole")
+    align(whole, overrides=SMALL)
+    torch.set_num_threads(3 - threads)  # what a process here has by default is not what the run had
     align(run, overrides=SMALL, resume=True)
+    assert torch.get_num_threads() == threads
+    same_policy(whole, run)
+
+
+@pytest.mark.unit
+def test_a_checkpoint_of_an_earlier_release_says_what_exactness_needs(aligned: Path, tmp_path: Path, capsys):
+    run = shutil.copytree(aligned, tmp_path / "run")
+    path = run / "checkpoints" / "policy.safetensors"
+    with safe_open(path, framework="pt") as file:
+        header = file.metadata()
+    save_file(load_file(path), path, {name: value for name, value in header.items() if name != "compute"})
+    align(run, overrides=SMALL, resume=True)
+    assert "does not say with how many threads it was made" in capsys.readouterr().err
+
+
+@pytest.mark.unit
+def test_a_run_of_an_earlier_release_is_aligned_from_its_data(run: Path, aligned: Path, capsys):
+    (run / "clients" / "users.safetensors").unlink()
+    align(run, overrides=SMALL)
+    assert "written by an earlier release" in capsys.readouterr().err
     same_policy(aligned, run)
+
+
+@pytest.mark.unit
+def test_a_run_is_aligned_without_features_or_partition_again(run: Path, aligned: Path, monkeypatch):
+    def never(*_, **__):
+        raise AssertionError("stage 1 was prepared again")
+
+    for name in ("fedvpa.runs.prepare.load_features", "fedvpa.runs.prepare.partition"):
+        monkeypatch.setattr(name, never)
+    align(run, overrides=SMALL)
+    same_policy(aligned, run)
+
+
+@pytest.mark.unit
+def test_other_data_than_the_runs_are_refused(run: Path):
+    with pytest.raises(RunError, match="trained on other pairs than its data now give"):
+        align(run, overrides=(*SMALL, "data.seed=1"))
+    with pytest.raises(ConfigError, match=r"partition\.clients.*cannot be changed"):
+        align(run, overrides=(*SMALL, "partition.clients=5"))

@@ -12,12 +12,15 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from fedvpa.alignment import jobs as policy_work
-from fedvpa.api.align import align, open_stage1, train_feddpo_policy
+from fedvpa.alignment import feddpo_job
+from fedvpa.api.align import align
 from fedvpa.api.generate import generate
 from fedvpa.core.errors import ConfigError
 from fedvpa.core.signals import Interrupted
+from fedvpa.experiments.client_models import train_feddpo_policy
 from fedvpa.policy.adapters import snapshot
+
+from .test_align import stage_of
 
 SMALL = (
     "policy.lora_rank=3",
@@ -54,7 +57,7 @@ def history(run: Path) -> list[dict]:
 
 
 def stop_at(monkeypatch: pytest.MonkeyPatch, round_: int, number: int) -> None:
-    ordinary = policy_work.train_feddpo
+    ordinary = feddpo_job.train_feddpo
 
     def interrupted(*arguments):
         for state, told in ordinary(*arguments):
@@ -62,7 +65,7 @@ def stop_at(monkeypatch: pytest.MonkeyPatch, round_: int, number: int) -> None:
                 os.kill(os.getpid(), number)
             yield state, told
 
-    monkeypatch.setattr(policy_work, "train_feddpo", interrupted)
+    monkeypatch.setattr(feddpo_job, "train_feddpo", interrupted)
 
 
 @pytest.mark.end_to_end
@@ -112,7 +115,7 @@ def test_stopped_and_resumed_equals_uninterrupted(round_, number, rule, finished
 
 @pytest.mark.equivalence
 def test_the_comparison_trains_the_same_policy(aligned: Path, finished: Path):
-    policy, notes = train_feddpo_policy(open_stage1(finished, SMALL))
+    policy, notes = train_feddpo_policy(stage_of(finished, *SMALL))
     saved = json.loads((aligned / "policy" / "policy.json").read_text())
     assert notes == {name: saved[name] for name in notes}
     adapter = load_file(aligned / "policy" / "adapter_model.safetensors")
@@ -124,8 +127,8 @@ def test_the_comparison_trains_the_same_policy(aligned: Path, finished: Path):
 @pytest.mark.end_to_end
 def test_it_answers_without_a_preference_and_takes_none(aligned: Path):
     found = generate(aligned, ["how do i plan a picnic ?"], None, temperature=0)
-    assert found["z"] is None
-    assert 0 < len(found["answers"][0]["response"].split()) <= 17
+    assert found.z is None
+    assert 0 < len(found.answers[0].response.split()) <= 17
     with pytest.raises(ConfigError, match="'feddpo' is the same for everybody and cannot follow 'helpful'"):
         generate(aligned, ["how ?"], "helpful")
 
@@ -133,7 +136,7 @@ def test_it_answers_without_a_preference_and_takes_none(aligned: Path):
 @pytest.mark.end_to_end
 def test_a_client_whose_training_breaks_is_counted(finished: Path, tmp_path: Path, monkeypatch, capsys):
     run = without_selector(finished, tmp_path / "run")
-    ordinary = policy_work.client_examples
+    ordinary = feddpo_job.client_examples
     broken = []
 
     def examples(policy, pairs):
@@ -143,9 +146,9 @@ def test_a_client_whose_training_breaks_is_counted(finished: Path, tmp_path: Pat
             broken.append(found)
         return found
 
-    monkeypatch.setattr(policy_work, "client_examples", examples)
+    monkeypatch.setattr(feddpo_job, "client_examples", examples)
     found = align(run, overrides=(*SMALL, "policy.feddpo.cohort=99", "policy.feddpo.rounds=2"), method="feddpo")
-    assert found["policies"][""]["rejected"] == 2
+    assert found.policies[""].notes["rejected"] == 2
     first = history(run)[0]
     assert len(first["rejected"]) == 1
     assert set(first["rejected"]) < set(first["cohort"])

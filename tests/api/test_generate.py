@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,19 +12,21 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from fedvpa.alignment.prompts import evaluation_prompts, public_prompts
-from fedvpa.alignment.stage1 import Stage1
-from fedvpa.api.align import align, open_stage1
-from fedvpa.api.generate import generate, latent_of
+from fedvpa.api.align import align
+from fedvpa.api.generate import Answer, generate, z_of
 from fedvpa.api.personalize import personalize
 from fedvpa.api.train import train
 from fedvpa.core.errors import ConfigError, DataError, ModelError, RunError
+from fedvpa.policy.model import Policy
 from fedvpa.runs.config import RunConfig
+from fedvpa.runs.folder import RunFolder
 from fedvpa.runs.policies import open_aligned
+from fedvpa.runs.users import RunUsers, load_users
 from fedvpa.selector.selector import Selector
 from fedvpa.world import backbone_path
 from fedvpa.world.generate import generate_world
 
-from .test_align import SMALL
+from .test_align import SMALL, stage_of
 
 SHORT = {"max_new_tokens": 7}
 PROMPTS = ["how do i plan a picnic ?", "how do i bake bread ?"]
@@ -53,8 +56,12 @@ def aligned(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def stage(aligned: Path) -> Stage1:
-    return open_stage1(aligned)
+def users(aligned: Path) -> RunUsers:
+    return load_users(aligned / "clients" / "users.safetensors")
+
+
+def named_z(aligned: Path, users: RunUsers, named: dict, preference: str) -> torch.Tensor:
+    return torch.tensor(z_of(RunFolder(aligned), preference, named, users))
 
 
 @pytest.fixture(scope="module")
@@ -66,10 +73,10 @@ def named(aligned: Path) -> dict[str, list[float]]:
 def test_answers_follow_the_preference_and_the_seed(aligned: Path, named: dict):
     def said(preference: str, seed: int = 0, temperature: float = 0.7) -> list[str]:
         found = generate(aligned, PROMPTS, preference, seed=seed, temperature=temperature, **SHORT)
-        assert [answer["prompt"] for answer in found["answers"]] == PROMPTS
-        assert found["preference"] == preference
-        assert found["z"] == pytest.approx(named[preference])
-        return [answer["response"] for answer in found["answers"]]
+        assert [answer.prompt for answer in found.answers] == PROMPTS
+        assert found.preference == preference
+        assert found.z == pytest.approx(named[preference])
+        return [answer.response for answer in found.answers]
 
     helpful = said("helpful")
     assert helpful == said("helpful")
@@ -80,33 +87,48 @@ def test_answers_follow_the_preference_and_the_seed(aligned: Path, named: dict):
 
 
 @pytest.mark.unit
-def test_a_number_is_a_place_between_the_two_groups(aligned: Path, stage: Stage1, named: dict):
+def test_a_number_is_a_place_between_the_two_groups(aligned: Path, users: RunUsers, named: dict):
     first, second = (torch.tensor(z) for z in named.values())
-    assert latent_of(aligned, stage, named, "0").equal(first)
-    assert latent_of(aligned, stage, named, "1.0").equal(second)
-    torch.testing.assert_close(latent_of(aligned, stage, named, "0.3"), 0.7 * first + 0.3 * second)
+    assert named_z(aligned, users, named, "0").equal(first)
+    assert named_z(aligned, users, named, "1.0").equal(second)
+    torch.testing.assert_close(named_z(aligned, users, named, "0.3"), 0.7 * first + 0.3 * second)
     for outside in ("1.5", "-0.1", "nan"):
         with pytest.raises(ConfigError, match=r"no place between two groups.*from 0 to 1"):
-            latent_of(aligned, stage, named, outside)
+            named_z(aligned, users, named, outside)
     with pytest.raises(ConfigError, match="no place between two groups"):
-        latent_of(aligned, stage, {"helpful": named["helpful"]}, "0.3")
+        named_z(aligned, users, {"helpful": named["helpful"]}, "0.3")
 
 
 @pytest.mark.unit
-def test_users_are_known_by_their_ids_seen_or_not(aligned: Path, stage: Stage1, named: dict):
-    for seen in (True, False):
-        ids, _, z = stage.users(seen=seen)
-        assert len(ids) == (7 if seen else 3)
-        for name, own in zip(ids, z, strict=True):
-            assert latent_of(aligned, stage, named, name).equal(own)
+def test_users_are_known_by_their_ids_seen_or_not(aligned: Path, users: RunUsers, named: dict):
+    for some, count in ((users.seen, 7), (users.unseen, 3)):
+        assert len(some.ids) == count
+        for name, own in zip(some.ids, some.z, strict=True):
+            assert named_z(aligned, users, named, name).equal(own)
 
 
 @pytest.mark.unit
-def test_a_user_whose_id_is_a_number_is_found(aligned: Path, stage: Stage1, named: dict, monkeypatch):
-    ids, groups, z = stage.users(seen=True)
-    renamed = (["7", *ids[1:]], groups, z)
-    monkeypatch.setattr(Stage1, "users", lambda self, *, seen: renamed)
-    assert latent_of(aligned, stage, named, "7").equal(z[0])
+def test_a_user_whose_id_is_a_number_is_found(aligned: Path, users: RunUsers, named: dict):
+    renamed = replace(users, seen=replace(users.seen, ids=("7", *users.seen.ids[1:])))
+    assert named_z(aligned, renamed, named, "7").equal(users.seen.z[0])
+
+
+@pytest.mark.end_to_end
+def test_the_policy_alone_says_what_the_verb_says(aligned: Path, named: dict):
+    policy = Policy.from_pretrained(aligned)
+    for preference in ("harmless", "0.25"):
+        verb = generate(aligned, PROMPTS, preference, seed=2, **SHORT)
+        assert policy.generate(PROMPTS, preference=preference, seed=2, **SHORT) == [a.response for a in verb.answers]
+        assert policy.generate(PROMPTS, preference=verb.z, seed=2, **SHORT) == [a.response for a in verb.answers]
+    one = policy.generate(PROMPTS[0], preference=0.25, temperature=0, **SHORT)
+    chat = [{"role": "user", "content": PROMPTS[0]}]
+    assert len(one) == len(policy.generate(chat, preference="helpful", **SHORT)) == 1
+    assert Policy.from_pretrained(aligned / "policy").preferences == policy.preferences == named
+    assert repr(policy) == "Policy(base='bundled', z of 13 numbers, preferences=['helpful', 'harmless'])"
+    with pytest.raises(ConfigError, match=r"no preference 'helpfull'.*helpful, harmless"):
+        policy.generate(PROMPTS, preference="helpfull")
+    with pytest.raises(ConfigError, match="and none is given"):
+        policy.generate(PROMPTS)
 
 
 @pytest.mark.end_to_end
@@ -118,14 +140,14 @@ def test_a_new_user_is_a_file_of_pairs(aligned: Path, tmp_path: Path):
     ]
     pairs.write_text("".join(json.dumps(row) + "\n" for row in rows))
     found = generate(aligned, PROMPTS[:1], f"@{pairs}", **SHORT)
-    assert found["z"] == pytest.approx(personalize(aligned, pairs)["mean"])
+    assert found.z == pytest.approx(personalize(aligned, pairs).mean)
     with pytest.raises(DataError, match=r"nowhere\.jsonl"):
         generate(aligned, PROMPTS[:1], f"@{tmp_path / 'nowhere.jsonl'}", **SHORT)
 
 
 @pytest.mark.unit
-def test_an_unknown_preference_lists_the_known_ones(aligned: Path, stage: Stage1):
-    user = stage.users(seen=False)[0][0]
+def test_an_unknown_preference_lists_the_known_ones(aligned: Path, users: RunUsers):
+    user = users.unseen.ids[0]
     with pytest.raises(ConfigError, match="Did you mean 'helpful'") as told:
         generate(aligned, PROMPTS, "helpfull", **SHORT)
     for known in ("helpful", "harmless", user, "@pairs.jsonl"):
@@ -136,14 +158,13 @@ def test_an_unknown_preference_lists_the_known_ones(aligned: Path, stage: Stage1
 
 @pytest.mark.end_to_end
 def test_the_settings_are_those_that_the_policy_was_trained_with(aligned: Path):
-    kept = open_aligned(aligned).config.policy
+    kept = open_aligned(RunFolder(aligned)).config.policy
     assert (kept.conditioning, kept.steps, kept.lora_rank) == ("additive", 1, 2)
     assert (kept.candidates.samples, kept.candidates.max_new_tokens) == (3, 19)
-    assert open_aligned(aligned, ["policy.candidates.batch=1"]).config.policy.candidates.batch == 1
+    assert open_aligned(RunFolder(aligned), ["policy.candidates.batch=1"]).config.policy.candidates.batch == 1
 
-    def said(longest: int | None) -> list[dict]:
-        found = generate(aligned, PROMPTS, "helpful", seed=3, temperature=3.0, max_new_tokens=longest)
-        return found["answers"]
+    def said(longest: int | None) -> list[Answer]:
+        return list(generate(aligned, PROMPTS, "helpful", seed=3, temperature=3.0, max_new_tokens=longest).answers)
 
     assert said(None) == said(19)
     assert said(None) != said(40)  # at this temperature no sample ends by itself
@@ -155,7 +176,7 @@ def test_answers_that_cannot_be_are_refused(aligned: Path):
         generate(aligned, [PROMPTS[0], ""], "helpful", **SHORT)
     with pytest.raises(ConfigError, match=r"--top-p 0\.0 keeps no share"):
         generate(aligned, PROMPTS, "helpful", top_p=0.0, **SHORT)
-    tokens = len(open_aligned(aligned).policies[""].tokenizer.prompts(PROMPTS[:1])[0])
+    tokens = len(open_aligned(RunFolder(aligned)).policies[""].tokenizer.prompts(PROMPTS[:1])[0])
     room = 256 - 3 - tokens  # positions, prefix, prompt
     with pytest.raises(ConfigError, match=rf"a prompt of {tokens} tokens do not fit .* Give at most {room}\."):
         generate(aligned, PROMPTS[:1], "helpful", max_new_tokens=room + 1)
@@ -169,7 +190,7 @@ def test_a_base_model_that_has_moved_is_found_and_another_one_is_refused(finishe
     with pytest.raises(ModelError, match="old"):
         generate(run, PROMPTS, "helpful", overrides=[f"policy.model={other}"], **SHORT)
     found = generate(run, PROMPTS, "helpful", overrides=[f"features.model={moved}"], **SHORT)
-    assert len(found["answers"]) == 2
+    assert len(found.answers) == 2
     settings = json.loads((moved / "config.json").read_text())
     (moved / "config.json").write_text(json.dumps({**settings, "rms_norm_eps": 1e-5}))
     with pytest.raises(ModelError, match="trained on other weights"):
@@ -224,8 +245,8 @@ def test_a_policy_without_z_takes_no_preference(tiny: RunConfig, tmp_path: Path)
     train(tiny.with_method("global"), run)
     align(run, overrides=(*SMALL, "policy.steps=1"))
     found = generate(run, PROMPTS, None, **SHORT)
-    assert found["z"] is None
-    assert len(found["answers"]) == 2
+    assert found.z is None
+    assert len(found.answers) == 2
     with pytest.raises(ConfigError, match="'global' is the same for everybody and cannot follow 'helpful'"):
         generate(run, PROMPTS, "helpful", **SHORT)
 
@@ -235,7 +256,7 @@ def test_the_oracle_has_a_policy_for_each_group(tiny: RunConfig, tmp_path: Path)
     run = tmp_path / "run"
     train(tiny.with_method("oracle"), run)
     align(run, overrides=(*SMALL, "policy.steps=1"))
-    assert generate(run, PROMPTS, "harmless", **SHORT)["z"] is None
+    assert generate(run, PROMPTS, "harmless", **SHORT).z is None
     for preference in ("user-1", None):
         with pytest.raises(ConfigError, match=r"one policy for each of .*helpful"):
             generate(run, PROMPTS, preference, **SHORT)
@@ -243,7 +264,7 @@ def test_the_oracle_has_a_policy_for_each_group(tiny: RunConfig, tmp_path: Path)
 
 @pytest.mark.unit
 def test_prompts_of_the_evaluation_are_in_no_training(finished: Path):
-    stage = open_stage1(finished, SMALL)
+    stage = stage_of(finished)
     texts, held = public_prompts(stage)
     fair = evaluation_prompts(stage, 31)
     assert len(set(fair)) == 31

@@ -143,8 +143,24 @@ def load_policy(folder: Path, config: PolicyConfig, *, device: str = "auto") -> 
         conditioner.load_state_dict(load_file(folder / "z_conditioner.safetensors"))
     policy = _assemble(adapted, conditioner, tokenizer, source, config)
     if (folder / PREFERENCES).is_file() and conditioner is not None:
-        policy.preferences = json.loads((folder / PREFERENCES).read_text(encoding="utf-8"))
+        policy.preferences = read_preferences(folder)
     return policy
+
+
+def read_preferences(folder: Path) -> dict[str, list[float]]:
+    """Group → the z that stands for it, of a policy folder.
+
+    Raises:
+        RunError: If the file is missing or broken.
+    """
+    path = folder / PREFERENCES
+    try:
+        found: dict[str, list[float]] = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise RunError(
+            f"cannot be read ({error}).", fix="Restore it, or align again with --overwrite.", where=str(path)
+        ) from error
+    return found
 
 
 def _assemble(

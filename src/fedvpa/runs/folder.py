@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from fedvpa.core.config import flat
-from fedvpa.core.errors import RunError
+from fedvpa.core.errors import ConfigError, RunError
 from fedvpa.core.files import write_json, write_text
 from fedvpa.runs.config import RunConfig, dump, read_config, with_overrides
 
@@ -100,7 +100,18 @@ class RunFolder:
         return self.config_file.exists()
 
     def config(self, overrides: Sequence[str] = ()) -> RunConfig:
-        """The configuration of the run, with overrides applied. Raises as ``read_config``."""
+        """The configuration of the run, with overrides applied.
+
+        Raises:
+            ConfigError: As ``read_config``, and for an override of the partition: who holds what is part of the run.
+        """
+        fixed = next((override for override in overrides if override.startswith("partition.")), None)
+        if fixed is not None:
+            raise ConfigError(
+                f"{fixed.partition('=')[0]} cannot be changed: the clients of a run are those that it was trained "
+                "with.",
+                fix="Leave it out, or train another run.",
+            )
         return with_overrides(read_config(self.config_file), overrides)
 
     def begin(self, config: RunConfig, environment: Mapping[str, Any]) -> None:

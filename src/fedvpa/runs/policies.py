@@ -23,7 +23,7 @@ from fedvpa.core.loop import run_job
 from fedvpa.core.progress import say
 from fedvpa.core.tensors import write_tensors
 from fedvpa.policy.config import PolicyConfig
-from fedvpa.policy.files import load_policy, read_policy
+from fedvpa.policy.files import load_policy, read_policy, read_preferences
 from fedvpa.policy.model import Policy
 from fedvpa.runs.card import card
 from fedvpa.runs.config import RunConfig, with_overrides
@@ -183,6 +183,7 @@ def open_aligned(run: RunFolder, overrides: Sequence[str] = ()) -> Aligned:
     if not (run.policy / "metrics.json").is_file():
         raise RunError("holds no policy.", fix=f"Run: fedvpa align {run}", where=str(run))
     metrics = _read(run.policy / "metrics.json")
+    read_preferences(run.policy)  # without it the policy of a run is not whole
     names = list(metrics["policies"])
     trained = PolicyConfig.parse(read_policy(run.policy / names[0])["settings"])
     config = with_overrides(run.config().model_copy(update={"policy": trained}), overrides)
