@@ -8,7 +8,8 @@ from typing import Any, Literal, get_args
 
 from fedvpa.core.errors import ConfigError, nearest
 from fedvpa.evaluation.judges.base import Judge
-from fedvpa.evaluation.judges.openai_compatible import EndpointConfig, OpenAICompatibleJudge
+from fedvpa.evaluation.judges.endpoint_config import EndpointConfig
+from fedvpa.evaluation.judges.openai_compatible import OpenAICompatibleJudge
 from fedvpa.evaluation.judges.reward_model import RewardModelJudge
 from fedvpa.evaluation.judges.world import WorldJudge
 from fedvpa.rewards.reward_model import RewardModelConfig
