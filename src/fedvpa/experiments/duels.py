@@ -13,13 +13,13 @@ from fedvpa.alignment.stage1 import ONE, Stage1
 from fedvpa.core.errors import DataError
 from fedvpa.core.progress import say
 from fedvpa.data.schema import Text
-from fedvpa.evaluation.judges.base import Duel, Judge, check_missing
+from fedvpa.evaluation.judges.base import Duel, Judge, check_missing, exact_reward_of
 from fedvpa.evaluation.judges.openai_compatible import OpenAICompatibleJudge
 from fedvpa.evaluation.win_rates import Outcome
 from fedvpa.policy.config import JudgingConfig
 from fedvpa.policy.model import Policy, Sampling
 from fedvpa.policy.rows import Ids
-from fedvpa.rewards.world import utilities
+from fedvpa.rewards.base import ExactReward
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,7 @@ class Arena:
         base: One answer of the base policy to each.
         sampling: How everybody's answers are drawn.
         judge: Who decides.
-        exact: Whether the judge is the bundled world's, which knows utilities.
+        exact: The reward that knows the utilities which the judge decides by; None for a judge without one.
         missing_limit: Largest share of verdicts that may be missing.
     """
 
@@ -51,7 +51,7 @@ class Arena:
     base: Sequence[str]
     sampling: Sampling
     judge: Judge
-    exact: bool
+    exact: ExactReward | None
     missing_limit: float
 
     def outcomes(self, stage: Stage1, policies: Mapping[str, Policy], preference: str, *, seen: bool) -> list[Outcome]:
@@ -126,9 +126,9 @@ class Arena:
     def _utilities(
         self, prompts: Sequence[str], answers: Sequence[str], preference: str
     ) -> list[tuple[float | None, bool | None]]:
-        if not self.exact:
+        if self.exact is None:
             return [(None, None)] * len(answers)
-        values, parsed = utilities(list(zip(prompts, answers, strict=True)), preference)
+        values, parsed = self.exact.utilities(list(zip(prompts, answers, strict=True)), preference)
         return [(float(value), bool(inside)) for value, inside in zip(values, parsed, strict=True)]
 
 
@@ -150,7 +150,7 @@ def arena(
     with policy.reference() as base:
         found = base.generate(base.words.prompts(prompts), None, sampling, stage.config.seed, "duel", "base")
     answers = [answer.text for answer in _told(policy, found)]
-    return Arena(prompts, answers, sampling, judge, rules.judge == "world", rules.missing_limit)
+    return Arena(prompts, answers, sampling, judge, exact_reward_of(judge), rules.missing_limit)
 
 
 def all_outcomes(field: Arena, stage: Stage1, policies: Mapping[str, Policy]) -> list[Outcome]:

@@ -7,7 +7,7 @@ Nothing else ever stands in for the endpoint: a call that fails leaves its verdi
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -22,6 +22,7 @@ from fedvpa.evaluation.judges.chat_client import AttemptError, ChatClient, conne
 from fedvpa.evaluation.judges.cost import Estimate, Usage, estimate_cost
 from fedvpa.evaluation.judges.endpoint_config import EndpointConfig, read_api_key
 from fedvpa.evaluation.judges.pairwise import REMINDER, Question, all_questions, read_letter, read_verdict
+from fedvpa.rewards.base import SETTINGS
 
 Result = TypeVar("Result")
 
@@ -161,6 +162,16 @@ class OpenAICompatibleJudge:
             ]
         cut = f", cut at max_tokens = {self._config.max_tokens}" if reply is not None and reply.cut else ""
         return _Failure(f"an answer that is neither A nor B{cut}", replied=True)
+
+
+def make_openai_compatible_judge(settings: Mapping[str, Any], cache: Path | None) -> OpenAICompatibleJudge:
+    """The judge behind an endpoint, from the fields of :class:`EndpointConfig`.
+
+    Raises:
+        ConfigError: For an unknown or unusable setting, and as :class:`OpenAICompatibleJudge` says.
+        DataError: If the cache is no cache.
+    """
+    return OpenAICompatibleJudge(EndpointConfig.parse(settings, *SETTINGS), cache)
 
 
 def _run(work: Coroutine[Any, Any, Result]) -> Result:
