@@ -21,7 +21,7 @@ install_import_hook(
             "models.batching",
             "evaluation.accuracy",
             "evaluation.judges.length_control",
-            "evaluation.judges.world",
+            "rewards.world",
         )
     ],
     "beartype.beartype",

@@ -6,7 +6,7 @@ import pytest
 import typer.main
 
 from fedvpa.cli.main import app
-from fedvpa.evaluation.judges.openai_compatible import EndpointConfig
+from fedvpa.evaluation.judges.endpoint_config import EndpointConfig
 from fedvpa.rewards.reward_model import RewardModelConfig
 from fedvpa.runs.config import read_config
 

@@ -13,13 +13,13 @@ from fedvpa.alignment.stage1 import ONE, Stage1
 from fedvpa.core.errors import DataError
 from fedvpa.core.progress import say
 from fedvpa.data.schema import Text
-from fedvpa.evaluation.judges.base import Duel, Judge, check_missing
+from fedvpa.evaluation.judges.base import Duel, Judge, check_missing, exact_reward_of
 from fedvpa.evaluation.judges.openai_compatible import OpenAICompatibleJudge
 from fedvpa.evaluation.outcomes import Outcome
 from fedvpa.policy.config import JudgingConfig
 from fedvpa.policy.model import Policy, Sampling
 from fedvpa.policy.rows import Ids
-from fedvpa.rewards.world import utilities
+from fedvpa.rewards.base import ExactReward
 
 PATH_STEPS = 5
 """Latents from one prototype to the other, both included: the switching curve of the evaluation protocol."""
@@ -42,7 +42,7 @@ class Duels:
         base: One answer of the base policy to each.
         sampling: How everybody's answers are drawn.
         judge: Who decides.
-        exact: Whether the judge is the bundled world's, which knows utilities.
+        exact: The reward that knows the utilities which the judge decides by; None for a judge without one.
         missing_limit: Largest share of verdicts that may be missing.
     """
 
@@ -50,7 +50,7 @@ class Duels:
     base: Sequence[str]
     sampling: Sampling
     judge: Judge
-    exact: bool
+    exact: ExactReward | None
     missing_limit: float
 
     def outcomes(self, stage: Stage1, policies: Mapping[str, Policy], preference: str, *, seen: bool) -> list[Outcome]:
@@ -126,9 +126,9 @@ class Duels:
     def _utilities(
         self, prompts: Sequence[str], answers: Sequence[str], preference: str
     ) -> list[tuple[float | None, bool | None]]:
-        if not self.exact:
+        if self.exact is None:
             return [(None, None)] * len(answers)
-        values, parsed = utilities(list(zip(prompts, answers, strict=True)), preference)
+        values, parsed = self.exact.utilities(list(zip(prompts, answers, strict=True)), preference)
         return [(float(value), bool(inside)) for value, inside in zip(values, parsed, strict=True)]
 
 
@@ -150,7 +150,7 @@ def open_duels(
     with policy.reference() as base:
         samples = base.sample(base.tokenizer.prompts(prompts), None, sampling, stage.seed, "duel", "base")
     answers = [answer.text for answer in _completions(policy, samples)]
-    return Duels(prompts, answers, sampling, judge, rules.judge == "world", rules.missing_limit)
+    return Duels(prompts, answers, sampling, judge, exact_reward_of(judge), rules.missing_limit)
 
 
 def all_outcomes(duels: Duels, stage: Stage1, policies: Mapping[str, Policy]) -> list[Outcome]:

@@ -97,13 +97,13 @@ class Template:
             ConfigError: If the template alone fills the model's positions.
         """
         first, second, third = (tokenizer.encode(text) for text in re.split(r"\{\w+\}", TEMPLATE)[1:])
-        found = cls(tokenizer, (first, second, third), _answers(tokenizer), limits)
-        if limits.positions is not None and found.room < 3:
+        template = cls(tokenizer, (first, second, third), _answer_tokens(tokenizer), limits)
+        if limits.positions is not None and template.room < 3:
             raise ConfigError(
                 f"The question for a choice fills the model's {limits.positions} positions alone.",
                 fix="Use a language model with more positions.",
             )
-        return found
+        return template
 
     @property
     def room(self) -> int:
@@ -127,21 +127,21 @@ class Template:
 
         Responses are cut on the right, to the limit and to half of the room; then the prompt on the left.
         """
-        forwards, backwards, counts = [], [], TokenCounts()
-        for prompt, good, bad in zip(prompts, preferred, others, strict=True):
-            whole = [_ended(response, self.tokenizer.eos) for response in (good, bad)]
+        preferred_first, preferred_second, counts = [], [], TokenCounts()
+        for prompt, preferred_response, other in zip(prompts, preferred, others, strict=True):
+            whole = [_without_end(response, self.tokenizer.eos) for response in (preferred_response, other)]
             kept = [response[: min(self.limits.response, (self.room - 1) // 2)] for response in whole]
             space = min(self.limits.prompt, self.room - sum(map(len, kept)))
             opened = prompt[max(0, len(prompt) - space) :]
-            forwards.append(self._row(opened, kept[0], kept[1]))
-            backwards.append(self._row(opened, kept[1], kept[0]))
+            preferred_first.append(self._row(opened, kept[0], kept[1]))
+            preferred_second.append(self._row(opened, kept[1], kept[0]))
             counts += TokenCounts(
                 prompt_tokens=len(opened),
                 response_tokens=sum(map(len, kept)),
                 prompts_truncated=int(len(opened) < len(prompt)),
                 responses_truncated=sum(len(cut) < len(full) for cut, full in zip(kept, whole, strict=True)),
             )
-        return Choices(forwards, backwards, counts)
+        return Choices(preferred_first, preferred_second, counts)
 
     def _row(self, prompt: Ids, first: Ids, second: Ids) -> Ids:
         return np.concatenate([prompt, self.parts[0], first, self.parts[1], second, self.parts[2]])
@@ -175,13 +175,13 @@ def both_log_odds(policy: Policy, template: Template, choices: Choices) -> Float
     training = policy.training
     policy.eval()
     order = np.argsort(choices.width(), kind="stable")
-    found = torch.zeros(2, len(choices))
+    log_odds_of_all = torch.zeros(2, len(choices))
     for start in range(0, len(order), ROWS_AT_ONCE // 2):
         pairs = order[start : start + ROWS_AT_ONCE // 2]
         odds = log_odds(policy, template, choices.rows(pairs.tolist())).cpu()
-        found[:, torch.from_numpy(pairs)] = odds.view(2, -1)
+        log_odds_of_all[:, torch.from_numpy(pairs)] = odds.view(2, -1)
     policy.train(training)
-    return found
+    return log_odds_of_all
 
 
 def margins(odds: Float[Tensor, "2 pairs"]) -> Float[Tensor, " pairs"]:
@@ -191,17 +191,18 @@ def margins(odds: Float[Tensor, "2 pairs"]) -> Float[Tensor, " pairs"]:
 
 def mean_loss(odds: Float[Tensor, "2 pairs"], empty: float) -> float:
     """The mean loss of pairs from :func:`both_log_odds`; ``empty`` where there is none."""
-    told = -(choice_log_likelihood(odds[0]) + choice_log_likelihood(-odds[1])) / 2
-    return float(told.mean()) if told.numel() else empty
+    loss = -(choice_log_likelihood(odds[0]) + choice_log_likelihood(-odds[1])) / 2
+    return float(loss.mean()) if loss.numel() else empty
 
 
-def _ended(ids: Ids, eos: int) -> Ids:
-    """A response up to its first end-of-text token, which goes."""
+def _without_end(ids: Ids, eos: int) -> Ids:
+    """A response up to its first end-of-text token, which is left out."""
     ends = (ids == eos).nonzero()[0]
     return ids[: ends[0]] if len(ends) else ids
 
 
-def _answers(tokenizer: PolicyTokenizer) -> tuple[int, int]:
+def _answer_tokens(tokenizer: PolicyTokenizer) -> tuple[int, int]:
+    """The tokens of A and B: the first of :data:`LETTERS` that the tokenizer has as two different single tokens."""
     tried = []
     for letters in LETTERS:
         first, second = (tokenizer.encode(letter).tolist() for letter in letters)

@@ -1,8 +1,7 @@
-"""A sequence-classification reward model of transformers: the reward of a response to a prompt."""
+"""A reward from sequence-classification reward models of transformers, one model for each preference."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -13,16 +12,14 @@ from pydantic import Field
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from fedvpa.core.config import Config
-from fedvpa.core.errors import ModelError
+from fedvpa.core.errors import ConfigError, ModelError, nearest
 from fedvpa.core.progress import track
 from fedvpa.models.architecture import position_limit
 from fedvpa.models.batching import batches
 from fedvpa.models.device import resolve_device, resolve_dtype
 from fedvpa.models.load import explained, load_tokenizer, quiet
 from fedvpa.models.locate import locate
-
-Score = float | str
-"""A reward, or why there is none."""
+from fedvpa.rewards.base import SETTINGS, Score, as_score
 
 
 class RewardModelConfig(Config):
@@ -59,6 +56,67 @@ class RewardModel:
     tokenizer: Any
     positions: int | None
     pad_id: int | None
+
+
+class RewardModelReward:
+    """The rewards of reward models, each computed once.
+
+    Rewards are kept in memory, so a response that occurs in many duels is computed once. One model is in memory at a
+    time. A text that is longer than the model can read, or whose reward is not finite, has no reward: nothing is cut.
+
+    Args:
+        config: Which model scores which preference.
+    """
+
+    def __init__(self, config: RewardModelConfig) -> None:
+        self._config = config
+        self._scores: dict[tuple[str, str, str], Score] = {}
+        self._loaded: RewardModel | None = None
+
+    @property
+    def name(self) -> str:
+        """``reward-model``."""
+        return "reward-model"
+
+    def score(self, items: Sequence[tuple[str, str]], preference: str) -> list[Score]:
+        """The reward of each (prompt, response), or why there is none.
+
+        Raises:
+            ConfigError: If no model is configured for the preference.
+            ModelError: If the model's folder is incomplete, or its head is missing or has more than one output.
+        """
+        place = self._place(preference)
+        new = [item for item in dict.fromkeys(items) if (place, *item) not in self._scores]
+        if new:
+            for item, score in zip(new, score_all(self._model(place), new, self._config.tokens_per_batch), strict=True):
+                self._scores[(place, *item)] = score
+        return [self._scores[(place, *item)] for item in items]
+
+    def _place(self, preference: str) -> str:
+        """The folder or hub id of the model that scores ``preference``."""
+        if preference not in self._config.models:
+            raise ConfigError(
+                f"No reward model is given for the preference {preference!r}.",
+                fix=nearest(preference, self._config.models),
+                where="configuration key 'models'",
+            )
+        return self._config.models[preference]
+
+    def _model(self, place: str) -> RewardModel:
+        """The model of that place, loaded unless it is the one in memory."""
+        if self._loaded is None or self._loaded.place != place:
+            self._loaded = None  # the former model's memory is free before the next one is loaded
+            self._loaded = load_reward_model(place, self._config)
+        return self._loaded
+
+
+def make_reward_model_reward(settings: Mapping[str, Any]) -> RewardModelReward:
+    """The reward of reward models, from the fields of :class:`RewardModelConfig`.
+
+    Raises:
+        ConfigError: For an unknown or unusable setting.
+    """
+    return RewardModelReward(RewardModelConfig.parse(settings, *SETTINGS))
 
 
 def load_reward_model(place: str, config: RewardModelConfig) -> RewardModel:
@@ -117,7 +175,7 @@ def score_all(reward: RewardModel, items: Sequence[tuple[str, str]], tokens_per_
     for group in track(groups, "rewards", len(groups), unit="batches"):
         values = _forward(reward, [encoded[row] for row in group])
         for row, value in zip(group, values, strict=True):
-            scores[row] = value if math.isfinite(value) else f"the reward is {value}"
+            scores[row] = as_score(value)
     return scores
 
 

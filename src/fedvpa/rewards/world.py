@@ -1,35 +1,65 @@
-"""The exact utilities of the bundled world."""
+"""The exact utilities of the bundled world as a reward."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float
 
+from fedvpa.core.errors import ConfigError
+from fedvpa.rewards.base import Score
 from fedvpa.world.judge import judge
 from fedvpa.world.users import find_utility
 
 
-def utilities(
-    items: Sequence[tuple[str, str]], preference: str
-) -> tuple[Float[np.ndarray, " items"], Bool[np.ndarray, " items"]]:
-    """What responses are worth under a preference.
+class WorldReward:
+    """What a response is worth to a group of the bundled world: an :class:`~fedvpa.rewards.base.ExactReward`.
 
-    Args:
-        items: (prompt, response) of each.
-        preference: The name of a group of the world, such as ``helpful``.
+    A text outside the world's grammar is scored too: it is worth less than any text inside.
+    """
 
-    Returns:
-        The utilities, and whether each response is inside the grammar.
+    @property
+    def name(self) -> str:
+        """``world``."""
+        return "world"
+
+    def score(self, items: Sequence[tuple[str, str]], preference: str) -> list[Score]:
+        """The utilities of :meth:`utilities` as floats; none is missing."""
+        values, _ = self.utilities(items, preference)
+        return [float(value) for value in values]
+
+    def utilities(
+        self, items: Sequence[tuple[str, str]], preference: str
+    ) -> tuple[Float[np.ndarray, " items"], Bool[np.ndarray, " items"]]:
+        """What responses are worth under a preference.
+
+        Args:
+            items: (prompt, response) of each.
+            preference: The name of a group of the world, such as ``helpful``.
+
+        Returns:
+            The utilities, and whether each response is inside the grammar.
+
+        Raises:
+            ConfigError: If the world has no such preference.
+            DataError: If a prompt is not one of the world's.
+        """
+        utility = find_utility(preference)
+        verdicts = [judge(prompt, text, utility) for prompt, text in items]
+        return (
+            np.array([verdict.utility for verdict in verdicts], dtype=np.float64),
+            np.array([verdict.parsed for verdict in verdicts], dtype=bool),
+        )
+
+
+def make_world_reward(settings: Mapping[str, Any]) -> WorldReward:
+    """The world's reward, from a configuration.
 
     Raises:
-        ConfigError: If the world has no such preference.
-        DataError: If a prompt is not one of the world's.
+        ConfigError: For any setting: there is nothing to set.
     """
-    utility = find_utility(preference)
-    verdicts = [judge(prompt, text, utility) for prompt, text in items]
-    return (
-        np.array([verdict.utility for verdict in verdicts], dtype=np.float64),
-        np.array([verdict.parsed for verdict in verdicts], dtype=bool),
-    )
+    if settings:
+        raise ConfigError(f"The world's reward takes no settings, but was given {', '.join(sorted(settings))}.")
+    return WorldReward()

@@ -10,6 +10,9 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+from fedvpa.evaluation.judges.base import Duel, Verdict
+from fedvpa.evaluation.judges.endpoint_config import EndpointConfig
+
 KEY = "k-secret"
 QUESTION = re.compile(
     r"<conversation>\n(?P<prompt>.*)\n</conversation>.*<response_A>\n(?P<a>.*)\n</response_A>.*"
@@ -152,3 +155,18 @@ def completion(text: str | None, finish: str = "stop") -> dict[str, Any]:
         "choices": [{"index": 0, "finish_reason": finish, "message": {"role": "assistant", "content": text}}],
         "usage": {"prompt_tokens": 101, "completion_tokens": 3, "total_tokens": 104},
     }
+
+
+SHORT, LONG = "tiny", "a good deal longer"
+DUELS = [Duel(f"question {n}?", *((LONG, SHORT) if n % 2 else (SHORT, LONG)), "helpful") for n in range(5)]
+SCORES = [0.0, 1.0, 0.0, 1.0, 0.0]
+"""What the judge :func:`longer` says about the duels."""
+
+
+def config(endpoint: Endpoint, **changes: Any) -> EndpointConfig:
+    """Asks the endpoint at once and again, without pauses."""
+    return EndpointConfig.parse({"base_url": endpoint.url, "model": "m", "backoff_s": 0.0, "retries": 2, **changes})
+
+
+def scores(verdicts: list[Verdict]) -> list[float | None]:
+    return [verdict.score for verdict in verdicts]

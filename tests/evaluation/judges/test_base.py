@@ -1,11 +1,9 @@
 import pytest
 
 from fedvpa.core.errors import ConfigError, DataError, FedvpaError, InputError, JudgeError
-from fedvpa.evaluation.judges.base import DEFAULT_MISSING_LIMIT, Verdict, check_missing
-from fedvpa.evaluation.judges.make import make_judge
-from fedvpa.evaluation.judges.openai_compatible import OpenAICompatibleJudge
-from fedvpa.evaluation.judges.reward_model import RewardModelJudge
-from fedvpa.evaluation.judges.world import WorldJudge
+from fedvpa.evaluation.judges.base import DEFAULT_MISSING_LIMIT, Verdict, check_missing, exact_reward_of
+from fedvpa.evaluation.judges.by_reward import RewardJudge
+from fedvpa.rewards.world import WorldReward
 
 
 def verdicts(given, missing):
@@ -63,17 +61,20 @@ def test_wrong_input_is_named():
 
 
 @pytest.mark.unit
-def test_judges_are_made_by_kind(monkeypatch):
-    monkeypatch.setenv("OPENAI_API_KEY", "k")
-    endpoint = {"base_url": "http://localhost:1/v1", "model": "big"}
-    assert isinstance(make_judge("world"), WorldJudge)
-    assert isinstance(make_judge("reward-model", {"models": {"helpful": "folder"}}), RewardModelJudge)
-    assert isinstance(make_judge("openai-compatible", endpoint), OpenAICompatibleJudge)
-    names = [make_judge("world").name, make_judge("openai-compatible", endpoint).name]
-    assert names == ["world", "big"]
-    with pytest.raises(ConfigError, match=r"no judge of the kind 'word'. Did you mean 'world'\?"):
-        make_judge("word")
-    with pytest.raises(ConfigError, match="takes no settings, but was given seed"):
-        make_judge("world", {"seed": 1})
-    with pytest.raises(ConfigError, match=r"'policy.judging.settings.modell': is not known\. Did you mean 'model'\?"):
-        make_judge("openai-compatible", {**endpoint, "modell": "x"})
+def test_a_judge_by_exact_utilities_says_so():
+    class Direct:
+        name = "direct"
+
+        def compare(self, duels):
+            return [Verdict(0.5)] * len(duels)
+
+    class Estimated:
+        name = "estimated"
+
+        def score(self, items, preference):
+            return [0.0] * len(items)
+
+    world = WorldReward()
+    assert exact_reward_of(RewardJudge(world)) is world
+    assert exact_reward_of(RewardJudge(Estimated())) is None
+    assert exact_reward_of(Direct()) is None

@@ -1,36 +1,28 @@
 import asyncio
 import json
-import re
 import socket
 import threading
-import time
 
 import pytest
 
-from evaluation.judges.endpoint import KEY, Raw, Silence, Status, completion, longer
-from fedvpa.core.errors import ConfigError, DataError, JudgeError
-from fedvpa.evaluation.judges import answer_cache
-from fedvpa.evaluation.judges import openai_compatible as module
-from fedvpa.evaluation.judges.answer_cache import Answer, AnswerCache
-from fedvpa.evaluation.judges.base import Duel, Verdict, check_missing
-from fedvpa.evaluation.judges.openai_compatible import (
-    DEFAULT_RUBRICS,
-    EndpointConfig,
-    OpenAICompatibleJudge,
-    read_letter,
+from evaluation.judges.endpoint import (
+    DUELS,
+    KEY,
+    LONG,
+    SCORES,
+    SHORT,
+    Status,
+    completion,
+    config,
+    longer,
+    scores,
 )
-
-SHORT, LONG = "tiny", "a good deal longer"
-DUELS = [Duel(f"question {n}?", *((LONG, SHORT) if n % 2 else (SHORT, LONG)), "helpful") for n in range(5)]
-SCORES = [0.0, 1.0, 0.0, 1.0, 0.0]
-
-
-def config(endpoint, **changes):
-    return EndpointConfig.parse({"base_url": endpoint.url, "model": "m", "backoff_s": 0.0, "retries": 2, **changes})
-
-
-def scores(verdicts):
-    return [verdict.score for verdict in verdicts]
+from fedvpa.core.errors import ConfigError, JudgeError
+from fedvpa.evaluation.judges import openai_compatible as module
+from fedvpa.evaluation.judges.answer_cache import AnswerCache
+from fedvpa.evaluation.judges.base import Duel, Verdict, check_missing
+from fedvpa.evaluation.judges.endpoint_config import EndpointConfig
+from fedvpa.evaluation.judges.openai_compatible import OpenAICompatibleJudge
 
 
 @pytest.mark.unit
@@ -47,84 +39,12 @@ def test_a_sound_endpoint_is_asked_twice_per_duel_in_both_orders(endpoint):
 
 
 @pytest.mark.unit
-def test_the_request_holds_what_the_configuration_says(endpoint):
-    settings = {"max_tokens": 23, "extra_body": {"seed": 7}, "rubric": {"brief": "The shorter one."}}
-    OpenAICompatibleJudge(config(endpoint, **settings)).compare([Duel("why?", "x", "yy", "brief")])
-    for asked in endpoint.asked:
-        assert (asked.body["model"], asked.body["max_tokens"], asked.body["seed"]) == ("m", 23, 7)
-        assert asked.body["temperature"] == 0
-        assert "Criterion: The shorter one." in asked.body["messages"][1]["content"]
-        assert asked.headers["authorization"] == f"Bearer {KEY}"
-    endpoint.asked.clear()
-    changed = config(endpoint, temperature=None, token_limit_name="max_completion_tokens", api_key_env="")
-    OpenAICompatibleJudge(changed).compare([Duel("why?", "x", "yy", "harmless")])
-    for asked in endpoint.asked:
-        assert asked.body["max_completion_tokens"] == 16
-        assert not {"temperature", "max_tokens"} & set(asked.body)
-        assert DEFAULT_RUBRICS["harmless"] in asked.body["messages"][1]["content"]
-        assert KEY not in asked.headers["authorization"]
-
-
-@pytest.mark.unit
 def test_a_judge_that_always_prefers_one_place_gives_ties_that_say_so(endpoint):
     endpoint.react = lambda asked: "A" if asked.prompt == "question 3?" else longer(asked)
     verdicts = OpenAICompatibleJudge(config(endpoint)).compare(DUELS)
     assert verdicts[3] == Verdict(0.5, "A in both orders", flipped=True)
     assert scores(verdicts) == [0.0, 1.0, 0.0, 0.5, 0.0]
     assert [verdict.flipped for verdict in verdicts] == [False, False, False, True, False]
-
-
-@pytest.mark.unit
-@pytest.mark.parametrize(
-    "fault",
-    [
-        Status(429),
-        Status(500),
-        Status(503),
-        Status(408),
-        Raw(b'{"choices": [{"index": 0, "mess'),
-        Raw(b'{"choices": [{"index": 0, "mess', announced=999),
-        Raw(b"<html>busy</html>"),
-        {"choices": []},
-        {"choices": None},
-        {"choices": [{"message": {"content": ["A"]}}]},
-        {"error": {"message": "inside a 200"}},
-        Silence(),
-    ],
-    ids=lambda fault: f"{type(fault).__name__}-{getattr(fault, 'code', '')}{str(getattr(fault, 'body', ''))[:9]}",
-)
-def test_faults_that_pass_are_retried_and_leave_no_trace(endpoint, fault):
-    endpoint.react = lambda asked: fault if asked.turn == 0 and asked.prompt == "question 1?" else longer(asked)
-    judge = OpenAICompatibleJudge(config(endpoint, timeout_s=1.5 if isinstance(fault, Silence) else 30.0))
-    assert judge.compare(DUELS) == [Verdict(score) for score in SCORES]
-    assert (judge.usage.requests, judge.usage.retries, judge.usage.answers, judge.usage.failures) == (12, 2, 10, 0)
-    assert len(endpoint.asked) == 12
-
-
-@pytest.mark.unit
-@pytest.mark.parametrize(
-    ("fault", "reason", "requests"),
-    [
-        (Status(429, "slow down"), "status 429: .*slow down", 3),
-        (Status(500), "status 500", 3),
-        (Status(400, "too long"), "status 400: .*too long", 1),
-        (Raw(b'{"choi'), "a reply that is no JSON", 3),
-        (Silence(), "no reply within 1.5 s", 2),
-        (Raw(b'{"choi', announced=99), "no connection: .*", 3),
-    ],
-)
-def test_faults_that_stay_leave_the_verdict_missing(endpoint, fault, reason, requests):
-    """Only one of the two orders fails: half a verdict is none."""
-    endpoint.react = lambda asked: fault if asked.prompt == "question 1?" and asked.a == LONG else longer(asked)
-    judge = OpenAICompatibleJudge(
-        config(endpoint, timeout_s=1.5 if isinstance(fault, Silence) else 30.0, retries=max(requests - 1, 1))
-    )
-    verdicts = judge.compare(DUELS)
-    assert scores(verdicts) == [0.0, None, 0.0, 1.0, 0.0]
-    assert re.fullmatch(f"{reason}.*", verdicts[1].reason)
-    assert (judge.usage.failures, judge.usage.answers) == (1, 9)
-    assert len(endpoint.asked) == judge.usage.requests == 9 + requests
-    assert judge.usage.retries == requests - 1
 
 
 @pytest.mark.unit
@@ -155,33 +75,6 @@ def test_an_answer_cut_by_the_token_limit_says_so(endpoint):
     endpoint.react = lambda asked: completion("<think>Let me", finish="length")
     verdicts = OpenAICompatibleJudge(config(endpoint, max_tokens=3)).compare(DUELS[:1])
     assert verdicts == [Verdict(None, "an answer that is neither A nor B, cut at max_tokens = 3")]
-
-
-@pytest.mark.unit
-@pytest.mark.parametrize(
-    ("text", "letter"),
-    [
-        ("A", "A"),
-        (" B.\n", "B"),
-        ("**B**", "B"),
-        ("[[A]]", "A"),
-        ("Answer: B", "B"),
-        ("The final answer is **A**.", "A"),
-        ("Response B", "B"),
-        ("<think>A? No.</think>\nB", "B"),
-        ("<think>A", None),
-        ("C", None),
-        ("a", None),
-        ("AB", None),
-        ("A or B", None),
-        ("A is better", None),
-        ("Both", None),
-        ("Bad", None),
-        ("", None),
-    ],
-)
-def test_only_a_letter_is_an_answer(text, letter):
-    assert read_letter(text) == letter
 
 
 @pytest.mark.unit
@@ -251,75 +144,6 @@ def test_another_address_is_another_judge(endpoint, tmp_path):
 
 
 @pytest.mark.unit
-def test_a_torn_last_line_is_left_out_and_written_over(tmp_path):
-    path = tmp_path / "judge.jsonl"
-    answers = [Answer(f"key-{n}", "AB"[n % 2], "text\nü", n, 1) for n in range(3)]
-    cache = AnswerCache(path)
-    for answer in answers:
-        cache.add(answer)
-    whole = path.read_bytes()
-    last = len(whole.splitlines(keepends=True)[-1])
-    for torn in range(1, last):
-        path.write_bytes(whole[:-torn])
-        reread = AnswerCache(path)
-        assert [reread.get(answer.key) for answer in answers] == [*answers[:2], None]
-        reread.add(answers[2])
-        assert path.read_bytes() == whole
-    path.write_bytes(whole[:7])
-    AnswerCache(path).add(answers[1])
-    assert len(AnswerCache(path)) == 1
-
-
-@pytest.mark.unit
-def test_two_writers_can_fill_one_cache(tmp_path, monkeypatch):
-    """Without the lock, the other one writes between the search for the end and the cut there."""
-    search = answer_cache._end_of_lines
-
-    def slow_search(file):
-        end = search(file)
-        time.sleep(0.001)
-        return end
-
-    monkeypatch.setattr(answer_cache, "_end_of_lines", slow_search)
-    caches = [AnswerCache(tmp_path / "judge.jsonl") for _ in range(2)]
-    threads = [
-        threading.Thread(target=lambda n=n: [caches[n].add(Answer(f"{n}-{i}", "A", "A" * 999)) for i in range(41)])
-        for n in range(2)
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert len(AnswerCache(tmp_path / "judge.jsonl")) == 82
-
-
-@pytest.mark.unit
-@pytest.mark.parametrize("line", ['{"key": "k"}', '{"key": "k", "letter": "C", "text": ""}', "[]", "not JSON"])
-def test_a_file_that_is_no_cache_is_refused_by_row(tmp_path, line):
-    path = tmp_path / "judge.jsonl"
-    AnswerCache(path).add(Answer("k", "A", "A"))
-    path.write_text(path.read_text() + line + "\n")
-    with pytest.raises(DataError, match=r"judge\.jsonl:2: This line is no answer"):
-        AnswerCache(path)
-
-
-@pytest.mark.unit
-def test_the_estimate_counts_calls_tokens_and_cost_without_calling(endpoint, monkeypatch):
-    monkeypatch.setattr(module, "SYSTEM", "s" * 401)
-    monkeypatch.setattr(module, "QUESTION", "{rubric}{prompt}{a}{b}")
-    settings = {"max_tokens": 11, "price_in": 3.0, "price_out": 5.0, "rubric": {"helpful": "r" * 30}}
-    judge = OpenAICompatibleJudge(config(endpoint, **settings))
-    duels = [Duel("p" * 7, "x" * 19, "y" * 13, "helpful"), Duel("p", "same", "same", "helpful")]
-    estimate = judge.estimate(duels)
-    each = (101 + 4) + (18 + 4)  # 401 and 30 + 7 + 19 + 13 = 69 characters, four a token, and four a message
-    assert (estimate.calls, estimate.cached) == (2, 0)
-    assert (estimate.tokens_in, estimate.tokens_out) == (2 * each, 22)
-    assert estimate.cost == pytest.approx((2 * each * 3 + 22 * 5) / 1e6)
-    assert endpoint.asked == []
-    assert OpenAICompatibleJudge(config(endpoint, price_in=1.0)).estimate(duels).cost is None
-
-
-@pytest.mark.unit
 def test_an_endpoint_that_nobody_serves_is_an_error_with_its_url(monkeypatch):
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     with socket.socket() as unused:
@@ -369,13 +193,6 @@ def test_scattered_failures_do_not_stop_the_run_but_too_many_of_them_are_an_erro
 
 
 @pytest.mark.unit
-def test_the_key_never_shows(endpoint):
-    endpoint.react = lambda asked: Status(401, f"wrong key {KEY}")
-    with pytest.raises(JudgeError, match=r"status 401: .*wrong key \*\*\*"):
-        OpenAICompatibleJudge(config(endpoint)).compare(DUELS)
-
-
-@pytest.mark.unit
 def test_no_more_calls_are_in_flight_than_allowed(endpoint):
     gate = threading.Barrier(3, timeout=20)
 
@@ -387,31 +204,6 @@ def test_no_more_calls_are_in_flight_than_allowed(endpoint):
     duels = [Duel(f"question {n}?", SHORT, LONG, "helpful") for n in range(6)]
     assert scores(OpenAICompatibleJudge(config(endpoint, concurrency=3)).compare(duels)) == [0.0] * 6
     assert endpoint.most_in_flight == 3
-
-
-@pytest.mark.unit
-def test_pauses_double_with_jitter_up_to_a_limit_and_obey_the_endpoint(endpoint, monkeypatch):
-    pauses = []
-    sleep = asyncio.sleep
-
-    async def recorded(seconds, *args):
-        if seconds:
-            pauses.append(seconds)
-        await sleep(0, *args)
-
-    monkeypatch.setattr(module.asyncio, "sleep", recorded)
-    endpoint.react = lambda asked: Status(503)
-    settings = {"backoff_s": 2.0, "backoff_limit_s": 12.0, "retries": 5, "concurrency": 1, "give_up_after": 1}
-    with pytest.raises(JudgeError):
-        OpenAICompatibleJudge(config(endpoint, **settings)).compare(DUELS)
-    assert len(pauses) >= 5
-    for attempt, pause in enumerate(pauses[:5]):
-        assert min(2.0 * 2**attempt / 2, 12.0) <= pause <= min(2.0 * 2**attempt, 12.0)
-    pauses.clear()
-    endpoint.asked.clear()
-    endpoint.react = lambda asked: longer(asked) if asked.turn else Status(429, headers={"Retry-After": "7"})
-    OpenAICompatibleJudge(config(endpoint, **settings)).compare(DUELS[:1])
-    assert pauses == [7.0, 7.0]
 
 
 @pytest.mark.unit

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from fedvpa.core.errors import ConfigError, DataError, JudgeError
+from fedvpa.rewards.base import ExactReward
 
 DEFAULT_MISSING_LIMIT = 0.05
 """The share of verdicts that may be missing. Chosen by us: so few can move a win rate by five points at the very most,
@@ -57,7 +58,10 @@ class Verdict:
 
 
 class Judge(Protocol):
-    """Compares responses. A judge that cannot say gives a missing verdict; it never asks another judge."""
+    """Compares responses. A judge that cannot say gives a missing verdict; it never asks another judge.
+
+    A judge that decides by a reward has it as its attribute ``reward``; see :func:`exact_reward_of`.
+    """
 
     @property
     def name(self) -> str:
@@ -70,6 +74,12 @@ class Judge(Protocol):
             InputError: If a duel or its preference cannot be judged by this judge at all.
             JudgeError: If the judge as a whole is out of order.
         """
+
+
+def exact_reward_of(judge: Judge) -> ExactReward | None:
+    """The reward that knows the utilities that a judge decides by; None if the judge has none, or an estimate."""
+    reward = getattr(judge, "reward", None)
+    return reward if isinstance(reward, ExactReward) else None
 
 
 def check_missing(verdicts: Sequence[Verdict], limit: float = DEFAULT_MISSING_LIMIT) -> None:

@@ -1,43 +1,32 @@
-"""From a kind and its settings to a judge."""
+"""From a name and settings to a judge."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
-from fedvpa.core.errors import ConfigError, nearest
 from fedvpa.evaluation.judges.base import Judge
-from fedvpa.evaluation.judges.openai_compatible import EndpointConfig, OpenAICompatibleJudge
-from fedvpa.evaluation.judges.reward_model import RewardModelJudge
-from fedvpa.evaluation.judges.world import WorldJudge
-from fedvpa.rewards.reward_model import RewardModelConfig
-
-Kind = Literal["world", "reward-model", "openai-compatible"]
-KINDS: tuple[Kind, ...] = get_args(Kind)
-SETTINGS = ("policy", "judging", "settings")
-"""Where a judge's settings stand in a configuration."""
+from fedvpa.evaluation.judges.by_reward import RewardJudge
+from fedvpa.evaluation.judges.registry import JUDGES, check_judge
+from fedvpa.rewards.registry import REWARDS
 
 
 def make_judge(kind: str, settings: Mapping[str, Any] | None = None, cache: Path | None = None) -> Judge:
     """Make a judge.
 
     Args:
-        kind: ``world``, ``reward-model`` or ``openai-compatible``.
-        settings: The fields of :class:`RewardModelConfig` or of :class:`EndpointConfig`; the world has none.
-        cache: Where an endpoint's answers are kept; the other two need no cache.
+        kind: The name of a judge, such as ``world`` or ``openai-compatible``; or that of a reward, such as
+            ``reward-model``, for the judge that prefers the response of higher reward.
+        settings: The judge's or the reward's own: the fields of
+            :class:`~fedvpa.evaluation.judges.endpoint_config.EndpointConfig` or of
+            :class:`~fedvpa.rewards.reward_model.RewardModelConfig`; the world has none.
+        cache: The file that keeps an endpoint's answers; judges by reward need none.
 
     Raises:
-        ConfigError: For an unknown kind or setting.
+        ConfigError: For an unknown name or setting.
     """
-    values = settings or {}
-    match kind:
-        case "world":
-            if values:
-                raise ConfigError(f"The world's judge takes no settings, but was given {', '.join(sorted(values))}.")
-            return WorldJudge()
-        case "reward-model":
-            return RewardModelJudge(RewardModelConfig.parse(values, *SETTINGS))
-        case "openai-compatible":
-            return OpenAICompatibleJudge(EndpointConfig.parse(values, *SETTINGS), cache)
-    raise ConfigError(f"There is no judge of the kind {kind!r}.", fix=nearest(kind, KINDS))
+    check_judge(kind)
+    if kind in JUDGES:
+        return JUDGES.get(kind)(settings or {}, cache)
+    return RewardJudge(REWARDS.get(kind)(settings or {}))

@@ -16,10 +16,10 @@ from transformers import (
 )
 
 from fedvpa.core.errors import ConfigError, ModelError
-from fedvpa.evaluation.judges import reward_model
 from fedvpa.evaluation.judges.base import Duel, Verdict
-from fedvpa.evaluation.judges.reward_model import RewardModelJudge
-from fedvpa.rewards.reward_model import RewardModelConfig
+from fedvpa.evaluation.judges.by_reward import RewardJudge
+from fedvpa.rewards import reward_model
+from fedvpa.rewards.reward_model import RewardModelConfig, RewardModelReward
 
 WORDS = [f"w{number}" for number in range(53)]
 VOCABULARY = {token: row for row, token in enumerate(["<pad>", "[CLS]", "[SEP]", "<unk>", "user", "assistant", *WORDS])}
@@ -92,8 +92,12 @@ def qwen(tmp_path_factory):
     return str(folder)
 
 
-def judge_of(tokens=4096, **places):
-    return RewardModelJudge(RewardModelConfig(models=places, tokens_per_batch=tokens, device="cpu"))
+def reward_of(tokens=4096, **places):
+    return RewardModelReward(RewardModelConfig(models=places, tokens_per_batch=tokens, device="cpu"))
+
+
+def judge_of(**places):
+    return RewardJudge(reward_of(**places))
 
 
 def reference(place, inputs):
@@ -122,7 +126,7 @@ def qwen_reference(place, prompt, response):
 def test_rewards_are_those_of_each_text_alone(name, expected, tokens, request):
     place = request.getfixturevalue(name)
     items = [(duel.prompt, duel.first) for duel in DUELS[:7]]
-    rewards = judge_of(tokens, helpful=place).rewards(items, "helpful")
+    rewards = reward_of(tokens, helpful=place).score(items, "helpful")
     assert rewards == pytest.approx([expected(place, *item) for item in items], abs=2e-5)
     assert max(rewards) - min(rewards) > 1e-2
 
@@ -173,9 +177,23 @@ def test_a_model_without_a_padding_token_reads_one_text_at_a_time(qwen, tmp_path
     forward = reward_model._forward
     monkeypatch.setattr(reward_model, "_forward", lambda model, rows: sizes.append(len(rows)) or forward(model, rows))
     items = [(duel.prompt, duel.first) for duel in DUELS[:5]]
-    rewards = judge_of(helpful=str(tmp_path)).rewards(items, "helpful")
+    rewards = reward_of(helpful=str(tmp_path)).score(items, "helpful")
     assert rewards == pytest.approx([qwen_reference(qwen, *item) for item in items], abs=2e-5)
     assert sizes == [1] * 5
+
+
+@pytest.mark.unit
+def test_an_item_that_occurs_twice_is_computed_once(bert, monkeypatch):
+    scored = []
+    forward = reward_model._forward
+    monkeypatch.setattr(reward_model, "_forward", lambda model, rows: scored.extend(rows) or forward(model, rows))
+    reward = reward_of(helpful=bert)
+    first = reward.score([("w1", "w2"), ("w1", "w3"), ("w1", "w2")], "helpful")
+    assert first[0] == first[2] != first[1]
+    assert reward.score([("w1", "w3"), ("w1", "w4")], "helpful")[0] == first[1]
+    assert reward.score([], "helpful") == []
+    assert len(scored) == 3
+    assert reward.name == "reward-model"
 
 
 @pytest.mark.unit

@@ -1,0 +1,45 @@
+"""Judges by name: those of fedvpa, of installed packages (``fedvpa.judges``), and those that a program registers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from fedvpa.core.errors import ConfigError, nearest
+from fedvpa.core.registry import Registry
+from fedvpa.evaluation.judges.base import Judge
+from fedvpa.rewards.registry import REWARDS
+
+MakeJudge = Callable[[Mapping[str, Any], Path | None], Judge]
+"""Makes a judge from its settings and the file, if any, that may keep what it said; raises ConfigError for a setting
+that it does not know or cannot use."""
+
+JUDGES: Registry[MakeJudge] = Registry(
+    "judge",
+    {
+        "openai-compatible": "fedvpa.evaluation.judges.openai_compatible:make_openai_compatible_judge",
+        "world": "fedvpa.evaluation.judges.by_reward:make_world_judge",
+    },
+)
+
+
+def judge_names() -> list[str]:
+    """What a judge can be called: the names of all judges and of all rewards, which can be judged by; sorted."""
+    return sorted({*JUDGES.names(), *REWARDS.names()})
+
+
+def check_judge(name: str) -> str:
+    """The name itself; checked without importing the judge.
+
+    Raises:
+        ConfigError: If there is neither a judge nor a reward of that name; says what there is and how to add one.
+    """
+    if name not in JUDGES and name not in REWARDS:
+        raise ConfigError(
+            f"There is no judge of the kind {name!r}.",
+            fix=f"{nearest(name, judge_names())} Others are added by fedvpa.register('judge', {name!r}, …) or "
+            f"fedvpa.register('reward', {name!r}, …), or by an installed package with an entry point of the group "
+            f"{JUDGES.group!r} or {REWARDS.group!r}.",
+        )
+    return name

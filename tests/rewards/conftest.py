@@ -1,0 +1,3 @@
+from policy.conftest import base_folder
+
+__all__ = ["base_folder"]
