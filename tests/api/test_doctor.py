@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,7 @@ from fedvpa.deployment.certificates import check_certificates
 from fedvpa.deployment.keys import make_keys
 
 HOST = "127.0.0.1"
+WANTED = "1.41.* or 1.42.*: pip install 'fedvpa[flower]'."
 YEARS = datetime.timedelta(days=800)
 
 
@@ -133,6 +135,18 @@ def test_ports_are_flowers_own_and_one_in_use_is_said_with_what_to_do(monkeypatc
     assert found["ports"]["taken"].startswith(f"{numbers[0]} is in use: if that is not taken itself, start it with")
     assert found["ports"]["free"] == f"{numbers[1]} is free"
     assert found["ok"]
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize(
+    ("version", "accepted"),
+    [("1.40.2", False), ("1.41.0", True), ("1.42.3", True), ("1.43.0", False), ("1.410.0", False)],
+)
+def test_flower_is_accepted_in_the_releases_it_was_tested_with(version: str, accepted: bool, monkeypatch):
+    installed = metadata.version
+    monkeypatch.setattr(metadata, "version", lambda name: version if name == "flwr" else installed(name))
+    problems = doctor()["problems"]
+    assert problems == ([] if accepted else [f"flwr {version} is installed, and engine.name=flower needs {WANTED}"])
 
 
 @contextmanager

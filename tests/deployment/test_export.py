@@ -1,10 +1,12 @@
 """What ``fedvpa export`` writes, and what it refuses."""
 
+import tomllib
 from pathlib import Path
 
 import pytest
 
 from fedvpa.core.errors import ConfigError, RunError
+from fedvpa.engines.flower.simulation import FLOWER_VERSIONS
 from fedvpa.runs.config import read_config
 
 pytest.importorskip("flwr", reason="fedvpa[flower] is not installed")
@@ -27,3 +29,12 @@ def test_only_what_can_be_deployed_is_exported_and_nothing_is_overwritten(tmp_pa
     assert (tmp_path / "keys" / "node-0.key").stat().st_mode & 0o077 == 0, "private keys are private"
     with pytest.raises(RunError, match="holds files already"):
         make_keys(tmp_path / "keys", host="example.org", nodes=1)
+
+
+@pytest.mark.unit
+def test_an_app_asks_for_the_oldest_flower_that_fedvpa_takes(tmp_path: Path) -> None:
+    export_flower(read_config(None, ()), tmp_path / "app", out=tmp_path, nodes=2)
+    project = tomllib.loads((tmp_path / "app" / "pyproject.toml").read_text(encoding="utf-8"))
+    oldest = f"{FLOWER_VERSIONS[0]}.0"
+    assert project["project"]["dependencies"][0] == f"flwr>={oldest}"
+    assert project["tool"]["flwr"]["app"]["flwr-version-target"] == oldest

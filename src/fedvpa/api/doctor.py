@@ -12,15 +12,13 @@ import torch
 from fedvpa.core.errors import ConfigError, FedvpaError
 from fedvpa.data.schema import Pair, PairTable
 from fedvpa.deployment.network import ports, reach
-from fedvpa.engines.flower.simulation import require_flower
+from fedvpa.engines.flower.simulation import FLOWER_VERSIONS, require_flower
 from fedvpa.features.backbone import load_backbone
 from fedvpa.features.config import FeatureConfig
 from fedvpa.features.extract import extract
 from fedvpa.runs.environment import environment
 
 OPTIONAL = ("flwr", "ray", "openai", "peft", "trl", "accelerate")
-FLOWER_VERSIONS = ("1.41",)
-"""Those that engines/flower is written against: Flower's message API changes with minor versions."""
 
 
 def doctor(
@@ -53,8 +51,11 @@ def doctor(
     except (FedvpaError, OSError, RuntimeError) as error:
         problems.append(f"The bundled language model does not run: {error}")
     flower = _version("flwr")
-    if flower is not None and not flower.startswith(FLOWER_VERSIONS):
-        problems.append(f"flwr {flower} is installed, and engine.name=flower needs {FLOWER_VERSIONS[0]}.*.")
+    if flower is not None and ".".join(flower.split(".")[:2]) not in FLOWER_VERSIONS:
+        accepted = " or ".join(f"{version}.*" for version in FLOWER_VERSIONS)
+        problems.append(
+            f"flwr {flower} is installed, and engine.name=flower needs {accepted}: pip install 'fedvpa[flower]'."
+        )
     if flower is not None and _version("ray") is None:
         problems.append("flwr is installed without its simulation: pip install 'fedvpa[flower]'.")
     return {

@@ -8,10 +8,11 @@ from fedvpa import __version__
 from fedvpa.algorithms import make
 from fedvpa.core.errors import ConfigError, RunError
 from fedvpa.core.files import write_text
-from fedvpa.engines.flower.simulation import require_flower
+from fedvpa.engines.flower.simulation import FLOWER_VERSIONS, require_flower
 from fedvpa.runs.config import RunConfig, dump
 
-FLOWER = "1.41.0"
+FLOWER = f"{FLOWER_VERSIONS[0]}.0"
+"""The oldest release of flwr that an exported app accepts; fedvpa's own extra sets the newest."""
 
 PACKAGE = "fedvpa_app"
 

@@ -25,6 +25,12 @@ if TYPE_CHECKING:
     from fedvpa.engines.flower.client import Node
     from fedvpa.engines.flower.server import GridCohort
 
+FLOWER_VERSIONS = ("1.41", "1.42")
+"""The releases of flwr that run the tests of this engine: its message API changes with minor versions.
+
+The ``flower`` extra of ``pyproject.toml`` names the same range, and a test compares the two.
+"""
+
 DEADLINE_SECONDS = 600.0
 """How long a round of the simulation waits. Chosen by us: only a defect makes a simulated node silent."""
 
