@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from fedvpa.algorithms import make
+from fedvpa.algorithms.registry import make
 from fedvpa.alignment.candidates import (
     Candidates,
     candidates_key,

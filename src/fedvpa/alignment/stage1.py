@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from fedvpa.algorithms import make
+from fedvpa.algorithms.registry import make
 from fedvpa.evaluation.accuracy import infer_clients
 from fedvpa.features.backbone import Backbone, load_backbone
 from fedvpa.runs.config import RunConfig

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from fedvpa.algorithms import make
 from fedvpa.algorithms.feddpo import METHOD as FEDDPO
+from fedvpa.algorithms.registry import make
 from fedvpa.alignment.jobs import FedDPOWork, SelectorWork, Work, in_memory
 from fedvpa.alignment.setup import Problem, problem
 from fedvpa.alignment.stage1 import ONE, Stage1

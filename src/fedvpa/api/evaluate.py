@@ -10,10 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fedvpa.algorithms import make
+from fedvpa.algorithms.registry import make
 from fedvpa.core.errors import DataError, RunError
+from fedvpa.data.config import DataConfig
 from fedvpa.data.holdout import IN_TRAINING, OTHER_GROUP, rows_by_group
-from fedvpa.data.load import DataConfig, load
+from fedvpa.data.load import load
 from fedvpa.data.schema import Pair, PairTable
 from fedvpa.evaluation.accuracy import infer_clients, score_clients
 from fedvpa.evaluation.comparison import comparison

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from fedvpa.algorithms import make
+from fedvpa.algorithms.registry import make
 from fedvpa.api.evaluate import _load, _open, _scaling
 from fedvpa.core.errors import DataError, nearest
 from fedvpa.data.schema import PairTable

@@ -9,7 +9,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from fedvpa.algorithms import make
+from fedvpa.algorithms.registry import make
 from fedvpa.core.errors import RunError
 from fedvpa.core.files import write_json, write_text
 from fedvpa.core.progress import say, track

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from fedvpa import __version__
-from fedvpa.algorithms import METHODS
+from fedvpa.algorithms.registry import METHODS
 from fedvpa.alignment.setup import problem
 from fedvpa.alignment.stage1 import ONE, Stage1
 from fedvpa.api.align import train_policy

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from fedvpa.algorithms import make
+from fedvpa.algorithms.registry import make
 from fedvpa.engines.flower.simulation import require_flower
 from fedvpa.engines.training import TrainState, rounds, start
 from fedvpa.evaluation.accuracy import infer_clients

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from fedvpa.algorithms import make
+from fedvpa.algorithms.registry import make
 from fedvpa.data.partition import Partition
 from fedvpa.evaluation.accuracy import control_scores, infer_clients, score_clients
 from fedvpa.evaluation.latents import diagnose
