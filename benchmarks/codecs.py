@@ -11,7 +11,7 @@ import json
 import numpy as np
 
 from _machine import machine_facts
-from fedvpa.algorithms import make
+from fedvpa.algorithms.registry import make
 from fedvpa.engines.training import rounds, start
 from fedvpa.experiments.processes import worker_pool
 from fedvpa.runs.config import RunConfig, read_config

@@ -17,8 +17,8 @@ import torch
 
 import stage1_round
 from _machine import machine_facts
-from fedvpa.algorithms import make
 from fedvpa.algorithms.config import MethodConfig
+from fedvpa.algorithms.registry import make
 from fedvpa.engines.config import EngineConfig
 from fedvpa.engines.federation import Federation
 from fedvpa.engines.training import rounds, start

@@ -19,8 +19,8 @@ import numpy as np
 import torch
 
 from _machine import machine_facts
-from fedvpa.algorithms import make
 from fedvpa.algorithms.base import Algorithm, ClientUpdate, Draws, Pairs, Private
+from fedvpa.algorithms.registry import make
 from fedvpa.core.seeds import numpy_generator
 from fedvpa.core.tree import Tree
 from fedvpa.engines.training import rounds, start

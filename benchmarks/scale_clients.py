@@ -19,8 +19,8 @@ import numpy as np
 import torch
 
 from _machine import machine_facts
-from fedvpa.algorithms import make
 from fedvpa.algorithms.config import MethodConfig
+from fedvpa.algorithms.registry import make
 from fedvpa.data.partition import ClientRows, Partition
 from fedvpa.engines.config import EngineConfig
 from fedvpa.engines.federation import Federation, federate

@@ -13,7 +13,8 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from fedvpa.data.load import DataConfig, load
+from fedvpa.data.config import DataConfig
+from fedvpa.data.load import load
 from fedvpa.deployment.keys import make_keys
 
 BIN = Path(sys.executable).parent

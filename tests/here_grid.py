@@ -13,7 +13,7 @@ from flwr.serverapp import Grid
 from flwr.supercore.task_identity import TaskIdentity
 
 from conftest import make_federation
-from fedvpa.algorithms import make
+from fedvpa.algorithms.registry import make
 from fedvpa.data.partition import Partition
 from fedvpa.engines.federation import Federation
 from fedvpa.engines.flower.client import Node, client_app

@@ -9,11 +9,11 @@ import torch
 from sklearn.linear_model import LogisticRegression
 
 from conftest import DIMENSION, make_federation
-from fedvpa.algorithms import METHODS, make
 from fedvpa.algorithms.base import CohortUpdate, Private, one_by_one
 from fedvpa.algorithms.config import LocalConfig, MethodConfig, ServerConfig, VariationalConfig
 from fedvpa.algorithms.draws import draw, pad_draws, split_sizes
 from fedvpa.algorithms.fedvpa_gp import FedVPAGP
+from fedvpa.algorithms.registry import METHODS, make
 from fedvpa.core import tree
 from fedvpa.engines.config import EngineConfig
 from fedvpa.engines.training import TrainState, rounds, start
@@ -149,7 +149,7 @@ def test_only_the_oracle_reads_groups():
     for client in regrouped.partition.clients:
         object.__setattr__(client, "group", {"a": "b", "b": "a"}[client.group])
     regrouped.partition.__dict__.pop("by_id", None)
-    for method in METHODS:
+    for method in METHODS.names():
         same = torch.equal(*(signature(trained(method, config(), some)) for some in (plain, regrouped)))
         assert same == (method != "oracle"), method
 

@@ -3,9 +3,9 @@ import pytest
 import torch
 
 from conftest import make_federation
-from fedvpa.algorithms import make
 from fedvpa.algorithms.base import CohortUpdate
 from fedvpa.algorithms.config import ServerConfig
+from fedvpa.algorithms.registry import make
 from fedvpa.algorithms.robust import ABSURD, Part, aggregate, clipped, krum, norm, trimmed_mean
 from fedvpa.engines import vectorised
 from fedvpa.engines.config import EngineConfig

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from fedvpa.algorithms import make
 from fedvpa.algorithms.config import MethodConfig
+from fedvpa.algorithms.registry import make
 from fedvpa.engines.config import EngineConfig
 from fedvpa.engines.training import rounds, start
 

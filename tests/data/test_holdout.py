@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from fedvpa.core.errors import DataError
+from fedvpa.data.config import DataConfig
 from fedvpa.data.holdout import load_holdout, rows_by_group
-from fedvpa.data.load import DataConfig
 from fedvpa.data.schema import Pair, PairTable
 
 pytestmark = pytest.mark.unit

@@ -2,8 +2,9 @@ import pytest
 
 from fedvpa.core.config import Config
 from fedvpa.core.errors import ConfigError
-from fedvpa.data.load import DataConfig, load
-from fedvpa.data.sources import SOURCES
+from fedvpa.data.config import DataConfig
+from fedvpa.data.load import load
+from fedvpa.data.sources.registry import SOURCES
 
 pytestmark = pytest.mark.unit
 
@@ -11,7 +12,7 @@ pytestmark = pytest.mark.unit
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"source": "tabel"}, "configuration key 'source': there is no source 'tabel'. Did you mean 'table'?"),
+        ({"source": "tabel"}, "configuration key 'source': There is no source 'tabel'. Did you mean 'table'?"),
         ({"pth": "x"}, "configuration key 'pth': is not known. Did you mean 'path'?"),
         (
             {"source": "table", "map": {"grop": "x"}},
@@ -36,7 +37,7 @@ class Run(Config):
     ("values", "message"),
     [
         ({"pth": "x"}, "configuration key 'data.pth': is not known. Did you mean 'path'?"),
-        ({"source": "tabel"}, "configuration key 'data.source': there is no source 'tabel'."),
+        ({"source": "tabel"}, "configuration key 'data.source': There is no source 'tabel'."),
         ({"source": "table", "map": {"grop": "x"}}, "configuration key 'data.map.grop': is not known."),
         ({"path": "x"}, "configuration key 'data': 'path' was set, and source 'world' does not read it."),
     ],
@@ -47,7 +48,7 @@ def test_errors_inside_a_larger_configuration_name_the_whole_path(values, messag
     assert str(error.value).startswith(message)
 
 
-@pytest.mark.parametrize("source", SOURCES)
+@pytest.mark.parametrize("source", SOURCES.names())
 def test_a_resolved_configuration_can_be_read_again(source):
     config = DataConfig(source=source, strict=True)
     assert DataConfig.parse(config.model_dump(mode="json")) == config

@@ -2,8 +2,9 @@ import numpy as np
 import pytest
 
 from fedvpa.core.errors import ConfigError, DataError
+from fedvpa.data.config import DataConfig
 from fedvpa.data.deal import apportion
-from fedvpa.data.load import DataConfig, load
+from fedvpa.data.load import load
 from fedvpa.data.partition import PartitionConfig, partition
 from fedvpa.data.schema import Message, Pair, PairTable
 

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from fedvpa.core.errors import DataError
-from fedvpa.data.load import DataConfig, load
+from fedvpa.data.config import DataConfig
+from fedvpa.data.load import load
 from fedvpa.data.partition import PartitionConfig, partition
 
 DATA = Path(__file__).parents[3] / "shared" / "data"

@@ -5,7 +5,8 @@ import pyarrow.parquet
 import pytest
 
 from fedvpa.core.errors import ConfigError, DataError
-from fedvpa.data.load import DataConfig, load
+from fedvpa.data.config import DataConfig
+from fedvpa.data.load import load
 from fedvpa.data.schema import Message
 
 pytestmark = pytest.mark.unit

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from fedvpa.algorithms import make
+from fedvpa.algorithms.registry import make
 from fedvpa.core.tree import Tree
 from fedvpa.data.partition import Partition
 from fedvpa.engines.sampling import draw_cohort, identities

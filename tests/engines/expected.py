@@ -17,7 +17,7 @@ if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from conftest import make_federation
-from fedvpa.algorithms import METHODS, make
+from fedvpa.algorithms.registry import METHODS, make
 from fedvpa.engines.config import EngineConfig
 from fedvpa.engines.training import TrainState, rounds, start
 from tests_shared import config
@@ -53,5 +53,5 @@ def run(method: str, engine: str) -> dict[str, float]:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    table = {method: {key: round(value, 6) for key, value in run(method, "loop").items()} for method in sorted(METHODS)}
+    table = {method: {key: round(value, 6) for key, value in run(method, "loop").items()} for method in METHODS.names()}
     print(json.dumps(table, indent=1))

@@ -11,9 +11,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from conftest import make_federation
-from fedvpa.algorithms import make
 from fedvpa.algorithms.base import Gaussian, Private, ServerState
-from fedvpa.core import files
+from fedvpa.algorithms.registry import make
+from fedvpa.core import tensors
 from fedvpa.core.errors import RunError
 from fedvpa.engines.checkpoint import (
     SCHEMA_VERSION,
@@ -176,7 +176,7 @@ def test_a_whole_checkpoint_stands_at_every_moment_of_a_write_that_fails(
         seen.append(load_checkpoint(path)[1])
         raise OSError("No space left on device")
 
-    monkeypatch.setattr(files, "save_file", full)
+    monkeypatch.setattr(tensors, "save_file", full)
     with pytest.raises(OSError, match="No space"):
         save_checkpoint(path, odd_state(0.5), {"seed": 2})
     assert seen == [{"seed": 1}]

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from conftest import make_federation
-from fedvpa.algorithms import make
+from fedvpa.algorithms.registry import make
 from fedvpa.core import tree
 from fedvpa.engines.codecs import decode, encode
 from fedvpa.engines.config import EngineConfig

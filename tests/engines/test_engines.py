@@ -7,8 +7,8 @@ import torch
 from safetensors.torch import save_file
 
 from conftest import make_federation
-from fedvpa.algorithms import METHODS, make
-from fedvpa.core import files
+from fedvpa.algorithms.registry import METHODS, make
+from fedvpa.core import tensors
 from fedvpa.core.errors import RunError
 from fedvpa.engines.checkpoint import load_checkpoint, load_clients, previous, save_checkpoint, save_clients
 from fedvpa.engines.config import EngineConfig
@@ -48,7 +48,7 @@ def assert_equal(one: TrainState, two: TrainState, **tolerance: float) -> None:
 
 
 @pytest.mark.equivalence
-@pytest.mark.parametrize("method", sorted(METHODS))
+@pytest.mark.parametrize("method", METHODS.names())
 @pytest.mark.parametrize("workers", [1, 2])
 @pytest.mark.parametrize("refinement", ["responsibilities", "off"])
 def test_loop_and_vectorised_agree_on_unequal_empty_and_silent_clients(method: str, workers: int, refinement: str):
@@ -98,7 +98,7 @@ def test_a_failed_write_leaves_the_last_checkpoint_whole(tmp_path, monkeypatch):
         save_file(dict(list(tensors.items())[:1]), name, metadata)
         raise OSError("No space left on device")
 
-    monkeypatch.setattr(files, "save_file", full)
+    monkeypatch.setattr(tensors, "save_file", full)
     with pytest.raises(OSError, match="No space"):
         save_checkpoint(path, states[2], {})
     assert load_checkpoint(path)[0].server.round == 1

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from conftest import make_federation
-from fedvpa.algorithms import make
+from fedvpa.algorithms.registry import make
 from fedvpa.core.errors import DataError, FedvpaError
 from fedvpa.engines.checkpoint import load_checkpoint, save_checkpoint
 from fedvpa.engines.config import EngineConfig

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from fedvpa.algorithms import make
 from fedvpa.algorithms.config import MethodConfig
+from fedvpa.algorithms.registry import make
 from fedvpa.data.partition import ClientRows, Partition
 from fedvpa.engines.federation import Federation, federate
 from fedvpa.evaluation import accuracy

@@ -7,7 +7,8 @@ from typing import cast
 import pytest
 
 from fedvpa.core.errors import ConfigError
-from fedvpa.world.prompts import Pool, intents, prompts
+from fedvpa.world.config import Pool
+from fedvpa.world.prompts import intents, prompts
 
 
 @pytest.mark.unit

@@ -13,7 +13,8 @@ from fedvpa.alignment.stage1 import Stage1
 from fedvpa.core.errors import DataError
 from fedvpa.core.seeds import Label, entropy, numpy_generator
 from fedvpa.data.schema import Text
-from fedvpa.world.prompts import Pool, prompts
+from fedvpa.world.config import Pool
+from fedvpa.world.prompts import prompts
 
 VALIDATION_TENTHS = 1
 """Of ten prompts of a data set, so many choose the stopping step. Chosen by us."""

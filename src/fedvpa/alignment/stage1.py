@@ -50,7 +50,8 @@ class Stage1:
     """A trained selector and its users.
 
     Attributes:
-        algorithm: The method of the run.
+        method: The name of the run's method.
+        algorithm: The method.
         selector: Frozen.
         seen: The users that trained.
         unseen: The users that did not.
@@ -61,6 +62,7 @@ class Stage1:
         world: Whether the data are the bundled world's, which has public prompts.
     """
 
+    method: str
     algorithm: Algorithm
     selector: Selector
     seen: Users
@@ -72,11 +74,6 @@ class Stage1:
     world: bool
 
     __repr__ = short_repr
-
-    @property
-    def method(self) -> str:
-        """The name of the method."""
-        return self.algorithm.name
 
     @property
     def personal(self) -> bool:

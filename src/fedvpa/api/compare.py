@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from fedvpa.algorithms import METHODS, make
-from fedvpa.core.errors import ConfigError, InputError, nearest
+from fedvpa.algorithms.registry import METHODS, make
+from fedvpa.core.errors import ConfigError, InputError
 from fedvpa.core.files import write_json, write_text
 from fedvpa.evaluation.comparison import comparison
 from fedvpa.evaluation.report.tables import table_text
@@ -55,9 +55,8 @@ def compare(
     Raises:
         InputError: If a method, the configuration or the data cannot be used; nothing has run then.
     """
-    unknown = [name for name in methods if name not in METHODS]
-    if unknown:
-        raise ConfigError(f"There is no method {unknown[0]!r}.", fix=nearest(unknown[0], METHODS))
+    for name in methods:
+        METHODS.check(name)
     if not methods or not clients or seeds < 1:
         raise ConfigError("There is nothing to compare.", fix="Give at least one method, number of clients and seed.")
     config.check_engine()

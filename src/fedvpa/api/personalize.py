@@ -61,7 +61,7 @@ def personalize(
     """
     folder = RunFolder.open(run)
     config = folder.config(overrides)
-    from fedvpa.algorithms import make
+    from fedvpa.algorithms.registry import make
     from fedvpa.runs.new_pairs import load_pairs, of_one_user, scaling_of
     from fedvpa.runs.prepare import prepare_pairs
     from fedvpa.runs.stage1 import open_selector

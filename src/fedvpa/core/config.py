@@ -39,7 +39,8 @@ class Config(BaseModel):
                 raise ConfigError("is not known.", fix=nearest(path[-1], _known(cls, path[:-1])), where=where) from None
             cause = first.get("ctx", {}).get("error")
             if isinstance(cause, InputError):
-                raise ConfigError(cause.problem, fix=cause.fix, where=where if path else "configuration") from None
+                place = cause.where or (where if path else "configuration")
+                raise ConfigError(cause.problem, fix=cause.fix, where=place) from None
             raise ConfigError(f"{first['msg']} (given: {first['input']!r}).", where=where) from None
 
 

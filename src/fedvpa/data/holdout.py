@@ -5,9 +5,11 @@ from __future__ import annotations
 import numpy as np
 
 from fedvpa.core.errors import DataError, nearest
+from fedvpa.data.config import DataConfig
 from fedvpa.data.deal import factorise
-from fedvpa.data.load import DataConfig, load
+from fedvpa.data.load import load
 from fedvpa.data.schema import LoadReport, Pair, PairTable
+from fedvpa.data.sources.base import PathKeys
 from fedvpa.data.splits import Ints
 
 IN_TRAINING = "the same pair, of the same group, is in the training data"
@@ -27,8 +29,14 @@ def load_holdout(config: DataConfig, table: PairTable) -> PairTable:
 
     Raises:
         ConfigError: If a key that the source needs is not set.
-        DataError: If the file cannot be used, a pair has no group, or a group of ``table`` has no pair.
+        DataError: If the source reads no file, the file cannot be used, a pair has no group, or a group of ``table``
+            has no pair.
     """
+    if not isinstance(config.source_keys(), PathKeys):
+        raise DataError(
+            f"a hold-out is a file of pairs, and the source {config.source!r} reads no file.",
+            fix="Use unseen clients (partition.unseen) instead.",
+        )
     holdout = load(config)
     where = config.path or config.source
     if any(pair.group is None for pair in holdout.pairs):

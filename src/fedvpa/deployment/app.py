@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from fedvpa import __version__
-from fedvpa.algorithms import make
+from fedvpa.algorithms.registry import make
 from fedvpa.core.errors import ConfigError, RunError
 from fedvpa.core.files import write_text
 from fedvpa.engines.flower.simulation import FLOWER_VERSIONS, require_flower

@@ -8,7 +8,7 @@ from pathlib import Path
 from flwr.app import Context
 from flwr.clientapp import ClientApp
 
-from fedvpa.algorithms import make
+from fedvpa.algorithms.registry import make
 from fedvpa.core.errors import ConfigError
 from fedvpa.engines.flower import client as node_side
 from fedvpa.engines.flower.devices import OnDisk

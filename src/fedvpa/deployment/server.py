@@ -16,7 +16,7 @@ from filelock import FileLock, Timeout
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
-from fedvpa.algorithms import make
+from fedvpa.algorithms.registry import make
 from fedvpa.core.compute import Compute, restore
 from fedvpa.core.errors import FedvpaError, RunError
 from fedvpa.core.progress import say

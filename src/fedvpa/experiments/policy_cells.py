@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from fedvpa import __version__
-from fedvpa.algorithms import METHODS
+from fedvpa.algorithms.registry import METHODS
 from fedvpa.alignment.dpo_job import DPOJob
 from fedvpa.alignment.job import train_in_memory
 from fedvpa.alignment.stage1 import ONE

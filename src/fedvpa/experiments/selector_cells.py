@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fedvpa import __version__
-from fedvpa.algorithms import make
+from fedvpa.algorithms.registry import make
 from fedvpa.core.files import write_json
 from fedvpa.data.load import load
 from fedvpa.evaluation.accuracy import infer_clients, score_clients

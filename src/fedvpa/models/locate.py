@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,13 +11,7 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
 from fedvpa.core.errors import ModelError
-from fedvpa.world import backbone_path
-
-BUNDLED = "bundled"
-
-WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
-
-TOKENIZERS = ("tokenizer.json", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "vocab.json", "vocab.txt")
+from fedvpa.models.folder import TOKENIZERS, WEIGHTS, check_folder, local_folder, weight_files
 
 TOKENIZER_FILES = (
     *TOKENIZERS,
@@ -30,8 +22,6 @@ TOKENIZER_FILES = (
     "chat_template.jinja",
     "chat_template.json",
 )
-
-LFS_POINTER = b"version https://git-lfs"
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,66 +67,10 @@ def locate(model: str) -> ModelSource:
     Raises:
         ModelError: If there is no such folder or hub model, or the folder lacks configuration, weights or tokenizer.
     """
-    if model == BUNDLED:
-        source = ModelSource(model, backbone_path())
-    elif Path(model).expanduser().is_dir():
-        source = ModelSource(model, Path(model).expanduser())
-    elif model.startswith((".", "~", os.sep)) or model.count("/") > 1 or Path(model).exists():
-        raise ModelError(
-            "There is no model folder here.", fix="Give a folder with config.json, or a hub id.", where=model
-        )
-    else:
-        source = _download(model)
+    folder = local_folder(model)
+    source = _download(model) if folder is None else ModelSource(model, folder)
     check_folder(source.folder)
     return source
-
-
-def check_folder(folder: Path) -> None:
-    """Check that a model folder is complete.
-
-    Raises:
-        ModelError: Naming what is missing.
-    """
-    if not (folder / "config.json").is_file():
-        adapter = (folder / "adapter_config.json").is_file()
-        raise ModelError(
-            "This is an adapter without its base model." if adapter else "The model folder has no config.json.",
-            fix="Give the folder of the base model." if adapter else "Save the model with save_pretrained.",
-            where=str(folder),
-        )
-    weight_files(folder)
-    if not any((folder / name).is_file() for name in TOKENIZERS):
-        raise ModelError(
-            "The model folder has no tokenizer (tokenizer.json or a vocabulary file).",
-            fix="Save the tokenizer into the same folder.",
-            where=str(folder),
-        )
-
-
-def weight_files(folder: Path) -> list[Path]:
-    """The files that hold the weights, shards included, in the order of preference of transformers.
-
-    Raises:
-        ModelError: If there are none, a shard is missing, or a file is a Git LFS pointer.
-    """
-    found = next((folder / name for name in WEIGHTS if (folder / name).is_file()), None)
-    if found is None:
-        raise ModelError(
-            f"The model folder has no weights ({WEIGHTS[0]} or {WEIGHTS[2]}).",
-            fix="Copy the weights there, or save the model with save_pretrained.",
-            where=str(folder),
-        )
-    files = [found]
-    if found.suffix == ".json":
-        shards = sorted(set(json.loads(found.read_text(encoding="utf-8"))["weight_map"].values()))
-        files = [folder / shard for shard in shards]
-    for file in files:
-        if not file.is_file():
-            raise ModelError(f"The shard {file.name} is missing.", fix="Copy every shard there.", where=str(folder))
-        with file.open("rb") as head:
-            if head.read(len(LFS_POINTER)) == LFS_POINTER:
-                raise ModelError("This is a Git LFS pointer, not weights.", fix="Run 'git lfs pull'.", where=str(file))
-    return files
 
 
 def _download(model: str) -> ModelSource:

@@ -9,14 +9,15 @@ from typing import Any, Self
 import yaml
 from pydantic import Field, field_validator, model_validator
 
-from fedvpa.algorithms import METHODS
 from fedvpa.algorithms.config import BiscuitConfig, LocalConfig, MethodConfig, ServerConfig, VariationalConfig
+from fedvpa.algorithms.registry import METHODS
 from fedvpa.core.config import Config
-from fedvpa.core.errors import ConfigError, nearest
-from fedvpa.data.load import DataConfig
-from fedvpa.data.partition import PartitionConfig
+from fedvpa.core.errors import ConfigError
+from fedvpa.data.config import DataConfig
+from fedvpa.data.partition_config import PartitionConfig
 from fedvpa.engines.config import EngineConfig
 from fedvpa.features.config import FeatureConfig
+from fedvpa.models.folder import check_folder, local_folder
 from fedvpa.policy.config import PolicyConfig
 from fedvpa.selector.config import SelectorConfig
 
@@ -28,7 +29,7 @@ class RunConfig(Config):
         data: Where the pairs come from.
         partition: Who holds them. Its ``kind`` is ``natural`` unless given: a user is a client.
         features: The frozen language model.
-        method: The algorithm; see ``fedvpa.algorithms.METHODS``.
+        method: The algorithm; see ``fedvpa.algorithms.registry``.
         selector: The shape of the preference model.
         local: Local training.
         variational: The terms of FedVPA-GP.
@@ -62,9 +63,7 @@ class RunConfig(Config):
     @field_validator("method")
     @classmethod
     def _known(cls, value: str) -> str:
-        if value not in METHODS:
-            raise ConfigError(f"there is no method {value!r}.", fix=nearest(value, METHODS))
-        return value
+        return METHODS.check(value)
 
     @property
     def method_config(self) -> MethodConfig:
@@ -112,6 +111,21 @@ class RunConfig(Config):
             from fedvpa.engines.flower.simulation import require_flower
 
             require_flower()
+
+    def check_paths(self) -> None:
+        """Raise what preparing the run would about missing data or a missing model folder, without heavy imports.
+
+        A hub id is not looked up. Verbs call this before they import what computes.
+
+        Raises:
+            ConfigError: If the source needs a path and none is set.
+            DataError: If the data are not there.
+            ModelError: If the model folder is not there, or not complete.
+        """
+        self.data.check_paths()
+        folder = local_folder(self.features.model)
+        if folder is not None:
+            check_folder(folder)
 
     def resolved_data(self) -> DataConfig:
         """The data section, with one world user for each client of the partition."""

@@ -6,7 +6,7 @@ from collections.abc import Generator
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from fedvpa.algorithms import make
+from fedvpa.algorithms.registry import make
 from fedvpa.alignment.stage1 import Stage1, Users
 from fedvpa.core.short_repr import short_repr
 from fedvpa.engines.config import EngineConfig
@@ -119,6 +119,7 @@ def fit(config: RunConfig, prepared: Prepared) -> Trained:
 def stage1_of(config: RunConfig, prepared: Prepared, trained: Trained) -> Stage1:
     """What stage 2 needs of a training in memory."""
     return Stage1(
+        method=config.method,
         algorithm=make(config.method, config.method_config),
         selector=trained.selector,
         seen=trained.seen,

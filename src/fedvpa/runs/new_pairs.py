@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from fedvpa.core.errors import DataError, RunError, nearest
+from fedvpa.data.config import DataConfig
 from fedvpa.data.holdout import IN_TRAINING, OTHER_GROUP
-from fedvpa.data.load import DataConfig, load
+from fedvpa.data.load import load
 from fedvpa.data.schema import Pair, PairTable
 from fedvpa.runs.config import RunConfig
 from fedvpa.runs.folder import RunFolder

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fedvpa.algorithms import make
+from fedvpa.algorithms.registry import make
 from fedvpa.data.partition import Partition
 from fedvpa.data.schema import Pair, PairTable
 from fedvpa.evaluation.accuracy import control_scores, score_clients

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fedvpa.algorithms import make
+from fedvpa.algorithms.registry import make
 from fedvpa.alignment.stage1 import Stage1
 from fedvpa.core.errors import RunError
 from fedvpa.core.progress import say
@@ -47,6 +47,7 @@ def open_stage1(run: RunFolder, config: RunConfig) -> Stage1:
     selector = open_selector(run, config)
     users = open_users(run, config, selector)
     return Stage1(
+        method=config.method,
         algorithm=make(config.method, config.method_config),
         selector=selector,
         seen=users.seen,

@@ -11,9 +11,10 @@ import numpy as np
 from fedvpa.core.errors import ConfigError
 from fedvpa.core.seeds import numpy_generator
 from fedvpa.world.attributes import attribute_grid
+from fedvpa.world.config import DEFAULT_TEMPERATURE, Pool
 from fedvpa.world.grammar import render
-from fedvpa.world.prompts import Pool, Prompt, prompts
-from fedvpa.world.users import DEFAULT_TEMPERATURE, User, find_population, make_users, preference
+from fedvpa.world.prompts import Prompt, prompts
+from fedvpa.world.users import User, find_population, make_users, preference
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
-from typing import Literal, get_args
+from typing import get_args
 
 from fedvpa.core.errors import ConfigError, DataError, nearest
 from fedvpa.core.seeds import entropy
+from fedvpa.world.config import Pool
 from fedvpa.world.lexicon import TEMPLATES, TOPICS
-
-Pool = Literal["train", "validation", "test"]
 
 _POOL_SEED = 0
 # Out of 10. Chosen by us: the test pool has to hold well over the 500 prompts that an evaluation asks for.

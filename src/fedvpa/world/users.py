@@ -18,12 +18,10 @@ from scipy.special import expit
 from fedvpa.core.errors import ConfigError, nearest
 from fedvpa.core.seeds import numpy_generator
 from fedvpa.world.attributes import MAX_BREVITY, MAX_DETAIL, MAX_WARMTH, Attributes, attribute_grid
+from fedvpa.world.config import DEFAULT_TEMPERATURE
 
 FEATURES: tuple[str, ...] = ("compliance", "detail", "caveat", "warmth", "formality", "brevity", "off_topic")
 """The features of a response. All run from −1 to 1 but the last, which runs from 0 to 1."""
-
-DEFAULT_TEMPERATURE = 1.0
-"""Chosen by us: with the weights below, two-groups has a Bayes accuracy of 0.82."""
 
 OFF_TOPIC_WEIGHT = -4.0
 """What every user thinks of off-topic details. Chosen by us: one of them (a fifth) costs about as much as an on-topic

@@ -4,7 +4,8 @@ import json
 import pytest
 
 from fedvpa.core.errors import DataError
-from fedvpa.data.load import DataConfig, load
+from fedvpa.data.config import DataConfig
+from fedvpa.data.load import load
 
 pytestmark = pytest.mark.unit
 

@@ -54,8 +54,12 @@ class Source:
 
     Attributes:
         keys: The configuration section that declares which keys it reads.
-        read: Makes a table from a configuration that has these keys.
+        read: Makes a table from a configuration that has these keys. Raises an ``InputError`` for data that cannot be
+            used.
+        check: Raises what ``read`` would about missing files, without reading them and without heavy imports, so that
+            a wrong path is an error at once.
     """
 
     keys: type[SourceKeys]
     read: Callable[[Any], PairTable]
+    check: Callable[[Any], None] = lambda keys: None

@@ -23,6 +23,8 @@ from fedvpa.data.shards import Shard, hub_shards, is_hub_id
 from fedvpa.data.sources.base import PathKeys, Source, require_path
 from fedvpa.data.text import Parts, split_transcripts
 
+EXAMPLE = "data.path=hh-rlhf"
+
 FILE_SPLITS = ("train", "test")
 
 
@@ -57,17 +59,10 @@ def read(config: HhRlhfKeys) -> PairTable:
         ConfigError: If no path is set.
         DataError: If a folder or a file is missing, a Git LFS pointer or broken, or a transcript has no assistant.
     """
-    path = require_path(config, "data.path=hh-rlhf")
-    from_hub = is_hub_id(path)
-    shards: list[Shard] = []
-    for subset in config.subsets:
-        shards += (
-            hub_shards(path, config.split, subset)
-            if from_hub
-            else _local(Path(path).expanduser(), subset, config.split)
-        )
+    path = require_path(config, EXAMPLE)
+    shards_of = _hub if is_hub_id(path) else _local
     return read_pairs(
-        shards,
+        [shard for subset in config.subsets for shard in shards_of(config, subset)],
         ColumnMap(),
         what=path,
         strict=config.strict,
@@ -84,7 +79,19 @@ def _split_prompt(chosen: Text, rejected: Text, where: str) -> Parts | None:
     )
 
 
-def _local(root: Path, subset: str, split: str) -> list[Shard]:
+def check(config: HhRlhfKeys) -> None:
+    """Raise what :func:`read` would about folders and files that are not there."""
+    if not is_hub_id(require_path(config, EXAMPLE)):
+        for subset in config.subsets:
+            _local(config, subset)
+
+
+def _hub(config: HhRlhfKeys, subset: str) -> list[Shard]:
+    return hub_shards(config.path, config.split, subset)
+
+
+def _local(config: HhRlhfKeys, subset: str) -> list[Shard]:
+    root, split = Path(config.path).expanduser(), config.split
     if not root.is_dir():
         raise DataError(
             "no such folder.", fix="Give the folder that holds the subsets (helpful-base, …).", where=str(root)
@@ -112,4 +119,4 @@ def _local(root: Path, subset: str, split: str) -> list[Shard]:
     return [Shard(f"{subset}/{part}", str(file), part, read_rows(file)) for part, file in found]
 
 
-SOURCE = Source(HhRlhfKeys, read)
+SOURCE = Source(HhRlhfKeys, read, check)

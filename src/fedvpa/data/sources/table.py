@@ -10,8 +10,10 @@ from pathlib import Path
 
 from fedvpa.data.columns import ColumnMap, read_pairs
 from fedvpa.data.schema import PairTable
-from fedvpa.data.shards import hub_shards, is_hub_id, local_shards
+from fedvpa.data.shards import Shard, hub_shards, is_hub_id, local_shards
 from fedvpa.data.sources.base import PathKeys, Source, require_path
+
+EXAMPLE = "data.path=pairs.jsonl"
 
 
 class TableKeys(PathKeys):
@@ -37,9 +39,19 @@ def read(config: TableKeys) -> PairTable:
         ConfigError: If no path is set.
         DataError: If the data are missing or broken, lack a column, or hold a value that cannot be read.
     """
-    path = require_path(config, "data.path=pairs.jsonl")
-    shards = hub_shards(path, config.split) if is_hub_id(path) else local_shards(Path(path).expanduser(), config.split)
+    path = require_path(config, EXAMPLE)
+    shards = hub_shards(path, config.split) if is_hub_id(path) else _local(config)
     return read_pairs(shards, config.map, what=path, strict=config.strict)
 
 
-SOURCE = Source(TableKeys, read)
+def check(config: TableKeys) -> None:
+    """Raise what :func:`read` would about files that are not there."""
+    if not is_hub_id(require_path(config, EXAMPLE)):
+        _local(config)
+
+
+def _local(config: TableKeys) -> list[Shard]:
+    return local_shards(Path(config.path).expanduser(), config.split)
+
+
+SOURCE = Source(TableKeys, read, check)

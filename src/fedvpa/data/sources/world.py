@@ -9,9 +9,7 @@ from pydantic import Field
 from fedvpa.data.columns import EQUAL, Skip, Tally
 from fedvpa.data.schema import Pair, PairTable
 from fedvpa.data.sources.base import Source, SourceKeys
-from fedvpa.world.generate import generate_world
-from fedvpa.world.prompts import Pool
-from fedvpa.world.users import DEFAULT_TEMPERATURE
+from fedvpa.world.config import DEFAULT_TEMPERATURE, Pool
 
 
 class WorldKeys(SourceKeys):
@@ -51,6 +49,8 @@ def read(config: WorldKeys) -> PairTable:
     Raises:
         InputError: If there is no such population.
     """
+    from fedvpa.world.generate import generate_world  # deferred: the keys above are read without scipy
+
     tally, counts = Tally(config.strict), Counter[str]()
     for pair in generate_world(
         config.population,

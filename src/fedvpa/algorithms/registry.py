@@ -1,0 +1,35 @@
+"""The methods by name. A new one is a new file and a line here, or a package of its own: see ``docs/plugins.md``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from fedvpa.algorithms.config import MethodConfig
+from fedvpa.core.registry import Registry
+
+if TYPE_CHECKING:
+    from fedvpa.algorithms.base import Algorithm
+
+METHODS: Registry[Callable[[MethodConfig], Algorithm]] = Registry(
+    "method",
+    {
+        "fedbiscuit": "fedvpa.algorithms.fedbiscuit:FedBiscuit",
+        "fedvpa_gp": "fedvpa.algorithms.fedvpa_gp:FedVPAGP",
+        "fedvpl": "fedvpa.algorithms.fedvpl:fedvpl",
+        "global": "fedvpa.algorithms.global_model:global_model",
+        "local": "fedvpa.algorithms.local_only:LocalOnly",
+        "oracle": "fedvpa.algorithms.oracle:oracle",
+    },
+    shape="a callable that makes an Algorithm of a MethodConfig",
+)
+"""Name → what makes the method of its hyper-parameters."""
+
+
+def make(name: str, config: MethodConfig) -> Algorithm:
+    """The method called ``name``.
+
+    Raises:
+        ConfigError: If there is none, or it has something against ``config``.
+    """
+    return METHODS.get(name)(config)

@@ -1,0 +1,84 @@
+"""Local model folders, and whether one is complete: what can be said about a model without the hub or torch."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+from fedvpa.core.errors import ModelError
+from fedvpa.world import backbone_path
+
+BUNDLED = "bundled"
+
+WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
+
+TOKENIZERS = ("tokenizer.json", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "vocab.json", "vocab.txt")
+
+LFS_POINTER = b"version https://git-lfs"
+
+
+def local_folder(model: str) -> Path | None:
+    """The folder of ``bundled`` or of a local model; None for what can only be a hub id.
+
+    Raises:
+        ModelError: If ``model`` is written like a path, and there is no such folder.
+    """
+    if model == BUNDLED:
+        return backbone_path()
+    folder = Path(model).expanduser()
+    if folder.is_dir():
+        return folder
+    if model.startswith((".", "~", os.sep)) or model.count("/") > 1 or Path(model).exists():
+        raise ModelError(
+            "There is no model folder here.", fix="Give a folder with config.json, or a hub id.", where=model
+        )
+    return None
+
+
+def check_folder(folder: Path) -> None:
+    """Check that a model folder is complete.
+
+    Raises:
+        ModelError: Naming what is missing.
+    """
+    if not (folder / "config.json").is_file():
+        adapter = (folder / "adapter_config.json").is_file()
+        raise ModelError(
+            "This is an adapter without its base model." if adapter else "The model folder has no config.json.",
+            fix="Give the folder of the base model." if adapter else "Save the model with save_pretrained.",
+            where=str(folder),
+        )
+    weight_files(folder)
+    if not any((folder / name).is_file() for name in TOKENIZERS):
+        raise ModelError(
+            "The model folder has no tokenizer (tokenizer.json or a vocabulary file).",
+            fix="Save the tokenizer into the same folder.",
+            where=str(folder),
+        )
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The files that hold the weights, shards included, in the order of preference of transformers.
+
+    Raises:
+        ModelError: If there are none, a shard is missing, or a file is a Git LFS pointer.
+    """
+    found = next((folder / name for name in WEIGHTS if (folder / name).is_file()), None)
+    if found is None:
+        raise ModelError(
+            f"The model folder has no weights ({WEIGHTS[0]} or {WEIGHTS[2]}).",
+            fix="Copy the weights there, or save the model with save_pretrained.",
+            where=str(folder),
+        )
+    files = [found]
+    if found.suffix == ".json":
+        shards = sorted(set(json.loads(found.read_text(encoding="utf-8"))["weight_map"].values()))
+        files = [folder / shard for shard in shards]
+    for file in files:
+        if not file.is_file():
+            raise ModelError(f"The shard {file.name} is missing.", fix="Copy every shard there.", where=str(folder))
+        with file.open("rb") as head:
+            if head.read(len(LFS_POINTER)) == LFS_POINTER:
+                raise ModelError("This is a Git LFS pointer, not weights.", fix="Run 'git lfs pull'.", where=str(file))
+    return files
