@@ -6,13 +6,20 @@ from typing import Any
 __version__ = "0.1.0"
 
 _HOMES = {
+    "Policy": "fedvpa.policy.model",
     "RunConfig": "fedvpa.runs.config",
     "Selector": "fedvpa.selector.selector",
+    "align": "fedvpa.api.align",
     "compare": "fedvpa.api.compare",
     "demo": "fedvpa.api.demo",
+    "doctor": "fedvpa.api.doctor",
     "evaluate": "fedvpa.api.evaluate",
-    "personalize": "fedvpa.api.evaluate",
+    "export_flower": "fedvpa.api.export",
+    "export_keys": "fedvpa.api.export",
+    "generate": "fedvpa.api.generate",
+    "personalize": "fedvpa.api.personalize",
     "read_config": "fedvpa.runs.config",
+    "register": "fedvpa.api.register",
     "report": "fedvpa.api.report",
     "resume": "fedvpa.api.train",
     "train": "fedvpa.api.train",

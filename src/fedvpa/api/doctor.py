@@ -3,27 +3,87 @@
 from __future__ import annotations
 
 import shutil
-from importlib import metadata
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from os import PathLike
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from fedvpa.core.errors import ConfigError, FedvpaError
-from fedvpa.data.schema import Pair, PairTable
-from fedvpa.deployment.network import ports, reach
-from fedvpa.engines.flower.simulation import FLOWER_VERSIONS, require_flower
-from fedvpa.features.backbone import load_backbone
-from fedvpa.features.config import FeatureConfig
-from fedvpa.features.extract import extract
-from fedvpa.runs.environment import environment
+
+if TYPE_CHECKING:
+    from fedvpa.runs.environment import Environment
 
 OPTIONAL = ("flwr", "ray", "openai", "peft", "trl", "accelerate")
 
 
+@dataclass(frozen=True)
+class Certificates:
+    """What a folder of certificates is good for.
+
+    Attributes:
+        expires: Until when.
+        hosts: The names and addresses that the server's certificate is valid for.
+    """
+
+    expires: str | None
+    hosts: Sequence[str]
+
+
+@dataclass(frozen=True)
+class DoctorResult:
+    """What is here, and what does not work.
+
+    Attributes:
+        environment: Versions and hardware.
+        feature_cache: Where features are kept.
+        free_disk_gib: Free space there.
+        optional: Optional package → version; None where it is not installed.
+        problems: What does not work, and what to do. A port in use is none: it may be Flower's.
+        ports: Program of Flower → whether its port is free; None without Flower.
+        certificates: None if they were not asked for.
+        superlink: ``reachable`` or ``unreachable``; None if it was not asked for.
+    """
+
+    environment: Environment
+    feature_cache: Path
+    free_disk_gib: float
+    optional: Mapping[str, str | None]
+    problems: Sequence[str]
+    ports: Mapping[str, str] | None = None
+    certificates: Certificates | None = None
+    superlink: str | None = None
+
+    @property
+    def ok(self) -> bool:
+        """Whether everything works that was asked for or that fedvpa needs."""
+        return not self.problems
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON; what was not asked for is left out."""
+        certificates = self.certificates
+        asked = {
+            "ports": None if self.ports is None else dict(self.ports),
+            "certificates": certificates and {"expires": certificates.expires, "hosts": list(certificates.hosts)},
+            "superlink": self.superlink,
+        }
+        return {
+            **self.environment.to_dict(),
+            "feature_cache": str(self.feature_cache),
+            "free_disk_gib": self.free_disk_gib,
+            "optional": dict(self.optional),
+            **{name: value for name, value in asked.items() if value is not None},
+            "problems": list(self.problems),
+            "ok": self.ok,
+        }
+
+
 def doctor(
-    *, certificates: Path | None = None, host: str | None = None, superlink: str | None = None
-) -> dict[str, Any]:
+    *,
+    certificates: str | PathLike[str] | None = None,
+    host: str | None = None,
+    superlink: str | None = None,
+) -> DoctorResult:
     """Versions, hardware, cache, optional packages, Flower's ports, and a forward pass of the bundled language model.
 
     Args:
@@ -31,70 +91,87 @@ def doctor(
         host: The name or address that the server's certificate has to be valid for.
         superlink: ``HOST:PORT`` of a SuperLink to connect to, with TLS if ``certificates`` is given.
 
-    Returns:
-        What was found. ``ok`` is false if something that was asked for or that fedvpa needs does not work;
-        ``problems`` says what, and what to do. A port in use is none: it may be Flower's.
-
     Raises:
         ConfigError: If ``superlink`` is no address, ``host`` is given without ``certificates``, or Flower is missing.
     """
-    problems: list[str] = []
-    federation = _federation(certificates, host, superlink, problems)
-    config = FeatureConfig()
-    cache = config.cache_root()
+    if host is not None and certificates is None:
+        raise ConfigError("--host is checked against certificates.", fix="Give --certificates too.")
+    from fedvpa.deployment.network import ports
+    from fedvpa.features.config import FeatureConfig
+    from fedvpa.runs.environment import environment, installed
+
+    folder = None if certificates is None else Path(certificates)
+    versions = installed(OPTIONAL)
+    checked, bad_certificates = _certificates(folder, host)
+    reached, unreachable = _superlink(superlink, folder)
+    cache = FeatureConfig().cache_root()
     existing = next(path for path in (cache, *cache.parents) if path.exists())
+    return DoctorResult(
+        environment=environment(),
+        feature_cache=cache,
+        free_disk_gib=round(shutil.disk_usage(existing).free / 2**30, 1),
+        optional={name: versions.get(name) for name in OPTIONAL},
+        problems=(*bad_certificates, *unreachable, *_model_problems(), *_flower_problems(versions)),
+        ports=ports() if "flwr" in versions else None,
+        certificates=checked,
+        superlink=reached,
+    )
+
+
+def _model_problems() -> list[str]:
+    """Whether the bundled language model gives features."""
+    import numpy as np
+
+    from fedvpa.data.schema import Pair, PairTable
+    from fedvpa.features.backbone import load_backbone
+    from fedvpa.features.config import FeatureConfig
+    from fedvpa.features.extract import extract
+
+    config = FeatureConfig()
     try:
         pair = Pair("how do i plan a picnic ?", "bring a rug .", "no .")
         store = extract(PairTable((pair,)), load_backbone(config), config)
-        if not torch.isfinite(torch.as_tensor(store.chosen.astype("float32"))).all():
-            problems.append("The bundled language model gives features that are not finite: reinstall fedvpa.")
     except (FedvpaError, OSError, RuntimeError) as error:
-        problems.append(f"The bundled language model does not run: {error}")
-    flower = _version("flwr")
+        return [f"The bundled language model does not run: {error}"]
+    if np.isfinite(np.asarray(store.chosen, dtype=np.float32)).all():
+        return []
+    return ["The bundled language model gives features that are not finite: reinstall fedvpa."]
+
+
+def _flower_problems(versions: Mapping[str, str]) -> list[str]:
+    """Whether the Flower that is installed, if one is, can be used."""
+    from fedvpa.engines.flower.simulation import FLOWER_VERSIONS
+
+    problems, flower = [], versions.get("flwr")
     if flower is not None and ".".join(flower.split(".")[:2]) not in FLOWER_VERSIONS:
         accepted = " or ".join(f"{version}.*" for version in FLOWER_VERSIONS)
         problems.append(
             f"flwr {flower} is installed, and engine.name=flower needs {accepted}: pip install 'fedvpa[flower]'."
         )
-    if flower is not None and _version("ray") is None:
+    if flower is not None and "ray" not in versions:
         problems.append("flwr is installed without its simulation: pip install 'fedvpa[flower]'.")
-    return {
-        **environment(),
-        "feature_cache": str(cache),
-        "free_disk_gib": round(shutil.disk_usage(existing).free / 2**30, 1),
-        "optional": {name: _version(name) for name in OPTIONAL},
-        **federation,
-        "problems": problems,
-        "ok": not problems,
-    }
+    return problems
 
 
-def _federation(
-    certificates: Path | None, host: str | None, superlink: str | None, problems: list[str]
-) -> dict[str, Any]:
-    """Ports, certificates and the way to the SuperLink, as far as they were asked for."""
-    if host is not None and certificates is None:
-        raise ConfigError("--host is checked against certificates.", fix="Give --certificates too.")
-    found: dict[str, Any] = {"ports": ports()} if _version("flwr") else {}
-    if certificates is not None:
-        require_flower()
-        from fedvpa.deployment.certificates import check_certificates
+def _certificates(folder: Path | None, host: str | None) -> tuple[Certificates | None, Sequence[str]]:
+    """What a folder of certificates is good for, and what is wrong with it."""
+    if folder is None:
+        return None, ()
+    from fedvpa.engines.flower.simulation import require_flower
 
-        checked = check_certificates(certificates, host)
-        problems += checked.problems
-        found["certificates"] = {"expires": checked.expires, "hosts": list(checked.hosts)}
-    if superlink is not None:
-        authority = certificates / "ca.crt" if certificates is not None else None
-        if authority is not None and not authority.is_file():
-            return found
-        problem = reach(superlink, authority)
-        problems += [problem] if problem else []
-        found["superlink"] = "unreachable" if problem else "reachable"
-    return found
+    require_flower()
+    from fedvpa.deployment.certificates import check_certificates
+
+    checked = check_certificates(folder, host)
+    return Certificates(checked.expires, checked.hosts), checked.problems
 
 
-def _version(name: str) -> str | None:
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return None
+def _superlink(address: str | None, certificates: Path | None) -> tuple[str | None, Sequence[str]]:
+    """Whether a SuperLink answers; not tried without the CA's certificate where certificates were given."""
+    authority = None if certificates is None else certificates / "ca.crt"
+    if address is None or (authority is not None and not authority.is_file()):
+        return None, ()
+    from fedvpa.deployment.network import reach
+
+    problem = reach(address, authority)
+    return ("reachable", ()) if problem is None else ("unreachable", (problem,))

@@ -89,7 +89,7 @@ def train(config: RunConfig, out: str | PathLike[str], *, overwrite: bool = Fals
     prepared = prepare(config)
     job = SelectorJob(config, prepared)
     job.check_groups()
-    run.begin(config, environment(config.seed))
+    run.begin(config, environment(config.seed).to_dict())
     return _finish(run, job, 0.0)
 
 

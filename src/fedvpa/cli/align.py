@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from fedvpa.cli.common import JsonOption, OverrideArgument, finish
+
+if TYPE_CHECKING:
+    from fedvpa.api.align import AlignResult
 
 
 def align(
@@ -23,20 +27,21 @@ def align(
     """Align the policy of a run by DPO, with its selector as the reward."""
     from fedvpa.api.align import align as run_it
 
-    found = run_it(run, overrides=overrides or [], method=method, overwrite=overwrite, resume=resume)
-    finish(found, as_json, lambda: _text(run, found))
+    result = run_it(run, overrides=overrides or [], method=method, overwrite=overwrite, resume=resume)
+    finish(result.to_dict(), as_json, lambda: _text(result))
 
 
-def _text(run: Path, found: dict[str, Any]) -> str:
-    lines = [
-        f"{name or found['method']}: {_by_selector(policy) if 'stopped' in policy else _by_clients(policy)}"
-        for name, policy in found["policies"].items()
-    ]
-    return "\n".join([*lines, str(run / "policy")])
+def _text(result: AlignResult) -> str:
+    lines = [f"{name or result.method}: {_described(policy.notes)}" for name, policy in result.policies.items()]
+    return "\n".join([*lines, str(result.run / "policy")])
 
 
-def _by_selector(policy: dict[str, Any]) -> str:
-    look, pairs = policy["stopped"], policy["pairs"]
+def _described(notes: Mapping[str, Any]) -> str:
+    return _by_selector(notes) if "stopped" in notes else _by_clients(notes)
+
+
+def _by_selector(notes: Mapping[str, Any]) -> str:
+    look, pairs = notes["stopped"], notes["pairs"]
     return (
         f"{pairs['kept']} pairs of {pairs['pairs']}, {pairs['switched']} prompts with a pair in both orders; stopped "
         f"at step {look['step']}; the selector prefers it to the base policy on {look['win_rate']:.1%} of validation "
@@ -44,6 +49,6 @@ def _by_selector(policy: dict[str, Any]) -> str:
     )
 
 
-def _by_clients(policy: dict[str, Any]) -> str:
-    rejected = f"; {policy['rejected']} updates rejected" if policy["rejected"] else ""
-    return f"{policy['rounds']} rounds, adapters averaged by {policy['averaging']}{rejected}"
+def _by_clients(notes: Mapping[str, Any]) -> str:
+    rejected = f"; {notes['rejected']} updates rejected" if notes["rejected"] else ""
+    return f"{notes['rounds']} rounds, adapters averaged by {notes['averaging']}{rejected}"

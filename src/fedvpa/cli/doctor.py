@@ -21,7 +21,7 @@ def doctor(
 
     from fedvpa.api.doctor import doctor as run_it
 
-    found = run_it(certificates=certificates, host=host, superlink=superlink)
-    finish(found, as_json, lambda: yaml.safe_dump(found, sort_keys=False).rstrip())
-    if not found["ok"]:
+    result = run_it(certificates=certificates, host=host, superlink=superlink)
+    finish(result.to_dict(), as_json, lambda: yaml.safe_dump(result.to_dict(), sort_keys=False).rstrip())
+    if not result.ok:
         raise typer.Exit(1)

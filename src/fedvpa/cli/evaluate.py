@@ -21,5 +21,6 @@ def evaluate(
     from fedvpa.api.evaluate import evaluate as run_it
     from fedvpa.evaluation.report.tables import worded
 
-    found = run_it(run, pairs, group_column=group_column, overrides=overrides or [])
-    finish(found, as_json, lambda: f"accuracy {worded(found['accuracy'], found['ci95'])} on {found['pairs']} pairs")
+    result = run_it(run, pairs, group_column=group_column, overrides=overrides or [])
+    text = f"accuracy {worded(result.accuracy, result.ci95)} on {result.pairs} pairs"
+    finish(result.to_dict(), as_json, lambda: text)

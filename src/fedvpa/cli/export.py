@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -29,8 +30,10 @@ def flower(
     from fedvpa.runs.config import column_overrides, read_config
 
     given = [*(overrides or []), *column_overrides(map_ or [])]
-    found = export_flower(read_config(config, given), folder, out=out, nodes=nodes, deadline=deadline, quorum=quorum)
-    finish(found, as_json, lambda: f"{found['app']}\nnext: flwr run {found['app']} SUPERLINK --stream")
+    settings = read_config(config, given)
+    result = export_flower(settings, folder, out=out, nodes=nodes, deadline=deadline, quorum=quorum)
+    text = f"{result.app}\nnext: flwr run {shlex.quote(str(result.app))} SUPERLINK --stream"
+    finish(result.to_dict(), as_json, lambda: text)
 
 
 @export.command()
@@ -41,10 +44,7 @@ def keys(
     as_json: JsonOption = False,
 ) -> None:
     """Make a CA, the server's certificate, and a key pair for each node."""
-    from fedvpa.engines.flower.simulation import require_flower
+    from fedvpa.api.export import export_keys
 
-    require_flower()
-    from fedvpa.deployment.keys import make_keys
-
-    found = make_keys(folder, host=host, nodes=nodes)
-    finish(found, as_json, lambda: found["keys"])
+    result = export_keys(folder, host=host, nodes=nodes)
+    finish(result.to_dict(), as_json, lambda: str(result.keys))

@@ -26,7 +26,7 @@ def generate(
     """Answer prompts with the aligned policy under a preference."""
     from fedvpa.api.generate import generate as run_it
 
-    found = run_it(
+    result = run_it(
         run,
         prompt,
         preference,
@@ -36,4 +36,4 @@ def generate(
         seed=seed,
         overrides=overrides or [],
     )
-    finish(found, as_json, lambda: "\n\n".join(answer["response"] for answer in found["answers"]))
+    finish(result.to_dict(), as_json, lambda: "\n\n".join(answer.response for answer in result.answers))

@@ -20,7 +20,7 @@ def personalize(
     """Infer a new user's latent from labelled pairs."""
     from fedvpa.api.personalize import personalize as run_it
 
-    found = run_it(run, pairs, user=user, overrides=overrides or [])
-    shares = ", ".join(f"{share:.3f}" for share in found["responsibilities"])
-    text = f"{found['pairs']} pairs; prototype {found['prototype']}; responsibilities {shares}"
-    finish(found, as_json, lambda: text)
+    result = run_it(run, pairs, user=user, overrides=overrides or [])
+    shares = ", ".join(f"{share:.3f}" for share in result.responsibilities)
+    text = f"{result.pairs} pairs; prototype {result.prototype}; responsibilities {shares}"
+    finish(result.to_dict(), as_json, lambda: text)

@@ -33,7 +33,7 @@ def train(
     if resume is not None:
         if given or config is not None:
             raise ConfigError("--resume goes on with the run's own configuration.", fix="Leave out the others.")
-        metrics = go_on(resume)
+        result = go_on(resume)
     else:
-        metrics = run(read_config(config, given), out, overwrite=overwrite)
-    finish(metrics, as_json, lambda: f"{table_text(metrics, 140)}\n{resume or out}")
+        result = run(read_config(config, given), out, overwrite=overwrite)
+    finish(result.to_dict(), as_json, lambda: f"{table_text(result.comparison.to_dict(), 140)}\n{result.run}")

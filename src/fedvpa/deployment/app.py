@@ -1,4 +1,4 @@
-"""``fedvpa export flower``: the app folder that ``flwr run`` accepts."""
+"""The app folder that ``flwr run`` accepts."""
 
 from __future__ import annotations
 
@@ -73,26 +73,8 @@ Licensed under the Apache License, Version 2.0: https://www.apache.org/licenses/
 """
 
 
-def export_flower(
-    config: RunConfig, folder: Path, *, out: Path, nodes: int, deadline: float = 600.0, quorum: float = 0.5
-) -> dict[str, str]:
-    """Write an app folder for ``flwr run``.
-
-    Args:
-        config: The run. ``data.path`` is each node's own affair and is left out; users are clients.
-        folder: Where to; must be empty or not exist.
-        out: The run directory on the server's machine.
-        nodes: Nodes that the server waits for.
-        deadline: Seconds that it waits, for them and in each round. Chosen by us.
-        quorum: Share of the clients asked that must answer. Chosen by us.
-
-    Returns:
-        ``app``: the folder.
-
-    Raises:
-        ConfigError: If Flower is not installed, or the configuration cannot be deployed.
-        RunError: If ``folder`` holds files.
-    """
+def write_app(config: RunConfig, folder: Path, *, out: Path, nodes: int, deadline: float, quorum: float) -> None:
+    """Write the folder; arguments and errors as :func:`fedvpa.export_flower`."""
     require_flower()
     if config.partition.kind != "natural" or config.partition.unseen or config.partition.clients is not None:
         raise ConfigError(
@@ -127,4 +109,3 @@ def export_flower(
     write_text(folder / "pyproject.toml", project)
     write_text(folder / "README.md", GUIDE)
     write_text(folder / "LICENSE", LICENSE)
-    return {"app": str(folder)}

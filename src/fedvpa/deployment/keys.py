@@ -21,16 +21,13 @@ DAYS = 365
 """How long certificates are valid. Chosen by us."""
 
 
-def make_keys(folder: Path, *, host: str, nodes: int) -> dict[str, str]:
+def make_keys(folder: Path, *, host: str, nodes: int) -> None:
     """Write ``ca.crt``, ``ca.key``, ``server.crt``, ``server.key`` and for each node ``node-<i>.key`` and ``.pub``.
 
     Args:
         folder: Where to; must be empty or not exist.
         host: The name or address under which nodes reach the server; the certificate is valid for it alone.
         nodes: How many nodes.
-
-    Returns:
-        ``keys``: the folder.
 
     Raises:
         ConfigError: If there is no node.
@@ -58,7 +55,6 @@ def make_keys(folder: Path, *, host: str, nodes: int) -> dict[str, str]:
         _write_secret(folder / f"node-{number}.key", key, serialization.PrivateFormat.OpenSSH)
         public = key.public_key().public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH)
         (folder / f"node-{number}.pub").write_bytes(public + b"\n")
-    return {"keys": str(folder)}
 
 
 def _write_secret(path: Path, key: ec.EllipticCurvePrivateKey, form: serialization.PrivateFormat) -> None:

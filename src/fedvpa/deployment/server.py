@@ -145,7 +145,7 @@ def _begin(run: RunFolder, config: RunConfig, roster: Roster) -> tuple[TrainStat
         run.rewind(state.server.round)
         saved = {name: np.array(values) for name, values in meta["scaling"].items()}
         return state, Scaling(Standardiser(saved["mean"], saved["scale"]), rms)
-    run.begin(config, environment(config.seed))
+    run.begin(config, environment(config.seed).to_dict())
     algorithm = make(config.method, config.method_config)
     return start(algorithm, roster, config.seed), Scaling(Standardiser.from_moments(roster.moments), rms)
 

@@ -6,7 +6,8 @@ import contextlib
 import os
 import platform
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import torch
 
 from fedvpa.core.compute import processor_name
 
+SCHEMA_VERSION = 1
 PACKAGES = (
     "fedvpa",
     "torch",
@@ -33,24 +35,57 @@ OPTIONAL = ("flwr", "openai")
 """Packages of the extras; recorded where they are installed."""
 
 
-def environment(seed: int | None = None) -> dict[str, Any]:
-    """Versions, hardware, seed and git commit (None outside a checkout).
+@dataclass(frozen=True)
+class Environment:
+    """What a run depended on.
 
-    A run resumes bit for bit under the same versions, with as many threads (``torch_threads``, which going on sets
-    again) and on the same kind of processor.
+    A run resumes bit for bit under the same versions, with as many threads (going on sets them again) and on the same
+    kind of processor.
+
+    Attributes:
+        python: Its version.
+        platform: The operating system.
+        packages: Package → version.
+        cpu_count: Processor cores.
+        processor: The kind of processor.
+        torch_threads: Threads of torch's kernels.
+        gpu: The GPU's name; None without one.
+        git_commit: Of fedvpa; None outside a checkout.
+        seed: Of the run.
     """
-    return {
-        "schema_version": 1,
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "packages": {name: metadata.version(name) for name in PACKAGES} | installed(OPTIONAL),
-        "cpu_count": os.cpu_count(),
-        "processor": processor_name(),
-        "torch_threads": torch.get_num_threads(),
-        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-        "git_commit": _commit(),
-        "seed": seed,
-    }
+
+    python: str
+    platform: str
+    packages: Mapping[str, str]
+    cpu_count: int | None
+    processor: str
+    torch_threads: int
+    gpu: str | None
+    git_commit: str | None
+    seed: int | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """What ``environment.json`` holds."""
+        return {"schema_version": SCHEMA_VERSION, **asdict(self)}
+
+
+def environment(seed: int | None = None) -> Environment:
+    """Of this process.
+
+    Args:
+        seed: The run's.
+    """
+    return Environment(
+        python=platform.python_version(),
+        platform=platform.platform(),
+        packages=installed((*PACKAGES, *OPTIONAL)),
+        cpu_count=os.cpu_count(),
+        processor=processor_name(),
+        torch_threads=torch.get_num_threads(),
+        gpu=torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        git_commit=_commit(),
+        seed=seed,
+    )
 
 
 def installed(names: Iterable[str]) -> dict[str, str]:
