@@ -15,8 +15,7 @@ from fedvpa.data.schema import Pair
 from fedvpa.policy.adapters import restore, snapshot
 from fedvpa.policy.files import load_policy, new_policy
 from fedvpa.policy.model import Policy, Sampling
-
-from .conftest import (
+from policy_fixtures import (
     EOS,
     LATENT,
     TOKENS,

@@ -20,8 +20,7 @@ from fedvpa.core.tensors import write_tensors
 from fedvpa.policy.adapters import snapshot
 from fedvpa.policy.dpo_trainer import DPOTrainer
 from fedvpa.policy.examples import Examples
-
-from .conftest import make_examples, make_policy, tiny_config
+from policy_fixtures import make_examples, make_policy, tiny_config
 
 VALUES: dict[str, Any] = {"batch": 6, "micro_batch": 2, "steps": 3, "sft_weight": 0.7, "language_weight": 1.3}
 

@@ -7,8 +7,7 @@ from fedvpa.core.errors import DataError, ModelError
 from fedvpa.data.schema import Message, Pair
 from fedvpa.models.tokens import TokenCounts
 from fedvpa.policy.rows import IGNORED, Layout, PolicyTokenizer
-
-from .conftest import BOS, EOS, PAD, VOCABULARY, ids, make_tokenizer
+from policy_fixtures import BOS, EOS, PAD, VOCABULARY, ids, make_tokenizer
 
 LAYOUT = Layout(before=(BOS,), slots=2, pad=PAD)
 

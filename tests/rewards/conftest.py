@@ -1,3 +1,3 @@
-from policy.conftest import base_folder
+from policy_fixtures import base_folder
 
 __all__ = ["base_folder"]

@@ -17,7 +17,7 @@ from fedvpa.policy.files import new_policy
 from fedvpa.policy.model import Policy
 from fedvpa.policy.rows import PolicyTokenizer
 from fedvpa.rewards.choice import TEMPLATE, Choices, Template, both_log_odds, log_odds, losses, margins, mean_loss
-from policy.conftest import disturb, make_policy, make_tokenizer
+from policy_fixtures import disturb, make_policy, make_tokenizer
 
 LIMITS = Limits(512, 256, 256)
 PAIRS = [

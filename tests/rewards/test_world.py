@@ -5,7 +5,8 @@ from fedvpa.core.errors import ConfigError, DataError
 from fedvpa.core.seeds import numpy_generator
 from fedvpa.rewards.base import ExactReward
 from fedvpa.rewards.world import WorldReward, make_world_reward
-from fedvpa.world.grammar import attribute_grid, render
+from fedvpa.world.attributes import attribute_grid
+from fedvpa.world.grammar import render
 from fedvpa.world.prompts import prompts
 from fedvpa.world.users import find_utility
 

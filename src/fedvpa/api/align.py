@@ -118,7 +118,7 @@ def _by_selector(folder: RunFolder, config: RunConfig, command: str, *, resume: 
     stage = open_stage1(folder, config)
     data = data_fingerprint(stage.pairs.table, stage.pairs.partition)
     inputs = Inputs(config, hash_files(folder.selector.iterdir()), data, len(stage.seen.ids))
-    policies = {}
+    policies: dict[str, AlignedPolicy] = {}
     for name in stage.policies:
         job = DPOJob(stage, name, refresh_folder=folder.checkpoint.parent)
         fresh = not resume and not policies

@@ -22,11 +22,11 @@ class Certificates:
     """What a folder of certificates is good for.
 
     Attributes:
-        expires: Until when.
+        expires: File → the day on which the first certificate in it ends, as ``YYYY-MM-DD``.
         hosts: The names and addresses that the server's certificate is valid for.
     """
 
-    expires: str | None
+    expires: Mapping[str, str]
     hosts: Sequence[str]
 
 
@@ -64,7 +64,7 @@ class DoctorResult:
         certificates = self.certificates
         asked = {
             "ports": None if self.ports is None else dict(self.ports),
-            "certificates": certificates and {"expires": certificates.expires, "hosts": list(certificates.hosts)},
+            "certificates": certificates and {"expires": dict(certificates.expires), "hosts": list(certificates.hosts)},
             "superlink": self.superlink,
         }
         return {

@@ -105,7 +105,7 @@ def _resolve(
 
     policies = aligned.policies
     if aligned.by_group:
-        if preference not in policies:
+        if preference is None or preference not in policies:
             raise ConfigError(
                 f"The oracle has one policy for each of {', '.join(policies)}, and no preference {preference!r}.",
                 fix="Name one of them.",

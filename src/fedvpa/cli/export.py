@@ -26,7 +26,7 @@ def flower(
     as_json: JsonOption = False,
 ) -> None:
     """Write the app folder that ``flwr run`` accepts."""
-    from fedvpa.deployment.app import export_flower
+    from fedvpa.api.export import export_flower
     from fedvpa.runs.config import column_overrides, read_config
 
     given = [*(overrides or []), *column_overrides(map_ or [])]

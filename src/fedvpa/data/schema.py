@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import cast
 
 from fedvpa.core.errors import DataError
 
@@ -24,9 +25,11 @@ Prompt = Text | Sequence[Mapping[str, str]]
 """What users write: a :data:`Text`, or messages as dictionaries with ``role`` and ``content``."""
 
 
-def is_prompt(value: Prompt | Sequence[Prompt]) -> bool:
-    """Whether a value is one prompt rather than several."""
-    return isinstance(value, str) or (bool(value) and isinstance(value[0], Message | Mapping))
+def as_texts(prompts: Prompt | Sequence[Prompt]) -> list[Text]:
+    """One prompt or several, as texts. Raises as :func:`as_text`."""
+    if isinstance(prompts, str) or (prompts and isinstance(prompts[0], Message | Mapping)):
+        return [as_text(cast(Prompt, prompts))]
+    return [as_text(prompt) for prompt in cast(Sequence[Prompt], prompts)]
 
 
 def as_text(prompt: Prompt) -> Text:

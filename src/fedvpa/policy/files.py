@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from fedvpa.models.locate import ModelSource, locate
 from fedvpa.policy.adapters import _quiet_peft
 from fedvpa.policy.conditioning import Conditioner
 from fedvpa.policy.config import PolicyConfig
-from fedvpa.policy.model import SCHEMA_VERSION, Policy
+from fedvpa.policy.model import SCHEMA_VERSION, SERVING, Policy
 from fedvpa.policy.rows import PolicyTokenizer
 
 PREFERENCES = "preferences.json"

@@ -25,7 +25,7 @@ from fedvpa.core.errors import ConfigError
 from fedvpa.core.files import replacing, write_json
 from fedvpa.core.seeds import Label, entropy
 from fedvpa.core.tensors import write_tensors
-from fedvpa.data.schema import Prompt, as_text, is_prompt
+from fedvpa.data.schema import Prompt, as_texts
 from fedvpa.models.load import quiet
 from fedvpa.models.locate import ModelSource
 from fedvpa.policy.conditioning import Conditioner
@@ -80,7 +80,8 @@ class Policy(nn.Module):
         super().__init__()
         self.model, self.conditioner = model, conditioner
         self.tokenizer, self.source = tokenizer, source
-        self.preferences, self.sampling = dict(preferences or {}), sampling
+        self.preferences: Mapping[str, Sequence[float]] = dict(preferences or {})
+        self.sampling = sampling
 
     def __repr__(self) -> str:
         z = "no z" if self.conditioner is None else f"z of {self.conditioner.latent} numbers"
@@ -251,7 +252,7 @@ class Policy(nn.Module):
         Raises:
             ConfigError: If the preference is unknown, missing or unasked for, or prompt and answer do not fit.
         """
-        texts = [as_text(prompt) for prompt in ([prompts] if is_prompt(prompts) else prompts)]
+        texts = as_texts(prompts)
         sampling = replace(
             self.sampling,
             temperature=self.sampling.temperature if temperature is None else temperature,

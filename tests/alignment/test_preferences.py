@@ -9,13 +9,12 @@ import torch
 
 from fedvpa.alignment.candidates import Candidates
 from fedvpa.alignment.latents import Latents, draw_latents
-from fedvpa.alignment.preferences import UNUSUAL, label, language_floor, selector_margins
+from fedvpa.alignment.preferences import UNUSUAL, label_pairs, language_floor, selector_margins
 from fedvpa.core.errors import DataError
 from fedvpa.policy.config import PreferenceConfig
 from fedvpa.policy.examples import SURE
 from fedvpa.selector.posterior import Posterior, single
-
-from .conftest import make_candidates, make_selector
+from policy_fixtures import make_candidates, make_selector
 
 PROTOTYPES = [[1.0, 0.0], [-1.0, 0.0]]
 SELECTOR = make_selector(PROTOTYPES, personal=[[1.0, 0.0, 0.0], [0.0, 0.0, 0.0]], base=[0.0, 1.0, 0.0])
@@ -47,7 +46,7 @@ def responses(found) -> list[tuple[int, int, int]]:
 def test_one_pair_in_both_orders_for_opposite_latents_is_kept_and_counted():
     # Prompt 0: the latents disagree. Prompt 1: they agree.
     features = torch.tensor([[[2.0, 0.0, 9.0], [-2.0, 0.0, 9.0]], [[0.0, 0.0, 9.0], [0.0, 3.0, 9.0]]])
-    found = label(make_candidates(features), JUDGE, at(0, 1, 0, 1), config(), with_z=True)
+    found = label_pairs(make_candidates(features), JUDGE, at(0, 1, 0, 1), config(), with_z=True)
     assert responses(found) == [(0, 0, 1), (0, 1, 0), (1, 1, 0), (1, 1, 0)]
     assert found.examples.prototype.tolist() == [0, 1, 0, 1]
     assert found.examples.z.equal(SELECTOR.prototypes[[0, 1, 0, 1]])
@@ -62,7 +61,7 @@ def test_the_chosen_response_has_the_higher_reward_at_its_latent():
     generator = torch.Generator().manual_seed(1)
     features = torch.randn(11, 5, 3, generator=generator)
     latents = at(*([0, 1] * 11))
-    found = label(make_candidates(features), JUDGE, latents, config(pairs_per_latent=2), with_z=True)
+    found = label_pairs(make_candidates(features), JUDGE, latents, config(pairs_per_latent=2), with_z=True)
     assert len(found.examples) == 44
     for (prompt, chosen, rejected), z in zip(responses(found), found.examples.z, strict=True):
         posterior = single(z, torch.full_like(z, -4.0))
@@ -79,7 +78,7 @@ def test_the_chosen_response_has_the_higher_reward_at_its_latent():
 @pytest.mark.unit
 def test_references_and_sure_tokens_come_with_their_responses():
     features = torch.tensor([[[2.0, 0.0, 0.0], [-2.0, 0.0, 0.0]]])
-    found = label(make_candidates(features), JUDGE, at(0, 1), config(), with_z=True)
+    found = label_pairs(make_candidates(features), JUDGE, at(0, 1), config(), with_z=True)
     # Response 0 has tokens of −1 and −0.01 nats, response 1 a third one of −1: see the fixture.
     torch.testing.assert_close(found.examples.reference, torch.tensor([[-1.01, -2.01], [-2.01, -1.01]]))
     assert -0.01 > np.log(SURE) > -1.0
@@ -92,15 +91,15 @@ def test_narrow_margins_and_copies_make_no_pairs():
     # Rewards 0, 0.1 and 4: differences 0.1, 4, 3.9; their root mean square, over √2, is 2.28.
     features = torch.tensor([[[0.0, 0.0, 0.0], [0.0, 0.1, 0.0], [0.0, 4.0, 0.0]]])
     many = config(pairs_per_latent=9, margin=1.0)
-    found = label(make_candidates(features), JUDGE, at(0), many, with_z=True)
+    found = label_pairs(make_candidates(features), JUDGE, at(0), many, with_z=True)
     assert responses(found) == [(0, 2, 0)]
     assert found.counts["margin"] == 1
-    nothing_below = label(make_candidates(features), JUDGE, at(0), config(margin=0.043), with_z=True)
+    nothing_below = label_pairs(make_candidates(features), JUDGE, at(0), config(margin=0.043), with_z=True)
     assert nothing_below.counts["margin"] == 0
-    one_below = label(make_candidates(features), JUDGE, at(0), config(margin=0.045), with_z=True)
+    one_below = label_pairs(make_candidates(features), JUDGE, at(0), config(margin=0.045), with_z=True)
     assert one_below.counts["margin"] == 1
     copies = make_candidates(features, torch.tensor([[True, True, False]]))
-    found = label(copies, JUDGE, at(0), config(pairs_per_latent=9), with_z=True)
+    found = label_pairs(copies, JUDGE, at(0), config(pairs_per_latent=9), with_z=True)
     assert responses(found) == [(0, 1, 0)]
     assert found.counts["same text"] == 2
 
@@ -109,7 +108,7 @@ def test_narrow_margins_and_copies_make_no_pairs():
 def test_every_prototype_has_as_many_pairs():
     # At prototype 1 the two features cancel in prompts 1 and 2: no margin there.
     features = torch.tensor([[[3.0, 1.0, 0.0], [0.0, 0.0, 0.0]], *[[[1.0, 1.0, 0.0], [0.0, 0.0, 0.0]]] * 2])
-    found = label(make_candidates(features), JUDGE, at(0, 1, 0, 1, 0, 1), config(margin=0.1), with_z=True)
+    found = label_pairs(make_candidates(features), JUDGE, at(0, 1, 0, 1, 0, 1), config(margin=0.1), with_z=True)
     assert found.counts | {"switched": 0} == {
         "pairs": 6, "same text": 0, "margin": 2, "unusual": 0, "not among the widest": 0, "balance": 2, "kept": 2,
         "switched": 0,
@@ -127,7 +126,7 @@ def test_every_pair_is_counted_once():
     values = torch.rand(7, 5, generator=generator)
     candidates = replace(candidates, reference=[[np.float32([0.0, -value]) for value in row] for row in values])
     floor = -0.7
-    found = label(candidates, JUDGE, latents, config(margin=0.7), with_z=True, floor=floor)
+    found = label_pairs(candidates, JUDGE, latents, config(margin=0.7), with_z=True, floor=floor)
     counts = dict(found.counts)
     del counts["switched"]
     assert counts.pop("pairs") == 14 * 10 == sum(counts.values())
@@ -159,7 +158,7 @@ def test_what_the_base_would_not_say_is_rejected_but_never_preferred():
     odd = replace(candidates, reference=[least])
 
     def first(shown: Candidates, floor: float) -> list[tuple[int, int, int]]:
-        return responses(label(shown, JUDGE, at(0), config(), with_z=True, floor=floor))
+        return responses(label_pairs(shown, JUDGE, at(0), config(), with_z=True, floor=floor))
 
     assert first(odd, -7.0) == [(0, 2, 0)]
     assert first(odd, -6.0) == [(0, 1, 0)]
@@ -180,18 +179,18 @@ def test_nothing_left_says_which_filter_took_what():
     features = torch.tensor([[[3.0, 1.0, 0.0], [0.0, 0.0, 0.0]], [[1.0, 1.0, 0.0], [0.0, 0.0, 0.0]]])
     kept = torch.tensor([[True, False], [True, True]])
     with pytest.raises(DataError, match=r"No preference pair is left of 2: 1 had the same text twice, 1 had a margin"):
-        label(make_candidates(features, kept), JUDGE, at(0, 0), config(margin=5.0), with_z=True)
+        label_pairs(make_candidates(features, kept), JUDGE, at(0, 0), config(margin=5.0), with_z=True)
     # Prompt 1 is all that prototype 1 judges, and it sees no difference there.
     with pytest.raises(
         DataError, match=r"left of 2: 0 .* 1 had a margin .*, 0 were not .*, 1 were left out because another prototype"
     ):
-        label(make_candidates(features), JUDGE, at(0, 1), config(margin=0.1), with_z=True)
+        label_pairs(make_candidates(features), JUDGE, at(0, 1), config(margin=0.1), with_z=True)
 
 
 @pytest.mark.unit
 def test_a_method_without_a_latent_gets_more_pairs_of_its_one_order():
     features = torch.randn(3, 5, 3, generator=torch.Generator().manual_seed(2))
-    found = label(make_candidates(features), JUDGE, at(0, 0, 0), config(), with_z=False, pairs_per_latent=2)
+    found = label_pairs(make_candidates(features), JUDGE, at(0, 0, 0), config(), with_z=False, pairs_per_latent=2)
     assert found.examples.z is None
     assert [prompt for prompt, *_ in responses(found)] == [0, 0, 1, 1, 2, 2]
 
@@ -200,9 +199,9 @@ def test_a_method_without_a_latent_gets_more_pairs_of_its_one_order():
 def test_latents_are_judged_alike_in_any_number_at_once(monkeypatch):
     features = torch.randn(7, 3, 3, generator=torch.Generator().manual_seed(3))
     latents = at(*[0, 1] * 7)
-    whole = label(make_candidates(features), JUDGE, latents, config(), with_z=True)
+    whole = label_pairs(make_candidates(features), JUDGE, latents, config(), with_z=True)
     monkeypatch.setattr("fedvpa.alignment.preferences.LATENTS_AT_ONCE", 5)
-    cut = label(make_candidates(features), JUDGE, latents, config(), with_z=True)
+    cut = label_pairs(make_candidates(features), JUDGE, latents, config(), with_z=True)
     assert responses(whole) == responses(cut)
 
 
@@ -210,7 +209,7 @@ def test_latents_are_judged_alike_in_any_number_at_once(monkeypatch):
 def test_examples_can_be_taken_apart():
     features = torch.randn(7, 3, 3, generator=torch.Generator().manual_seed(3))
     candidates = make_candidates(features)
-    found = label(candidates, JUDGE, at(*[0, 1] * 7), config(), with_z=True)
+    found = label_pairs(candidates, JUDGE, at(*[0, 1] * 7), config(), with_z=True)
     some = found.examples.take([4, 1])
     assert [row.tolist() for row in some.prompts] == [found.examples.prompts[row].tolist() for row in (4, 1)]
     assert some.z.equal(found.examples.z[[4, 1]])

@@ -11,8 +11,7 @@ from fedvpa.data.schema import Message
 from fedvpa.features.config import FeatureConfig
 from fedvpa.policy.config import CandidateConfig
 from fedvpa.policy.files import new_policy
-
-from .conftest import make_tokenizer, save_model, tiny_config
+from policy_fixtures import make_tokenizer, save_model, tiny_config
 
 TEXTS = ["w1 w2", (Message("user", "w3"),)]
 SAMPLED = {"samples": 3, "max_new_tokens": 11}

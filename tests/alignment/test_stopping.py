@@ -8,39 +8,38 @@ import pytest
 import torch
 
 from fedvpa.alignment.latents import Latents
-from fedvpa.alignment.loop import align
+from fedvpa.alignment.loop import dpo_steps
 from fedvpa.alignment.stopping import BestWeights, Validation, ValidationResult, margins_over_base, replaces_best
 from fedvpa.policy.adapters import snapshot
 from fedvpa.policy.dpo_trainer import DPOTrainer
 from fedvpa.policy.model import Policy
 from fedvpa.selector.posterior import single
-
-from .conftest import PAD, make_candidates, make_examples, make_policy, make_selector, tiny_config
+from policy_fixtures import PAD, make_candidates, make_examples, make_policy, make_selector, tiny_config
 
 EXAMPLES = make_examples(11)
 
 
-def look(rate: float, error: float = 0.02, step: int = 1) -> ValidationResult:
+def result(rate: float, error: float = 0.02, step: int = 1) -> ValidationResult:
     return ValidationResult(step, rate, error, 0.0, 0.0, {})
 
 
 @dataclass(frozen=True)
-class Told:
-    """A validation that finds what it is told."""
+class ScriptedValidation:
+    """A validation whose win rates are given."""
 
     rates: dict[int, float]
 
-    def look(self, policy: Policy, config: Any, seed: int, *path: Any) -> ValidationResult:
-        return look(self.rates[path[-1]], step=path[-1])
+    def run(self, policy: Policy, config: Any, seed: int, *path: Any) -> ValidationResult:
+        return result(self.rates[path[-1]], step=path[-1])
 
 
 @pytest.mark.unit
-def test_a_later_look_stays_within_one_error_of_the_best():
-    assert replaces_best(look(0.1), None)
-    kept = BestWeights(look(0.55), {}, 0.6)
-    assert replaces_best(look(0.581, error=0.02), kept)
-    assert not replaces_best(look(0.579, error=0.02), kept)
-    assert replaces_best(look(0.579, error=0.03), kept)
+def test_a_later_result_stays_within_one_error_of_the_best():
+    assert replaces_best(result(0.1), None)
+    kept = BestWeights(result(0.55), {}, 0.6)
+    assert replaces_best(result(0.581, error=0.02), kept)
+    assert not replaces_best(result(0.579, error=0.02), kept)
+    assert replaces_best(result(0.579, error=0.03), kept)
 
 
 @pytest.mark.unit
@@ -48,20 +47,20 @@ def test_a_later_look_stays_within_one_error_of_the_best():
     ("rates", "winners"),
     [
         ({2: 0.5, 4: 0.6, 6: 0.59, 7: 0.55}, [2, 4, 6, 6]),
-        # 0.579 is within 0.02 of the look before it, but not of the best.
+        # 0.579 is within 0.02 of the result before it, but not of the best.
         ({2: 0.6, 4: 0.59, 6: 0.579, 7: 0.65}, [2, 4, 4, 7]),
     ],
 )
-def test_the_weights_of_the_right_look_are_kept(base_folder, rates, winners):
+def test_the_weights_of_the_right_step_are_kept(base_folder, rates, winners):
     config = tiny_config(base_folder, evaluate_every=2, steps=7)
     policy = make_policy(base_folder)
-    weights, kept, looked = {}, None, {}
-    for progress in align(policy, DPOTrainer(policy, config, 0), EXAMPLES, Told(rates), config, 0):
+    weights, kept, validated = {}, None, {}
+    for progress in dpo_steps(policy, DPOTrainer(policy, config, 0), EXAMPLES, ScriptedValidation(rates), config, 0):
         weights[progress.line["step"]] = snapshot(policy)
-        kept = progress.kept
+        kept = progress.best
         if "validation" in progress.line:
-            looked[progress.line["step"]] = kept.look.step
-    assert looked == dict(zip(rates, winners, strict=True))  # step 7 is looked at because it is the last
+            validated[progress.line["step"]] = kept.result.step
+    assert validated == dict(zip(rates, winners, strict=True))  # step 7 is validated because it is the last
     for step, wanted in weights.items():
         assert all(kept.weights[name].equal(value) for name, value in wanted.items()) == (step == winners[-1])
 
@@ -71,10 +70,10 @@ def test_what_a_stopped_run_kept_is_beaten_or_stays(base_folder):
     config = tiny_config(base_folder, evaluate_every=3)
     for best, winner in ((0.9, 1), (0.2, 6)):
         policy = make_policy(base_folder)
-        before = BestWeights(look(0.3), snapshot(policy), best)
-        told = Told({3: 0.5, 6: 0.5})
-        *_, last = align(policy, DPOTrainer(policy, config, 0), EXAMPLES, told, config, 0, kept=before)
-        assert last.kept.look.step == winner
+        before = BestWeights(result(0.3), snapshot(policy), best)
+        told = ScriptedValidation({3: 0.5, 6: 0.5})
+        *_, last = dpo_steps(policy, DPOTrainer(policy, config, 0), EXAMPLES, told, config, 0, best=before)
+        assert last.best.result.step == winner
 
 
 @pytest.mark.unit
@@ -92,7 +91,11 @@ def test_candidates_are_refreshed_every_so_many_steps_and_not_at_the_start(base_
         asked.append(step)
         return other
 
-    list(align(policy, Watched(policy, config, 0), EXAMPLES, Told({6: 0.5}), config, 0, refresh=refresh))
+    list(
+        dpo_steps(
+            policy, Watched(policy, config, 0), EXAMPLES, ScriptedValidation({6: 0.5}), config, 0, refresh=refresh
+        )
+    )
     assert asked == [2, 4]
     assert seen == [11, 11, 5, 5, 5, 5]
 
@@ -119,7 +122,7 @@ def validation() -> Validation:
 
 
 @pytest.mark.unit
-def test_a_look_by_hand(base_folder, validation, monkeypatch):
+def test_validation_by_hand(base_folder, validation, monkeypatch):
     policy, config = make_policy(base_folder), tiny_config(base_folder)
     found = [np.arange(6, 6 + length, dtype=np.int32) for length in (2, 3, 5, 7, 11)]
     asked = []
@@ -148,8 +151,8 @@ def test_a_look_by_hand(base_folder, validation, monkeypatch):
 
 
 @pytest.mark.unit
-def test_a_look_at_the_base_finds_no_drift(base_folder, validation):
+def test_validation_of_the_base_finds_no_drift(base_folder, validation):
     policy = make_policy(base_folder, None, noise=False)
-    seen = replace(validation, with_z=False).look(policy, tiny_config(base_folder), 0, "", 3)
+    seen = replace(validation, with_z=False).run(policy, tiny_config(base_folder), 0, "", 3)
     assert seen.kl == pytest.approx(0.0, abs=1e-4)
     assert PAD not in validation.prompts[0]
