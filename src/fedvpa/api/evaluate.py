@@ -16,7 +16,7 @@ from fedvpa.data.holdout import IN_TRAINING, OTHER_GROUP, rows_by_group
 from fedvpa.data.load import DataConfig, load
 from fedvpa.data.schema import Pair, PairTable
 from fedvpa.evaluation.accuracy import infer_clients, score_clients
-from fedvpa.evaluation.comparison import comparison
+from fedvpa.evaluation.accuracy_tables import comparison
 from fedvpa.runs.config import RunConfig, with_overrides
 from fedvpa.runs.folder import load_run_config
 from fedvpa.runs.prepare import check_features, prepare, prepare_pairs
@@ -77,7 +77,7 @@ def evaluate(
     scores = score_clients(
         selector, prepared.federation, clients, posterior, method=config.method, seed=config.seed, holdout=held
     )
-    summary = comparison(scores, {})["summary"][0]
+    summary = comparison(scores, {}).to_dict()["summary"][0]
     return {
         "run": str(run),
         "pairs": len(table),

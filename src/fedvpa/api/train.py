@@ -16,7 +16,7 @@ from fedvpa.core.progress import say, track
 from fedvpa.core.signals import Interrupted, stopping
 from fedvpa.engines.checkpoint import load_checkpoint, save_checkpoint, save_clients
 from fedvpa.engines.training import TrainState, rounds, start
-from fedvpa.evaluation.comparison import comparison
+from fedvpa.evaluation.accuracy_tables import comparison
 from fedvpa.evaluation.scores import save_scores
 from fedvpa.runs.config import RunConfig, dump
 from fedvpa.runs.environment import environment
@@ -141,7 +141,7 @@ def _finish(config: RunConfig, out: Path, prepared: Prepared, done: Trained, by_
         "method": config.method,
         "seconds": done.seconds,
         "rounds": done.state.server.round,
-        **comparison(scores, {cell: done.seconds}),
+        **comparison(scores, {cell: done.seconds}).to_dict(),
         "conflicting": conflict_summary(conflict_scores(config, prepared, done)),
         "latents": latents(prepared, done),
     }

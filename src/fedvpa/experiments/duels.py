@@ -15,7 +15,7 @@ from fedvpa.core.progress import say
 from fedvpa.data.schema import Text
 from fedvpa.evaluation.judges.base import Duel, Judge, check_missing
 from fedvpa.evaluation.judges.openai_compatible import OpenAICompatibleJudge
-from fedvpa.evaluation.win_rates import Outcome
+from fedvpa.evaluation.outcomes import Outcome
 from fedvpa.policy.config import JudgingConfig
 from fedvpa.policy.model import Policy, Sampling
 from fedvpa.policy.rows import Ids

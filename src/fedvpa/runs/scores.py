@@ -11,9 +11,10 @@ import torch
 from fedvpa.algorithms import make
 from fedvpa.data.partition import Partition
 from fedvpa.evaluation.accuracy import control_scores, infer_clients, score_clients
+from fedvpa.evaluation.intervals import estimate
 from fedvpa.evaluation.latents import diagnose
 from fedvpa.evaluation.scores import SWAPPED_Z, ClientScore, control_name, control_of
-from fedvpa.evaluation.statistics import Sample, estimate
+from fedvpa.evaluation.units import ClientSample
 from fedvpa.runs.config import RunConfig
 from fedvpa.runs.fit import Trained
 from fedvpa.runs.prepare import Prepared, conflicting
@@ -59,7 +60,7 @@ def conflict_summary(scores: Sequence[ClientScore]) -> list[dict[str, Any]]:
     rows = []
     for (name, n_clients), found in cells.items():
         method, control = control_of(name)
-        sample = Sample.of(found)
+        sample = ClientSample.of(found)
         value = estimate(sample) if sample is not None else None
         rows.append(
             {
@@ -87,4 +88,4 @@ def latents(prepared: Prepared, done: Trained) -> dict[str, Any] | None:
         None if any(group is None for group in groups) else [str(group) for group in groups],
         prototypes.double().numpy(),
         nearest.tolist(),
-    ).as_json()
+    ).to_dict()

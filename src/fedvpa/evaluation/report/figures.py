@@ -13,7 +13,6 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from fedvpa.core.errors import DataError
-from fedvpa.evaluation.comparison import BAYES, GLOBAL, ORACLE, method_order
 from fedvpa.evaluation.report.style import (
     COLOURS,
     FAINT,
@@ -27,6 +26,7 @@ from fedvpa.evaluation.report.style import (
     quiet,
     series_styles,
 )
+from fedvpa.evaluation.summaries import BAYES, GLOBAL, ORACLE, method_order
 
 ALL_CLIENTS = "all clients"
 
@@ -39,7 +39,7 @@ def accuracy_figure(compared: Mapping[str, Any], n_clients: int, bayes: Mapping[
     """Accuracy of every method, over all clients and by true group, beside the oracle's and the Bayes line.
 
     Args:
-        compared: What :func:`fedvpa.evaluation.comparison.comparison` returned.
+        compared: What :func:`fedvpa.evaluation.accuracy_tables.comparison` returned.
         n_clients: Which number of clients to show.
         bayes: The best accuracy that any method could reach, by group; ``ALL_CLIENTS`` for all of them.
 
@@ -186,7 +186,7 @@ def few_shot_figure(curve: Sequence[Row], lines: Mapping[str, float] | None = No
     """Accuracy on clients that training never saw, by the number of labelled pairs they give.
 
     Args:
-        curve: What :func:`fedvpa.evaluation.comparison.few_shot_curve` returned, for one number of clients.
+        curve: What :func:`fedvpa.evaluation.accuracy_tables.few_shot_curve` returned, for one number of clients.
         lines: Levels to compare with, by name, e.g. the oracle's accuracy.
 
     Raises:

@@ -18,8 +18,8 @@ from fedvpa.core.files import write_text
 from fedvpa.evaluation.latents import LatentReport
 from fedvpa.evaluation.report.style import figure_uri
 from fedvpa.evaluation.report.tables import MISSING, TableText, policy_summary_text, summary_text, worded
+from fedvpa.evaluation.samples import SideBySide
 from fedvpa.evaluation.scores import CONTROLS
-from fedvpa.evaluation.win_rates import SideBySide
 
 SIGNIFICANT = 0.05
 
@@ -47,7 +47,7 @@ class Report:
         title: The page's heading.
         lead: What came out, in a sentence or two.
         command: The command that makes this report again.
-        comparison: What :func:`fedvpa.evaluation.comparison.comparison` returned.
+        comparison: What :func:`fedvpa.evaluation.accuracy_tables.comparison` returned.
         figures: In the order of the page.
         latents: Method → its latent diagnostics.
         configuration: The resolved configuration, nested as it is.

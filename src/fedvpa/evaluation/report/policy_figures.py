@@ -141,7 +141,7 @@ def switching_figure(switched: Mapping[str, Any]) -> Figure:
     """What one policy's answers are worth to each preference while z moves from one prototype to another.
 
     Args:
-        switched: What :func:`fedvpa.evaluation.win_rates.switching` returned.
+        switched: What :func:`fedvpa.evaluation.switching.switching` returned.
     """
     steps: Sequence[float] = switched["steps"]
     figure = new_figure()

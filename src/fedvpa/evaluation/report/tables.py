@@ -11,7 +11,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from fedvpa.evaluation.comparison import GLOBAL, ORACLE
+from fedvpa.evaluation.summaries import GLOBAL, ORACLE
 
 MISSING = "–"
 
@@ -41,7 +41,7 @@ def summary_text(compared: Mapping[str, Any]) -> TableText:
     """The cells of a comparison's summary; a column that no row can fill is left out.
 
     Args:
-        compared: What :func:`fedvpa.evaluation.comparison.comparison` returned.
+        compared: What :func:`fedvpa.evaluation.accuracy_tables.comparison` returned.
     """
     summary: Sequence[Row] = compared["summary"]
     groups = sorted({name for row in summary for name in row["groups"]})
