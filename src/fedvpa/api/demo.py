@@ -11,7 +11,8 @@ from fedvpa.api.report import policy_figures, write_report
 from fedvpa.core.files import write_json
 from fedvpa.evaluation.accuracy import infer_clients
 from fedvpa.evaluation.accuracy_tables import few_shot_curve
-from fedvpa.evaluation.report.figures import ALL_CLIENTS, accuracy_figure, few_shot_figure, latent_figure
+from fedvpa.evaluation.report.accuracy_figures import ALL_CLIENTS, accuracy_figure, few_shot_figure
+from fedvpa.evaluation.report.latent_figure import latent_figure
 from fedvpa.evaluation.scores import ClientScore
 from fedvpa.experiments.policy_cells import policy_cells, run_policies
 from fedvpa.experiments.processes import worker_pool
@@ -52,7 +53,7 @@ def demo(out: Path = Path("runs/demo"), *, seeds: int = SEEDS, clients: int = CL
     cells = policy_cells(config, methods=POLICIES, clients=[clients], seeds=1, first_seed=0, out=out)
     compared |= run_policies(cells, jobs)
     write_json(out / "comparison.json", compared)
-    curve = [point.to_dict() for point in few_shot_curve(_shots(config.with_clients(clients), seeds, jobs))]
+    curve = few_shot_curve(_shots(config.with_clients(clients), seeds, jobs))
     first = config.with_clients(clients).with_seed(0)
     prepared = prepare(first)
     done = fit(first, prepared)

@@ -12,10 +12,11 @@ from matplotlib.figure import Figure
 
 from fedvpa.core.errors import RunError
 from fedvpa.evaluation.latents import LatentReport
-from fedvpa.evaluation.report.figures import accuracy_figure, gap_figure, training_figure
+from fedvpa.evaluation.report.accuracy_figures import accuracy_figure, gap_figure
 from fedvpa.evaluation.report.page import Report, ReportFigure, embedded, save_report
 from fedvpa.evaluation.report.policy_figures import pareto_figure, switching_figure, win_rate_figure
 from fedvpa.evaluation.report.style import save_figure
+from fedvpa.evaluation.report.training_figure import training_figure
 from fedvpa.evaluation.samples import LabelledAnswer, SideBySide
 
 
