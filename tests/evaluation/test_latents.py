@@ -103,7 +103,7 @@ def test_a_whole_report_against_scikit_learn_and_by_hand():
     assert report.prototype_gram == [[1.0, 0.0], [0.0, 1.0]]
     assert report.prototype_counts == [11, 12]
     assert report.prior_components == pytest.approx(2.0)
-    assert json.loads(json.dumps(report.as_json(), allow_nan=False))["alarms"] == []
+    assert json.loads(json.dumps(report.to_dict(), allow_nan=False))["alarms"] == []
 
 
 @pytest.mark.unit

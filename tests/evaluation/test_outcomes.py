@@ -5,7 +5,7 @@ import pytest
 
 from evaluation.policies import outcome
 from fedvpa.core.errors import DataError
-from fedvpa.evaluation.win_rates import load_outcomes, save_outcomes
+from fedvpa.evaluation.outcomes import load_outcomes, save_outcomes
 
 pytestmark = pytest.mark.unit
 

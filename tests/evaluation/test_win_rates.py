@@ -7,10 +7,10 @@ import pytest
 
 from evaluation.policies import made_up, outcome
 from fedvpa.core.errors import ConfigError, DataError
+from fedvpa.evaluation.intervals import Bootstrap, holm
 from fedvpa.evaluation.judges.base import Duel, Verdict
 from fedvpa.evaluation.judges.length_control import length_controlled
-from fedvpa.evaluation.statistics import Bootstrap, holm
-from fedvpa.evaluation.win_rates import policy_comparison, side_by_side, switching
+from fedvpa.evaluation.win_rates import policy_comparison
 
 pytestmark = pytest.mark.unit
 
@@ -18,7 +18,7 @@ BOOTSTRAP = Bootstrap(resamples=2000)
 
 
 def compare(outcomes, seconds=None, **options):
-    return policy_comparison(outcomes, seconds or {}, bootstrap=BOOTSTRAP, **options)
+    return policy_comparison(outcomes, seconds or {}, bootstrap=BOOTSTRAP, **options).to_dict()
 
 
 def found(compared, method="fedvpa_gp", preference="helpful", n_clients=7, unseen=False):
@@ -201,85 +201,3 @@ def test_what_cannot_be_compared_is_refused():
     assert "1 prompts (such as 'prompt 1')" in str(odd.value)
     with pytest.raises(ConfigError, match=r"level 0\.9"):
         policy_comparison([outcome()], {}, bootstrap=Bootstrap(level=0.9))
-
-
-def way(utilities, prompts=31, noise=0.1):
-    """Preference → its mean utility at each step, as outcomes by step."""
-    rng = np.random.default_rng(0)
-    steps = np.linspace(0, 1, len(next(iter(utilities.values()))))
-    return {
-        float(step): [
-            outcome(1.0, prompt=f"prompt {n}", preference=name, utility=means[k] + noise * rng.normal(), parsed=n > k)
-            for name, means in utilities.items()
-            for n in range(prompts)
-        ]
-        for k, step in enumerate(steps)
-    }
-
-
-def test_a_policy_that_switches_is_monotone():
-    found = switching(way({"helpful": [0, 1, 2, 3], "harmless": [5, 4.5, 4, 1]}), bootstrap=BOOTSTRAP)
-    assert (found["method"], found["n_clients"], found["seeds"]) == ("fedvpa_gp", 7, [0])
-    assert found["steps"] == pytest.approx([0, 1 / 3, 2 / 3, 1])
-    assert (found["rising"], found["monotone"]) == ("helpful", True)
-    harmless = found["preferences"]["harmless"]
-    assert harmless["direction"] == "falls"
-    assert harmless["utility"] == pytest.approx([5, 4.5, 4, 1], abs=0.1)
-    assert [d["mean"] for d in harmless["differences"]] == pytest.approx(np.diff(harmless["utility"]).tolist())
-    assert harmless["change"]["mean"] == pytest.approx(-4, abs=0.1)
-    assert all(low < value < high for (low, high), value in zip(harmless["ci95"], harmless["utility"], strict=True))
-    assert harmless["switches"]
-    assert found["preferences"]["helpful"]["switches"]
-    assert harmless["parsed"] == pytest.approx([30 / 31, 29 / 31, 28 / 31, 27 / 31])
-
-
-def test_a_step_back_beyond_its_interval_is_not_monotone():
-    found = switching(way({"helpful": [0, 2, 1, 3], "harmless": [3, 2, 1, 0]}), bootstrap=BOOTSTRAP)
-    assert not found["preferences"]["helpful"]["monotone"]
-    assert found["preferences"]["harmless"]["monotone"]
-    assert not found["monotone"]
-    noisy = switching(way({"helpful": [0, 2, 1.99, 3], "harmless": [3, 2, 1, 0]}, noise=0.5), bootstrap=BOOTSTRAP)
-    assert noisy["monotone"]
-
-
-def test_a_flat_way_does_not_switch_and_a_way_back_is_seen():
-    flat = switching(way({"helpful": [1, 1, 1], "harmless": [2, 2, 2]}, noise=0.0), bootstrap=BOOTSTRAP)
-    assert flat["monotone"]
-    assert not any(found["switches"] for found in flat["preferences"].values())
-    back = switching(way({"helpful": [0, 1, 2], "harmless": [2, 1, 0]}), "harmless", BOOTSTRAP)
-    assert back["rising"] == "harmless"
-    assert not any(found["monotone"] or found["switches"] for found in back["preferences"].values())
-
-
-def test_ways_that_are_none_are_refused():
-    good = way({"helpful": [0, 1], "harmless": [1, 0]})
-    with pytest.raises(DataError, match="1 steps leads nowhere"):
-        switching({0.0: good[0.0]})
-    with pytest.raises(DataError, match="one policy"):
-        switching(good | {1.0: [replace(o, method="global") for o in good[1.0]]})
-    with pytest.raises(DataError, match="differ in 1 answers"):
-        switching(good | {1.0: good[1.0][1:]})
-    with pytest.raises(DataError, match=r"step 1\.0 was not judged under 'harmless'"):
-        switching(good | {1.0: good[1.0][:31]})
-    with pytest.raises(DataError, match="has no utility"):
-        switching(good | {0.0: [replace(o, utility=None, base_utility=None) for o in good[0.0]]})
-    with pytest.raises(ConfigError, match=r"'terse'.*\n?.*harmless, helpful"):
-        switching(good, "terse")
-
-
-def test_answers_stand_side_by_side_after_the_base_policys():
-    def at(step, helpful, harmless):
-        return [
-            outcome(1.0, response=f"at {step}", utility=worth, base_utility=base, preference=name, seed=seed, user=user)
-            for name, worth, base in (("helpful", helpful, 0.5), ("harmless", harmless, 0.25))
-            for seed, user in ((1, "u"), (0, "v"), (0, "u"))
-        ]
-
-    (sample,) = side_by_side({"z at 0%": at(0, 2, 1), "z at 100%": at(1, 1, 3)}, ["p"])
-    assert [(answer.label, answer.text, answer.utilities) for answer in sample.answers] == [
-        ("base", "no", {"helpful": 0.5, "harmless": 0.25}),
-        ("z at 0%", "at 0", {"helpful": 2, "harmless": 1}),
-        ("z at 100%", "at 1", {"helpful": 1, "harmless": 3}),
-    ]
-    with pytest.raises(DataError, match="'q' has no answer of 'z at 0%'"):
-        side_by_side({"z at 0%": at(0, 2, 1)}, ["q"])

@@ -11,7 +11,7 @@ from typing import Any
 from fedvpa.algorithms.registry import METHODS, make
 from fedvpa.core.errors import ConfigError, InputError
 from fedvpa.core.files import write_json, write_text
-from fedvpa.evaluation.comparison import comparison
+from fedvpa.evaluation.accuracy_tables import comparison
 from fedvpa.evaluation.report.tables import table_text
 from fedvpa.evaluation.scores import ClientScore, load_scores, save_scores
 from fedvpa.experiments.processes import run_all
@@ -82,7 +82,7 @@ def compare(
         disagreed += load_scores(cell.disagreed)
         key = (cell.config.method, found[0].n_clients, cell.config.seed)
         seconds[key] = json.loads(cell.seconds.read_text(encoding="utf-8"))["seconds"]
-    compared = comparison(scores, seconds) | {"conflicting": conflict_summary(disagreed)}
+    compared = comparison(scores, seconds).to_dict() | {"conflicting": conflict_summary(disagreed)}
     save_scores(out / "scores.jsonl", scores)
     write_text(out / "config.yaml", dump(config))
     write_json(out / "environment.json", environment())

@@ -10,8 +10,9 @@ from fedvpa.api.compare import DEFAULT_METHODS, compare
 from fedvpa.api.report import policy_figures, write_report
 from fedvpa.core.files import write_json
 from fedvpa.evaluation.accuracy import infer_clients
-from fedvpa.evaluation.comparison import few_shot_curve
-from fedvpa.evaluation.report.figures import ALL_CLIENTS, accuracy_figure, few_shot_figure, latent_figure
+from fedvpa.evaluation.accuracy_tables import few_shot_curve
+from fedvpa.evaluation.report.accuracy_figures import ALL_CLIENTS, accuracy_figure, few_shot_figure
+from fedvpa.evaluation.report.latent_figure import latent_figure
 from fedvpa.evaluation.scores import ClientScore
 from fedvpa.experiments.policy_cells import policy_cells, run_policies
 from fedvpa.experiments.processes import worker_pool

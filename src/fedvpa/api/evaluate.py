@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +12,7 @@ from fedvpa.core.errors import DataError
 from fedvpa.runs.folder import RunFolder
 
 if TYPE_CHECKING:
-    from fedvpa.evaluation.accuracy_results import MeanCI
+    from fedvpa.evaluation.intervals import Estimate
 
 
 @dataclass(frozen=True)
@@ -33,11 +33,13 @@ class EvaluateResult:
     skipped: Mapping[str, int]
     accuracy: float | None
     ci95: Sequence[float] | None
-    groups: Mapping[str, MeanCI]
+    groups: Mapping[str, Estimate]
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
-        return asdict(self) | {"run": str(self.run)}
+        from fedvpa.evaluation.summaries import fields_as_json
+
+        return fields_as_json(self) | {"run": str(self.run)}
 
 
 def evaluate(

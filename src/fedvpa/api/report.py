@@ -12,11 +12,12 @@ from matplotlib.figure import Figure
 
 from fedvpa.core.errors import RunError
 from fedvpa.evaluation.latents import LatentReport
-from fedvpa.evaluation.report.figures import accuracy_figure, gap_figure, training_figure
+from fedvpa.evaluation.report.accuracy_figures import accuracy_figure, gap_figure
 from fedvpa.evaluation.report.page import Report, ReportFigure, embedded, save_report
 from fedvpa.evaluation.report.policy_figures import pareto_figure, switching_figure, win_rate_figure
 from fedvpa.evaluation.report.style import save_figure
-from fedvpa.evaluation.win_rates import Answer, SideBySide
+from fedvpa.evaluation.report.training_figure import training_figure
+from fedvpa.evaluation.samples import LabelledAnswer, SideBySide
 
 
 def report(folder: Path) -> Path:
@@ -60,7 +61,7 @@ def write_report(
         environment=_json(folder / "environment.json"),
         notes=notes,
         samples=[
-            SideBySide(sample["prompt"], [Answer(**answer) for answer in sample["answers"]])
+            SideBySide(sample["prompt"], tuple(LabelledAnswer(**answer) for answer in sample["answers"]))
             for sample in compared.get("policy_samples", [])
         ],
     )

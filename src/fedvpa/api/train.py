@@ -55,7 +55,7 @@ class TrainResult:
             "rounds": self.rounds,
             **{name: value for name, value in self.comparison.to_dict().items() if name != "schema_version"},
             "conflicting": [row.to_dict() for row in self.conflicting],
-            "latents": None if self.latents is None else self.latents.as_json(),
+            "latents": None if self.latents is None else self.latents.to_dict(),
         }
 
 

@@ -67,7 +67,7 @@ class LatentReport:
     prior_components: float | None
     alarms: tuple[str, ...]
 
-    def as_json(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """The same as plain JSON values."""
         return asdict(self) | {"alarms": list(self.alarms)}
 

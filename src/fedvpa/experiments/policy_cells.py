@@ -8,7 +8,7 @@ import os
 import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,9 @@ from fedvpa.core.errors import ConfigError, nearest
 from fedvpa.core.files import write_json
 from fedvpa.evaluation.judges.make import make_judge
 from fedvpa.evaluation.outcomes import Outcome, load_outcomes, save_outcomes
-from fedvpa.evaluation.win_rates import policy_comparison, side_by_side, switching
+from fedvpa.evaluation.samples import side_by_side
+from fedvpa.evaluation.switching import switching
+from fedvpa.evaluation.win_rates import policy_comparison
 from fedvpa.experiments.client_models import FEDBISCUIT_LORA, FEDDPO, TRAINED_BY_CLIENTS
 from fedvpa.experiments.duels import PATH_STEPS, all_outcomes, open_duels, path_outcomes
 from fedvpa.experiments.processes import run_all
@@ -161,15 +163,15 @@ def gather(cells: Sequence[PolicyCell]) -> dict[str, Any]:
         if cell.method == OURS and cell.config.partition.clients == cells[0].config.partition.clients:
             for share, told_there in cell.path():
                 path[share] += told_there
-    compared = policy_comparison(outcomes, seconds)
-    return compared | ({"switching": switching(path), "policy_samples": _samples(path)} if path else {})
+    compared = policy_comparison(outcomes, seconds).to_dict()
+    return compared | ({"switching": switching(path).to_dict(), "policy_samples": _samples(path)} if path else {})
 
 
 def _samples(path: Mapping[float, Sequence[Outcome]]) -> list[dict[str, Any]]:
     """The first prompts, answered along the way: ``prompt`` and ``answers`` of ``label``, ``text``, ``utilities``."""
     first = path[min(path)]
     shown = list(dict.fromkeys(outcome.prompt for outcome in first if outcome.seed == first[0].seed))[:SAMPLES]
-    return [asdict(sample) for sample in side_by_side({f"z at {share:.0%}": path[share] for share in path}, shown)]
+    return [sample.to_dict() for sample in side_by_side({f"z at {share:.0%}": path[share] for share in path}, shown)]
 
 
 def run_policy_cell(cell: PolicyCell) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,9 +14,11 @@ from fedvpa.algorithms.registry import make
 from fedvpa.data.partition import Partition
 from fedvpa.data.schema import Pair, PairTable
 from fedvpa.evaluation.accuracy import control_scores, score_clients
+from fedvpa.evaluation.intervals import Interval, estimate
 from fedvpa.evaluation.latents import LatentReport, diagnose
 from fedvpa.evaluation.scores import SWAPPED_Z, ClientScore, control_name, control_of
-from fedvpa.evaluation.statistics import Sample, estimate
+from fedvpa.evaluation.summaries import JsonResult, ends_of, value_of
+from fedvpa.evaluation.units import ClientSample
 from fedvpa.runs.config import RunConfig
 from fedvpa.runs.fit import Trained
 from fedvpa.runs.prepare import Prepared
@@ -56,8 +58,8 @@ def conflict_scores(config: RunConfig, prepared: Prepared, done: Trained) -> lis
     return own + [score for score in controls if score.method == control_name(method, SWAPPED_Z)]
 
 
-@dataclass(frozen=True)
-class ConflictRow:
+@dataclass(frozen=True, slots=True)
+class ConflictRow(JsonResult):
     """Accuracy on the test pairs that groups order in different ways.
 
     Attributes:
@@ -72,11 +74,7 @@ class ConflictRow:
     control: str | None
     n_clients: int
     mean: float | None
-    ci95: tuple[float, float] | None
-
-    def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
-        return asdict(self) | {"ci95": None if self.ci95 is None else list(self.ci95)}
+    ci95: Interval | None
 
 
 def conflict_rows(scores: Iterable[ClientScore]) -> tuple[ConflictRow, ...]:
@@ -87,7 +85,7 @@ def conflict_rows(scores: Iterable[ClientScore]) -> tuple[ConflictRow, ...]:
     rows = []
     for (name, n_clients), scored in cells.items():
         method, control = control_of(name)
-        sample = Sample.of(scored)
+        sample = ClientSample.of(scored)
         value = estimate(sample) if sample is not None else None
         rows.append(
             ConflictRow(method, control, n_clients, *((value.value, value.interval) if value else (None, None)))

@@ -1,1 +1,1 @@
-"""Tables, figures and one self-contained page."""
+"""Tables, figures and one self-contained page, from the JSON of a comparison."""

@@ -17,12 +17,16 @@ from matplotlib.figure import Figure
 from fedvpa.core.config import flat
 from fedvpa.core.files import write_text
 from fedvpa.evaluation.latents import LatentReport
+from fedvpa.evaluation.report.detail_tables import (
+    controls_text,
+    differences_text,
+    latents_text,
+    policy_differences_text,
+    samples_text,
+)
 from fedvpa.evaluation.report.style import figure_uri
-from fedvpa.evaluation.report.tables import MISSING, TableText, policy_summary_text, summary_text, worded
-from fedvpa.evaluation.scores import CONTROLS
-from fedvpa.evaluation.win_rates import SideBySide
-
-SIGNIFICANT = 0.05
+from fedvpa.evaluation.report.tables import policy_summary_text, summary_text
+from fedvpa.evaluation.samples import SideBySide
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,13 +52,13 @@ class Report:
         title: The page's heading.
         lead: What came out, in a sentence or two.
         command: The command that makes this report again.
-        comparison: What :func:`fedvpa.evaluation.comparison.comparison` returned.
+        comparison: What :func:`fedvpa.evaluation.accuracy_tables.comparison` returned, as JSON.
         figures: In the order of the page.
         latents: Method → its latent diagnostics.
         configuration: The resolved configuration, nested as it is.
         environment: Versions, hardware, seed, commit.
         notes: What a reader has to know to judge the numbers, one paragraph each.
-        policies: What :func:`fedvpa.evaluation.win_rates.policy_comparison` returned.
+        policies: What :func:`fedvpa.evaluation.win_rates.policy_comparison` returned, as JSON.
         policy_figures: Figures on policies, in the order of the page.
         samples: Answers of the base policy and of others, or of several latents, side by side.
     """
@@ -92,7 +96,7 @@ def render_report(report: Report) -> str:
         policy_differences=None if policies is None else policy_differences_text(policies),
         samples=[(sample.prompt, samples_text(sample)) for sample in report.samples],
         latents=None if not report.latents else latents_text(report.latents),
-        alarms={name: found.alarms for name, found in report.latents.items() if found.alarms},
+        alarms={name: latents.alarms for name, latents in report.latents.items() if latents.alarms},
         configuration=flat(report.configuration),
         environment=flat(report.environment),
     )
@@ -101,92 +105,6 @@ def render_report(report: Report) -> str:
 def save_report(path: Path, report: Report) -> None:
     """Write the page to ``path``, atomically."""
     write_text(path, render_report(report))
-
-
-def controls_text(compared: Mapping[str, Any]) -> TableText:
-    """The controls beside what a sound method shows under each."""
-    return TableText(
-        ("N", "method", "control", "accuracy", "change", "expected"),
-        tuple(
-            (
-                str(row["n_clients"]),
-                row["method"],
-                row["control"].replace("_", " "),
-                worded(row["mean"], row["ci95"]),
-                _estimate(row["difference"]),
-                CONTROLS.get(row["control"], MISSING),
-            )
-            for row in compared["controls"]
-        ),
-    )
-
-
-def differences_text(compared: Mapping[str, Any]) -> TableText:
-    """Paired differences, a star where Holm's adjusted p is below 0.05."""
-    return TableText(
-        ("N", "difference", "accuracy", "p (Holm)"),
-        tuple(
-            (
-                str(row["n_clients"]),
-                f"{row['first']} − {row['second']}",
-                worded(row["mean"], row["ci95"]),
-                _starred(row["p_holm"]),
-            )
-            for row in compared["differences"]
-        ),
-    )
-
-
-def policy_differences_text(policies: Mapping[str, Any]) -> TableText:
-    """Paired differences of win rates, a star where Holm's adjusted p is below 0.05."""
-    return TableText(
-        ("N", "difference", "preference", "win rate", "p (Holm)"),
-        tuple(
-            (
-                str(row["n_clients"]),
-                f"{row['first']} − {row['second']}",
-                row["preference"],
-                worded(row["mean"], row["ci95"]),
-                _starred(row["p_holm"]),
-            )
-            for row in policies["policy_differences"]
-        ),
-    )
-
-
-def samples_text(sample: SideBySide) -> TableText:
-    """Every answer to one prompt, and what it is worth to each preference that any of them was judged under."""
-    names = sorted({name for answer in sample.answers for name in answer.utilities})
-    return TableText(
-        ("policy", "answer", *(f"{name} utility" for name in names)),
-        tuple(
-            (answer.label, answer.text, *(worded(answer.utilities.get(name), digits=2) for name in names))
-            for answer in sample.answers
-        ),
-    )
-
-
-def latents_text(latents: Mapping[str, LatentReport]) -> TableText:
-    """The diagnostics of every method, one per column."""
-    reports = list(latents.values())
-
-    def line(name: str, values: Sequence[float | None], digits: int = 2) -> tuple[str, ...]:
-        return (name, *(worded(value, digits=digits) for value in values))
-
-    rows = (
-        line("clients", [found.clients for found in reports], 0),
-        line("active units (posterior mean varies)", [found.active_units for found in reports], 0),
-        line("KL to N(0, I), nats", [found.kl for found in reports]),
-        line("what z can tell of its client at most, nats", [found.information for found in reports]),
-        line("silhouette of posterior means, true groups", [found.silhouette for found in reports]),
-        line("adjusted Rand index, k-means and true groups", [found.posterior_ari for found in reports]),
-        line("silhouette, prototype labels", [found.prototype_silhouette for found in reports]),
-        line("adjusted Rand index, prototype labels and true groups", [found.prototype_ari for found in reports]),
-        line("largest cosine between two prototypes", [_largest_cosine(found) for found in reports]),
-        ("clients per prototype", *(_counts(found) for found in reports)),
-        line("effective prior components", [found.prior_components for found in reports], 1),
-    )
-    return TableText(("", *latents), tuple(row for row in rows if any(cell != MISSING for cell in row[1:])))
 
 
 @cache
@@ -199,23 +117,3 @@ def _template() -> Template:
         lstrip_blocks=True,
     )
     return environment.get_template("report.html.j2")
-
-
-def _estimate(value: Mapping[str, Any] | None) -> str:
-    return MISSING if value is None else worded(value["mean"], value["ci95"])
-
-
-def _starred(p_value: float) -> str:
-    words = "< 0.001" if p_value < 0.001 else f"{p_value:.3f}"
-    return f"{words} *" if p_value < SIGNIFICANT else words
-
-
-def _largest_cosine(found: LatentReport) -> float | None:
-    if found.prototype_gram is None or len(found.prototype_gram) < 2:
-        return None
-    size = len(found.prototype_gram)
-    return max(found.prototype_gram[i][j] for i in range(size) for j in range(i))
-
-
-def _counts(found: LatentReport) -> str:
-    return MISSING if found.prototype_counts is None else " / ".join(map(str, found.prototype_counts))

@@ -1,4 +1,7 @@
-"""The figures of a report on policies. Each takes plain numbers, says in words what its marks are, returns a Figure."""
+"""Figures of policies: win rates, what is gained under two preferences, and how one policy follows z.
+
+Each takes plain numbers, says in words what its marks are, and returns a Figure.
+"""
 
 from __future__ import annotations
 
@@ -10,21 +13,18 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 from fedvpa.core.errors import DataError
-from fedvpa.evaluation.report.figures import counted
+from fedvpa.evaluation.report.drawing import DASHES, Ends, Row, counted, interval_mark, level_line, most_seeds
 from fedvpa.evaluation.report.style import (
     COLOURS,
     FAINT,
     GRID,
     INK,
     MARKERS,
-    dress,
-    error_bars,
+    label_axes,
     legend_below,
     new_figure,
     series_styles,
 )
-
-Row = Mapping[str, Any]
 
 INTERVAL_NOTE = "95% intervals over prompts and users"
 
@@ -34,14 +34,12 @@ BARS = 0.8
 NUMBERED = 3
 """With more preferences there is no room for a number above each bar."""
 
-DASHES = (0, (4, 3))
-
 
 def win_rate_figure(compared: Mapping[str, Any], n_clients: int) -> Figure:
     """Win rates against the base policy: a bar per method and preference, with unseen users as open marks.
 
     Args:
-        compared: What :func:`fedvpa.evaluation.win_rates.policy_comparison` returned.
+        compared: What :func:`fedvpa.evaluation.win_rates.policy_comparison` returned, as JSON.
         n_clients: Which number of clients to show.
 
     Raises:
@@ -56,14 +54,14 @@ def win_rate_figure(compared: Mapping[str, Any], n_clients: int) -> Figure:
     for position, name in enumerate(names):
         shift = (position - (len(names) - 1) / 2) * BARS / len(names)
         _bars(axes, rows, name, shift, BARS / len(names), COLOURS[position % len(COLOURS)], len(names) <= NUMBERED)
-    axes.axhline(0.5, color=INK, linewidth=1, linestyle=DASHES, label="as good as the base policy", zorder=4)
+    level_line(axes, 0.5, "as good as the base policy", color=INK, zorder=4)
     axes.set_xticks(range(len(rows)), [row["method"] for row in rows])
     axes.tick_params(axis="x", length=0)
     axes.set_xlim(-0.6, len(rows) - 0.4)
     axes.set_ylim(0, 1.08)
     axes.set_yticks([0, 0.25, 0.5, 0.75, 1])
     axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-    dress(
+    label_axes(
         axes,
         title="Win rate against the base policy",
         note=f"{_setting(rows, n_clients)}; {INTERVAL_NOTE}",
@@ -78,8 +76,8 @@ def pareto_figure(compared: Mapping[str, Any], n_clients: int) -> Figure:
     """What each method's policies gain over the base policy under two preferences; up and to the right is better.
 
     Args:
-        compared: What :func:`fedvpa.evaluation.win_rates.policy_comparison` returned. Of more than two preferences the
-            first two are shown, and the title says so.
+        compared: What :func:`fedvpa.evaluation.win_rates.policy_comparison` returned, as JSON. Of more than two
+            preferences the first two are shown, and the title says so.
         n_clients: Which number of clients to show.
 
     Raises:
@@ -96,7 +94,7 @@ def pareto_figure(compared: Mapping[str, Any], n_clients: int) -> Figure:
     figure = new_figure(6.8, 5.2)
     axes = figure.subplots()
     styles = series_styles([row["method"] for row in rows])
-    axes.axhline(0, color=FAINT, linewidth=1, linestyle=DASHES, zorder=1)
+    level_line(axes, 0)
     axes.axvline(0, color=FAINT, linewidth=1, linestyle=DASHES, zorder=1)
     axes.scatter(0, 0, s=80, marker="+", color=INK, linewidths=1.8, label="base policy", zorder=3)
     for row in rows:
@@ -106,26 +104,22 @@ def pareto_figure(compared: Mapping[str, Any], n_clients: int) -> Figure:
             (x, x_ends), (y, y_ends) = _gain(block, across), _gain(block, up)
             if x is None or y is None:
                 continue
-            colour, marker = styles[row["method"]]
-            axes.errorbar(
+            interval_mark(
+                axes,
                 x,
                 y,
-                xerr=error_bars(x_ends, x),
-                yerr=error_bars(y_ends, y),
-                fmt=marker,
-                color=colour,
-                markersize=11 if marker == "*" else 7.5,
-                markerfacecolor="white" if users else colour,
-                markeredgecolor=colour if users else "white",
-                markeredgewidth=1.4 if users else 0.5,
+                styles[row["method"]],
+                x_ends=x_ends,
+                y_ends=y_ends,
+                size=7.5,
                 elinewidth=1.3,
-                capsize=2.5,
                 label=f"{row['method']}{users}",
                 zorder=4,
+                **(_open_mark(styles[row["method"]][0]) if users else {}),
             )
     axes.margins(0.12)
     of_more = "" if len(names) == 2 else f", the first two of {len(names)} preferences"
-    dress(
+    label_axes(
         axes,
         title=f"Utility gained on {across} and on {up}{of_more}",
         note=f"{_setting(rows, n_clients)}; {INTERVAL_NOTE}",
@@ -141,32 +135,32 @@ def switching_figure(switched: Mapping[str, Any]) -> Figure:
     """What one policy's answers are worth to each preference while z moves from one prototype to another.
 
     Args:
-        switched: What :func:`fedvpa.evaluation.win_rates.switching` returned.
+        switched: What :func:`fedvpa.evaluation.switching.switching` returned, as JSON.
     """
     steps: Sequence[float] = switched["steps"]
     figure = new_figure()
     axes = figure.subplots()
-    for position, (name, way) in enumerate(switched["preferences"].items()):
+    for position, (name, path) in enumerate(switched["preferences"].items()):
         colour = COLOURS[position % len(COLOURS)]
         axes.plot(
             steps,
-            way["utility"],
+            path["utility"],
             color=colour,
             marker=MARKERS[position % len(MARKERS)],
             markersize=6.5,
             markeredgecolor="white",
             markeredgewidth=0.5,
             linewidth=1.6,
-            label=f"{name} utility, {way['direction']}{'' if way['monotone'] else ' (not monotone)'}",
+            label=f"{name} utility, {path['direction']}{'' if path['monotone'] else ' (not monotone)'}",
             zorder=3,
         )
-        if all(ends is not None for ends in way["ci95"]):
-            low, high = zip(*way["ci95"], strict=True)
+        if all(ends is not None for ends in path["ci95"]):
+            low, high = zip(*path["ci95"], strict=True)
             axes.fill_between(steps, low, high, color=colour, alpha=0.18, linewidth=0)
     axes.set_xticks(steps)
     axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     others = [name for name in switched["preferences"] if name != switched["rising"]]
-    dress(
+    label_axes(
         axes,
         title="One policy, z moved from one prototype to another",
         note=f"{switched['method']}, N = {switched['n_clients']} clients, {counted(len(switched['seeds']), 'seed')}; "
@@ -198,26 +192,18 @@ def _bars(axes: Axes, rows: Sequence[Row], name: str, middle: float, width: floa
             axes.text(centre, top + 0.012, f"{value:.0%}", ha="center", va="bottom", fontsize=8.5, color=INK, zorder=6)
 
 
-def _mark(
-    axes: Axes, x: float, value: float, ends: Sequence[float] | None, marker: str, colour: str, label: str | None
-) -> float:
+def _mark(axes: Axes, x: float, value: float, ends: Ends, marker: str, colour: str, label: str | None) -> float:
     """A point with its interval; returns how high it reaches."""
-    axes.errorbar(
-        x,
-        value,
-        yerr=error_bars(ends, value),
-        fmt=marker,
-        color=INK,
-        markersize=5.5,
-        markerfacecolor="white",
-        markeredgecolor=colour,
-        markeredgewidth=1.4,
-        elinewidth=1.3,
-        capsize=2.5,
-        label=label,
-        zorder=5,
+    style = (INK, marker)
+    interval_mark(
+        axes, x, value, style, y_ends=ends, size=5.5, elinewidth=1.3, label=label, zorder=5, **_open_mark(colour)
     )
     return max(value, *(ends or (value,)))
+
+
+def _open_mark(colour: str) -> dict[str, Any]:
+    """What makes a mark white inside."""
+    return {"markerfacecolor": "white", "markeredgecolor": colour, "markeredgewidth": 1.4}
 
 
 def _rows(compared: Mapping[str, Any], n_clients: int) -> list[Row]:
@@ -226,15 +212,14 @@ def _rows(compared: Mapping[str, Any], n_clients: int) -> list[Row]:
 
 def _setting(rows: Sequence[Row], n_clients: int) -> str:
     prompts = max(found["prompts"] for row in rows for found in row["preferences"].values())
-    seeds = max(len(row["seeds"]) for row in rows)
-    return f"N = {n_clients} clients, {counted(seeds, 'seed')}, {counted(prompts, 'unseen prompt')}"
+    return f"N = {n_clients} clients, {most_seeds(rows)}, {counted(prompts, 'unseen prompt')}"
 
 
-def _gain(block: Row, name: str) -> tuple[float | None, Sequence[float] | None]:
+def _gain(block: Row, name: str) -> tuple[float | None, Ends]:
     found = block["preferences"].get(name)
     return (None, None) if found is None else (found["utility_gain"], found["utility_gain_ci95"])
 
 
-def _rate(block: Row | None, name: str) -> tuple[float | None, Sequence[float] | None]:
+def _rate(block: Row | None, name: str) -> tuple[float | None, Ends]:
     found = None if block is None else block["preferences"].get(name)
     return (None, None) if found is None else (found["win_rate"], found["ci95"])

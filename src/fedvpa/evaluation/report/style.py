@@ -59,16 +59,16 @@ def new_figure(width: float = 7.2, height: float = 4.4) -> Figure:
     return figure
 
 
-def dress(axes: Axes, *, title: str, note: str, x: str, y: str) -> None:
+def label_axes(axes: Axes, *, title: str, note: str, x: str, y: str) -> None:
     """Title, a smaller line that says what the marks are, axis labels with units, and a quiet frame."""
     axes.set_title(f"{title}\n", loc="left", fontsize=12, fontweight="bold", color=INK)
     axes.text(0, 1.02, note, transform=axes.transAxes, fontsize=8.5, color=FAINT, va="bottom")
     axes.set_xlabel(x, fontsize=9.5, color=INK)
     axes.set_ylabel(y, fontsize=9.5, color=INK)
-    quiet(axes)
+    light_frame(axes)
 
 
-def quiet(axes: Axes) -> None:
+def light_frame(axes: Axes) -> None:
     """A light grid behind the marks, and only the left and bottom spines."""
     axes.tick_params(labelsize=9, colors=FAINT, labelcolor=INK)
     axes.grid(axis="y", color=GRID, linewidth=0.8)
@@ -92,11 +92,6 @@ def legend_below(figure: Figure, axes: Axes, columns: int = 4) -> None:
         fontsize=9,
         labelcolor=INK,
     )
-
-
-def error_bars(interval: Sequence[float] | None, value: float) -> list[list[float]] | None:
-    """Lengths below and above ``value`` as matplotlib wants them; None without an interval."""
-    return None if interval is None else [[max(0.0, value - interval[0])], [max(0.0, interval[1] - value)]]
 
 
 def figure_bytes(figure: Figure, kind: str) -> bytes:

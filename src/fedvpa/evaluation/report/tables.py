@@ -11,7 +11,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from fedvpa.evaluation.comparison import GLOBAL, ORACLE
+from fedvpa.evaluation.report.drawing import Row
+from fedvpa.evaluation.summaries import GLOBAL, ORACLE, Condition
 
 MISSING = "–"
 
@@ -20,8 +21,6 @@ WORSE = " ↓"
 
 WORDS = ("method", "preference", "users")
 """The columns that hold words."""
-
-Row = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +40,7 @@ def summary_text(compared: Mapping[str, Any]) -> TableText:
     """The cells of a comparison's summary; a column that no row can fill is left out.
 
     Args:
-        compared: What :func:`fedvpa.evaluation.comparison.comparison` returned.
+        compared: What :func:`fedvpa.evaluation.accuracy_tables.comparison` returned, as JSON.
     """
     summary: Sequence[Row] = compared["summary"]
     groups = sorted({name for row in summary for name in row["groups"]})
@@ -56,7 +55,7 @@ def summary_text(compared: Mapping[str, Any]) -> TableText:
         ("unseen users", lambda row: worded(row["unseen_mean"], row["unseen_ci95"])),
         ("hold-out", lambda row: worded(row["holdout_mean"], row["holdout_ci95"])),
         ("hold-out gap", _gap_cell("holdout_")),
-        ("seconds", lambda row: worded(seconds.get((row["method"], row["n_clients"])), digits=1)),
+        ("seconds", lambda row: worded(seconds.get(_condition(row)), digits=1)),
     ]
     return _filled(columns, summary)
 
@@ -71,24 +70,24 @@ def table(compared: Mapping[str, Any]) -> Table:
 
 def table_text(compared: Mapping[str, Any], width: int = 120) -> str:
     """The same as plain text, wrapped to ``width`` columns."""
-    return _plain(table(compared), width)
+    return _printed(table(compared), width)
 
 
 def policy_summary_text(compared: Mapping[str, Any]) -> TableText:
     """The cells of a comparison of policies, one row per method and preference; columns without content are left out.
 
     Args:
-        compared: What :func:`fedvpa.evaluation.win_rates.policy_comparison` returned.
+        compared: What :func:`fedvpa.evaluation.win_rates.policy_comparison` returned, as JSON.
     """
     seconds = _mean_seconds(compared["policy_rows"])
     rows = [
         {"method": row["method"], "n_clients": row["n_clients"], "whose": users, "preference": name}
-        | found
+        | judged
         | {"worse": name == block["worse_axis"], "oracle_share": block["oracle_share"][name]}
         for row in compared["policy_summary"]
         for users, block in (("seen", row), ("unseen", row["unseen"]))
         if block is not None
-        for name, found in block["preferences"].items()
+        for name, judged in block["preferences"].items()
     ]
     columns: list[tuple[str, Callable[[Row], str]]] = [
         ("N", lambda row: str(row["n_clients"])),
@@ -101,7 +100,7 @@ def policy_summary_text(compared: Mapping[str, Any]) -> TableText:
         ("of oracle's gain", _share_cell),
         ("parsed", lambda row: worded(row["parsed"])),
         ("missing", lambda row: str(row["missing"]) if any(other["missing"] for other in rows) else MISSING),
-        ("seconds", lambda row: worded(seconds.get((row["method"], row["n_clients"])), digits=1)),
+        ("seconds", lambda row: worded(seconds.get(_condition(row)), digits=1)),
     ]
     return _filled(columns, rows)
 
@@ -118,7 +117,7 @@ def policy_table(compared: Mapping[str, Any]) -> Table:
 
 def policy_table_text(compared: Mapping[str, Any], width: int = 120) -> str:
     """The same as plain text, wrapped to ``width`` columns."""
-    return _plain(policy_table(compared), width)
+    return _printed(policy_table(compared), width)
 
 
 def worded(value: float | None, interval: Sequence[float] | None = None, digits: int = 3) -> str:
@@ -147,7 +146,7 @@ def _rich(text: TableText, caption: str) -> Table:
     return shown
 
 
-def _plain(table: Table, width: int) -> str:
+def _printed(table: Table, width: int) -> str:
     page = io.StringIO()
     Console(file=page, width=width, color_system=None).print(table)
     return "\n".join(line.rstrip() for line in page.getvalue().splitlines()) + "\n"
@@ -175,10 +174,14 @@ def _group_cell(name: str) -> Callable[[Row], str]:
     return lambda row: worded(row["groups"][name]["mean"] if name in row["groups"] else None)
 
 
-def _mean_seconds(rows: Sequence[Row]) -> dict[tuple[str, int], float]:
-    """Mean training time by (method, n_clients), over the seeds whose time is known."""
-    times: dict[tuple[str, int], list[float]] = {}
+def _mean_seconds(rows: Sequence[Row]) -> dict[Condition, float]:
+    """Mean training time by method and number of clients, over the seeds whose time is known."""
+    times: dict[Condition, list[float]] = {}
     for row in rows:
         if row["seconds"] is not None:
-            times.setdefault((row["method"], row["n_clients"]), []).append(row["seconds"])
-    return {cell: sum(found) / len(found) for cell, found in times.items()}
+            times.setdefault(_condition(row), []).append(row["seconds"])
+    return {condition: sum(seconds) / len(seconds) for condition, seconds in times.items()}
+
+
+def _condition(row: Row) -> Condition:
+    return Condition(row["method"], row["n_clients"])

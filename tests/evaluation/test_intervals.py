@@ -4,64 +4,14 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from evaluation.made_samples import prompt_sample, random_sample, sample_of
 from fedvpa.core.errors import ConfigError, DataError
-from fedvpa.evaluation.scores import ClientScore
-from fedvpa.evaluation.statistics import (
-    Bootstrap,
-    Sample,
-    difference,
-    estimate,
-    gap_closed,
-    holm,
-    resample,
-    worst_decile,
-)
+from fedvpa.evaluation.intervals import Bootstrap, bootstrap_p_value, difference, estimate, gap_closed, holm, ratio
+from fedvpa.evaluation.units import ClientSample, PromptSample
+
+BOOTSTRAP = Bootstrap(resamples=4000)
 
 MANY = Bootstrap(resamples=100_000)
-
-
-def sample_of(*strata):
-    return Sample({seed: {f"c{i:04}": float(v) for i, v in enumerate(values)} for seed, values in enumerate(strata)})
-
-
-def random_sample(*sizes, seed=0):
-    rng = np.random.default_rng(seed)
-    return sample_of(*(rng.beta(5, 2, size) for size in sizes))
-
-
-@pytest.mark.unit
-def test_clients_weigh_the_same_whatever_their_pairs_and_so_do_seeds():
-    scores = [
-        ClientScore("m", 2, 0, "a", None, True, 1, 1),
-        ClientScore("m", 2, 0, "b", None, True, 0, 97),
-        ClientScore("m", 2, 1, "a", None, True, 3, 3),
-    ]
-    assert estimate(Sample.of(scores)).value == (0.5 + 1.0) / 2
-
-
-@pytest.mark.unit
-def test_scores_without_a_value_are_left_out_and_none_at_all_is_none():
-    score = ClientScore("m", 2, 0, "a", None, True, 1, 2)
-    assert Sample.of([score], lambda score: score.holdout_accuracy) is None
-    assert Sample.of([]) is None
-
-
-@pytest.mark.unit
-def test_a_client_scored_twice_and_mixed_methods_are_refused():
-    score = ClientScore("m", 2, 0, "a", None, True, 1, 2)
-    with pytest.raises(DataError, match="scores client 'a' twice"):
-        Sample.of([score, score])
-    with pytest.raises(DataError, match="cannot mix"):
-        Sample.of([score, ClientScore("other", 2, 0, "b", None, True, 1, 2)])
-
-
-@pytest.mark.reference
-def test_the_resampled_variance_is_the_unbiased_closed_form():
-    sample = random_sample(3, 7, 13)
-    draws = resample(sample, MANY)
-    expected = sum(sample.values(seed).var(ddof=1) / len(sample.values(seed)) for seed in sample.seeds) / 9
-    assert draws.var() == pytest.approx(expected, rel=0.02)
-    assert draws.mean() == pytest.approx(estimate(sample).value, abs=3e-4)
 
 
 @pytest.mark.reference
@@ -83,7 +33,7 @@ def test_intervals_agree_with_scipy_where_n_minus_one_is_about_n():
 def test_intervals_of_two_clients_by_hand():
     # One draw of two clients per stratum: each resample is one of their values, each with probability one half.
     assert estimate(sample_of([0.2, 0.6])).interval == (0.2, 0.6)
-    draws = resample(sample_of([0.0, 1.0], [0.0, 1.0]), MANY)
+    draws = sample_of([0.0, 1.0], [0.0, 1.0]).draws(MANY)
     assert [np.mean(draws == value) for value in (0, 0.5, 1)] == pytest.approx([0.25, 0.5, 0.25], abs=0.01)
 
 
@@ -108,14 +58,6 @@ def test_the_level_and_the_seed_of_the_bootstrap_matter():
 
 
 @pytest.mark.unit
-def test_pieces_of_a_large_stratum_make_the_same_draws(monkeypatch):
-    sample = random_sample(31)
-    whole = resample(sample)
-    monkeypatch.setattr("fedvpa.evaluation.statistics.DRAWS_AT_ONCE", 30 * 97)
-    assert np.array_equal(resample(sample), whole)
-
-
-@pytest.mark.unit
 def test_a_single_client_bounds_nothing():
     assert estimate(sample_of([0.2, 0.3], [0.5])) == estimate(sample_of([0.2, 0.3], [0.5]), Bootstrap(seed=3))
     assert estimate(sample_of([0.2, 0.3], [0.5])).interval is None
@@ -127,6 +69,50 @@ def test_a_single_client_bounds_nothing():
 def test_a_bootstrap_that_cannot_give_an_interval_is_refused(resamples, level):
     with pytest.raises(ConfigError):
         Bootstrap(resamples, level)
+
+
+def coverage(draw, truth, runs):
+    bootstrap = Bootstrap(resamples=2000)
+    hits = 0
+    for run in range(runs):
+        low, high = estimate(draw(np.random.default_rng([7, run])), bootstrap, (0.0, 1.0)).interval
+        hits += low <= truth <= high
+    return hits / runs
+
+
+@pytest.mark.reference
+def test_intervals_of_bernoulli_outcomes_cover():
+    """400 runs at 95%: three standard errors are 3.3 points."""
+    assert coverage(lambda rng: prompt_sample(rng.random(97) < 0.8), 0.8, 400) == pytest.approx(0.95, abs=0.035)
+
+
+@pytest.mark.reference
+def test_intervals_cover_where_users_differ():
+    """Two seeds with 13 users of 7 prompts each; prompts alone would cover 71%."""
+
+    def draw(rng):
+        rates = rng.choice([0.5, 1.0], (2, 13))
+        hits = rng.random((2, 13, 7)) < rates[..., None]
+        return PromptSample(
+            {(s, f"p{s} {u} {n}", f"u{u}"): float(hits[s, u, n]) for s in range(2) for u in range(13) for n in range(7)}
+        )
+
+    assert coverage(draw, 0.75, 200) == pytest.approx(0.93, abs=0.05)
+
+
+@pytest.mark.unit
+def test_where_all_answers_are_the_same_the_interval_is_the_exact_one():
+    low, high = estimate(prompt_sample([1.0] * 23), BOOTSTRAP, (0.0, 1.0)).interval
+    exact = stats.binomtest(23, 23).proportion_ci(0.95, method="exact")
+    assert (low, high) == pytest.approx((exact.low, exact.high))
+    low, high = estimate(prompt_sample([0.5] * 23), BOOTSTRAP, (0.0, 1.0)).interval
+    assert (0.5 - low, high - 0.5) == pytest.approx(((1 - exact.low) / 2,) * 2)
+    assert estimate(prompt_sample([2.0] * 23), BOOTSTRAP).interval == (2.0, 2.0)
+
+
+@pytest.mark.unit
+def test_one_prompt_bounds_nothing():
+    assert estimate(prompt_sample([0.3]), BOOTSTRAP).interval is None
 
 
 @pytest.mark.unit
@@ -141,7 +127,7 @@ def test_gap_closed_by_hand_is_a_ratio_of_means_over_seeds():
 @pytest.mark.unit
 def test_gap_closed_is_paired():
     low = random_sample(11, 13)
-    shift = lambda by: Sample({s: {c: v + by for c, v in cs.items()} for s, cs in low.strata.items()})  # noqa: E731
+    shift = lambda by: ClientSample({s: {c: v + by for c, v in cs.items()} for s, cs in low.strata.items()})  # noqa: E731
     # Clients differ a lot, methods by constants: only the same clients in all three make the ratio a constant.
     result = gap_closed(shift(0.03), low, shift(0.04))
     assert (result.value, *result.interval) == pytest.approx((0.75, 0.75, 0.75))
@@ -170,7 +156,7 @@ def test_gap_closed_is_none_without_a_yardstick_a_common_seed_or_a_lead():
     assert gap_closed(low, low, None) is None
     assert gap_closed(high, high, low) is None
     assert gap_closed(high, low, low) is None
-    assert gap_closed(Sample({7: {"c0000": 0.5, "c0001": 0.5}}), low, high) is None
+    assert gap_closed(ClientSample({7: {"c0000": 0.5, "c0001": 0.5}}), low, high) is None
 
 
 @pytest.mark.unit
@@ -179,6 +165,17 @@ def test_gap_closed_has_no_interval_where_the_lead_is_not_above_chance():
     result = gap_closed(sample_of([0.51] * 7), low, high)
     assert result.value == pytest.approx(0.01 / (0.2 - 0.5 / 7 - 0.1), rel=1e-6)
     assert result.interval is None
+
+
+@pytest.mark.unit
+def test_a_ratio_is_one_of_means_on_the_same_resamples():
+    values = np.random.default_rng(4).normal(1, 0.5, 61)
+    found = ratio(prompt_sample(3 * values), prompt_sample(values), BOOTSTRAP)
+    assert (found.value, *found.interval) == pytest.approx((3.0, 3.0, 3.0))
+    assert ratio(prompt_sample(values), prompt_sample(-values), BOOTSTRAP) is None
+    assert ratio(prompt_sample(values), prompt_sample(values - values.mean() + 0.01), BOOTSTRAP).interval is None
+    with pytest.raises(DataError, match="'p060' was answered by one method"):
+        ratio(prompt_sample(values), prompt_sample(values[:60]), BOOTSTRAP)
 
 
 @pytest.mark.unit
@@ -213,8 +210,23 @@ def test_methods_that_never_differ_have_p_one_and_no_difference():
 @pytest.mark.unit
 def test_a_difference_is_paired_by_client():
     first = random_sample(17)
-    second = Sample({0: {c: v - 0.01 for c, v in reversed(list(first.strata[0].items()))}})
+    second = ClientSample({0: {c: v - 0.01 for c, v in reversed(list(first.strata[0].items()))}})
     assert difference(first, second).estimate.interval == pytest.approx((0.01, 0.01))
+
+
+@pytest.mark.unit
+def test_p_values_agree_with_the_interval_and_with_the_sign_test():
+    rng = np.random.default_rng(5)
+    for shift in (0.0, 0.1, 0.2, 0.3, 0.4):
+        sample = prompt_sample(rng.normal(shift, 1, 83))
+        low, high = estimate(sample, BOOTSTRAP).interval
+        assert (bootstrap_p_value(sample, BOOTSTRAP) < 0.05) == (low > 0 or high < 0)
+    sample = prompt_sample(rng.normal(0.2, 1, 83))
+    values = np.array(list(sample.values.values()))
+    assert bootstrap_p_value(sample, BOOTSTRAP) == pytest.approx(stats.ttest_1samp(values, 0).pvalue, abs=0.02)
+    assert bootstrap_p_value(prompt_sample([1.0] * 5), BOOTSTRAP) == pytest.approx(stats.binomtest(5, 5).pvalue)
+    assert bootstrap_p_value(prompt_sample([0.0] * 5), BOOTSTRAP) == 1.0
+    assert bootstrap_p_value(prompt_sample(np.linspace(1, 2, 29)), BOOTSTRAP) == pytest.approx(2 / 4001)
 
 
 @pytest.mark.reference
@@ -224,10 +236,25 @@ def test_holm_by_hand():
     assert holm([]) == []
 
 
-@pytest.mark.reference
-def test_the_worst_decile_by_hand():
-    values = np.array([0.9, 0.1, 0.2, 0.3] + [0.8] * 21)
-    assert worst_decile(values) == pytest.approx((0.1 + 0.2 + 0.5 * 0.3) / 2.5)
-    assert worst_decile(values[:7]) == 0.1
-    assert worst_decile(np.linspace(0, 1, 30)) == pytest.approx(1 / 29)
-    assert worst_decile(np.stack([values, 1 - values])) == pytest.approx([0.18, 0.1 * 1 / 2.5 + 0.2 * 1.5 / 2.5])
+@pytest.mark.equivalence
+def test_every_formula_reads_both_kinds_of_sample():
+    values = np.random.default_rng(8).normal(1, 0.5, 29)
+    pairs = [
+        [prompt_sample(numbers) for numbers in (values**2, values)],
+        [
+            ClientSample({0: {f"p{number:03}": float(value) for number, value in enumerate(numbers)}})
+            for numbers in (values**2, values)
+        ],
+    ]
+    found = []
+    for first, second in pairs:
+        gap = gap_closed(first, worth_nothing(second), second, BOOTSTRAP)
+        share = ratio(first, second, BOOTSTRAP)
+        gain = difference(first, second, BOOTSTRAP, p_value=bootstrap_p_value)
+        found.append((gap.value, *gap.interval, share.value, *share.interval, gain.estimate.value, gain.p_value))
+    assert found[0] == pytest.approx(found[1], rel=1e-9)
+
+
+def worth_nothing(sample):
+    """A yardstick of the same kind that is worth nothing to anybody."""
+    return sample.minus(sample)

@@ -4,15 +4,19 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from evaluation.made_scores import by_hand, score
 from fedvpa.core.errors import ConfigError, DataError
-from fedvpa.evaluation.comparison import comparison, few_shot_curve
-from fedvpa.evaluation.report.tables import MISSING, summary_text, table_text, worded
-from fedvpa.evaluation.scores import PRIOR_MEAN_Z, SWAPPED_Z, ClientScore, control_name
-from fedvpa.evaluation.statistics import Bootstrap
+from fedvpa.evaluation.accuracy_tables import comparison, few_shot_curve
+from fedvpa.evaluation.intervals import Bootstrap
+from fedvpa.evaluation.scores import PRIOR_MEAN_Z, SWAPPED_Z, control_name
 
 pytestmark = pytest.mark.unit
 
 BOOTSTRAP = Bootstrap(resamples=2000)
+
+
+def compare(scores, seconds=None):
+    return comparison(scores, seconds or {}, BOOTSTRAP).to_dict()
 
 
 def find(rows, **wanted):
@@ -20,23 +24,8 @@ def find(rows, **wanted):
     return row
 
 
-def score(method, client, correct, *, n=2, seed=0, group="a", seen=True, holdout=None):
-    return ClientScore(method, n, seed, client, group, seen, correct, 10, holdout, None if holdout is None else 5)
-
-
-def by_hand():
-    """Two clients of two groups, one seed; global 0.5, method 0.7, oracle 0.75; an unseen client beside them."""
-    plan = {"global": (5, 5, 4, 2), "m": (8, 6, 6, 3), "oracle": (8, 7, 7, 4)}
-    scores = []
-    for method, (first, second, unseen, holdout) in plan.items():
-        scores.append(score(method, "x", first, holdout=holdout))
-        scores.append(score(method, "y", second, group="b", holdout=holdout))
-        scores.append(score(method, "z", unseen, group="b", seen=False))
-    return scores
-
-
 def test_rows_by_hand():
-    compared = comparison(by_hand(), {("m", 2, 0): 1.5}, BOOTSTRAP)
+    compared = compare(by_hand(), {("m", 2, 0): 1.5})
     assert find(compared["rows"], method="m") == {
         "method": "m",
         "n_clients": 2,
@@ -52,7 +41,7 @@ def test_rows_by_hand():
 
 
 def test_summary_by_hand():
-    row = find(comparison(by_hand(), {}, BOOTSTRAP)["summary"], method="m")
+    row = find(compare(by_hand())["summary"], method="m")
     assert (row["mean"], row["ci95"], row["clients"], row["seeds"]) == (0.7, [0.6, 0.8], 2, [0])
     # One client is drawn: (0.8 - 0.5)/(0.8 - 0.5) or (0.6 - 0.5)/(0.7 - 0.5).
     assert row["gap_closed"] == pytest.approx(0.8)
@@ -72,7 +61,7 @@ def test_a_missing_yardstick_or_holdout_is_null_and_the_whole_is_json():
     scores = [
         replace(s, holdout_correct=None, holdout_total=None) for s in by_hand() if s.method != "oracle" and s.seen
     ]
-    compared = comparison(scores, {}, BOOTSTRAP)
+    compared = compare(scores)
     row = find(json.loads(json.dumps(compared, allow_nan=False))["summary"], method="m")
     for key in ("gap_closed", "gap_closed_ci95", "holdout_mean", "holdout_gap_closed", "unseen_mean", "unseen_ci95"):
         assert row[key] is None
@@ -81,8 +70,8 @@ def test_a_missing_yardstick_or_holdout_is_null_and_the_whole_is_json():
 
 def test_one_row_per_run_and_one_summary_per_cell_in_a_fixed_order(make_scores):
     scores = make_scores(sizes=(11, 5), seeds=(3, 1))
-    compared = comparison(scores[::-1], {}, BOOTSTRAP)
-    assert compared == comparison(scores, {}, BOOTSTRAP)
+    compared = compare(scores[::-1])
+    assert compared == compare(scores)
     order = ["global", "local", "fedvpa_gp", "fedvpl", "oracle"]
     assert [(row["n_clients"], row["method"]) for row in compared["summary"]] == [
         (n, m) for n in (5, 11) for m in order
@@ -91,7 +80,7 @@ def test_one_row_per_run_and_one_summary_per_cell_in_a_fixed_order(make_scores):
 
 
 def test_summary_of_many_clients_agrees_with_the_levels_that_made_them(make_scores):
-    compared = comparison(make_scores(sizes=(53,), unseen=17), {}, BOOTSTRAP)
+    compared = compare(make_scores(sizes=(53,), unseen=17))
     row = find(compared["summary"], method="fedvpa_gp")
     assert row["ci95"][0] < 0.79 < row["ci95"][1]
     assert row["gap_closed"] == pytest.approx((0.79 - 0.61) / (0.82 - 0.61), abs=0.01)
@@ -102,7 +91,7 @@ def test_summary_of_many_clients_agrees_with_the_levels_that_made_them(make_scor
 
 
 def test_differences_leave_out_yardsticks_among_themselves_and_adjust_the_rest(make_scores):
-    differences = comparison(make_scores(sizes=(5, 11), seeds=(0, 1)), {}, BOOTSTRAP)["differences"]
+    differences = compare(make_scores(sizes=(5, 11), seeds=(0, 1)))["differences"]
     pairs = {(row["first"], row["second"]) for row in differences}
     assert pairs == {("fedvpa_gp", "fedvpl")} | {
         (m, y) for m in ("fedvpa_gp", "fedvpl") for y in ("global", "local", "oracle")
@@ -118,7 +107,7 @@ def test_differences_leave_out_yardsticks_among_themselves_and_adjust_the_rest(m
 def test_bayes_is_a_bound_and_not_a_rival(make_scores):
     scores = make_scores(seeds=(0,))
     bayes = [replace(s, method="bayes") for s in scores if s.method == "oracle"]
-    compared = comparison(scores + bayes, {}, BOOTSTRAP)
+    compared = compare(scores + bayes)
     assert compared["summary"][-1]["method"] == "bayes"
     assert all("bayes" not in (row["first"], row["second"]) for row in compared["differences"])
 
@@ -127,7 +116,7 @@ def test_controls_stand_beside_their_method_and_never_among_the_rows():
     swapped = [
         replace(s, method=control_name("m", SWAPPED_Z), correct=10 - s.correct) for s in by_hand() if s.method == "m"
     ]
-    compared = comparison(by_hand() + swapped, {}, BOOTSTRAP)
+    compared = compare(by_hand() + swapped)
     (control,) = compared["controls"]
     assert (control["method"], control["control"], control["n_clients"]) == ("m", SWAPPED_Z, 2)
     assert control["mean"] == pytest.approx(0.3)
@@ -149,33 +138,7 @@ def test_what_cannot_be_compared_is_refused():
 def test_a_few_shot_curve_is_about_unseen_clients_only():
     shots = {k: [score("m", "z", k, seen=False), score("m", "x", 9)] for k in (4, 1)}
     shots[4].append(score("m", "u", 6, seen=False))
-    assert few_shot_curve(shots, BOOTSTRAP) == [
+    assert [point.to_dict() for point in few_shot_curve(shots, BOOTSTRAP)] == [
         {"method": "m", "n_clients": 2, "context_pairs": 1, "mean": 0.1, "ci95": None, "clients": 1},
         {"method": "m", "n_clients": 2, "context_pairs": 4, "mean": 0.5, "ci95": [0.4, 0.6], "clients": 2},
     ]
-
-
-def test_the_table_leaves_out_what_nobody_knows_and_marks_what_one_row_lacks():
-    text = summary_text(comparison(by_hand(), {("m", 2, 0): 1.5}, BOOTSTRAP))
-    assert text.header[:6] == ("N", "method", "accuracy", "gap closed", "a", "b")
-    row = dict(zip(text.header, text.rows[1], strict=True))
-    assert (row["accuracy"], row["gap closed"], row["seconds"]) == ("0.700 [0.600, 0.800]", "0.80 [0.50, 1.00]", "1.5")
-    low = dict(zip(text.header, text.rows[0], strict=True))
-    assert (low["gap closed"], low["hold-out gap"], low["seconds"]) == ("0.00", "0.00", MISSING)
-    bare = [replace(s, holdout_correct=None, holdout_total=None) for s in by_hand() if s.method == "m" and s.seen]
-    assert summary_text(comparison(bare, {}, BOOTSTRAP)).header == ("N", "method", "accuracy", "a", "b", "worst tenth")
-
-
-def test_the_printed_table_holds_every_cell():
-    compared = comparison(by_hand(), {}, BOOTSTRAP)
-    printed = table_text(compared, width=120)
-    for cell in (cell for row in summary_text(compared).rows for cell in row):
-        assert all(part in printed for part in cell.replace(" [", "\n[").split("\n"))
-    assert max(map(len, printed.splitlines())) <= 120
-    assert "2000 resamples" in printed
-
-
-def test_numbers_are_worded_with_what_is_known():
-    assert worded(None) == MISSING
-    assert worded(-0.0504, [-0.2, 0.1], digits=2) == "-0.05 [-0.20, 0.10]"
-    assert worded(-0.0004, [-0.0003, 0.0], digits=2) == "0.00 [0.00, 0.00]"

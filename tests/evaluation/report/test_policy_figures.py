@@ -6,9 +6,11 @@ from matplotlib.container import BarContainer, ErrorbarContainer
 
 from evaluation.policies import made_up, outcome
 from fedvpa.core.errors import DataError
-from fedvpa.evaluation.report.page import policy_figures, style
-from fedvpa.evaluation.statistics import Bootstrap
-from fedvpa.evaluation.win_rates import policy_comparison, switching
+from fedvpa.evaluation.intervals import Bootstrap
+from fedvpa.evaluation.report.policy_figures import pareto_figure, switching_figure, win_rate_figure
+from fedvpa.evaluation.report.style import figure_bytes
+from fedvpa.evaluation.switching import switching
+from fedvpa.evaluation.win_rates import policy_comparison
 
 pytestmark = pytest.mark.unit
 
@@ -22,7 +24,7 @@ def outcomes():
 
 @pytest.fixture(scope="module")
 def compared(outcomes):
-    return policy_comparison(outcomes, {}, bootstrap=BOOTSTRAP)
+    return policy_comparison(outcomes, {}, bootstrap=BOOTSTRAP).to_dict()
 
 
 def ends(container):
@@ -45,7 +47,7 @@ def overlaps(figure):
 
 
 def test_every_win_rate_is_a_bar_with_its_interval(compared):
-    axes = policy_figures.win_rate_figure(compared, 7).axes[0]
+    axes = win_rate_figure(compared, 7).axes[0]
     rows = compared["policy_summary"]
     assert [text.get_text() for text in axes.get_xticklabels()] == ["global", "fedvpa_gp", "fedvpl", "oracle"]
     bars = [bar for c in axes.containers if isinstance(c, BarContainer) for bar in c]
@@ -64,7 +66,7 @@ def test_every_win_rate_is_a_bar_with_its_interval(compared):
 
 
 def test_the_plane_shows_gains_with_the_base_at_its_origin(compared):
-    figure = policy_figures.pareto_figure(compared, 7)
+    figure = pareto_figure(compared, 7)
     axes = figure.axes[0]
     assert axes.get_title(loc="left").strip() == "Utility gained on harmless and on helpful"
     shown = {c.get_label(): c for c in axes.containers}
@@ -81,7 +83,7 @@ def test_the_plane_shows_gains_with_the_base_at_its_origin(compared):
 
 def test_of_three_preferences_the_plane_shows_two_and_says_so(outcomes):
     third = [replace(o, preference="terse") for o in outcomes if o.preference == "helpful"]
-    figure = policy_figures.pareto_figure(policy_comparison([*outcomes, *third], {}, bootstrap=BOOTSTRAP), 7)
+    figure = pareto_figure(policy_comparison([*outcomes, *third], {}, bootstrap=BOOTSTRAP).to_dict(), 7)
     assert "the first two of 3 preferences" in figure.axes[0].get_title(loc="left")
     assert "helpful" in figure.axes[0].get_ylabel()
 
@@ -99,11 +101,11 @@ def switched():
             for step in (0.0, 0.2, 0.4, 0.7, 1.0)
         },
         bootstrap=BOOTSTRAP,
-    )
+    ).to_dict()
 
 
 def test_the_switching_curve_has_a_band_per_preference(switched):
-    axes = policy_figures.switching_figure(switched).axes[0]
+    axes = switching_figure(switched).axes[0]
     for name, line, band in zip(switched["preferences"], axes.lines, axes.collections, strict=True):
         found = switched["preferences"][name]
         assert line.get_label().startswith(f"{name} utility, {found['direction']}")
@@ -118,24 +120,24 @@ def test_the_switching_curve_has_a_band_per_preference(switched):
 
 def test_a_curve_that_is_not_monotone_is_called_so(switched):
     changed = switched | {"preferences": {"helpful": switched["preferences"]["helpful"] | {"monotone": False}}}
-    assert policy_figures.switching_figure(changed).axes[0].lines[0].get_label().endswith("(not monotone)")
+    assert switching_figure(changed).axes[0].lines[0].get_label().endswith("(not monotone)")
 
 
 @pytest.mark.parametrize("methods", [("fedvpa_gp",), ("global", "fedvpl", "fedvpa_gp", "oracle")])
 def test_no_text_lies_on_another(outcomes, switched, methods):
-    some = policy_comparison([o for o in outcomes if o.method in methods], {}, bootstrap=BOOTSTRAP)
+    some = policy_comparison([o for o in outcomes if o.method in methods], {}, bootstrap=BOOTSTRAP).to_dict()
     for figure in (
-        policy_figures.win_rate_figure(some, 7),
-        policy_figures.pareto_figure(some, 7),
-        policy_figures.switching_figure(switched),
+        win_rate_figure(some, 7),
+        pareto_figure(some, 7),
+        switching_figure(switched),
     ):
         assert overlaps(figure) == []
-        assert style.figure_bytes(figure, "svg").startswith(b"<?xml")
+        assert figure_bytes(figure, "svg").startswith(b"<?xml")
 
 
 def test_what_cannot_be_drawn_is_refused(compared, outcomes):
     with pytest.raises(DataError, match="no win rate at N = 5"):
-        policy_figures.win_rate_figure(compared, 5)
-    one = policy_comparison([o for o in outcomes if o.preference == "helpful"], {}, bootstrap=BOOTSTRAP)
+        win_rate_figure(compared, 5)
+    one = policy_comparison([o for o in outcomes if o.preference == "helpful"], {}, bootstrap=BOOTSTRAP).to_dict()
     with pytest.raises(DataError, match="1 preference with utilities"):
-        policy_figures.pareto_figure(one, 7)
+        pareto_figure(one, 7)

@@ -1,27 +1,23 @@
 import re
-from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
 import pytest
 
-from fedvpa.evaluation.comparison import comparison
 from fedvpa.evaluation.latents import diagnose
-from fedvpa.evaluation.report.page import (
-    Report,
+from fedvpa.evaluation.report.accuracy_figures import gap_figure
+from fedvpa.evaluation.report.detail_tables import (
     controls_text,
     differences_text,
-    embedded,
-    figures,
-    flat,
-    render_report,
-    save_report,
+    policy_differences_text,
+    samples_text,
 )
-from fedvpa.evaluation.report.tables import summary_text
-from fedvpa.evaluation.scores import PRIOR_MEAN_Z, SWAPPED_Z, control_name
-from fedvpa.evaluation.statistics import Bootstrap
+from fedvpa.evaluation.report.page import Report, embedded, flat, render_report, save_report
+from fedvpa.evaluation.report.policy_figures import win_rate_figure
+from fedvpa.evaluation.report.tables import policy_summary_text, summary_text
 
 pytestmark = pytest.mark.unit
+
 
 VOID = {"meta", "link", "img", "br"}
 
@@ -50,15 +46,6 @@ class Page(HTMLParser):
 
 
 @pytest.fixture(scope="module")
-def compared(make_scores):
-    scores = make_scores(sizes=(5, 11), seeds=(0, 1))
-    own = [s for s in scores if s.method == "fedvpa_gp"]
-    swapped = [replace(s, method=control_name("fedvpa_gp", SWAPPED_Z), correct=s.total - s.correct) for s in own]
-    prior = [replace(s, method=control_name("fedvpa_gp", PRIOR_MEAN_Z), correct=s.total / 2) for s in own]
-    return comparison(scores + swapped + prior, {("fedvpa_gp", 5, 0): 2.5}, Bootstrap(resamples=2000))
-
-
-@pytest.fixture(scope="module")
 def report(compared):
     rng = np.random.default_rng(0)
     means = rng.normal(0, 2, (11, 3))
@@ -68,7 +55,7 @@ def report(compared):
         lead="The gap is closed.",
         command="fedvpa demo --seed 3",
         comparison=compared,
-        figures=[embedded("Gap closed", figures.gap_figure(compared), "By number of clients.")],
+        figures=[embedded("Gap closed", gap_figure(compared), "By number of clients.")],
         latents={
             "fedvpa_gp": diagnose(means, np.full((11, 3), -4.0), groups, np.eye(2, 3), [0, 1] * 5 + [0]),
             "fedvpl": diagnose(means / 100, np.zeros((11, 3)), groups),
@@ -121,18 +108,6 @@ def test_an_empty_report_is_only_a_title():
     assert page.tags.count("h1") == 1
 
 
-def test_controls_stand_beside_what_is_expected_of_them(compared):
-    rows = controls_text(compared).rows
-    assert {row[2]: row[-1] for row in rows} == {"swapped z": "must fall", "prior mean z": "must be about global"}
-    swapped = next(row for row in rows if row[:3] == ("11", "fedvpa_gp", "swapped z"))
-    assert swapped[4].startswith("-0.5")
-
-
-def test_a_star_marks_differences_that_survive_the_correction(compared):
-    changed = {**compared, "differences": [{**compared["differences"][0], "p_holm": p} for p in (0.0004, 0.0499, 0.05)]}
-    assert [row[-1] for row in differences_text(changed).rows] == ["< 0.001 *", "0.050 *", "0.050"]
-
-
 def test_nested_sections_become_dotted_keys():
     assert flat({"a": {"b": 1, "c": {}}, "d": [], "e": "x"}) == [("a.b", "1"), ("a.c", "–"), ("d", "–"), ("e", "x")]
 
@@ -140,3 +115,23 @@ def test_nested_sections_become_dotted_keys():
 def test_saving_writes_the_page(report, tmp_path):
     save_report(tmp_path / "runs" / "report.html", report)
     assert (tmp_path / "runs" / "report.html").read_text(encoding="utf-8") == render_report(report)
+
+
+def test_the_report_says_everything_about_policies(policies, samples):
+    figure = embedded("Win rates", win_rate_figure(policies, 7), "Against the base policy.")
+    page = Page(render_report(Report("Two", policies=policies, policy_figures=[figure], samples=samples)))
+    assert page.tags.count("img") == 1
+    tables = (policy_summary_text(policies), policy_differences_text(policies), samples_text(samples[0]))
+    for cell in (cell for table in tables for row in table.rows for cell in row):
+        assert " ".join(cell.split()) in page.words
+    for heading in ("Policies", "Win rates", "Paired differences of win rates", "Answers side by side"):
+        assert heading in page.words
+    assert "2000 resamples" in page.words
+    assert "b" not in page.tags  # what a model wrote is shown, never obeyed
+
+
+def test_a_report_without_policies_does_not_mention_them():
+    page = Page(render_report(Report("One", notes=["Nothing."])))
+    assert "Policies" not in page.words
+    assert "side by side" not in page.words
+    assert "table" not in page.tags
