@@ -119,7 +119,7 @@ def _resolve(
                 fix="Leave --preference out, or align a run of fedvpa_gp.",
             )
         return policy, None
-    if preference in policy.preferences:
+    if preference is not None and preference in policy.preferences:
         return policy, list(policy.preferences[preference])
     config = folder.config(overrides)
     users = open_users(folder, config, open_selector(folder, config))

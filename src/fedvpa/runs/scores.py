@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import torch
@@ -87,9 +86,7 @@ def conflict_rows(scores: Iterable[ClientScore]) -> tuple[ConflictRow, ...]:
         method, control = control_of(name)
         sample = ClientSample.of(scored)
         value = estimate(sample) if sample is not None else None
-        rows.append(
-            ConflictRow(method, control, n_clients, *((value.value, value.interval) if value else (None, None)))
-        )
+        rows.append(ConflictRow(method, control, n_clients, value_of(value), ends_of(value)))
     return tuple(rows)
 
 
