@@ -12,16 +12,14 @@ from __future__ import annotations
 
 import argparse
 import json
-from concurrent.futures import as_completed
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from _machine import machine_facts
-from fedvpa.core.progress import track
 from fedvpa.evaluation.accuracy import score_clients
-from fedvpa.experiments.processes import worker_pool
+from fedvpa.experiments.processes import run_all
 from fedvpa.runs.config import RunConfig, read_config
 from fedvpa.runs.fit import fit
 from fedvpa.runs.prepare import prepare
@@ -98,13 +96,9 @@ def main() -> None:
         for count in counts
         for seed in range(options.seeds)
     }
-    found: dict[tuple[str, int, int], float] = {}
     for config in {config.data.seed: config for config in cells.values()}.values():
         prepare(config)
-    with worker_pool(options.jobs) as pool:
-        futures = {pool.submit(pooled_accuracy, config): cell for cell, config in cells.items()}
-        for future in track(as_completed(futures), "runs", len(futures), unit="runs"):
-            found[futures[future]] = future.result()
+    found = dict(zip(cells, run_all(pooled_accuracy, list(cells.values()), options.jobs), strict=True))
     rows = []
     for count in counts:
         mean = {

@@ -13,7 +13,7 @@ import numpy as np
 from _machine import machine_facts
 from fedvpa.algorithms.registry import make
 from fedvpa.engines.training import rounds, start
-from fedvpa.experiments.processes import worker_pool
+from fedvpa.experiments.processes import run_all
 from fedvpa.runs.config import RunConfig, read_config
 from fedvpa.runs.fit import fit
 from fedvpa.runs.prepare import prepare
@@ -46,8 +46,7 @@ def main() -> None:
         for codec in ("fp32", "fp16", "int8")
         for seed in range(options.seeds)
     }
-    with worker_pool(options.jobs) as pool:
-        found = dict(zip(cells, pool.map(run, cells.values()), strict=True))
+    found = dict(zip(cells, run_all(run, list(cells.values()), options.jobs), strict=True))
     exact = np.array([found["fp32", seed][0] for seed in range(options.seeds)])
     rows = []
     for codec in ("fp32", "fp16", "int8"):

@@ -14,7 +14,6 @@ import argparse
 import json
 import time
 from collections.abc import Mapping
-from concurrent.futures import as_completed
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +25,10 @@ from fedvpa.alignment.prompts import public_prompts
 from fedvpa.alignment.setup import problem
 from fedvpa.alignment.stage1 import ONE, Stage1
 from fedvpa.api.align import train_policy
-from fedvpa.core.progress import say, track
+from fedvpa.core.progress import say
 from fedvpa.evaluation.judges.make import make_judge
 from fedvpa.experiments.duels import arena
-from fedvpa.experiments.processes import worker_pool
+from fedvpa.experiments.processes import run_all
 from fedvpa.runs.config import RunConfig, read_config
 from fedvpa.runs.fit import fit
 from fedvpa.runs.prepare import prepare
@@ -108,13 +107,9 @@ def main() -> None:
         for name, change in (changes or CHANGES).items()
         for seed in range(options.first_seed, options.first_seed + options.seeds)
     }
-    found: dict[tuple[str, int], dict[str, Any]] = {}
-    with worker_pool(options.jobs) as pool:
-        futures = {pool.submit(judged, config): cell for cell, config in cells.items()}
-        for future in track(as_completed(futures), "policies", len(futures), unit="policies"):
-            name, seed = futures[future]
-            row = found[name, seed] = future.result()
-            say(f"{name}, seed {seed}: " + json.dumps({key: value for key, value in row.items() if key != "look"}))
+    found = dict(zip(cells, run_all(judged, list(cells.values()), options.jobs, what="policies"), strict=True))
+    for (name, seed), row in found.items():
+        say(f"{name}, seed {seed}: " + json.dumps({key: value for key, value in row.items() if key != "look"}))
     rows = [summary(found, name) for name in changes or CHANGES]
     print(json.dumps({"machine": machine_facts() | {"threads": 1}, "rows": rows}, indent=2))
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,7 +24,7 @@ from fedvpa.core.seeds import numpy_generator
 from fedvpa.core.tree import Tree
 from fedvpa.engines.training import rounds, start
 from fedvpa.evaluation.accuracy import infer_clients, score_clients
-from fedvpa.experiments.processes import worker_pool
+from fedvpa.experiments.processes import run_all
 from fedvpa.runs.config import RunConfig, read_config
 from fedvpa.runs.prepare import prepare
 
@@ -68,8 +67,9 @@ class SignFlipping:
         return ClientUpdate(sums, update.posterior), kept
 
 
-def honest_accuracy(config: RunConfig, share: float, scale: float) -> float:
-    """Mean test accuracy of the honest clients."""
+def honest_accuracy(attack: tuple[RunConfig, float, float]) -> float:
+    """Mean test accuracy of the honest clients, for a share of liars and the factor of what they send."""
+    config, share, scale = attack
     prepared = prepare(config)
     federation = prepared.federation
     ids = list(federation.client_ids)
@@ -102,14 +102,12 @@ def main() -> None:
         for name, change in RULES.items()
         for seed in range(options.seeds)
     }
-    pool: ProcessPoolExecutor
-    with worker_pool(options.jobs) as pool:
-        futures = {
-            (name, seed, share): pool.submit(honest_accuracy, config, share, options.scale)
-            for (name, seed), config in configs.items()
-            for share in (0.0, options.share)
-        }
-        found = {cell: future.result() for cell, future in futures.items()}
+    attacks = {
+        (name, seed, share): (config, share, options.scale)
+        for (name, seed), config in configs.items()
+        for share in (0.0, options.share)
+    }
+    found = dict(zip(attacks, run_all(honest_accuracy, list(attacks.values()), options.jobs), strict=True))
     rows = []
     for name in RULES:
         accuracy = {

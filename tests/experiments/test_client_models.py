@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 from fedvpa.alignment.stage1 import Stage1
+from fedvpa.api.compare import compare
 from fedvpa.core.errors import ConfigError
-from fedvpa.experiments import policy_cells as compare_policy
 from fedvpa.experiments.client_models import TRAINED_BY_CLIENTS, train_voters
-from fedvpa.experiments.policy_cells import DEFAULT_POLICY_METHODS, POLICY_METHODS, compare_policies
+from fedvpa.experiments.methods import DEFAULT_POLICY_METHODS, POLICY_METHODS
 from fedvpa.runs.config import RunConfig, with_overrides
 from fedvpa.runs.fit import fit
 from fedvpa.runs.prepare import prepare
@@ -48,18 +48,11 @@ def config(tiny: RunConfig) -> RunConfig:
     return with_overrides(tiny, SMALL)
 
 
-def here(cells, jobs, run):
-    """Cells in this process: what matters here is what they do."""
-    for cell in cells:
-        run(cell)
-
-
 @pytest.mark.end_to_end
-def test_compare_trains_and_judges_the_policy_of_the_lora_selectors(config: RunConfig, tmp_path: Path, monkeypatch):
-    monkeypatch.setattr(compare_policy, "run_all", here)
-    monkeypatch.setattr("fedvpa.experiments.processes.run_all", here)
-    compared = compare_policies(config, methods=["fedbiscuit_lora"], clients=[4], seeds=1, out=tmp_path)
-    (row,) = compared["policy_summary"]
+def test_compare_trains_and_judges_the_policy_of_the_lora_selectors(config: RunConfig, tmp_path: Path):
+    compared = compare(config, stage="policy", methods=["fedbiscuit_lora"], clients=[4], seeds=1, out=tmp_path, jobs=1)
+    assert compared.policies is not None
+    (row,) = compared.policies["policy_summary"]
     assert row["method"] == "fedbiscuit_lora"
     assert set(row["preferences"]) == {"helpful", "harmless"}
     (file,) = tmp_path.glob("policies/fedbiscuit_lora-4-0-*/seconds.json")
@@ -99,4 +92,4 @@ def test_the_dear_method_is_known_and_only_there_when_asked_for(config: RunConfi
     assert set(POLICY_METHODS) - set(DEFAULT_POLICY_METHODS) == {"fedbiscuit_lora"}
     assert set(TRAINED_BY_CLIENTS) == {"feddpo", "fedbiscuit_lora"}
     with pytest.raises(ConfigError, match="Did you mean 'fedbiscuit_lora'"):
-        compare_policies(config, methods=["fedbiscuit_lore"], clients=[4], seeds=1, out=tmp_path)
+        compare(config, stage="policy", methods=["fedbiscuit_lore"], clients=[4], seeds=1, out=tmp_path)

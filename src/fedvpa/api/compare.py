@@ -2,99 +2,176 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from fedvpa.algorithms.registry import METHODS, make
-from fedvpa.core.errors import ConfigError, InputError
+from fedvpa.core.errors import ConfigError, DataError, InputError, nearest
 from fedvpa.core.files import write_json, write_text
-from fedvpa.evaluation.accuracy_tables import comparison
-from fedvpa.evaluation.report.tables import table_text
-from fedvpa.evaluation.scores import ClientScore, load_scores, save_scores
-from fedvpa.experiments.processes import run_all
-from fedvpa.experiments.selector_cells import Cell, _data_hash, run_cell
-from fedvpa.runs.config import RunConfig, dump
-from fedvpa.runs.environment import environment
-from fedvpa.runs.prepare import prepare, prepare_holdout
-from fedvpa.runs.scores import conflict_summary
+from fedvpa.core.signals import interrupting
+from fedvpa.experiments.methods import DEFAULT_METHODS, DEFAULT_POLICY_METHODS, STAGES, Stage, policy_methods
 
-DEFAULT_METHODS = ("fedvpa_gp", "fedvpl", "global", "local", "oracle")
+if TYPE_CHECKING:
+    from fedvpa.experiments.results import ComparisonResult
+    from fedvpa.runs.config import RunConfig
 
 
 def compare(
     config: RunConfig,
     *,
-    methods: Sequence[str] = DEFAULT_METHODS,
+    stage: Stage = "selector",
+    methods: Sequence[str] | None = None,
     clients: Sequence[int] = (10, 50, 100),
     seeds: int = 5,
     first_seed: int = 0,
-    holdout: Path | None = None,
-    out: Path,
+    holdout: str | os.PathLike[str] | None = None,
+    out: str | os.PathLike[str],
     jobs: int | None = None,
-) -> dict[str, Any]:
+) -> ComparisonResult:
     """Run every (method, clients, seed) and write ``out/comparison.json``.
 
-    Cells that an earlier call finished under the same configuration are read instead of run again.
+    Runs that an earlier call finished under the same configuration are read instead of run again.
 
     Args:
         config: What all runs share.
-        methods: Names of methods.
+        stage: ``selector``, or ``policy``: both stages, on equal terms.
+        methods: Names of methods; by default those of the stage.
         clients: Numbers of seen clients.
         seeds: How many seeds.
         first_seed: The first of them.
-        holdout: Further labelled pairs, seen by nobody, on which every client is scored with those of its own group.
+        holdout: Further labelled pairs, seen by nobody, on which every client is scored with those of its own group;
+            a file, or the folder of another source. For the selector stage.
         out: The folder to write to.
-        jobs: Processes, each with one thread; by default one per core. Results do not depend on it.
+        jobs: Processes, each with one thread; by default one per core, and with 1 this process alone. Results do not
+            depend on it. A script that starts processes has to do so below ``if __name__ == "__main__":``.
 
     Returns:
-        What ``comparison.json`` holds.
+        What ``comparison.json`` holds, by stage.
 
     Raises:
-        InputError: If a method, the configuration or the data cannot be used; nothing has run then.
+        InputError: If a method, the configuration, the judge or the data cannot be used; nothing has run then.
+        FedvpaError: If a run fails; it is named.
+        Interrupted: After SIGINT or SIGTERM; finished runs are kept.
     """
-    for name in methods:
-        METHODS.check(name)
-    if not methods or not clients or seeds < 1:
-        raise ConfigError("There is nothing to compare.", fix="Give at least one method, number of clients and seed.")
+    out, held = Path(out), None if holdout is None else Path(holdout)
+    names = _checked_names(stage, methods)
+    _check_numbers(clients, seeds, first_seed, jobs)
+    if held is not None:
+        _check_holdout(config, stage, held)
     config.check_engine()
+    config.check_paths()
+    size: dict[str, Any] = {"clients": clients, "seeds": seeds, "first_seed": first_seed, "out": out}
+    with interrupting(f"the comparison stopped. Its finished runs are kept in {out}, and the same command goes on."):
+        _check_machinery(config, stage, names)
+        result = _compare_selectors(config, names, size, held, jobs)
+        return _compare_policies(config, names, size, jobs, result) if stage == "policy" else result
+
+
+def _checked_names(stage: str, methods: Sequence[str] | None) -> tuple[str, ...]:
+    """The methods to compare.
+
+    Raises:
+        ConfigError: If there is no such stage or method, or a method is given twice.
+    """
+    from fedvpa.algorithms.registry import METHODS
+
+    if stage not in STAGES:
+        raise ConfigError(f"There is no stage {stage!r}.", fix=nearest(stage, STAGES))
+    if methods is None:
+        return DEFAULT_POLICY_METHODS if stage == "policy" else DEFAULT_METHODS
+    known = policy_methods() if stage == "policy" else METHODS.names()
+    if not methods:
+        raise ConfigError("No method is given.", fix=f"Give some of {', '.join(known)}.")
+    for number, name in enumerate(methods):
+        if stage == "selector":
+            METHODS.check(name)
+        elif name not in known:
+            raise ConfigError(f"There is no method {name!r} with a policy.", fix=nearest(name, known))
+        if name in methods[:number]:
+            raise ConfigError(f"The method {name!r} is given twice.", fix="Give it once.")
+    return tuple(methods)
+
+
+def write_result(result: ComparisonResult) -> None:
+    """Write ``comparison.json``."""
+    write_json(result.out / "comparison.json", result.to_dict())
+
+
+def _check_numbers(clients: Sequence[int], seeds: int, first_seed: int, jobs: int | None) -> None:
+    if not clients or seeds < 1:
+        raise ConfigError("There is nothing to compare.", fix="Give at least one number of clients and one seed.")
+    if len(set(clients)) < len(clients):
+        raise ConfigError("A number of clients is given twice.", fix="Give each once.")
+    for name, number, least in (("clients", min(clients), 1), ("first_seed", first_seed, 0), ("jobs", jobs, 1)):
+        if number is not None and number < least:
+            raise ConfigError(f"{name} = {number} is too small.", fix=f"Give {least} or more.")
+
+
+def _check_holdout(config: RunConfig, stage: str, holdout: Path) -> None:
+    if stage == "policy":
+        raise ConfigError(
+            "A hold-out is for the selector stage, where clients are scored on pairs.",
+            fix="Leave out --holdout, or give --stage selector.",
+        )
+    if config.data.source == "world":
+        raise DataError(
+            "--holdout needs a file of pairs with groups, and the bundled world has none.",
+            fix="Use unseen clients (partition.unseen) instead.",
+        )
+    from fedvpa.data.shards import is_hub_id
+
+    if not holdout.exists() and not is_hub_id(str(holdout)):
+        raise DataError("There is no such file.", fix="Check the path of --holdout.", where=str(holdout))
+
+
+def _check_machinery(config: RunConfig, stage: str, methods: Sequence[str]) -> None:
+    """Raise what engine, judge and methods have against the configuration, before anything runs."""
+    from fedvpa.algorithms.registry import METHODS, make
+
+    if stage == "policy":
+        from fedvpa.evaluation.judges.make import make_judge
+
+        make_judge(config.policy.judging.judge, config.policy.judging.settings)
     for name in methods:
-        _check_method(config, name)
-    settings = [config.with_clients(n).with_seed(first_seed + seed) for n in clients for seed in range(seeds)]
-    data = _data_hash(config, holdout)
-    cells = [Cell(setting.with_method(name), holdout, out, data) for setting in settings for name in methods]
-    missing = [cell for cell in cells if not cell.seconds.exists()]
-    for setting in settings if missing else ():
-        ready = prepare(setting)
-        if holdout is not None:
-            prepare_holdout(setting, holdout, ready.table, ready.federation.scaling)
-        if config.data.source != "world":
-            break
-    run_all(missing, jobs or os.cpu_count() or 1, run_cell)
-    scores: list[ClientScore] = []
-    disagreed: list[ClientScore] = []
-    seconds = {}
-    for cell in cells:
-        found = load_scores(cell.path)
-        scores += found
-        disagreed += load_scores(cell.disagreed)
-        key = (cell.config.method, found[0].n_clients, cell.config.seed)
-        seconds[key] = json.loads(cell.seconds.read_text(encoding="utf-8"))["seconds"]
-    compared = comparison(scores, seconds).to_dict() | {"conflicting": conflict_summary(disagreed)}
-    save_scores(out / "scores.jsonl", scores)
+        if name not in METHODS:
+            continue
+        try:
+            make(name, config.method_config)
+        except InputError as error:
+            fix = f"{error.fix} Or leave {name} out of --methods."
+            raise type(error)(error.problem, fix=fix, where=error.where) from error
+
+
+def _compare_selectors(
+    config: RunConfig, methods: Sequence[str], size: dict[str, Any], holdout: Path | None, jobs: int | None
+) -> ComparisonResult:
+    from fedvpa.algorithms.registry import METHODS
+    from fedvpa.evaluation.report.tables import table_text
+    from fedvpa.experiments.results import ComparisonResult
+    from fedvpa.experiments.selector_cells import run_selectors, selector_cells
+    from fedvpa.runs.config import dump
+    from fedvpa.runs.environment import environment
+
+    out: Path = size["out"]
+    # Policies of methods without a selector are judged beside that of one which needs nothing but the pairs.
+    selectors = [name for name in methods if name in METHODS] or ["global"]
+    result = ComparisonResult(
+        out, run_selectors(selector_cells(config, methods=selectors, holdout=holdout, **size), jobs)
+    )
     write_text(out / "config.yaml", dump(config))
-    write_json(out / "environment.json", environment())
-    write_json(out / "comparison.json", compared)
-    write_text(out / "comparison.txt", table_text(compared, 140))
-    return compared
+    write_json(out / "environment.json", environment().to_dict())
+    write_result(result)
+    write_text(out / "comparison.txt", table_text(result.to_dict(), 140))
+    return result
 
 
-def _check_method(config: RunConfig, method: str) -> None:
-    """Raise what the method has against the configuration, before anything runs for the others."""
-    try:
-        make(method, config.method_config)
-    except InputError as error:
-        fix = f"{error.fix} Or leave {method} out of --methods."
-        raise type(error)(error.problem, fix=fix, where=error.where) from error
+def _compare_policies(
+    config: RunConfig, methods: Sequence[str], size: dict[str, Any], jobs: int | None, selectors: ComparisonResult
+) -> ComparisonResult:
+    from fedvpa.experiments.policy_cells import policy_cells, run_policies
+
+    result = replace(selectors, policies=run_policies(policy_cells(config, methods=methods, **size), jobs))
+    write_result(result)
+    return result

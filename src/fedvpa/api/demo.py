@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any
 
-from fedvpa.api.compare import DEFAULT_METHODS, compare
-from fedvpa.api.report import policy_figures, write_report
-from fedvpa.core.files import write_json
+from fedvpa.api.compare import compare, write_result
+from fedvpa.core.signals import interrupting
 from fedvpa.evaluation.accuracy import infer_clients
 from fedvpa.evaluation.accuracy_tables import few_shot_curve
 from fedvpa.evaluation.report.accuracy_figures import ALL_CLIENTS, accuracy_figure, few_shot_figure
+from fedvpa.evaluation.report.build import Figures, policy_figures, write_report
 from fedvpa.evaluation.report.latent_figure import latent_figure
 from fedvpa.evaluation.scores import ClientScore
 from fedvpa.experiments.policy_cells import policy_cells, run_policies
-from fedvpa.experiments.processes import worker_pool
+from fedvpa.experiments.processes import run_all
+from fedvpa.experiments.results import ComparisonResult
 from fedvpa.experiments.selector_cells import few_shot
 from fedvpa.runs.config import RunConfig
 from fedvpa.runs.fit import fit
@@ -29,58 +31,73 @@ JUDGED_PROMPTS = 300
 SHOTS = (1, 2, 4, 8, 16, 32)
 
 
-def demo(out: Path = Path("runs/demo"), *, seeds: int = SEEDS, clients: int = CLIENTS, jobs: int | None = None) -> Any:
+def demo(
+    out: str | os.PathLike[str] = Path("runs/demo"),
+    *,
+    seeds: int = SEEDS,
+    clients: int = CLIENTS,
+    jobs: int | None = None,
+) -> ComparisonResult:
     """Compare five methods on the ``two-groups`` world, align two of them, and write ``out/report.html``.
 
     Args:
         out: The folder; an earlier demo's report is replaced, its finished runs are reused.
         seeds: Number of seeds.
         clients: Number of seen clients.
-        jobs: Processes; by default one per core.
+        jobs: Processes; by default one per core, and with 1 this process alone.
 
     Returns:
-        What ``comparison.json`` holds.
+        What ``comparison.json`` holds, by stage.
+
+    Raises:
+        Interrupted: After SIGINT or SIGTERM; finished runs are kept.
     """
+    with interrupting(f"the demo stopped. Its finished runs are kept in {out}, and the same command goes on."):
+        return _demo(Path(out), seeds, clients, jobs)
+
+
+def _demo(out: Path, seeds: int, clients: int, jobs: int | None) -> ComparisonResult:
     config = RunConfig.parse(
         {
             "partition": {"kind": "natural", "unseen": UNSEEN},
             "policy": {"judging": {"prompts": JUDGED_PROMPTS}},
         }
     )
-    compared = compare(
-        config, methods=DEFAULT_METHODS, clients=[clients], seeds=seeds, first_seed=0, out=out, jobs=jobs
-    )
+    selectors = compare(config, clients=[clients], seeds=seeds, out=out, jobs=jobs)
     cells = policy_cells(config, methods=POLICIES, clients=[clients], seeds=1, first_seed=0, out=out)
-    compared |= run_policies(cells, jobs)
-    write_json(out / "comparison.json", compared)
-    curve = few_shot_curve(_shots(config.with_clients(clients), seeds, jobs))
-    first = config.with_clients(clients).with_seed(0)
+    result = replace(selectors, policies=run_policies(cells, jobs))
+    write_result(result)
+    figures = _figures(config.with_clients(clients), result, clients, seeds, jobs) | policy_figures(result.to_dict())
+    write_report(out, "fedvpa demo: users who disagree", "fedvpa demo", result.to_dict(), figures)
+    return result
+
+
+def _figures(config: RunConfig, result: ComparisonResult, clients: int, seeds: int, jobs: int | None) -> Figures:
+    """What the demo shows of stage 1."""
+    curve = few_shot_curve(_shots(config, seeds, jobs))
+    first = config.with_seed(0)
     prepared = prepare(first)
-    done = fit(first, prepared)
-    spread = infer_clients(
-        done.selector.with_inference("laplace"), prepared.federation, prepared.federation.partition.seen
-    )
-    groups = [str(client.group) for client in prepared.federation.partition.seen]
+    federation, selector = prepared.federation, fit(first, prepared).selector
+    seen = federation.partition.seen
+    spread = infer_clients(selector.with_inference("laplace"), federation, seen)
     users = make_users(find_population("two-groups"), clients + UNSEEN, 0)
     bayes = {ALL_CLIENTS: population_bayes_accuracy(users, first.data.temperature, first.data.flip)}
-    oracle = next(row["unseen_mean"] for row in compared["summary"] if row["method"] == "oracle")
-    figures = {
+    summary = result.selectors.accuracy.summary
+    oracle = {row.method: row.unseen_mean for row in summary if row.method == "oracle" and row.unseen_mean is not None}
+    return {
         "accuracy_by_method": (
-            accuracy_figure(compared, clients, bayes),
+            accuracy_figure(result.to_dict(), clients, bayes),
             "Accuracy on held-out pairs of the clients' own; 95% intervals over clients within seeds.",
         ),
         "latent_map": (
-            latent_figure(spread.mean.numpy(), groups, done.selector.prototypes.numpy()),
+            latent_figure(spread.mean.numpy(), [str(client.group) for client in seen], selector.prototypes.numpy()),
             "Laplace posterior means of seed 0; training never read the groups that colour them.",
         ),
         "few_shot": (
-            few_shot_figure(curve, {"oracle": oracle}),
+            few_shot_figure(curve, oracle),
             "Users that training never saw, by the number of labelled pairs they give.",
         ),
     }
-    figures |= policy_figures(compared)
-    write_report(out, "fedvpa demo: users who disagree", "fedvpa demo", compared, figures)
-    return compared
 
 
 def _shots(config: RunConfig, seeds: int, jobs: int | None) -> dict[int, list[ClientScore]]:
@@ -90,8 +107,7 @@ def _shots(config: RunConfig, seeds: int, jobs: int | None) -> dict[int, list[Cl
         for method in ("fedvpa_gp", "fedvpl", "local")
     ]
     found: dict[int, list[ClientScore]] = {count: [] for count in SHOTS}
-    with worker_pool(min(jobs or os.cpu_count() or 1, len(runs))) as pool:
-        for scored in pool.map(few_shot, runs, [SHOTS] * len(runs)):
-            for count, scores in scored.items():
-                found[count] += scores
+    for scored in run_all(partial(few_shot, shots=SHOTS), runs, jobs):
+        for count, scores in scored.items():
+            found[count] += scores
     return found

@@ -27,11 +27,9 @@ def compare(
     as_json: JsonOption = False,
 ) -> None:
     """Compare methods over numbers of clients and seeds; writes comparison.json."""
-    from fedvpa.api.compare import DEFAULT_METHODS
     from fedvpa.api.compare import compare as run_it
-    from fedvpa.core.errors import ConfigError, nearest
+    from fedvpa.core.errors import ConfigError
     from fedvpa.evaluation.report.tables import policy_table_text, table_text
-    from fedvpa.experiments.policy_cells import DEFAULT_POLICY_METHODS, compare_policies
     from fedvpa.runs.config import column_overrides, read_config
 
     try:
@@ -40,22 +38,10 @@ def compare(
         raise ConfigError(f"--clients {clients!r} is not a list of numbers.", fix="Write 10,50,100.") from None
     given = [*(overrides or []), *column_overrides(map_ or []), *(["data.strict=true"] if strict else [])]
     given += [f"engine.name={engine}"] if engine is not None else []
-    if stage not in ("selector", "policy"):
-        raise ConfigError(f"--stage {stage!r} is none.", fix=nearest(stage, ("selector", "policy")))
-    defaults = DEFAULT_POLICY_METHODS if stage == "policy" else DEFAULT_METHODS
-    names = [name.strip() for name in methods.split(",") if name.strip()] if methods is not None else list(defaults)
-    settings = read_config(config, given)
-    if stage == "policy":
-        if holdout is not None:
-            raise ConfigError("--holdout is of the selector stage.", fix="Leave it out, or give --stage selector.")
-        compared = compare_policies(
-            settings, methods=names, clients=sizes, seeds=seeds, first_seed=first_seed, out=out, jobs=jobs
-        )
-        finish(compared, as_json, lambda: f"{policy_table_text(compared, 140)}\n{out / 'comparison.json'}")
-        return
-    compared = run_it(
-        settings,
-        methods=names,
+    result = run_it(
+        read_config(config, given),
+        stage=stage,  # type: ignore[arg-type]  # the verb checks it
+        methods=None if methods is None else [name.strip() for name in methods.split(",") if name.strip()],
         clients=sizes,
         seeds=seeds,
         first_seed=first_seed,
@@ -63,4 +49,6 @@ def compare(
         out=out,
         jobs=jobs,
     )
-    finish(compared, as_json, lambda: f"{table_text(compared, 140)}\n{out / 'comparison.json'}")
+    compared = result.to_dict()
+    text = policy_table_text if stage == "policy" else table_text
+    finish(compared, as_json, lambda: f"{text(compared, 140)}\n{out / 'comparison.json'}")

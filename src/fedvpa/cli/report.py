@@ -17,5 +17,5 @@ def report(
     """Write report.html and figures."""
     from fedvpa.api.report import report as run_it
 
-    path = run_it(folder)
-    finish({"report": str(path)}, as_json, lambda: str(path))
+    result = run_it(folder)
+    finish(result.to_dict(), as_json, lambda: str(result.page))

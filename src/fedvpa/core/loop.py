@@ -66,7 +66,11 @@ def run_job(job: Job, history: Path, save: Callable[[], None], resume_command: s
         Interrupted: After SIGINT or SIGTERM; a checkpoint was saved.
     """
     seconds, steps = 0.0, job.run()
-    with closing(steps), stopping(job.unit) as stopped, history.open("a", encoding="utf-8") as log:
+    with (
+        closing(steps),
+        stopping(f"finishing the {job.unit}; once more to stop at once") as stopped,
+        history.open("a", encoding="utf-8") as log,
+    ):
         for line in track(steps, job.title, job.total - job.done, unit=f"{job.unit}s"):
             seconds += line["seconds"]
             number = stopped()

@@ -1,4 +1,4 @@
-"""Signals: a first Ctrl-C or SIGTERM is remembered, so that a step ends and a checkpoint is saved."""
+"""Signals: a first Ctrl-C or SIGTERM is remembered until a step has ended, or ends the work at once, in one message."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from fedvpa.core.progress import say
 
 
 class Interrupted(FedvpaError):
-    """The run was stopped by a signal, after saving a checkpoint. The exit code is the shell's: 128 + the signal.
+    """The work was stopped by a signal; nothing that was finished is lost. The exit code is the shell's: 128 + it.
 
     Args:
         message: What was done and how to go on.
@@ -27,30 +27,65 @@ class Interrupted(FedvpaError):
 
 
 @contextmanager
-def stopping(unit: str = "round") -> Iterator[Callable[[], int]]:
+def stopping(announcement: str = "finishing the round; once more to stop at once") -> Iterator[Callable[[], int]]:
     """While inside, a first SIGINT or SIGTERM is remembered; a second one acts at once, as it would outside.
-
-    Args:
-        unit: What is finished before the stop, for the message.
 
     Yields a function that gives the number of the signal, or 0. Python lets only the main thread handle signals; in
     another one they keep their meaning.
+
+    Args:
+        announcement: What the user is told at the first signal.
     """
     caught: list[int] = []
-    previous: dict[int, Any] = {}
-
-    def restore() -> None:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
 
     def remember(number: int, frame: FrameType | None) -> None:
         caught.append(number)
         restore()
-        say(f"finishing the {unit}; once more to stop at once")
+        say(announcement)
+
+    with _handled_by(remember) as restore:
+        yield lambda: caught[0] if caught else 0
+
+
+@contextmanager
+def interrupting(message: str) -> Iterator[None]:
+    """While inside, SIGINT and SIGTERM end the work at once.
+
+    The work sees a ``KeyboardInterrupt``, for SIGTERM too, so that its ``finally`` blocks run and no handler of
+    errors takes it for one.
+
+    Args:
+        message: What is kept and how to go on.
+
+    Raises:
+        Interrupted: With the signal's name before the message.
+    """
+    caught: list[int] = []
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        caught.append(number)
+        raise KeyboardInterrupt
+
+    with _handled_by(interrupt):
+        try:
+            yield
+        except KeyboardInterrupt:
+            number = caught[0] if caught else signal.SIGINT
+            raise Interrupted(f"{signal.Signals(number).name}: {message}", number) from None
+
+
+@contextmanager
+def _handled_by(handler: Callable[[int, FrameType | None], None]) -> Iterator[Callable[[], None]]:
+    """Let the handler have SIGINT and SIGTERM; yields a function that gives them back before the end."""
+    previous: dict[int, Any] = {}
+
+    def restore() -> None:
+        for number, before in previous.items():
+            signal.signal(number, before)
 
     if threading.current_thread() is threading.main_thread():
-        previous |= {number: signal.signal(number, remember) for number in (signal.SIGINT, signal.SIGTERM)}
+        previous |= {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield lambda: caught[0] if caught else 0
+        yield restore
     finally:
         restore()

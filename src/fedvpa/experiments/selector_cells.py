@@ -1,66 +1,46 @@
-"""One training of a comparison: a method, a number of clients, a seed."""
+"""Cells that train a selector: their scores, and what all of them say together."""
 
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
-from fedvpa import __version__
-from fedvpa.algorithms.registry import make
-from fedvpa.core.files import write_json
 from fedvpa.data.load import load
 from fedvpa.evaluation.accuracy import infer_clients, score_clients
-from fedvpa.evaluation.scores import ClientScore, save_scores
+from fedvpa.evaluation.accuracy_tables import comparison
+from fedvpa.evaluation.scores import ClientScore, load_scores, save_scores
+from fedvpa.experiments.cells import Cell, identity_of, settings_of
+from fedvpa.experiments.processes import run_all
+from fedvpa.experiments.results import SelectorComparison
 from fedvpa.features.store import data_hash
 from fedvpa.runs.config import RunConfig
 from fedvpa.runs.fit import fit
 from fedvpa.runs.prepare import prepare, prepare_holdout
-from fedvpa.runs.scores import conflict_scores, run_scores
+from fedvpa.runs.scores import conflict_rows, conflict_scores, run_scores
 
 
-@dataclass(frozen=True)
-class Cell:
-    """One run of the comparison.
-
-    Attributes:
-        config: The run.
-        holdout: The hold-out's file.
-        out: The comparison's folder.
-        data: A hash of the pairs and of the hold-out, so that no cell outlives its data.
-    """
-
-    config: RunConfig
-    holdout: Path | None
-    out: Path
-    data: str
-
-    @property
-    def name(self) -> str:
-        """A readable name that no other cell has, with a hash of everything that matters."""
-        text = json.dumps([__version__, self.config.model_dump(mode="json"), self.data], sort_keys=True)
-        digest = hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
-        return f"{self.config.method}-{self.config.partition.clients}-{self.config.seed}-{digest}"
-
-    @property
-    def path(self) -> Path:
-        """Where its scores are kept."""
-        return self.out / "cells" / f"{self.name}.jsonl"
-
-    @property
-    def disagreed(self) -> Path:
-        """Where its scores on the pairs that groups disagree on are kept."""
-        return self.out / "cells" / f"{self.name}.conflicting.jsonl"
-
-    @property
-    def seconds(self) -> Path:
-        """Where its training time is kept; written last, so that its presence says the cell is whole."""
-        return self.path.with_suffix(".json")
+def selector_cells(
+    config: RunConfig,
+    *,
+    methods: Sequence[str],
+    clients: Sequence[int],
+    seeds: int,
+    first_seed: int,
+    holdout: Path | None,
+    out: Path,
+) -> list[Cell]:
+    """One cell for each method, number of clients and seed; arguments as of :func:`fedvpa.compare`."""
+    data = data_identity(config, holdout)
+    cells = []
+    for setting in settings_of(config, clients, seeds, first_seed):
+        for run in map(setting.with_method, methods):
+            identity = identity_of(run.model_dump(mode="json"), data)
+            cells.append(Cell("selector", run.method, run, identity, out, holdout))
+    return cells
 
 
-def _data_hash(config: RunConfig, holdout: Path | None) -> str:
+def data_identity(config: RunConfig, holdout: Path | None) -> str:
     """A hash of what the configuration only names: the pairs of a file, and the hold-out. The world is its keys."""
     total = hashlib.sha256()
     if config.data.source != "world":
@@ -72,29 +52,79 @@ def _data_hash(config: RunConfig, holdout: Path | None) -> str:
     return total.hexdigest()
 
 
-def run_cell(cell: Cell) -> None:
+def run_selectors(cells: Sequence[Cell], jobs: int | None) -> SelectorComparison:
+    """Run the cells that are not finished, and gather all.
+
+    Args:
+        cells: Of one comparison, all of its selector stage.
+        jobs: As of :func:`fedvpa.experiments.processes.run_all`.
+
+    Raises:
+        InputError: If the data cannot be used; nothing has run then.
+    """
+    missing = [cell for cell in cells if not cell.is_done]
+    _prepare_data(missing)
+    run_all(run_selector_cell, missing, jobs, label=lambda cell: cell.label)
+    return gather_selectors(cells)
+
+
+def _prepare_data(cells: Sequence[Cell]) -> None:
+    """Leave features in the cache, so that no two processes extract the same, and raise what is wrong with the data."""
+    settings = {(cell.config.partition.clients, cell.config.seed): cell for cell in cells}
+    for cell in settings.values():
+        prepared = prepare(cell.config)
+        if cell.holdout is not None:
+            prepare_holdout(cell.config, cell.holdout, prepared.table, prepared.federation.scaling)
+        if cell.config.data.source != "world":
+            return
+
+
+def scores_path(cell: Cell) -> Path:
+    """Where the scores of a cell are kept."""
+    return cell.folder / f"{cell.name}.jsonl"
+
+
+def conflict_scores_path(cell: Cell) -> Path:
+    """Where its scores on the pairs that groups disagree on are kept."""
+    return cell.folder / f"{cell.name}.conflicting.jsonl"
+
+
+def run_selector_cell(cell: Cell) -> None:
     """Train, score, and keep the scores of one run."""
     config = cell.config.model_copy(update={"engine": cell.config.engine.model_copy(update={"workers": 1})})
     prepared = prepare(config)
     done = fit(config, prepared)
-    by_group = make(config.method, config.method_config).reads_groups
-    scores = run_scores(config, prepared, done, by_group)
-    if cell.holdout is not None:
+    scores = run_scores(config, prepared, done)
+    if cell.holdout is not None and done.seen.posterior is not None:
         held = prepare_holdout(config, cell.holdout, prepared.table, prepared.federation.scaling)
         seen = prepared.federation.partition.seen
         further = score_clients(
             done.selector,
             prepared.federation,
             seen,
-            done.posterior,
+            done.seen.posterior,
             method=config.method,
             seed=config.seed,
             holdout=held,
         )
         scores = further + [score for score in scores if not score.seen or score.method != config.method]
-    save_scores(cell.path, scores)
-    save_scores(cell.disagreed, conflict_scores(config, prepared, done))
-    write_json(cell.seconds, {"seconds": done.seconds})
+    save_scores(scores_path(cell), scores)
+    save_scores(conflict_scores_path(cell), conflict_scores(config, prepared, done))
+    cell.finish(done.seconds)
+
+
+def gather_selectors(cells: Sequence[Cell]) -> SelectorComparison:
+    """What the finished cells say; their scores are left in ``scores.jsonl``."""
+    scores: list[ClientScore] = []
+    disagreed: list[ClientScore] = []
+    seconds = {}
+    for cell in cells:
+        found = load_scores(scores_path(cell))
+        scores += found
+        disagreed += load_scores(conflict_scores_path(cell))
+        seconds[(cell.method, found[0].n_clients, cell.config.seed)] = cell.seconds
+    save_scores(cells[0].out / "scores.jsonl", scores)
+    return SelectorComparison(comparison(scores, seconds), conflict_rows(disagreed))
 
 
 def few_shot(config: RunConfig, shots: Sequence[int]) -> dict[int, list[ClientScore]]:

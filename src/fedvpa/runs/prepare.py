@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from fedvpa.core.errors import DataError, ModelError
+from fedvpa.core.errors import ModelError
 from fedvpa.data.client_pairs import ClientPairs
 from fedvpa.data.holdout import load_holdout, rows_by_group
 from fedvpa.data.load import load
@@ -96,11 +96,6 @@ def prepare_holdout(config: RunConfig, path: Path, table: PairTable, scaling: Sc
     Raises:
         DataError: If the file cannot be used, or lacks a group of the clients.
     """
-    if config.data.source == "world":
-        raise DataError(
-            "--holdout needs a file of pairs with groups, and the bundled world has none.",
-            fix="Use unseen clients (partition.unseen) instead.",
-        )
     held = load_holdout(config.data.model_copy(update={"path": str(path), "split": ""}), table)
     store = load_features(held, config.features)
     return {group: _pairs(store, rows, scaling) for group, rows in rows_by_group(held).items()}

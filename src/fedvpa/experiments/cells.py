@@ -1,0 +1,91 @@
+"""A cell of a comparison: one method on one number of clients and one seed, and the files that keep its results."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fedvpa import __version__
+from fedvpa.core.files import write_json
+from fedvpa.experiments.methods import Stage
+from fedvpa.runs.config import RunConfig
+
+
+def identity_of(*parts: Any) -> str:
+    """A hash of this version of fedvpa and of everything else that a cell's results depend on.
+
+    Args:
+        parts: What JSON can hold.
+    """
+    text = json.dumps([__version__, *parts], sort_keys=True)
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+
+def settings_of(config: RunConfig, clients: Sequence[int], seeds: int, first_seed: int) -> list[RunConfig]:
+    """The configuration of every number of clients and seed, whatever the method."""
+    return [config.with_clients(n).with_seed(first_seed + seed) for n in clients for seed in range(seeds)]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of a comparison.
+
+    Attributes:
+        stage: What the run ends with: a selector and its scores, or a policy and its duels.
+        method: The method's name.
+        config: The run. Its method is another than ``method`` where the run gives no more than its data.
+        identity: Tells apart cells of one method, number of clients and seed; see :func:`identity_of`.
+        out: The comparison's folder.
+        holdout: Further labelled pairs that the run is scored on.
+    """
+
+    stage: Stage
+    method: str
+    config: RunConfig
+    identity: str
+    out: Path
+    holdout: Path | None = None
+
+    @property
+    def name(self) -> str:
+        """A readable name that no other cell of the stage has."""
+        return f"{self.method}-{self.config.partition.clients}-{self.config.seed}-{self.identity}"
+
+    @property
+    def label(self) -> str:
+        """The cell in a message."""
+        return f"{self.method}, N = {self.config.partition.clients}, seed {self.config.seed}"
+
+    @property
+    def folder(self) -> Path:
+        """Where its files are: a folder of its own for policies; else one for all, in names that begin with its own."""
+        return self.out / "cells" if self.stage == "selector" else self.out / "policies" / self.name
+
+    @property
+    def record(self) -> Path:
+        """Where its training time is kept; written last, so that its presence says that the cell is whole."""
+        return self.folder / ("seconds.json" if self.stage == "policy" else f"{self.name}.json")
+
+    @property
+    def is_done(self) -> bool:
+        """Whether all its files are there."""
+        return self.record.exists()
+
+    @property
+    def seconds(self) -> float:
+        """The training time of a finished cell."""
+        seconds: float = json.loads(self.record.read_text(encoding="utf-8"))["seconds"]
+        return seconds
+
+    def finish(self, seconds: float, **notes: Any) -> None:
+        """Say that all other files are written.
+
+        Args:
+            seconds: The training time.
+            notes: What else there is to say about the training.
+        """
+        write_json(self.record, {"seconds": seconds, **notes})

@@ -1,0 +1,29 @@
+"""The methods that a comparison can have, by stage; names alone, so that a wrong one is found before anything loads."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+Stage = Literal["selector", "policy"]
+"""What is compared: selectors, by accuracy, or policies as well, by win rate."""
+
+STAGES: tuple[Stage, ...] = ("selector", "policy")
+
+OURS = "fedvpa_gp"
+"""The method whose switching is shown."""
+
+DEFAULT_METHODS = (OURS, "fedvpl", "global", "local", "oracle")
+"""The selectors of a comparison, unless others are asked for."""
+
+DEFAULT_POLICY_METHODS = (OURS, "fedvpl", "global", "fedbiscuit", "feddpo", "oracle")
+"""The policies of a comparison, in the order of the paper's table, with ours first and the yardstick last."""
+
+POLICY_METHODS = (*DEFAULT_POLICY_METHODS, "fedbiscuit_lora")
+"""All methods that give a policy; the last is dear, and in no comparison unless it is asked for."""
+
+
+def policy_methods() -> list[str]:
+    """The methods that give a policy, those of other packages included."""
+    from fedvpa.algorithms.registry import METHODS
+
+    return sorted({*POLICY_METHODS, *METHODS.names()} - {"local"})

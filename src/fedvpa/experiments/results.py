@@ -1,0 +1,78 @@
+"""What a comparison says, as frozen results; their JSON is ``comparison.json``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fedvpa.core.short_repr import short_repr
+from fedvpa.evaluation.accuracy_results import AccuracyComparison
+from fedvpa.evaluation.policy_results import PolicyComparison
+from fedvpa.evaluation.samples import SideBySide
+from fedvpa.evaluation.switching import SwitchingCurve
+from fedvpa.runs.scores import ConflictRow
+
+
+@dataclass(frozen=True, repr=False)
+class SelectorComparison:
+    """Accuracy of the methods' selectors.
+
+    Attributes:
+        accuracy: Rows, summary, controls and differences.
+        conflicting: Accuracy on the test pairs that the bundled world's groups order in different ways.
+    """
+
+    accuracy: AccuracyComparison
+    conflicting: tuple[ConflictRow, ...]
+
+    __repr__ = short_repr
+
+    def to_dict(self) -> dict[str, Any]:
+        """The keys of ``comparison.json`` that are about selectors."""
+        return self.accuracy.to_dict() | {"conflicting": [row.to_dict() for row in self.conflicting]}
+
+
+@dataclass(frozen=True, repr=False)
+class PoliciesComparison:
+    """Win rates of the methods' policies.
+
+    Attributes:
+        win_rates: Rows, summary and differences.
+        switching: How utilities move with z; None where no method with a latent was compared.
+        samples: Prompts answered along the way from one preference to the other.
+    """
+
+    win_rates: PolicyComparison
+    switching: SwitchingCurve | None
+    samples: tuple[SideBySide, ...]
+
+    __repr__ = short_repr
+
+    def to_dict(self) -> dict[str, Any]:
+        """The keys of ``comparison.json`` that are about policies."""
+        if self.switching is None:
+            return self.win_rates.to_dict()
+        samples = [sample.to_dict() for sample in self.samples]
+        return self.win_rates.to_dict() | {"switching": self.switching.to_dict(), "policy_samples": samples}
+
+
+@dataclass(frozen=True, repr=False)
+class ComparisonResult:
+    """A finished comparison.
+
+    Attributes:
+        out: Its folder.
+        selectors: Of stage 1.
+        policies: Of stage 2; None where it was not compared.
+    """
+
+    out: Path
+    selectors: SelectorComparison
+    policies: PoliciesComparison | None = None
+
+    __repr__ = short_repr
+
+    def to_dict(self) -> dict[str, Any]:
+        """What ``comparison.json`` holds."""
+        return self.selectors.to_dict() | ({} if self.policies is None else self.policies.to_dict())

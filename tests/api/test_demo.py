@@ -1,0 +1,28 @@
+"""The demo in one process; its policies are those of a comparison and trained elsewhere."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import fedvpa
+from fedvpa.api import demo as module
+
+
+@pytest.mark.end_to_end
+def test_the_demo_needs_no_other_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+
+    def no_policies(cells: Any, jobs: int) -> dict[str, Any]:
+        asked.append(([(cell.method, cell.config.seed) for cell in cells], jobs))
+        return {}
+
+    monkeypatch.setattr("multiprocessing.context.SpawnProcess.start", lambda self: pytest.fail("a process started"))
+    monkeypatch.setattr(module, "run_policies", no_policies)
+    monkeypatch.setattr(module, "SHOTS", (1, 2))
+    result = fedvpa.demo(str(tmp_path), seeds=1, clients=4, jobs=1)
+    assert asked == [([("fedvpa_gp", 0), ("global", 0)], 1)]
+    assert {row["method"] for row in result.selectors["rows"]} == {"fedvpa_gp", "fedvpl", "global", "local", "oracle"}
+    assert json.loads((tmp_path / "comparison.json").read_text()) == result.to_dict()
+    assert "<html" in (tmp_path / "report.html").read_text()
