@@ -3,6 +3,7 @@
 PYTHON ?= $(or $(wildcard .venv/bin/python),python3)
 VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)
 BIN := .venv/bin
+PACKAGES := --disable-pip-version-check -c constraints.txt -e '.[dev]'
 INSTALLED := .venv/.installed-$(VERSION)
 
 .DEFAULT_GOAL := help
@@ -19,7 +20,8 @@ $(INSTALLED): pyproject.toml constraints.txt
 	    "Choose one: make setup PYTHON=python3.12 (after make clean, if .venv is broken)." >&2; exit 1; }
 	@$(BIN)/python$(VERSION) -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear .venv
 	@echo "Installing fedvpa and what it needs into .venv (Python $(VERSION)); this takes minutes the first time."
-	@$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@$(BIN)/python -m pip install -qq $(PACKAGES) || { echo "make: pip failed. To see all that it says:" \
+	    "$(BIN)/python -m pip install $(PACKAGES)" >&2; exit 1; }
 	@touch $@
 
 demo: setup  ## Run the main job on the bundled world and write runs/demo/report.html
