@@ -10,13 +10,13 @@ from typing import Any
 import yaml
 from matplotlib.figure import Figure
 
-from fedvpa.core.errors import RunError
 from fedvpa.evaluation.latents import LatentReport
 from fedvpa.evaluation.report.figures import accuracy_figure, gap_figure, training_figure
 from fedvpa.evaluation.report.page import Report, ReportFigure, embedded, save_report
 from fedvpa.evaluation.report.policy_figures import pareto_figure, switching_figure, win_rate_figure
 from fedvpa.evaluation.report.style import save_figure
 from fedvpa.evaluation.win_rates import Answer, SideBySide
+from fedvpa.runs.folder import results_file
 
 
 def report(folder: Path) -> Path:
@@ -25,16 +25,9 @@ def report(folder: Path) -> Path:
     Raises:
         RunError: If it holds neither ``metrics.json`` nor ``comparison.json``.
     """
-    for name in ("comparison.json", "metrics.json"):
-        path = folder / name
-        if path.is_file():
-            compared = json.loads(path.read_text(encoding="utf-8"))
-            figures = _comparison_figures(compared) | policy_figures(compared) | _history_figures(folder)
-            command = f"fedvpa report {folder}"
-            return write_report(folder, f"fedvpa: {folder.name}", command, compared, figures)
-    raise RunError(
-        "holds neither comparison.json nor metrics.json.", fix="Give a finished run or comparison.", where=str(folder)
-    )
+    compared = json.loads(results_file(folder).read_text(encoding="utf-8"))
+    figures = _comparison_figures(compared) | policy_figures(compared) | _history_figures(folder)
+    return write_report(folder, f"fedvpa: {folder.name}", f"fedvpa report {folder}", compared, figures)
 
 
 def write_report(

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from fedvpa.cli.common import JsonOption, OverrideArgument, finish
+from fedvpa.cli.common import JsonOption, OverrideArgument, check_run, finish
 
 
 def align(
@@ -21,6 +21,7 @@ def align(
     as_json: JsonOption = False,
 ) -> None:
     """Align the policy of a run by DPO, with its selector as the reward."""
+    check_run(run, overrides)
     from fedvpa.api.align import align as run_it
 
     found = run_it(run, overrides=overrides or [], method=method, overwrite=overwrite, resume=resume)

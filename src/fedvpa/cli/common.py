@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -23,6 +23,17 @@ EngineOption = Annotated[
 OverrideArgument = Annotated[
     list[str] | None, typer.Argument(metavar="[KEY.PATH=VALUE]...", help="Such as server.rounds=50.")
 ]
+
+
+def check_run(run: Path, overrides: Sequence[str] | None = None, pairs: Path | None = None) -> None:
+    """Raise what a verb would about its run directory, its overrides or its pairs, before it imports its machinery."""
+    from fedvpa.data.config import DataConfig
+    from fedvpa.runs.config import with_overrides
+    from fedvpa.runs.folder import load_run_config
+
+    with_overrides(load_run_config(run), overrides or [])
+    if pairs is not None:
+        DataConfig(source="table", path=str(pairs)).check_paths()
 
 
 def finish(result: Any, as_json: bool, text: Callable[[], str]) -> None:

@@ -27,11 +27,7 @@ def compare(
     as_json: JsonOption = False,
 ) -> None:
     """Compare methods over numbers of clients and seeds; writes comparison.json."""
-    from fedvpa.api.compare import DEFAULT_METHODS
-    from fedvpa.api.compare import compare as run_it
     from fedvpa.core.errors import ConfigError, nearest
-    from fedvpa.evaluation.report.tables import policy_table_text, table_text
-    from fedvpa.experiments.policy_cells import DEFAULT_POLICY_METHODS, compare_policies
     from fedvpa.runs.config import column_overrides, read_config
 
     try:
@@ -42,9 +38,15 @@ def compare(
     given += [f"engine.name={engine}"] if engine is not None else []
     if stage not in ("selector", "policy"):
         raise ConfigError(f"--stage {stage!r} is none.", fix=nearest(stage, ("selector", "policy")))
+    settings = read_config(config, given)
+    settings.check_paths()
+    from fedvpa.api.compare import DEFAULT_METHODS
+    from fedvpa.api.compare import compare as run_it
+    from fedvpa.evaluation.report.tables import policy_table_text, table_text
+    from fedvpa.experiments.policy_cells import DEFAULT_POLICY_METHODS, compare_policies
+
     defaults = DEFAULT_POLICY_METHODS if stage == "policy" else DEFAULT_METHODS
     names = [name.strip() for name in methods.split(",") if name.strip()] if methods is not None else list(defaults)
-    settings = read_config(config, given)
     if stage == "policy":
         if holdout is not None:
             raise ConfigError("--holdout is of the selector stage.", fix="Leave it out, or give --stage selector.")

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from fedvpa.cli.common import JsonOption, OverrideArgument, finish
+from fedvpa.cli.common import JsonOption, OverrideArgument, check_run, finish
 
 
 def evaluate(
@@ -18,6 +18,7 @@ def evaluate(
     as_json: JsonOption = False,
 ) -> None:
     """Score a trained run on new pairs: every client on those of its own group."""
+    check_run(run, overrides, pairs)
     from fedvpa.api.evaluate import evaluate as run_it
     from fedvpa.evaluation.report.tables import worded
 

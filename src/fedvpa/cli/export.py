@@ -25,11 +25,13 @@ def flower(
     as_json: JsonOption = False,
 ) -> None:
     """Write the app folder that ``flwr run`` accepts."""
-    from fedvpa.deployment.app import export_flower
     from fedvpa.runs.config import column_overrides, read_config
 
     given = [*(overrides or []), *column_overrides(map_ or [])]
-    found = export_flower(read_config(config, given), folder, out=out, nodes=nodes, deadline=deadline, quorum=quorum)
+    settings = read_config(config, given)
+    from fedvpa.deployment.app import export_flower
+
+    found = export_flower(settings, folder, out=out, nodes=nodes, deadline=deadline, quorum=quorum)
     finish(found, as_json, lambda: f"{found['app']}\nnext: flwr run {found['app']} SUPERLINK --stream")
 
 

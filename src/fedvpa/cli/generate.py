@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from fedvpa.cli.common import JsonOption, OverrideArgument, finish
+from fedvpa.cli.common import JsonOption, OverrideArgument, check_run, finish
 
 
 def generate(
@@ -24,6 +24,7 @@ def generate(
     as_json: JsonOption = False,
 ) -> None:
     """Answer prompts with the aligned policy under a preference."""
+    check_run(run)
     from fedvpa.api.generate import generate as run_it
 
     found = run_it(

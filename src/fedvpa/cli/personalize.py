@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from fedvpa.cli.common import JsonOption, OverrideArgument, finish
+from fedvpa.cli.common import JsonOption, OverrideArgument, check_run, finish
 
 
 def personalize(
@@ -18,6 +18,7 @@ def personalize(
     as_json: JsonOption = False,
 ) -> None:
     """Infer a new user's latent from labelled pairs."""
+    check_run(run, overrides, pairs)
     from fedvpa.api.personalize import personalize as run_it
 
     found = run_it(run, pairs, user=user, overrides=overrides or [])

@@ -15,6 +15,9 @@ def report(
     as_json: JsonOption = False,
 ) -> None:
     """Write report.html and figures."""
+    from fedvpa.runs.folder import results_file
+
+    results_file(folder)  # before the machinery of figures is imported
     from fedvpa.api.report import report as run_it
 
     path = run_it(folder)

@@ -7,7 +7,16 @@ from typing import Annotated
 
 import typer
 
-from fedvpa.cli.common import ConfigOption, EngineOption, JsonOption, MapOption, OverrideArgument, StrictOption, finish
+from fedvpa.cli.common import (
+    ConfigOption,
+    EngineOption,
+    JsonOption,
+    MapOption,
+    OverrideArgument,
+    StrictOption,
+    check_run,
+    finish,
+)
 
 
 def train(
@@ -22,10 +31,7 @@ def train(
     as_json: JsonOption = False,
 ) -> None:
     """Train one method and leave a run directory behind."""
-    from fedvpa.api.train import resume as go_on
-    from fedvpa.api.train import train as run
     from fedvpa.core.errors import ConfigError
-    from fedvpa.evaluation.report.tables import table_text
     from fedvpa.runs.config import column_overrides, read_config
 
     given = [*(overrides or []), *column_overrides(map_ or []), *(["data.strict=true"] if strict else [])]
@@ -33,7 +39,16 @@ def train(
     if resume is not None:
         if given or config is not None:
             raise ConfigError("--resume goes on with the run's own configuration.", fix="Leave out the others.")
+        check_run(resume)
+        from fedvpa.api.train import resume as go_on
+
         metrics = go_on(resume)
     else:
-        metrics = run(read_config(config, given), out, overwrite=overwrite)
+        settings = read_config(config, given)
+        settings.check_paths()
+        from fedvpa.api.train import train as run
+
+        metrics = run(settings, out, overwrite=overwrite)
+    from fedvpa.evaluation.report.tables import table_text
+
     finish(metrics, as_json, lambda: f"{table_text(metrics, 140)}\n{resume or out}")

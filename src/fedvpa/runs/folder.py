@@ -84,5 +84,19 @@ def load_run_config(out: Path) -> RunConfig:
     return read_config(path)
 
 
+def results_file(folder: Path) -> Path:
+    """The file with the figures of a comparison's folder or of a run directory.
+
+    Raises:
+        RunError: If it holds neither.
+    """
+    for name in ("comparison.json", "metrics.json"):
+        if (folder / name).is_file():
+            return folder / name
+    raise RunError(
+        "holds neither comparison.json nor metrics.json.", fix="Give a finished run or comparison.", where=str(folder)
+    )
+
+
 def _checkpoint(out: Path) -> Path:
     return out / "checkpoints" / "last.safetensors"
