@@ -13,6 +13,7 @@ _HOMES = {
     "evaluate": "fedvpa.api.evaluate",
     "personalize": "fedvpa.api.evaluate",
     "read_config": "fedvpa.runs.config",
+    "register": "fedvpa.api.register",
     "report": "fedvpa.api.report",
     "resume": "fedvpa.api.train",
     "train": "fedvpa.api.train",
