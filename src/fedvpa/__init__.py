@@ -11,7 +11,7 @@ _HOMES = {
     "compare": "fedvpa.api.compare",
     "demo": "fedvpa.api.demo",
     "evaluate": "fedvpa.api.evaluate",
-    "personalize": "fedvpa.api.evaluate",
+    "personalize": "fedvpa.api.personalize",
     "read_config": "fedvpa.runs.config",
     "register": "fedvpa.api.register",
     "report": "fedvpa.api.report",

@@ -31,6 +31,7 @@ WRONG = {
     "train sever.rounds=3": "'sever': is not known. Did you mean 'server'?",
     "train method=fedvpx": "There is no method 'fedvpx'. Did you mean 'fedvpl'?",
     "train data.source=tabel": "There is no source 'tabel'. Did you mean 'table'?",
+    "train policy.judging.judge=wrld": "'policy.judging.judge': There is no judge",
     "train --config no.yaml": "no.yaml: cannot be read",
     "train data.source=table data.path=no.jsonl": "no.jsonl: no such file or folder",
     "train data.source=hh-rlhf data.path=nowhere": "nowhere: no such folder",

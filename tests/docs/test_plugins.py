@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import tomllib
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -13,19 +12,19 @@ import pytest
 from fedvpa.algorithms.registry import METHODS, make
 from fedvpa.api.register import REGISTRIES
 from fedvpa.data.sources.registry import SOURCES
+from fedvpa.evaluation.judges.base import Duel
+from fedvpa.evaluation.judges.make import make_judge
+from fedvpa.evaluation.judges.registry import JUDGES
+from fedvpa.rewards.registry import REWARDS
 
 pytestmark = pytest.mark.unit
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "plugins.md").read_text(encoding="utf-8")
 
-needs_judges = pytest.mark.skipif(
-    find_spec("fedvpa.evaluation.judges.registry") is None, reason="judges have no registry"
-)
-
 
 @pytest.fixture(autouse=True)
 def _own_registries(monkeypatch) -> None:
-    for registry in (METHODS, SOURCES):
+    for registry in (JUDGES, METHODS, REWARDS, SOURCES):
         monkeypatch.setattr(registry, "_registered", {})
 
 
@@ -50,28 +49,14 @@ def test_the_source_reads_its_settings():
     assert [pair.prompt for pair in names["pairs"]] == ["Write a haiku on snow."] * 2
 
 
-@needs_judges
-def test_the_reward_becomes_a_judge(monkeypatch):
-    from fedvpa.rewards.registry import REWARDS
-
-    from fedvpa.evaluation.judges.base import Duel
-    from fedvpa.evaluation.judges.make import make_judge
-
-    monkeypatch.setattr(REWARDS, "_registered", {})
+def test_the_reward_becomes_a_judge():
     judging = run("A reward")["config"].policy.judging
     judge = make_judge(judging.judge, judging.settings)
     (verdict,) = judge.compare([Duel("p", "one two", "one two three", "a")])
     assert verdict.score == 1.0
 
 
-@needs_judges
-def test_the_judge_is_made_by_its_name(monkeypatch):
-    from fedvpa.evaluation.judges.registry import JUDGES
-
-    from fedvpa.evaluation.judges.base import Duel
-    from fedvpa.evaluation.judges.make import make_judge
-
-    monkeypatch.setattr(JUDGES, "_registered", {})
+def test_the_judge_is_made_by_its_name():
     judging = run("A judge")["config"].policy.judging
     duels = [Duel("p", "a", "bb", "g"), Duel("p", "aaa", "b", "g"), Duel("p", "a", "b", "g")]
     assert [verdict.score for verdict in make_judge(judging.judge, judging.settings).compare(duels)] == [1.0, 0.0, 0.5]
