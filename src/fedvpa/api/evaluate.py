@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedvpa.core.errors import DataError
+from fedvpa.data.config import check_pairs_file
 from fedvpa.runs.folder import RunFolder
 
 if TYPE_CHECKING:
@@ -66,6 +67,7 @@ def evaluate(
     """
     folder = RunFolder.open(run)
     config = folder.config(overrides)
+    check_pairs_file(pairs)
     from fedvpa.data.holdout import rows_by_group
     from fedvpa.evaluation.accuracy import score_clients
     from fedvpa.evaluation.accuracy_tables import comparison

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from fedvpa.core.short_repr import short_repr
+from fedvpa.data.config import check_pairs_file
 from fedvpa.runs.folder import RunFolder
 
 
@@ -61,6 +62,7 @@ def personalize(
     """
     folder = RunFolder.open(run)
     config = folder.config(overrides)
+    check_pairs_file(pairs)
     from fedvpa.algorithms.registry import make
     from fedvpa.runs.new_pairs import load_pairs, of_one_user, scaling_of
     from fedvpa.runs.prepare import prepare_pairs

@@ -19,8 +19,9 @@ def demo(
 ) -> None:
     """Run both stages on the bundled world: five methods, new users, two policies, figures, report.html."""
     from fedvpa.api.demo import demo as run_it
-    from fedvpa.evaluation.report.tables import policy_table_text, table_text
 
     compared = run_it(out, seeds=seeds, clients=clients, jobs=jobs).to_dict()
+    from fedvpa.evaluation.report.tables import policy_table_text, table_text
+
     text = f"{table_text(compared, 140)}\n{policy_table_text(compared, 140)}\nreport: {out / 'report.html'}"
     finish(compared, as_json, lambda: text)

@@ -19,8 +19,9 @@ def evaluate(
 ) -> None:
     """Score a trained run on new pairs: every client on those of its own group."""
     from fedvpa.api.evaluate import evaluate as run_it
-    from fedvpa.evaluation.report.tables import worded
 
     result = run_it(run, pairs, group_column=group_column, overrides=overrides or [])
+    from fedvpa.evaluation.report.tables import worded
+
     text = f"accuracy {worded(result.accuracy, result.ci95)} on {result.pairs} pairs"
     finish(result.to_dict(), as_json, lambda: text)

@@ -25,7 +25,6 @@ def train(
     from fedvpa.api.train import resume as go_on
     from fedvpa.api.train import train as run
     from fedvpa.core.errors import ConfigError
-    from fedvpa.evaluation.report.tables import table_text
     from fedvpa.runs.config import column_overrides, read_config
 
     given = [*(overrides or []), *column_overrides(map_ or []), *(["data.strict=true"] if strict else [])]
@@ -36,4 +35,6 @@ def train(
         result = go_on(resume)
     else:
         result = run(read_config(config, given), out, overwrite=overwrite)
+    from fedvpa.evaluation.report.tables import table_text
+
     finish(result.to_dict(), as_json, lambda: f"{table_text(result.comparison.to_dict(), 140)}\n{result.run}")

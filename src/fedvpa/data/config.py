@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from os import PathLike
 from typing import Any, Self
 
 from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer, model_validator
@@ -75,3 +76,8 @@ class DataConfig(WorldKeys, HhRlhfKeys, TableKeys):
             where = f"configuration key 'data.settings.{misplaced[0]}'"
             raise ConfigError("stands in the wrong place.", fix=f"Set it as data.{misplaced[0]}.", where=where)
         return declared.parse({name: getattr(self, name) for name in here} | self.settings, "data", "settings")
+
+
+def check_pairs_file(path: str | PathLike[str]) -> None:
+    """Raise DataError if there is no such file of pairs, before anything heavy is imported."""
+    DataConfig(source="table", path=str(path)).check_paths()

@@ -71,7 +71,8 @@ class JudgingConfig(Config):
     """How policies are compared with the base policy.
 
     Attributes:
-        judge: ``world`` (exact, for the bundled world), ``openai-compatible`` or ``reward-model``.
+        judge: ``world`` (exact, for the bundled world), ``openai-compatible``, ``reward-model``, or a judge or reward
+            that a package or the program adds. A run's configuration checks the name.
         settings: The judge's own keys; see ``fedvpa.evaluation.judges``.
         prompts: How many unseen prompts.
         temperature: Of everybody's answers, the base policy's included. 0.7 is what chat services are usually run at.
@@ -79,7 +80,7 @@ class JudgingConfig(Config):
         missing_limit: Largest share of verdicts that may be missing before the evaluation is an error.
     """
 
-    judge: Literal["world", "openai-compatible", "reward-model"] = "world"
+    judge: str = "world"
     settings: dict[str, Any] = Field(default_factory=dict)
     prompts: int = Field(default=500, ge=1)
     temperature: float = Field(default=0.7, ge=0)

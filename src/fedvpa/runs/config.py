@@ -16,6 +16,7 @@ from fedvpa.core.errors import ConfigError
 from fedvpa.data.config import DataConfig
 from fedvpa.data.partition_config import PartitionConfig
 from fedvpa.engines.config import EngineConfig
+from fedvpa.evaluation.judges.registry import check_judge
 from fedvpa.features.config import FeatureConfig
 from fedvpa.models.folder import check_folder, local_folder
 from fedvpa.policy.config import PolicyConfig
@@ -64,6 +65,16 @@ class RunConfig(Config):
     @classmethod
     def _known(cls, value: str) -> str:
         return METHODS.check(value)
+
+    @field_validator("policy")
+    @classmethod
+    def _known_judge(cls, value: PolicyConfig) -> PolicyConfig:
+        try:
+            check_judge(value.judging.judge)
+        except ConfigError as error:
+            where = "configuration key 'policy.judging.judge'"
+            raise ConfigError(error.problem, fix=error.fix, where=where) from error
+        return value
 
     @property
     def method_config(self) -> MethodConfig:
