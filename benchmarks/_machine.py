@@ -10,9 +10,10 @@ import torch
 
 
 def machine_facts() -> dict[str, str | int]:
-    """Processor, cores, threads, versions."""
+    """Processor and its vector instructions, cores, threads, versions."""
     return {
         "cpu": cpu_model(),
+        "vector_instructions": torch.backends.cpu.get_cpu_capability(),
         "cores": os.cpu_count() or 1,
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,

@@ -2,8 +2,12 @@
 
 The paper's encoder (896→512→256→128 and two heads of 32), a cohort of 10 of 100 clients, 30 local steps of 32 context
 and 32 target pairs, from a state with a mixture prior. ``plain`` is ``plain_client.py``: modules, one client after the
-other, PyTorch's default AdamW. Ways are alternated; medians and spread are printed as JSON, with the relative
-difference of the weights after the round.
+other, PyTorch's default AdamW. The three are alternated; medians and spread are printed as JSON, with the processor.
+
+Printed too is how far the weights of ``plain`` and ``loop`` are from those of ``vectorised``, after one local step and
+after the whole round, in float32 and in float64. All three compute the same formulas, so every difference is rounding;
+how large it becomes is up to AdamW, whose first step is lr · g / (|g| + 1e-8): where a gradient should be zero, its
+rounding error decides the sign of a whole step. How gradients round depends on the processor's matrix kernels.
 
     python benchmarks/stage1_round.py --rounds 5 --threads 2
 """
@@ -14,10 +18,13 @@ import argparse
 import json
 import statistics
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import fields, replace
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from _machine import machine_facts
@@ -29,6 +36,7 @@ from fedvpa.engines.federation import Federation, federate
 from fedvpa.engines.sampling import draw_cohort, identities
 from fedvpa.engines.training import TrainState, rounds, start
 from fedvpa.features.store import FeatureReport, FeatureStore
+from fedvpa.selector.pairs import Pairs
 from plain_client import average, train_client
 
 CLIENTS, PAIRS, DIMENSION, COHORT = 100, 80, 896, 10
@@ -52,69 +60,128 @@ def federation() -> Federation:
     return federate(FeatureStore(chosen, rejected, report), Partition(clients), rms=True)
 
 
-def engine_round(clients: Federation, engine: EngineConfig, state: TrainState) -> Mapping[str, Tensor]:
+class DoubleFederation(Federation):
+    """A federation whose features are read in float64."""
+
+    def read(self, rows: NDArray[np.int64]) -> Pairs:
+        """The scaled features of the given rows, in float64."""
+        pairs = super().read(rows)
+        return replace(pairs, **{part.name: getattr(pairs, part.name).double() for part in fields(pairs)})
+
+
+@contextmanager
+def double(clients: Federation, state: TrainState) -> Iterator[tuple[Federation, TrainState]]:
+    """The same federation and state in float64, for as long as it is torch's default precision."""
+    server = state.server
+    wide = replace(
+        server,
+        params={name: leaf.double() for name, leaf in server.params.items()},
+        log_prior=server.log_prior.double(),
+        evidence=server.evidence.double(),
+        posteriors={name: (mean.double(), var.double()) for name, (mean, var) in server.posteriors.items()},
+    )
+    torch.set_default_dtype(torch.float64)
+    try:
+        yield (
+            DoubleFederation(clients.store, clients.partition, clients.scaling, clients.weights),
+            replace(state, server=wide),
+        )
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+def engine_round(
+    clients: Federation, engine: EngineConfig, state: TrainState, setting: MethodConfig | None = None
+) -> Mapping[str, Tensor]:
     """The server's weights after one round of an engine."""
-    after, _ = next(rounds(make("fedvpa_gp", SETTING), clients, engine, 0, state))
+    after, _ = next(rounds(make("fedvpa_gp", setting or SETTING), clients, engine, 0, state))
     return after.server.params
 
 
-def plain_round(clients: Federation, state: TrainState) -> Mapping[str, Tensor]:
+def plain_round(clients: Federation, state: TrainState, setting: MethodConfig | None = None) -> Mapping[str, Tensor]:
     """The same with plain clients, one after the other."""
-    algorithm, server = make("fedvpa_gp", SETTING), state.server
+    setting = setting or SETTING
+    algorithm, server = make("fedvpa_gp", setting), state.server
     cohort = draw_cohort(clients.client_ids, identities(clients.client_ids), COHORT, 0, server.round)
     received = algorithm.broadcast(server, cohort)
     trained = []
     for name in cohort:
         draws = algorithm.draw(0, server.round, name, clients.train_size(name), len(received.components))
-        trained.append(train_client(SETTING, server, received, name, clients.pairs(name, "train"), draws))
+        trained.append(train_client(setting, server, received, name, clients.pairs(name, "train"), draws))
     return average(server.params, trained, [clients.train_size(name) for name in cohort])
+
+
+Runner = Callable[[Federation, TrainState, MethodConfig], Mapping[str, Tensor]]
+
+
+def runners(workers: int) -> dict[str, Runner]:
+    """The three implementations of a round: (clients, state, setting) → the server's weights after it."""
+    loop = EngineConfig(name="loop", cohort=COHORT)
+    vectorised = EngineConfig(name="vectorised", cohort=COHORT, workers=workers)
+    return {
+        "plain": plain_round,
+        "loop": lambda clients, state, setting: engine_round(clients, loop, state, setting),
+        "vectorised": lambda clients, state, setting: engine_round(clients, vectorised, state, setting),
+    }
 
 
 def difference(
     one: Mapping[str, Tensor], other: Mapping[str, Tensor], before: Mapping[str, Tensor]
 ) -> dict[str, float]:
-    """Relative difference of the weights, and of the change that the round made to them."""
+    """Relative difference of the weights, and of the change that the round made to them.
+
+    ``largest_in_learning_rates`` is the largest difference of a single weight of encoder or prototypes, over AdamW's
+    learning rate: about 2 / cohort where one client's step went the other way.
+    """
     flat, second, first = (torch.cat([tree[name].flatten() for name in before]) for tree in (one, other, before))
     apart = (flat - second).norm()
-    return {"of_weights": float(apart / flat.norm()), "of_change": float(apart / (flat - first).norm())}
+    largest = max(float((one[name] - other[name]).abs().max()) for name in before if not name.startswith("head."))
+    return {
+        "of_weights": float(apart / flat.norm()),
+        "of_change": float(apart / (flat - first).norm()),
+        "largest_in_learning_rates": largest / SETTING.local.encoder_lr,
+    }
+
+
+def differences(clients: Federation, state: TrainState, workers: int) -> dict[str, dict[str, dict[str, float]]]:
+    """How far ``plain`` and ``loop`` are from ``vectorised`` after one local step, and after a round."""
+    one_step = SETTING.model_copy(update={"local": SETTING.local.model_copy(update={"steps": 1})})
+    found = {}
+    for name, setting in (("one_step", one_step), ("round", SETTING)):
+        after = {which: run(clients, state, setting) for which, run in runners(workers).items()}
+        found[name] = {
+            which: difference(after["vectorised"], after[which], state.server.params) for which in ("plain", "loop")
+        }
+    return found
 
 
 def main() -> None:
-    """Alternate the three ways and print medians, ratios and differences."""
+    """Alternate the three and print medians, ratios and differences."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    clients = federation()
-    engines = {
-        "loop": EngineConfig(name="loop", cohort=COHORT),
-        "vectorised": EngineConfig(name="vectorised", cohort=COHORT, workers=options.threads),
-    }
+    clients, algorithm = federation(), make("fedvpa_gp", SETTING)
     begin, _ = next(
-        rounds(make("fedvpa_gp", SETTING), clients, engines["loop"], 0, start(make("fedvpa_gp", SETTING), clients, 0))
+        rounds(algorithm, clients, EngineConfig(name="loop", cohort=COHORT), 0, start(algorithm, clients, 0))
     )
-    ways = {
-        "plain": lambda: plain_round(clients, begin),
-        "loop": lambda: engine_round(clients, engines["loop"], begin),
-        "vectorised": lambda: engine_round(clients, engines["vectorised"], begin),
-    }
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
-    after = {}
+    seconds: dict[str, list[float]] = {name: [] for name in runners(options.threads)}
     for repetition in range(options.rounds + 1):
-        for name, way in ways.items():
+        for name, run in runners(options.threads).items():
             began = time.perf_counter()
-            after[name] = way()
+            run(clients, begin, SETTING)
             if repetition:
                 seconds[name].append(time.perf_counter() - began)
+    apart = {"float32": differences(clients, begin, options.threads)}
+    with double(clients, begin) as (wide_clients, wide_begin):
+        apart["float64"] = differences(wide_clients, wide_begin, options.threads)
     found = {
         "machine": machine_facts(),
         "seconds": {name: spread(values) for name, values in seconds.items()},
         "plain_over_vectorised": spread([p / v for p, v in zip(seconds["plain"], seconds["vectorised"], strict=True)]),
         "loop_over_vectorised": spread([p / v for p, v in zip(seconds["loop"], seconds["vectorised"], strict=True)]),
-        "relative_difference_to_vectorised": {
-            name: difference(after["vectorised"], after[name], begin.server.params) for name in ("plain", "loop")
-        },
+        "relative_difference_to_vectorised": apart,
     }
     print(json.dumps(found, indent=2))
 

@@ -217,10 +217,11 @@ def test_one_step_of_global_is_the_gradient_of_logistic_regression():
 def test_gain_prior_floor_and_own_component():
     algorithm = FedVPAGP(config(variational={"gain": 3.0}))
     state = algorithm.init(DIMENSION, (), 0)
-    assert algorithm._gain(state).item() == 1.0
+    assert algorithm.broadcast(state, ["b"]).shared["gain"].item() == 1.0
     for evidence, gain in ((0.25, 6.0), (100.0, 1.0)):
         weak = type(state)(state.params, state.log_prior, torch.tensor(evidence))
-        assert algorithm._gain(weak).item() == pytest.approx(gain)
+        assert algorithm.broadcast(weak, ["b"]).shared["gain"].item() == pytest.approx(gain)
+        assert algorithm.selector(weak).gain.item() == pytest.approx(gain)
     private = algorithm.load_private("b", Private({"a": 0.5}), ["a", "b", "c"])
     assert private["logits"].tolist() == [0.5, 0.0, 0.0]
     assert private["available"].tolist() == [0.0, -math.inf, 0.0]

@@ -60,20 +60,20 @@ def test_features_equal_one_plain_forward_per_response(model_folder, table, fami
 @pytest.mark.parametrize("family", ["qwen2", "llama", "gpt2"])
 def test_decoders_with_full_attention_share_every_prompt(model_folder, table, family):
     config = FeatureConfig(model=str(model_folder(family)))
-    work = prepare(table.pairs, load_backbone(config), config)
-    assert work.sharing.all()
-    assert work.obstacle == ""
+    tokenised = prepare(table.pairs, load_backbone(config), config)
+    assert tokenised.sharing.all()
+    assert tokenised.obstacle == ""
 
 
 @pytest.mark.unit
 def test_pairs_beyond_the_attention_window_are_computed_apart_and_reported(model_folder, table):
     config = FeatureConfig(model=str(model_folder("gemma2")), storage="float32")
     backbone = load_backbone(config)
-    work = prepare(table.pairs, backbone, config)
-    longest = np.array([row.longest for row in work.rows])
-    np.testing.assert_array_equal(work.sharing, longest <= WINDOW)
-    assert 0 < work.sharing.sum() < len(table)
-    assert f"{int((longest > WINDOW).sum())} pairs" in work.obstacle
+    tokenised = prepare(table.pairs, backbone, config)
+    longest = np.array([row.longest for row in tokenised.rows])
+    np.testing.assert_array_equal(tokenised.sharing, longest <= WINDOW)
+    assert 0 < tokenised.sharing.sum() < len(table)
+    assert f"{int((longest > WINDOW).sum())} pairs" in tokenised.obstacle
     assert extract(table, backbone, config).report.pairs_sharing_prompt == int((longest <= WINDOW).sum())
 
 
@@ -81,9 +81,9 @@ def test_pairs_beyond_the_attention_window_are_computed_apart_and_reported(model
 def test_the_window_rule_is_needed(model_folder, table):
     """Sharing a prompt beyond the window gives other features: what the rule protects from."""
     backbone = load_backbone(FeatureConfig(model=str(model_folder("gemma2"))))
-    work = prepare(table.pairs, backbone, FeatureConfig())
-    longest = [max(work.rows, key=lambda row: row.longest)]
-    assert (shared(backbone, longest) - separate(backbone, work.frame, longest)).abs().max() > 1e-2
+    tokenised = prepare(table.pairs, backbone, FeatureConfig())
+    longest = [max(tokenised.rows, key=lambda row: row.longest)]
+    assert (shared(backbone, longest) - separate(backbone, tokenised.frame, longest)).abs().max() > 1e-2
 
 
 @pytest.mark.unit

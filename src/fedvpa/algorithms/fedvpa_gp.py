@@ -6,26 +6,23 @@ Koo, Kim, Jang, Ok: "FedVPA-GP", ICML 2026, arXiv 2605.30873. Equations E1–E11
     context, target         one batch, D_i         draws.py: disjoint here, the same pairs there
     q(z | context)          q_φ(z | D_i)           selector/encoder.py (E1)
     margin(z)               logits(s_A, s_B | z)   selector/heads.py (E2, E11)
-    components              posteriors of S^{t−1}  broadcast (E6)
+    components              posteriors of S^{t−1}  broadcast (E6), objectives/mixture_prior.py (E7)
     logits                  π_i                    private, keyed by client id (E8)
-    prototypes, y*          P, y*_i                selector/prototypes.py (E9)
+    prototypes, y*          P, y*_i                selector/prototypes.py, prototype_prior.py (E9)
 
 Deviations, for the reasons in docs/paper_map.md, each configurable:
     - z never sees the pair that it predicts: every step infers it from a context and predicts other pairs.
     - The default head is bilinear in z and the response; the published ``residual`` head is there to reproduce it.
     - ``refinement``: the likelihood of a client's own context at the prototypes gives its responsibilities. The head
-      learns by them (a federated
-      EM: E-step on the client, M-step by averaging), and L_ortho pulls q to the prototypes that they name, instead of
-          to labels from k-means.
-      The encoder then learns to predict what the likelihood finds. Without it the head learns from samples of q, as
-      published.
+      learns by them (a federated EM: E-step on the client, M-step by averaging; prototype_prior.py), and L_ortho pulls
+      q to the prototypes that they name, instead of to labels from k-means. The encoder then learns to predict what
+      the likelihood finds. Without refinement the head learns from samples of q, as published.
     - Without refinement y* comes from a balanced assignment of the remembered posteriors to the persisting prototypes.
       True groups are never read.
     - A client's own posterior is left out of its prior; an N(0, I) component of fixed weight keeps the prior proper.
     - Head by SGD with L2, encoder by AdamW; weights averaged over the last rounds.
 
-Left out: the choice-token formulation on language-model logits (features are of a frozen model, a selector is a head
-on them).
+Left out: the choice tokens on language-model logits (a selector is a head on features of a frozen model).
 """
 
 from __future__ import annotations
@@ -37,6 +34,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from fedvpa.algorithms import prototype_prior
 from fedvpa.algorithms.aggregation import federated_average, mean_losses, weighted_delta, zero_evidence
 from fedvpa.algorithms.base import Broadcast, ClientUpdate, CohortUpdate, Gaussian, Private, ServerState
 from fedvpa.algorithms.config import MethodConfig
@@ -46,26 +44,15 @@ from fedvpa.core.errors import ConfigError
 from fedvpa.core.seeds import torch_generator
 from fedvpa.core.tree import Tree, below, prefixed
 from fedvpa.objectives.bradley_terry import choice_log_likelihood, weighted_mean
-from fedvpa.objectives.gaussian import (
-    gumbel_softmax_log_weights,
-    mixture_log_density,
-    monte_carlo_kl,
-    standard_normal_kl,
-)
+from fedvpa.objectives.mixture_prior import mixture_prior_kl
 from fedvpa.objectives.orthogonality import prototype_gram_penalty, prototype_pull
 from fedvpa.selector.encoder import encode, init_encoder
 from fedvpa.selector.heads import HEADS, Head
 from fedvpa.selector.pairs import Pairs
 from fedvpa.selector.posterior import Posterior, single
-from fedvpa.selector.prototypes import balanced_assignment, init_prototypes
+from fedvpa.selector.prototypes import init_prototypes
 from fedvpa.selector.refinement import at_prototypes, evidence, responsibilities
 from fedvpa.selector.selector import InferenceConfig, Selector
-
-MEMORY = 256
-"""Posteriors that the server remembers for the balanced assignment: chosen by us; its cost grows with their cube."""
-
-SMALLEST_PRIOR = 0.02
-"""Least share of a prototype in the prior: chosen by us, so that a preference that a cohort lacks is not forgotten."""
 
 
 @dataclass(frozen=True)
@@ -134,7 +121,7 @@ class FedVPAGP:
             "prior.means": means,
             "prior.log_vars": log_vars,
             "log_prior": state.log_prior,
-            "gain": self._gain(state),
+            "gain": prototype_prior.evidence_gain(state.evidence, self.config.variational.gain),
             "temperature": self._temperature(state),
             "personal": torch.tensor(0.0 if self._warming_up(state) else 1.0),
         }
@@ -183,25 +170,26 @@ class FedVPAGP:
         posterior, statistics = self._report(before, received, data)
         losses = {f"loss.{name}": data.count * value for name, value in trace.items()}
         sums = weighted_delta(before, after, data.count) | statistics | losses
-        kept = {"logits": logits, "mean": posterior[0], "log_var": posterior[1]}
-        return ClientUpdate(sums, posterior), kept
+        return ClientUpdate(sums, posterior), {"logits": logits, "mean": posterior[0], "log_var": posterior[1]}
 
     def server_update(self, state: ServerState, update: CohortUpdate) -> tuple[ServerState, dict[str, float]]:
         """Average the weights; follow prior and evidence; remember the posteriors."""
         new = federated_average(state, update, self.config.server)
         if not update.posteriors:
             return new, {}
-        kept = {name: value for name, value in state.posteriors.items() if name not in update.posteriors}
-        remembered = dict([*kept.items(), *update.posteriors.items()][-max(MEMORY, len(update.posteriors)) :])
-        new = replace(new, posteriors=remembered, components=tuple(update.posteriors))
-        return self._follow(new, update), mean_losses(update)
+        posteriors = prototype_prior.remember(state.posteriors, update.posteriors)
+        new = replace(new, posteriors=posteriors, components=tuple(update.posteriors))
+        learn_prior = self.config.variational.learn_prior and not self._warming_up(new)
+        new = prototype_prior.follow_evidence(new, update, self.config.server.prior_rate, learn_prior=learn_prior)
+        return new, mean_losses(update)
 
     def selector(self, state: ServerState) -> Selector:
         """The selector with the averaged weights."""
         variational = self.config.variational
         method = "amortised" if variational.refinement == "off" else variational.refinement
         inference = InferenceConfig(method=method, component_log_var=variational.component_log_var)
-        return Selector(self.config.selector, inference, state.final, state.log_prior, self._gain(state))
+        gain = prototype_prior.evidence_gain(state.evidence, variational.gain)
+        return Selector(self.config.selector, inference, state.final, state.log_prior, gain)
 
     # The client's loss
 
@@ -264,28 +252,14 @@ class FedVPAGP:
     def _kl(
         self, z: Tensor, mean: Tensor, log_var: Tensor, logits: Tensor, received: Tree, private: Tree, gumbel: Tensor
     ) -> Tensor:
-        """KL(q ‖ prior): closed form for N(0, I), one sample for the mixture (E7)."""
-        normal = standard_normal_kl(mean, log_var)
-        means = received["prior.means"]
-        if means.shape[-2] == 0:
-            return normal
+        """KL(q ‖ prior) of one sample z (E7)."""
         variational = self.config.variational
+        components = received["prior.means"], received["prior.log_vars"]
         available = torch.isfinite(private["available"])
         noise = gumbel if variational.gumbel else torch.zeros_like(gumbel)
         temperature = received["temperature"].unsqueeze(-1) if variational.gumbel else 1.0
-        # A client whose own posterior is the only component has no mixture: −∞ is kept out of the softmax so that
-        # gradients stay finite.
-        alone = ~available.any(-1)
-        masked = logits.masked_fill(~available & ~alone.unsqueeze(-1), -math.inf)
-        log_weights = gumbel_softmax_log_weights(masked, noise, temperature)
-        zero = torch.zeros_like(z)
         rest = variational.normal_weight
-        log_prior = torch.logaddexp(
-            math.log1p(-rest) + mixture_log_density(z, means, received["prior.log_vars"], log_weights),
-            math.log(rest)
-            + mixture_log_density(z, zero.unsqueeze(-2), zero.unsqueeze(-2), torch.zeros_like(z[..., :1])),
-        )
-        return torch.where(alone, normal, monte_carlo_kl(z, mean, log_var, log_prior))
+        return mixture_prior_kl(z, mean, log_var, components, logits, available, noise, temperature, rest)
 
     def _report(self, before: Tree, received: Tree, data: Pairs) -> tuple[Gaussian, Tree]:
         """The posterior from all training pairs under the weights that the client received, and its statistics."""
@@ -303,16 +277,7 @@ class FedVPAGP:
             if not self.refines:
                 encoder = below("encoder", before)
                 posterior = single(*encode(encoder, data.delta, data.weight, self.config.selector.encoder))
-            count = prototypes.shape[-2]
-            centred = likelihood - likelihood.mean(-1, keepdim=True)
-            present = (data.count > 0).to(centred.dtype)
-            spread = centred.square().sum(-1) / max(count - 1, 1)
-            statistics = {
-                "clients": present,
-                "evidence": present * spread,
-                "responsibility": present.unsqueeze(-1) * refined.weights,
-            }
-            return posterior.gaussian(), statistics
+        return posterior.gaussian(), prototype_prior.evidence_statistics(likelihood, refined.weights, data.count)
 
     # The server's side
 
@@ -325,36 +290,10 @@ class FedVPAGP:
         progress = state.round / max(self.config.server.rounds - 1, 1)
         return torch.tensor(start * (end / start) ** progress)
 
-    def _gain(self, state: ServerState) -> Tensor:
-        """max(1, gain / rms of the centred evidence)."""
-        wanted = self.config.variational.gain
-        if not wanted or torch.isnan(state.evidence):
-            return torch.ones_like(state.evidence)
-        return torch.clamp(wanted / state.evidence.sqrt().clamp(min=1e-6), min=1.0)
-
     def _labels(self, state: ServerState, client_ids: Sequence[str]) -> Tree:
-        """One-hot prototype labels y* of a cohort; zero for clients whose posterior is not remembered."""
-        count = self.config.selector.prototypes
-        label = torch.zeros(len(client_ids), count, dtype=state.log_prior.dtype)
-        known = [position for position, name in enumerate(client_ids) if name in state.posteriors]
-        if known and not self.refines and self.config.variational.orthogonal_weight:
-            names = list(state.posteriors)
-            means = torch.stack([state.posteriors[name][0] for name in names])
-            assigned = dict(zip(names, balanced_assignment(means, state.params["prototypes"]), strict=True))
-            for position in known:
-                label[position, assigned[client_ids[position]]] = 1.0
+        """One-hot prototype labels y* of a cohort; zero where none is used or known."""
+        if self.refines or not self.config.variational.orthogonal_weight:
+            label = torch.zeros(len(client_ids), self.config.selector.prototypes, dtype=state.log_prior.dtype)
+        else:
+            label = prototype_prior.assigned_prototypes(state, client_ids, state.params["prototypes"])
         return {"label": label, "labelled": label.sum(-1)}
-
-    def _follow(self, state: ServerState, update: CohortUpdate) -> ServerState:
-        """Running means of the prior over prototypes (M-step) and of the evidence's spread."""
-        clients = update.sums["clients"]
-        if not clients > 0:
-            return state
-        rate = self.config.server.prior_rate
-        spread = update.sums["evidence"] / clients
-        evidence_ = spread if torch.isnan(state.evidence) else torch.lerp(state.evidence, spread, rate)
-        log_prior = state.log_prior
-        if self.config.variational.learn_prior and not self._warming_up(state):
-            share = torch.lerp(log_prior.exp(), update.sums["responsibility"] / clients, rate).clamp(min=SMALLEST_PRIOR)
-            log_prior = (share / share.sum()).log()
-        return replace(state, evidence=evidence_, log_prior=log_prior)

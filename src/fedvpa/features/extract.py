@@ -30,13 +30,13 @@ from fedvpa.models.locate import ModelSource, locate
 from fedvpa.models.tokens import Frame, Limits, TokenCounts, frame_of
 
 CHECKPOINT_SECONDS = 5.0
-"""A kill costs at most this much work; chosen by us because flushing to disk then takes under 1% of the time."""
+"""A kill costs at most so much computing; chosen by us because flushing to disk then takes under 1% of the time."""
 
 POOLING = "mean over response tokens"
 
 
 @dataclass(frozen=True, slots=True)
-class Work:
+class TokenisedPairs:
     """Tokenised pairs and how they are to be computed.
 
     Attributes:
@@ -64,7 +64,7 @@ class Work:
         )
 
     def report(self, backbone: Backbone, dimension: int) -> FeatureReport:
-        """The report of the finished work."""
+        """The report of the finished extraction."""
         return FeatureReport(
             pairs=len(self.rows),
             dimension=dimension,
@@ -75,7 +75,7 @@ class Work:
         )
 
 
-def prepare(pairs: Sequence[Pair], backbone: Backbone, config: FeatureConfig) -> Work:
+def prepare(pairs: Sequence[Pair], backbone: Backbone, config: FeatureConfig) -> TokenisedPairs:
     """Tokenise ``pairs`` and decide for each whether its prompt is computed once for both responses.
 
     Raises:
@@ -97,23 +97,23 @@ def prepare(pairs: Sequence[Pair], backbone: Backbone, config: FeatureConfig) ->
         sharing = np.array([row.longest <= backbone.window for row in rows])
         beyond = int((~sharing).sum())
         obstacle = f"{beyond} pairs are longer than the attention window of {backbone.window} tokens" if beyond else ""
-    return Work(rows, frame, sharing, counts, obstacle)
+    return TokenisedPairs(rows, frame, sharing, counts, obstacle)
 
 
 def compute(
-    work: Work, backbone: Backbone, tokens_per_batch: int, start: int = 0
+    tokenised: TokenisedPairs, backbone: Backbone, tokens_per_batch: int, start: int = 0
 ) -> Iterator[tuple[NDArray[np.integer], Float[np.ndarray, "rows 2 d"]]]:
     """Yield row numbers and their features in float32, batch by batch, longest first.
 
     Args:
-        work: From :func:`prepare`.
+        tokenised: From :func:`prepare`.
         backbone: The model.
         tokens_per_batch: Upper bound of padded tokens per batch.
         start: How many rows of the processing order are done already.
     """
-    for rows in batches(work.lengths(), work.sharing, tokens_per_batch, start):
-        chunk = [work.rows[row] for row in rows]
-        features = shared(backbone, chunk) if work.sharing[rows[0]] else separate(backbone, work.frame, chunk)
+    for rows in batches(tokenised.lengths(), tokenised.sharing, tokens_per_batch, start):
+        chunk = [tokenised.rows[row] for row in rows]
+        features = shared(backbone, chunk) if tokenised.sharing[rows[0]] else separate(backbone, tokenised.frame, chunk)
         yield rows, features.numpy()
 
 
@@ -128,15 +128,15 @@ def extract(table: PairTable, backbone: Backbone, config: FeatureConfig) -> Feat
     Raises:
         InputError: See :func:`prepare`; also if the model gives a feature that is not finite.
     """
-    work = prepare(table.pairs, backbone, config)
+    tokenised = prepare(table.pairs, backbone, config)
     dtype = np.dtype(config.storage)
     chosen, rejected = [], []
-    for rows, features in compute(work, backbone, config.batch_budget(backbone.device.type)):
+    for rows, features in compute(tokenised, backbone, config.batch_budget(backbone.device.type)):
         chosen.append(store.stored(features[:, 0], rows, dtype))
         rejected.append(store.stored(features[:, 1], rows, dtype))
-    back = np.argsort(processing_order(work.lengths(), work.sharing))
+    back = np.argsort(processing_order(tokenised.lengths(), tokenised.sharing))
     first, second = np.concatenate(chosen)[back], np.concatenate(rejected)[back]
-    return FeatureStore(first, second, work.report(backbone, first.shape[1]))
+    return FeatureStore(first, second, tokenised.report(backbone, first.shape[1]))
 
 
 def cache_key(table: PairTable, config: FeatureConfig, source: ModelSource) -> dict[str, Any]:
@@ -189,21 +189,21 @@ def _fill(
     folder: Path, key: dict[str, Any], table: PairTable, config: FeatureConfig, backbone: Backbone
 ) -> FeatureStore:
     """Extract into ``folder``, from where a previous attempt stopped."""
-    work = prepare(table.pairs, backbone, config)
-    order = hashlib.sha256(processing_order(work.lengths(), work.sharing).tobytes()).hexdigest()
+    tokenised = prepare(table.pairs, backbone, config)
+    order = hashlib.sha256(processing_order(tokenised.lengths(), tokenised.sharing).tobytes()).hexdigest()
     width = dimension(backbone)
     writer = Writer(folder, key, (len(table), width), config.storage, order)
     left = len(table) - writer.done
-    for _ in track(_write(work, backbone, config, writer), f"features of {config.model}", left, unit="pairs"):
+    for _ in track(_write(tokenised, backbone, config, writer), f"features of {config.model}", left, unit="pairs"):
         pass
-    return writer.finish(work.report(backbone, width))
+    return writer.finish(tokenised.report(backbone, width))
 
 
-def _write(work: Work, backbone: Backbone, config: FeatureConfig, writer: Writer) -> Iterator[int]:
+def _write(tokenised: TokenisedPairs, backbone: Backbone, config: FeatureConfig, writer: Writer) -> Iterator[int]:
     """Compute and write what is left, yielding each row number once it is written."""
     done, last, budget = writer.done, time.monotonic(), config.batch_budget(backbone.device.type)
     try:
-        for rows, features in compute(work, backbone, budget, done):
+        for rows, features in compute(tokenised, backbone, budget, done):
             writer.write(rows, features)
             done += len(rows)
             if time.monotonic() - last >= CHECKPOINT_SECONDS:

@@ -1,19 +1,19 @@
 """Token rows → the mean hidden state of each response, with the prompt computed once where the model allows it.
 
-Two ways that agree:
+Two methods that agree:
 
 - *separate*: one row per response, prompt + response. Any model.
 - *shared*: one row per pair, [prefix, chosen, rejected], under a tree mask: each response sees the prefix and itself,
   and the rejected one counts its positions on from the prefix. The prefix is computed once instead of twice.
 
 Sharing needs a decoder-only model that obeys a custom mask and custom positions. Names of architectures do not tell
-that reliably, so :func:`sharing_obstacle` computes a small batch both ways and compares. A layer with an attention
+that reliably, so :func:`sharing_obstacle` computes a small batch by both and compares. A layer with an attention
 window would need a mask of its own; where prefix and longer response fit into the window, the window hides nothing and
-the tree mask is right, and longer rows go the separate way.
+the tree mask is right, and longer rows are computed separately.
 
 Keeping the prompt's key-value cache and running both responses on it was measured too (Qwen2 architecture, CPU, 2,048
 tokens per batch): as fast at fixed lengths and 1.5 times slower at variable ones, since prompts and responses are then
-padded apart. So there is one shared way.
+padded apart. So there is one shared method.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from fedvpa.features.tokens import Row
 from fedvpa.models.tokens import Frame
 
 AGREEMENT = {torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}
-"""Relative difference up to which two ways of computing the same features count as equal: rounding stays at least three
+"""Relative difference up to which two computations of the same features count as equal: rounding stays at least three
 times below on every architecture tried, a wrong mask or position is far above."""
 
 
@@ -106,9 +106,9 @@ def tree_mask(branch: Tensor, dtype: torch.dtype) -> Float[Tensor, "rows 1 lengt
 def sharing_obstacle(backbone: Backbone) -> str:
     """Why the prompt cannot be computed once for both responses; empty if it can.
 
-    Computes a batch of two unequal pairs both ways and compares. Catches recurrent layers, position biases by distance
-    in memory, learned positions that ignore ``position_ids``, attention kernels without custom masks, and windows
-    shorter than the probe.
+    Computes a batch of two unequal pairs by both methods and compares. Catches recurrent layers, position biases by
+    distance in memory, learned positions that ignore ``position_ids``, attention kernels without custom masks, and
+    windows shorter than the probe.
     """
     if backbone.kind == "encoder":
         return "attention is bidirectional"
