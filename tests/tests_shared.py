@@ -9,6 +9,7 @@ from fedvpa.algorithms.config import MethodConfig
 from fedvpa.algorithms.robust import aggregate
 from fedvpa.engines import vectorised
 from fedvpa.engines.federation import Federation
+from fedvpa.engines.runner import CohortTask
 from fedvpa.engines.training import start
 
 SMALL: dict[str, Any] = {
@@ -31,7 +32,8 @@ def replay(algorithm: Algorithm, federation: Federation, seed: int, lines: list[
     for line in lines:
         cohort, seen = line["cohort"], [name for name in line["cohort"] if name not in line["dropped"]]
         sent = algorithm.broadcast(server, cohort)
-        parts, kept = vectorised.run_cohort(algorithm, sent, federation, cohort, seen, private, seed)
+        task = CohortTask(algorithm, sent, federation, cohort, seen, private, seed)
+        parts, kept = vectorised.run_cohort(task)
         update, rejected = aggregate(parts, server.params, algorithm.config.server)
         assert sorted(rejected) == line["rejected"]
         server, _ = algorithm.server_update(server, update)

@@ -20,6 +20,7 @@ from fedvpa.algorithms.fedbiscuit_lora import (
 from fedvpa.algorithms.grouping import balanced_greedy
 from fedvpa.alignment.candidates import Candidates
 from fedvpa.alignment.latents import Latents
+from fedvpa.alignment.voting import vote_on_candidates, vote_over_base
 from fedvpa.core import tree
 from fedvpa.core.errors import ConfigError, DataError, RunError
 from fedvpa.data.schema import Pair
@@ -198,11 +199,11 @@ def test_the_selectors_vote_on_neighbours_and_against_few_of_the_bases_samples(p
     prompts = policy.tokenizer.prompts(["How do I fix a rug?", "Why?"])
     base = Candidates(prompts, responses, torch.zeros(2, 5, 1), [], torch.ones(2, 5, dtype=torch.bool))
     z = torch.zeros(2, 1)
-    compared = voters.compare(base, Latents(single(z, z), z, torch.zeros(2, dtype=torch.long)))
+    compared = vote_on_candidates(voters, base, Latents(single(z, z), z, torch.zeros(2, dtype=torch.long)))
     assert (compared.first.tolist(), compared.second.tolist()) == ([0, 2], [1, 3])
     found = [policy.tokenizer.encode("Thank you."), policy.tokenizer.encode("Hi there.")]
-    against = voters.against(base)(found)
-    assert (compared.margins.shape, against.shape) == ((2, 2), (2, 3))
+    over_base = vote_over_base(voters, base)(found)
+    assert (compared.margins.shape, over_base.shape) == ((2, 2), (2, 3))
 
     def vote(row: int, first: np.ndarray, second: np.ndarray) -> torch.Tensor:
         choices = template.of_tokens([prompts[row]], [first], [second])
@@ -214,9 +215,9 @@ def test_the_selectors_vote_on_neighbours_and_against_few_of_the_bases_samples(p
         for place in range(2):
             want = vote(row, responses[row][2 * place], responses[row][2 * place + 1])
             torch.testing.assert_close(compared.margins[row, place : place + 1], want, atol=1e-5, rtol=0)
-        torch.testing.assert_close(against[row, 2:3], vote(row, found[row], responses[row][2]), atol=1e-5, rtol=0)
+        torch.testing.assert_close(over_base[row, 2:3], vote(row, found[row], responses[row][2]), atol=1e-5, rtol=0)
     with pytest.raises(DataError, match="one order of the candidates of 2 prompts, not 4"):
-        voters.compare(base, Latents(single(z, z), z.repeat(2, 1), torch.zeros(4, dtype=torch.long)))
+        vote_on_candidates(voters, base, Latents(single(z, z), z.repeat(2, 1), torch.zeros(4, dtype=torch.long)))
 
 
 @pytest.mark.unit

@@ -14,7 +14,8 @@ from fedvpa.core.errors import ConfigError, ModelError, RunError
 from fedvpa.data.schema import Pair
 from fedvpa.policy.adapters import restore, snapshot
 from fedvpa.policy.files import load_policy, new_policy
-from fedvpa.policy.model import Policy, Sampling
+from fedvpa.policy.model import Policy
+from fedvpa.policy.sampling import Sampling
 from policy_fixtures import (
     EOS,
     LATENT,
@@ -73,7 +74,7 @@ def test_greedy_generation_follows_the_training_path_token_by_token(policies, ki
     rng = np.random.default_rng(1)
     prompts = [random_ids(rng, length) for length in (3, 8, 1, 5)]
     z = z_for(policy, 4)
-    found = policy.generate(prompts, z, GREEDY, 0)
+    found = policy.sample(prompts, z, GREEDY, 0)
     assert max(map(len, found)) > 3
     for place, (prompt, response) in enumerate(zip(prompts, found, strict=True)):
         logits = dense_logits(policy, np.concatenate([prompt, response]), None if z is None else z[place])
@@ -147,7 +148,7 @@ def test_the_same_draws_for_the_same_labels_and_global_randomness_untouched(poli
     z, sampling = latents(5), Sampling(temperature=1.0, top_p=0.9, max_new_tokens=9, batch=2)
     torch.manual_seed(7)
     before = torch.get_rng_state()
-    first, again, other = (policy.generate(prompts, z, sampling, 0, label) for label in ("a", "a", "b"))
+    first, again, other = (policy.sample(prompts, z, sampling, 0, label) for label in ("a", "a", "b"))
     assert before.equal(torch.get_rng_state())
     assert all(map(np.array_equal, first, again))
     assert not all(map(np.array_equal, first, other))
@@ -161,9 +162,9 @@ def test_a_z_that_does_not_fit_is_refused(policies):
         with pytest.raises(ConfigError, match=f"{LATENT} numbers, and none is given"):
             policies[kind].log_probs(prompts, responses, None)
         with pytest.raises(ConfigError, match=f"{LATENT} numbers, and 7 are given"):
-            policies[kind].generate(prompts, torch.zeros(2, 7), GREEDY, 0)
+            policies[kind].sample(prompts, torch.zeros(2, 7), GREEDY, 0)
     with pytest.raises(ConfigError, match="takes no z"):
-        policies[None].generate(prompts, latents(2), GREEDY, 0)
+        policies[None].sample(prompts, latents(2), GREEDY, 0)
 
 
 @pytest.mark.unit

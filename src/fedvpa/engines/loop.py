@@ -2,36 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-
 import torch
 
-from fedvpa.algorithms.base import Algorithm, Broadcast, ClientUpdate, CohortUpdate, Private
+from fedvpa.algorithms.base import ClientUpdate, CohortUpdate, Private
 from fedvpa.algorithms.robust import Part
-from fedvpa.engines.federation import Federation
-from fedvpa.engines.runner import CohortResult
+from fedvpa.engines.runner import CohortResult, CohortTask
 
 
-def run_cohort(
-    algorithm: Algorithm,
-    broadcast: Broadcast,
-    federation: Federation,
-    cohort: Sequence[str],
-    reporting: Sequence[str],
-    private: Mapping[str, Private],
-    seed: int,
-) -> CohortResult:
+def run_cohort(task: CohortTask) -> CohortResult:
     """One round of local training, client by client: a :class:`~fedvpa.engines.runner.CohortRunner`."""
+    algorithm, broadcast, federation = task.algorithm, task.broadcast, task.federation
     parts, kept = [], {}
-    for position, name in enumerate(cohort):
-        if name not in reporting:
+    for position, name in enumerate(task.cohort):
+        if name not in task.reporting:
             continue
         data = federation.pairs(name, "train")
-        own = private.get(name, Private())
+        own = task.private.get(name, Private())
         tensors = algorithm.load_private(name, own, broadcast.components)
         if algorithm.reads_groups:
             tensors |= {"group": federation.group_one_hot([name])[0]}
-        draws = algorithm.draw(seed, broadcast.round, name, federation.train_size(name), len(broadcast.components))
+        pairs, components = federation.train_size(name), len(broadcast.components)
+        draws = algorithm.draw(task.seed, broadcast.round, name, pairs, components)
         update, after = algorithm.client_update(broadcast.client(position), data, tensors, draws)
         parts.append(_alone(name, update))
         kept[name] = algorithm.store_private(own, after, broadcast.components)

@@ -18,7 +18,7 @@ from fedvpa.engines import loop, vectorised
 from fedvpa.engines.codecs import decode, encode
 from fedvpa.engines.config import Codec, EngineConfig
 from fedvpa.engines.federation import Federation
-from fedvpa.engines.runner import CohortRunner
+from fedvpa.engines.runner import CohortRunner, CohortTask
 from fedvpa.engines.sampling import draw_cohort, draw_dropouts, identities
 
 
@@ -87,7 +87,8 @@ def rounds(
             sent = algorithm.broadcast(state.server, cohort)
             sent = replace(sent, shared=encode(sent.shared, engine.codec))
             received = replace(sent, shared=decode(sent.shared, engine.codec))
-            parts, kept = run(algorithm, received, holder, cohort, reporting, state.private, seed)
+            task = CohortTask(algorithm, received, holder, cohort, reporting, state.private, seed)
+            parts, kept = run(task)
             sums = [encode(part.update.sums, engine.codec) for part in parts]
             parts = [_arrived(part, tree_, engine.codec) for part, tree_ in zip(parts, sums, strict=True)]
             answered = {name for part in parts for name in part.clients}

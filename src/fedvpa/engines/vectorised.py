@@ -20,32 +20,24 @@ from fedvpa.algorithms.draws import pad_draws
 from fedvpa.algorithms.robust import Part
 from fedvpa.core import tree
 from fedvpa.engines.federation import Federation
-from fedvpa.engines.runner import CohortResult
+from fedvpa.engines.runner import CohortResult, CohortTask
 
 
-def run_cohort(
-    algorithm: Algorithm,
-    broadcast: Broadcast,
-    federation: Federation,
-    cohort: Sequence[str],
-    reporting: Sequence[str],
-    private: Mapping[str, Private],
-    seed: int,
-    *,
-    workers: int = 1,
-) -> CohortResult:
+def run_cohort(task: CohortTask, *, workers: int = 1) -> CohortResult:
     """One round of local training in batches: with ``workers`` bound, a :class:`~fedvpa.engines.runner.CohortRunner`.
 
     ``workers`` is the number of threads that each batch a share of the cohort. Results depend on it in the last bits:
     another number makes batches of other sizes, and kernels then round in another order.
     """
-    positions = [position for position, name in enumerate(cohort) if name in reporting]
+    cohort = task.cohort
+    positions = [position for position, name in enumerate(cohort) if name in task.reporting]
     if not positions:
         return [], {}
 
     def part(share: Sequence[int]) -> CohortResult:
         names = [cohort[position] for position in share]
-        return run_clients(algorithm, select(broadcast, share), federation, names, private, seed)
+        own = select(task.broadcast, share)
+        return run_clients(task.algorithm, own, task.federation, names, task.private, task.seed)
 
     shares = [positions[start::workers] for start in range(workers) if positions[start::workers]]
     if len(shares) == 1:

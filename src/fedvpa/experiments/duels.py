@@ -17,8 +17,9 @@ from fedvpa.evaluation.judges.base import Duel, Judge, check_missing, exact_rewa
 from fedvpa.evaluation.judges.openai_compatible import OpenAICompatibleJudge
 from fedvpa.evaluation.outcomes import Outcome
 from fedvpa.policy.config import JudgingConfig
-from fedvpa.policy.model import Policy, Sampling
+from fedvpa.policy.model import Policy
 from fedvpa.policy.rows import Ids
+from fedvpa.policy.sampling import Sampling
 from fedvpa.rewards.base import ExactReward
 
 PATH_STEPS = 5

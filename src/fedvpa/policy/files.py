@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
+import tempfile
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +16,9 @@ from safetensors.torch import load_file
 from trl.trainer.utils import add_fused_lm_head
 
 from fedvpa.core.errors import ConfigError, ModelError, RunError
+from fedvpa.core.files import replacing, write_json
 from fedvpa.core.seeds import entropy
+from fedvpa.core.tensors import write_tensors
 from fedvpa.models.architecture import positions_of
 from fedvpa.models.device import resolve_device, resolve_dtype
 from fedvpa.models.load import load_causal_lm
@@ -21,9 +26,11 @@ from fedvpa.models.locate import ModelSource, locate
 from fedvpa.policy.adapters import _quiet_peft
 from fedvpa.policy.conditioning import Conditioner
 from fedvpa.policy.config import PolicyConfig
-from fedvpa.policy.model import SCHEMA_VERSION, SERVING, Policy
+from fedvpa.policy.model import Policy
 from fedvpa.policy.rows import PolicyTokenizer
+from fedvpa.policy.sampling import SERVING
 
+SCHEMA_VERSION = 2
 PREFERENCES = "preferences.json"
 """Beside the policy: group → the z that stands for it."""
 
@@ -76,6 +83,32 @@ def load_base(source: ModelSource, config: PolicyConfig, device: str = "auto") -
     loaded = load_causal_lm(source, resolve_dtype(config.precision, place), place)
     add_fused_lm_head(loaded.model)
     return loaded.model, _limited(loaded.tokenizer, loaded.model, config)
+
+
+def save_policy(policy: Policy, folder: Path, notes: Mapping[str, Any]) -> None:
+    """Write a policy's folder; see :meth:`Policy.save_pretrained`."""
+    with tempfile.TemporaryDirectory() as temporary:
+        policy.model.save_pretrained(temporary)
+        for file in sorted(Path(temporary).iterdir()):
+            if file.name != "README.md":
+                with replacing(folder / file.name) as target:
+                    shutil.copyfile(file, target)
+    shape = None
+    if policy.conditioner is not None:
+        write_tensors(folder / "z_conditioner.safetensors", policy.conditioner.state_dict())
+        tokens = policy.conditioner.slots or 1
+        shape = {"kind": policy.conditioner.kind, "latent": policy.conditioner.latent, "prefix_tokens": tokens}
+    write_json(
+        folder / "policy.json",
+        {
+            "schema_version": SCHEMA_VERSION,
+            "model": policy.source.name,
+            "base": policy.source.identity(),
+            "max_prompt_tokens": policy.tokenizer.max_prompt_tokens,
+            "conditioner": shape,
+            **notes,
+        },
+    )
 
 
 def read_policy(folder: Path) -> dict[str, Any]:

@@ -7,10 +7,8 @@ reference policy is the same object without adapter and without z.
 from __future__ import annotations
 
 import contextlib
-import shutil
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -22,38 +20,14 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from fedvpa.core.errors import ConfigError
-from fedvpa.core.files import replacing, write_json
 from fedvpa.core.seeds import Label, entropy
-from fedvpa.core.tensors import write_tensors
 from fedvpa.data.schema import Prompt, as_texts
 from fedvpa.models.load import quiet
 from fedvpa.models.locate import ModelSource
 from fedvpa.policy.conditioning import Conditioner
 from fedvpa.policy.preference import Preference, latent_of
 from fedvpa.policy.rows import IGNORED, Batch, Ids, Layout, PolicyTokenizer
-
-SCHEMA_VERSION = 2
-
-
-@dataclass(frozen=True, slots=True)
-class Sampling:
-    """How responses are drawn.
-
-    Attributes:
-        temperature: 0 for greedy decoding.
-        top_p: Nucleus.
-        max_new_tokens: Longest response.
-        batch: Prompts at once.
-    """
-
-    temperature: float = 1.0
-    top_p: float = 1.0
-    max_new_tokens: int = 112
-    batch: int = 300
-
-
-SERVING = Sampling(temperature=0.7)
-"""How users' prompts are answered. Chosen by us: what the judges compare, too."""
+from fedvpa.policy.sampling import SERVING, Sampling
 
 
 class Policy(nn.Module):
@@ -295,7 +269,7 @@ class Policy(nn.Module):
         finally:
             self.train(training)
 
-    def save_pretrained(self, folder: Path, notes: dict[str, Any] | None = None) -> None:
+    def save_pretrained(self, folder: str | PathLike[str], notes: Mapping[str, Any] | None = None) -> None:
         """Write a standard PEFT adapter folder, ``z_conditioner.safetensors`` and ``policy.json`` beside it.
 
         Each file is replaced atomically.
@@ -304,28 +278,9 @@ class Policy(nn.Module):
             folder: Where to.
             notes: Further entries of ``policy.json``.
         """
-        with tempfile.TemporaryDirectory() as temporary:
-            self.model.save_pretrained(temporary)
-            for file in sorted(Path(temporary).iterdir()):
-                if file.name != "README.md":
-                    with replacing(folder / file.name) as target:
-                        shutil.copyfile(file, target)
-        shape = None
-        if self.conditioner is not None:
-            write_tensors(folder / "z_conditioner.safetensors", self.conditioner.state_dict())
-            tokens = self.conditioner.slots or 1
-            shape = {"kind": self.conditioner.kind, "latent": self.conditioner.latent, "prefix_tokens": tokens}
-        write_json(
-            folder / "policy.json",
-            {
-                "schema_version": SCHEMA_VERSION,
-                "model": self.source.name,
-                "base": self.source.identity(),
-                "max_prompt_tokens": self.tokenizer.max_prompt_tokens,
-                "conditioner": shape,
-                **(notes or {}),
-            },
-        )
+        from fedvpa.policy.files import save_policy
+
+        save_policy(self, Path(folder), notes or {})
 
 
 def _until(row: Any, eos: int) -> Ids:

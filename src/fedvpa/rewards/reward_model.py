@@ -9,15 +9,14 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from pydantic import Field
-from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from fedvpa.core.config import Config
-from fedvpa.core.errors import ConfigError, ModelError, nearest
+from fedvpa.core.errors import ConfigError, nearest
 from fedvpa.core.progress import track
 from fedvpa.models.architecture import position_limit
 from fedvpa.models.batching import batches
 from fedvpa.models.device import resolve_device, resolve_dtype
-from fedvpa.models.load import explained, load_tokenizer, quiet
+from fedvpa.models.load import load_classifier
 from fedvpa.models.locate import locate
 from fedvpa.rewards.base import SETTINGS, Score, as_score
 
@@ -130,29 +129,13 @@ def load_reward_model(place: str, config: RewardModelConfig) -> RewardModel:
     source = locate(place)
     device = resolve_device(config.device)
     dtype = resolve_dtype(config.dtype, device)
-    with quiet(), explained(source):
-        settings = AutoConfig.from_pretrained(source.folder)
-        if settings.num_labels != 1:
-            raise ModelError(
-                f"The model has a head of {settings.num_labels} outputs; a reward is a single one.",
-                fix="Give a sequence-classification model with num_labels = 1.",
-            )
-        tokenizer = load_tokenizer(source.folder)
-        model, loading = AutoModelForSequenceClassification.from_pretrained(
-            source.folder, config=settings, dtype=dtype, output_loading_info=True
-        )
-    if missing := sorted(loading["missing_keys"]):
-        raise ModelError(
-            f"The weights lack {len(missing)} tensors of a reward model, the first being {missing[0]!r}.",
-            fix="Give a trained reward model, not a language model without a reward head.",
-            where=place,
-        )
+    loaded = load_classifier(source, dtype, device)
     return RewardModel(
         place=place,
-        model=model.to(device).eval().requires_grad_(False),
-        tokenizer=tokenizer,
-        positions=position_limit(model, tokenizer),
-        pad_id=model.config.get_text_config().pad_token_id,
+        model=loaded.model,
+        tokenizer=loaded.tokenizer,
+        positions=position_limit(loaded.model, loaded.tokenizer),
+        pad_id=loaded.model.config.get_text_config().pad_token_id,
     )
 
 

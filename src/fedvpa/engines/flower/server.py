@@ -9,14 +9,13 @@ from dataclasses import dataclass, field
 from flwr.app import Message, MessageType
 from flwr.serverapp import Grid
 
-from fedvpa.algorithms.base import Algorithm, Broadcast, Private
+from fedvpa.algorithms.base import Private
 from fedvpa.core.errors import FedvpaError
 from fedvpa.core.progress import say
 from fedvpa.engines import vectorised
 from fedvpa.engines.config import Codec
-from fedvpa.engines.federation import Federation
 from fedvpa.engines.flower.records import Request, pack_request, unpack_reply
-from fedvpa.engines.runner import CohortResult
+from fedvpa.engines.runner import CohortResult, CohortTask
 from fedvpa.features.standardise import Standardiser
 
 POLL_SECONDS = 1.0
@@ -52,21 +51,13 @@ class GridCohort:
     on_poll: Callable[[set[int]], None] | None = None
     _initialised: set[str] = field(default_factory=set)
 
-    def __call__(
-        self,
-        algorithm: Algorithm,
-        broadcast: Broadcast,
-        federation: Federation,
-        cohort: Sequence[str],
-        reporting: Sequence[str],
-        private: Mapping[str, Private],
-        seed: int,
-    ) -> CohortResult:
-        """One round on the nodes that host the cohort; ``federation`` is not read."""
-        if not reporting:
+    def __call__(self, task: CohortTask) -> CohortResult:
+        """One round on the nodes that host the cohort; ``task.federation`` is not read."""
+        if not task.reporting:
             return [], {}
-        single = algorithm.config.server.rule != "mean" or algorithm.config.server.clip_norm is not None
-        asked = set(reporting)
+        rules, broadcast, cohort = task.algorithm.config.server, task.broadcast, task.cohort
+        single = rules.rule != "mean" or rules.clip_norm is not None
+        asked = set(task.reporting)
         shares: dict[int, list[int]] = {}
         for position, name in enumerate(cohort):
             if name in asked:
@@ -74,9 +65,9 @@ class GridCohort:
         messages, clients = [], {}
         for node, positions in shares.items():
             names = tuple(cohort[position] for position in positions)
-            device = self._device(names, private)
+            device = self._device(names, task.private)
             mine = vectorised.select(broadcast, positions)
-            request = Request(mine, names, seed, single, self.codec, self.scaling, device)
+            request = Request(mine, names, task.seed, single, self.codec, self.scaling, device)
             clients[node] = names
             content, group = pack_request(request), str(broadcast.round)
             ttl = self.deadline + CLOCK_SECONDS
