@@ -29,7 +29,6 @@ def compare(
     """Compare methods over numbers of clients and seeds; writes comparison.json."""
     from fedvpa.api.compare import compare as run_it
     from fedvpa.core.errors import ConfigError
-    from fedvpa.evaluation.report.tables import policy_table_text, table_text
     from fedvpa.runs.config import column_overrides, read_config
 
     try:
@@ -49,6 +48,8 @@ def compare(
         out=out,
         jobs=jobs,
     )
+    from fedvpa.evaluation.report.tables import policy_table_text, table_text
+
     compared = result.to_dict()
     text = policy_table_text if stage == "policy" else table_text
     finish(compared, as_json, lambda: f"{text(compared, 140)}\n{out / 'comparison.json'}")
