@@ -2,12 +2,14 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 import fedvpa
 from fedvpa.api import demo as module
+from fedvpa.runs.config import RunConfig
 
 
 @pytest.mark.end_to_end
@@ -21,6 +23,10 @@ def test_the_demo_needs_no_other_process(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr("multiprocessing.context.SpawnProcess.start", lambda self: pytest.fail("a process started"))
     monkeypatch.setattr(module, "run_policies", no_policies)
     monkeypatch.setattr(module, "SHOTS", (1, 2))
+    monkeypatch.setattr(module, "UNSEEN", 3)
+    small = {"server": {"rounds": 2}, "data": {"pairs_per_user": 20}}
+    parse = RunConfig.parse
+    monkeypatch.setattr(module, "RunConfig", SimpleNamespace(parse=lambda values: parse({**values, **small})))
     result = fedvpa.demo(str(tmp_path), seeds=1, clients=4, jobs=1)
     assert asked == [([("fedvpa_gp", 0), ("global", 0)], 1)]
     assert {row["method"] for row in result.selectors["rows"]} == {"fedvpa_gp", "fedvpl", "global", "local", "oracle"}

@@ -35,11 +35,16 @@ def test_a_signal_ends_the_work_in_one_message_and_its_finally_blocks_run(number
 @pytest.mark.unit
 def test_a_first_signal_waits_and_a_second_takes_the_course_it_has_outside(capsys: pytest.CaptureFixture[str]) -> None:
     reached = []
-    with pytest.raises(Interrupted, match=r"SIGTERM: outside"), interrupting("outside."), stopping("wait") as stop:
-        assert stop() == 0
-        os.kill(os.getpid(), signal.SIGINT)
-        reached.append(stop())
-        os.kill(os.getpid(), signal.SIGTERM)
+
+    def work() -> None:
+        with stopping("wait") as stop:
+            assert stop() == 0
+            os.kill(os.getpid(), signal.SIGINT)
+            reached.append(stop())
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(Interrupted, match=r"SIGTERM: outside"), interrupting("outside."):
+        work()
     assert reached == [signal.SIGINT]
     assert capsys.readouterr().err == "wait\n"
 
