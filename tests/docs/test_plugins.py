@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from fedvpa.algorithms.registry import METHODS, make
-from fedvpa.api.register import REGISTRIES
+from fedvpa.core.registry import REGISTRIES
 from fedvpa.data.sources.registry import SOURCES
 from fedvpa.evaluation.judges.base import Duel
 from fedvpa.evaluation.judges.make import make_judge

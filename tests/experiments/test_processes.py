@@ -180,7 +180,7 @@ STDIN = """
 import some_work
 from fedvpa.experiments import plugins, processes
 
-processes.REGISTRIES = (some_work.PLACE,)
+processes.REGISTRIES = {"some": some_work.PLACE}
 some_work.REGISTRY.register("far", some_work.Sorted)
 print(processes.run_all(some_work.registered, [1, 2], 2))
 
@@ -219,4 +219,4 @@ def test_the_processes_get_the_registries_of_fedvpa(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(processes, "pack", pack)
     with pytest.raises(ConfigError, match="is enough"):
         run_all(some_work.place, [1, 2], 2)
-    assert packed == [processes.REGISTRIES]
+    assert packed == [tuple(processes.REGISTRIES.values())]

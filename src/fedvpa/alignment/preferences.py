@@ -83,7 +83,7 @@ def selector_margins(selector: Selector) -> MarginFunction:
 
 def label_pairs(
     candidates: Candidates,
-    compare: MarginFunction,
+    margins_of: MarginFunction,
     latents: Latents,
     config: PreferenceConfig,
     *,
@@ -95,7 +95,7 @@ def label_pairs(
 
     Args:
         candidates: P prompts.
-        compare: The reward.
+        margins_of: The reward.
         latents: P·L of them, prompt by prompt.
         config: Margin and counts.
         with_z: Whether the policy sees z.
@@ -108,7 +108,7 @@ def label_pairs(
     """
     keep = pairs_per_latent or config.pairs_per_latent
     per_prompt = len(latents.z) // len(candidates.prompts)
-    compared = compare(candidates, latents)
+    compared = margins_of(candidates, latents)
     first, second, margins = compared.first, compared.second, compared.margins
     spread = margins.square().mean().sqrt().clamp(min=SMALLEST_SPREAD) / 2**0.5
     prompt = torch.arange(len(latents.z)) // per_prompt
@@ -131,15 +131,7 @@ def label_pairs(
     counts["not among the widest"] = int((distinct & wide).sum()) - len(rows)
     rows, dropped = _balanced(rows, latents.prototype)
     counts |= {"balance": dropped, "kept": len(rows)}
-    if not rows:
-        raise DataError(
-            f"No preference pair is left of {counts['pairs']}: {counts['same text']} had the same text twice, "
-            f"{counts['margin']} had a margin below {config.margin} standard deviations, {counts['unusual']} preferred "
-            "what the base policy would not say, "
-            f"{counts['not among the widest']} were not among the widest, {dropped} were left out because another "
-            "prototype has none.",
-            fix="Lower policy.preferences.margin, or sample more candidates at a higher temperature.",
-        )
+    _check_left(counts, config.margin)
     return LabelledPairs(
         _examples(candidates, latents, margins, rows, first, second, per_prompt, with_z),
         counts | {"switched": _switched(rows, margins, per_prompt)},
@@ -153,6 +145,19 @@ def language_floor(samples: Candidates) -> float:
     not know them for nonsense: preferring them would teach more.
     """
     return float(samples.least.flatten().quantile(UNUSUAL))
+
+
+def _check_left(counts: Mapping[str, int], margin: float) -> None:
+    """Raise DataError if no pair is left; says which filter took what."""
+    if counts["kept"]:
+        return
+    raise DataError(
+        f"No preference pair is left of {counts['pairs']}: {counts['same text']} had the same text twice, "
+        f"{counts['margin']} had a margin below {margin} standard deviations, {counts['unusual']} preferred what the "
+        f"base policy would not say, {counts['not among the widest']} were not among the widest, {counts['balance']} "
+        "were left out because another prototype has none.",
+        fix="Lower policy.preferences.margin, or sample more candidates at a higher temperature.",
+    )
 
 
 def _apart(pairs: Sequence[int], first: Sequence[int], second: Sequence[int]) -> list[int]:

@@ -13,7 +13,9 @@ from fedvpa.data.config import check_pairs_file
 from fedvpa.runs.folder import RunFolder
 
 if TYPE_CHECKING:
+    from fedvpa.data.schema import PairTable
     from fedvpa.evaluation.intervals import Estimate
+    from fedvpa.runs.prepare import Prepared
 
 
 @dataclass(frozen=True)
@@ -71,40 +73,22 @@ def evaluate(
     from fedvpa.data.holdout import rows_by_group
     from fedvpa.evaluation.accuracy import score_clients
     from fedvpa.evaluation.accuracy_tables import comparison
-    from fedvpa.runs.new_pairs import load_pairs, new_to, scaling_of
+    from fedvpa.runs.new_pairs import load_pairs, scaling_of
     from fedvpa.runs.prepare import prepare, prepare_pairs
     from fedvpa.runs.stage1 import open_selector, open_users
 
     selector = open_selector(folder, config)
-    table = load_pairs(config, Path(pairs), group_column)
-    if any(pair.group is None for pair in table.pairs):
-        raise DataError(
-            "some pairs have no group, and a client is scored on the pairs of its own.",
-            fix="Name their column with --group-column.",
-            where=str(pairs),
-        )
+    given = load_pairs(config, Path(pairs), group_column)
+    _check_groups(given, str(pairs))
     prepared = prepare(config)
-    clients, groups = prepared.federation.partition.seen, prepared.federation.groups
-    if not set(table.groups()) & {client.group for client in clients}:
-        raise DataError(
-            f"its groups ({', '.join(table.groups())}) are none of the run's ({', '.join(groups)}).",
-            fix="Name the right column with --group-column.",
-            where=str(pairs),
-        )
-    table, skipped = new_to(prepared.table, table)
-    if not table.pairs:
-        raise DataError(
-            "the run's own data hold all of these pairs.",
-            fix="Give pairs that training has not seen.",
-            where=str(pairs),
-        )
+    federation = prepared.federation
+    table, skipped = _new_pairs(given, prepared, str(pairs))
     together = prepare_pairs(config.features, table, scaling_of(selector, folder))
     held = {group: together.rows(rows) for group, rows in rows_by_group(table).items()}
     posterior = open_users(folder, config, selector, prepared).seen.posterior
     assert posterior is not None
-    scores = score_clients(
-        selector, prepared.federation, clients, posterior, method=config.method, seed=config.seed, holdout=held
-    )
+    clients, method, seed = federation.partition.seen, config.method, config.seed
+    scores = score_clients(selector, federation, clients, posterior, method=method, seed=seed, holdout=held)
     summary = comparison(scores, {}).summary[0]
     return EvaluateResult(
         run=folder.path,
@@ -114,3 +98,31 @@ def evaluate(
         ci95=summary.holdout_ci95,
         groups=summary.holdout_groups,
     )
+
+
+def _check_groups(table: PairTable, where: str) -> None:
+    if any(pair.group is None for pair in table.pairs):
+        raise DataError(
+            "some pairs have no group, and a client is scored on the pairs of its own.",
+            fix="Name their column with --group-column.",
+            where=where,
+        )
+
+
+def _new_pairs(table: PairTable, prepared: Prepared, where: str) -> tuple[PairTable, dict[str, int]]:
+    """The pairs that a run can be scored on, and reason → how many were left out."""
+    from fedvpa.runs.new_pairs import new_to
+
+    federation = prepared.federation
+    if not set(table.groups()) & {client.group for client in federation.partition.seen}:
+        raise DataError(
+            f"its groups ({', '.join(table.groups())}) are none of the run's ({', '.join(federation.groups)}).",
+            fix="Name the right column with --group-column.",
+            where=where,
+        )
+    table, skipped = new_to(prepared.table, table)
+    if not table.pairs:
+        raise DataError(
+            "the run's own data hold all of these pairs.", fix="Give pairs that training has not seen.", where=where
+        )
+    return table, skipped

@@ -6,15 +6,7 @@ from importlib import import_module
 from typing import Any
 
 from fedvpa.core.errors import ConfigError, nearest
-from fedvpa.core.registry import Registry
-
-REGISTRIES = {
-    "judge": "fedvpa.evaluation.judges.registry:JUDGES",
-    "method": "fedvpa.algorithms.registry:METHODS",
-    "reward": "fedvpa.rewards.registry:REWARDS",
-    "source": "fedvpa.data.sources.registry:SOURCES",
-}
-"""Kind → its registry, imported at first use."""
+from fedvpa.core.registry import REGISTRIES, Registry
 
 
 def register(kind: str, name: str, entry: Any) -> None:

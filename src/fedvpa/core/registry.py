@@ -15,6 +15,14 @@ from typing import Any, Generic, TypeVar
 
 from fedvpa.core.errors import ConfigError, nearest
 
+REGISTRIES = {
+    "judge": "fedvpa.evaluation.judges.registry:JUDGES",
+    "method": "fedvpa.algorithms.registry:METHODS",
+    "reward": "fedvpa.rewards.registry:REWARDS",
+    "source": "fedvpa.data.sources.registry:SOURCES",
+}
+"""Kind → where its registry is, as ``module:attribute``; imported at first use."""
+
 Entry = TypeVar("Entry")
 
 

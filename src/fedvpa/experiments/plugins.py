@@ -13,9 +13,6 @@ from typing import Any
 from fedvpa.core.errors import ConfigError
 from fedvpa.core.registry import Registry
 
-REGISTRIES: tuple[str, ...] = ()
-"""Where the registries are that a program can add to, as ``module:attribute``."""
-
 
 def pack(registries: Sequence[str]) -> bytes:
     """What this program registered, for :func:`unpack` in another process.

@@ -19,8 +19,9 @@ from typing import Any, TypeVar
 
 from fedvpa.core.errors import ConfigError, FedvpaError, InputError, JudgeError
 from fedvpa.core.progress import say, track
+from fedvpa.core.registry import REGISTRIES
 from fedvpa.core.signals import stopping
-from fedvpa.experiments.plugins import REGISTRIES, main_can_be_imported, pack
+from fedvpa.experiments.plugins import main_can_be_imported, pack
 from fedvpa.experiments.worker import one_thread, serve
 
 Item = TypeVar("Item")
@@ -106,7 +107,7 @@ def _in_processes(
     what: str,
     label: Callable[[Item], str] | None,
 ) -> list[Result]:
-    tasks, plugins = [pickle.dumps((work, item)) for item in items], pack(REGISTRIES)
+    tasks, plugins = [pickle.dumps((work, item)) for item in items], pack(tuple(REGISTRIES.values()))
     results: dict[int, Result] = {}
 
     def accept(index: int, succeeded: bool, found: Any) -> Result:
