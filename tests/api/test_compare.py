@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 
 from child_processes import PATIENCE_SECONDS, alive, children_of, python, reads_proc, wait_until
-from fedvpa.api.compare import ComparisonResult, compare
+from fedvpa.api.compare import compare
 from fedvpa.core.errors import ConfigError, DataError
 from fedvpa.core.files import write_json
 from fedvpa.core.signals import Interrupted
+from fedvpa.experiments.results import ComparisonResult
 from fedvpa.runs.config import RunConfig, read_config, with_overrides
 
 CALL: dict[str, Any] = {"methods": ("global", "fedvpa_gp"), "clients": (5,), "seeds": 2}
@@ -47,15 +48,15 @@ def test_finished_cells_are_read_not_run(
 @pytest.mark.end_to_end
 def test_the_result_is_what_the_file_holds(compared: ComparisonResult) -> None:
     assert json.loads((compared.out / "comparison.json").read_text()) == compared.to_dict()
-    assert repr(compared) == f"ComparisonResult(out={compared.out!r})"
+    assert len(repr(compared)) < 300
     assert compared.policies is None
 
 
 @pytest.mark.end_to_end
 def test_conflicting_pairs_are_reported_with_another_groups_z(compared: ComparisonResult) -> None:
-    rows = {row["control"]: row for row in compared.selectors["conflicting"]}
+    rows = {row.control: row for row in compared.selectors.conflicting}
     assert rows.keys() == {None, "swapped_z"}
-    assert all(row["method"] == "fedvpa_gp" and 0 <= row["mean"] <= 1 for row in rows.values())
+    assert all(row.method == "fedvpa_gp" and 0 <= row.mean <= 1 for row in rows.values())
 
 
 SMALLEST: dict[str, Any] = {"clients": [3], "seeds": 1, "jobs": 1}
@@ -133,7 +134,7 @@ def test_ctrl_c_here_keeps_what_is_finished(tiny: RunConfig, tmp_path: Path, mon
     assert stopped.value.exit_code == 130
     assert [path.name.split("-")[0] for path in tmp_path.glob("cells/*[0-9a-f].json")] == ["global"]
     monkeypatch.setattr(selector_cells, "run_selector_cell", run)
-    assert {row["method"] for row in compare(tiny, **call).selectors["rows"]} == {"global", "fedvpa_gp"}
+    assert {row.method for row in compare(tiny, **call).selectors.accuracy.rows} == {"global", "fedvpa_gp"}
 
 
 @pytest.mark.end_to_end

@@ -16,9 +16,8 @@ from fedvpa.runs.config import RunConfig
 def test_the_demo_needs_no_other_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[Any] = []
 
-    def no_policies(cells: Any, jobs: int) -> dict[str, Any]:
+    def no_policies(cells: Any, jobs: int) -> None:
         asked.append(([(cell.method, cell.config.seed) for cell in cells], jobs))
-        return {}
 
     monkeypatch.setattr("multiprocessing.context.SpawnProcess.start", lambda self: pytest.fail("a process started"))
     monkeypatch.setattr(module, "run_policies", no_policies)
@@ -29,6 +28,12 @@ def test_the_demo_needs_no_other_process(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(module, "RunConfig", SimpleNamespace(parse=lambda values: parse({**values, **small})))
     result = fedvpa.demo(str(tmp_path), seeds=1, clients=4, jobs=1)
     assert asked == [([("fedvpa_gp", 0), ("global", 0)], 1)]
-    assert {row["method"] for row in result.selectors["rows"]} == {"fedvpa_gp", "fedvpl", "global", "local", "oracle"}
+    assert {row.method for row in result.selectors.accuracy.rows} == {
+        "fedvpa_gp",
+        "fedvpl",
+        "global",
+        "local",
+        "oracle",
+    }
     assert json.loads((tmp_path / "comparison.json").read_text()) == result.to_dict()
     assert "<html" in (tmp_path / "report.html").read_text()

@@ -132,9 +132,9 @@ def test_ports_are_flowers_own_and_one_in_use_is_said_with_what_to_do(monkeypatc
         free.close()
         monkeypatch.setattr(network, "PORTS", dict(zip(("taken", "free"), numbers, strict=True)))
         found = doctor()
-    assert found["ports"]["taken"].startswith(f"{numbers[0]} is in use: if that is not taken itself, start it with")
-    assert found["ports"]["free"] == f"{numbers[1]} is free"
-    assert found["ok"]
+    assert found.ports["taken"].startswith(f"{numbers[0]} is in use: if that is not taken itself, start it with")
+    assert found.ports["free"] == f"{numbers[1]} is free"
+    assert found.ok
 
 
 @pytest.mark.unit
@@ -145,8 +145,10 @@ def test_ports_are_flowers_own_and_one_in_use_is_said_with_what_to_do(monkeypatc
 def test_flower_is_accepted_in_the_releases_it_was_tested_with(version: str, accepted: bool, monkeypatch):
     installed = metadata.version
     monkeypatch.setattr(metadata, "version", lambda name: version if name == "flwr" else installed(name))
-    problems = doctor()["problems"]
-    assert problems == ([] if accepted else [f"flwr {version} is installed, and engine.name=flower needs {WANTED}"])
+    problems = doctor().problems
+    assert list(problems) == (
+        [] if accepted else [f"flwr {version} is installed, and engine.name=flower needs {WANTED}"]
+    )
 
 
 @contextmanager
@@ -183,19 +185,19 @@ def test_a_superlink_is_reached_with_its_ca_and_with_no_other(made: Path):
     one, two = made / "one", made / "two"
     with listener(one) as address:
         found = doctor(certificates=one, host=HOST, superlink=address)
-    assert (found["superlink"], found["problems"], found["ok"]) == ("reachable", [], True)
-    assert found["certificates"]["hosts"] == [HOST]
+    assert (found.superlink, found.problems, found.ok) == ("reachable", (), True)
+    assert list(found.certificates.hosts) == [HOST]
     with listener(one) as address:
         found = doctor(certificates=two, superlink=address)
-    assert (found["superlink"], found["ok"]) == ("unreachable", False)
-    assert "its certificate is refused" in found["problems"][0]
+    assert (found.superlink, found.ok) == ("unreachable", False)
+    assert "its certificate is refused" in found.problems[0]
     with listener(None) as address:
-        assert "answers, but not with TLS" in doctor(certificates=one, superlink=address)["problems"][0]
+        assert "answers, but not with TLS" in doctor(certificates=one, superlink=address).problems[0]
     with listener(None) as address, socket.create_connection(address.split(":")) as occupied:
         occupied.sendall(b"x")
-        assert doctor(superlink=address)["ok"]
+        assert doctor(superlink=address).ok
     # Nobody listens there any more.
-    (problem,) = doctor(superlink=address)["problems"]
+    (problem,) = doctor(superlink=address).problems
     assert problem.startswith(f"{address}: no SuperLink answers (Connection refused). Check that it runs there")
 
 

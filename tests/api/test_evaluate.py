@@ -37,9 +37,9 @@ def test_pairs_of_the_training_data_are_not_scored(run: Path, tmp_path: Path) ->
     fresh = [row | {"prompt": f"another {i} ?"} for i, row in enumerate(ROWS[:5])]
     other = [fresh[0] | {"kind": "c"}]
     found = evaluate(run, write(tmp_path / "new.jsonl", [*ROWS[:7], *turned, *fresh, *other]))
-    assert found["pairs"] == 5
-    assert sorted(found["skipped"].values()) == [1, 10]
-    assert set(found["groups"]) == {"a", "b"}
+    assert found.pairs == 5
+    assert sorted(found.skipped.values()) == [1, 10]
+    assert set(found.groups) == {"a", "b"}
 
 
 @pytest.mark.end_to_end
@@ -59,7 +59,7 @@ def test_users_are_never_mixed(run: Path, tmp_path: Path) -> None:
         personalize(run, pairs)
     with pytest.raises(DataError, match="Did you mean 'user 1'"):
         personalize(run, pairs, user="user1")
-    assert personalize(run, pairs, user="user 1")["pairs"] == 18
+    assert personalize(run, pairs, user="user 1").pairs == 18
 
 
 @pytest.mark.end_to_end

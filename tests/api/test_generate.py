@@ -269,4 +269,4 @@ def test_prompts_of_the_evaluation_are_in_no_training(finished: Path):
     fair = evaluation_prompts(stage, 31)
     assert len(set(fair)) == 31
     assert not set(fair) & {*texts, *held}
-    assert not set(fair) & {pair.prompt for pair in stage.prepared.table.pairs}
+    assert not set(fair) & {pair.prompt for pair in stage.pairs.table.pairs}

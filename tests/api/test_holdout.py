@@ -41,7 +41,7 @@ def test_holdout_scores_every_client_on_the_pairs_of_its_group_and_leaves_out_wh
         out=tmp_path / "o",
         jobs=1,
     )
-    rows = {row["method"]: row for row in compared.selectors["rows"]}
+    rows = {row["method"]: row for row in compared.to_dict()["rows"]}
     assert rows["oracle"]["holdout_groups"] == {"a": 1.0, "b": 1.0}
     assert rows["oracle"]["holdout_accuracy"] == 1.0
     assert rows["fedvpa_gp"]["holdout_accuracy"] == 1.0
@@ -75,5 +75,5 @@ def test_compare_runs_on_real_pairs(tmp_path: Path) -> None:
         (f"data.path={pairs}", "server.rounds=4", "features.max_response_tokens=32", f"features.cache_dir={tmp_path}"),
     )
     compared = compare(config, methods=("fedvpa_gp", "global"), clients=(4,), seeds=1, out=tmp_path / "o", jobs=1)
-    assert {row["method"] for row in compared.selectors["rows"]} == {"fedvpa_gp", "global"}
-    assert all(set(row["groups"]) == {"helpful", "harmless"} for row in compared.selectors["rows"])
+    assert {row.method for row in compared.selectors.accuracy.rows} == {"fedvpa_gp", "global"}
+    assert all(set(row.groups) == {"helpful", "harmless"} for row in compared.selectors.accuracy.rows)

@@ -107,7 +107,7 @@ def test_a_program_trains_a_method_that_it_registered(tmp_path, monkeypatch):
     fedvpa.train(config, tmp_path / "run")
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text(encoding="utf-8"))
     assert [row["method"] for row in metrics["rows"]] == ["mine"]
-    assert Path(fedvpa.report(tmp_path / "run")).is_file()
+    assert fedvpa.report(tmp_path / "run").page.is_file()
 
 
 def test_there_are_four_kinds():

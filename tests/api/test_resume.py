@@ -9,20 +9,27 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file
 
 from fedvpa.api import train as training
 from fedvpa.core.errors import ConfigError, RunError
 from fedvpa.engines import checkpoint
+from fedvpa.runs import fit as runs_fit
 from fedvpa.runs.config import RunConfig, dump, read_config
 from fedvpa.selector.selector import Selector
 
-TENSORS = ("selector/selector.safetensors", "clients/clients.safetensors", "checkpoints/last.safetensors")
+TENSORS = (
+    "selector/selector.safetensors",
+    "clients/clients.safetensors",
+    "clients/users.safetensors",
+    "checkpoints/last.safetensors",
+)
 
 
 def stop_after(monkeypatch: pytest.MonkeyPatch, rounds: int) -> None:
     """Fail in the round after ``rounds`` of them, as a kill would."""
-    ordinary = training.rounds
+    ordinary = runs_fit.rounds
 
     def failing(*arguments):
         for state, line in ordinary(*arguments):
@@ -30,7 +37,7 @@ def stop_after(monkeypatch: pytest.MonkeyPatch, rounds: int) -> None:
                 raise KeyboardInterrupt
             yield state, line
 
-    monkeypatch.setattr(training, "rounds", failing)
+    monkeypatch.setattr(runs_fit, "rounds", failing)
 
 
 def history(out: Path) -> list[dict]:
@@ -66,7 +73,7 @@ def test_resumed_equals_uninterrupted(
 ) -> None:
     config = tiny.model_copy(update={"engine": tiny.engine.model_copy(update={"name": engine}), "method": method})
     metrics = training.train(config, tmp_path / "whole")
-    assert (metrics["latents"] is None) == (method == "fedbiscuit")
+    assert (metrics.latents is None) == (method == "fedbiscuit")
     with monkeypatch.context() as patch:
         stop_after(patch, 3)
         with pytest.raises(KeyboardInterrupt):
@@ -213,7 +220,7 @@ def test_a_damaged_checkpoint_names_the_previous_one(finished: Path, tmp_path: P
 @pytest.mark.unit
 def test_training_works_in_a_thread_which_cannot_handle_signals(tiny: RunConfig, tmp_path: Path) -> None:
     with ThreadPoolExecutor(1) as pool:
-        assert pool.submit(training.train, tiny, tmp_path / "run").result()["rounds"] == 5
+        assert pool.submit(training.train, tiny, tmp_path / "run").result().rounds == 5
 
 
 @pytest.mark.end_to_end
@@ -224,7 +231,7 @@ def test_a_signal_finishes_the_round_and_says_how_to_go_on(
     out, config = tmp_path / "run", tmp_path / "config.yaml"
     config.write_text(dump(tiny))
     code = (
-        "import os, fedvpa.api.train as training\n"
+        "import os, fedvpa.runs.fit as training\n"
         "ordinary = training.rounds\n"
         "def rounds(*arguments):\n"
         "    for state, line in ordinary(*arguments):\n"
@@ -241,3 +248,54 @@ def test_a_signal_finishes_the_round_and_says_how_to_go_on(
     assert "Traceback" not in stopped.stderr
     training.resume(out)
     same_run(finished, out)
+
+
+STOPPED_AT_3 = """
+import os, signal, sys
+import torch
+torch.set_num_threads(int(sys.argv.pop(1)))
+workers = int(sys.argv.pop(1))
+import fedvpa.runs.fit as fitting
+fitting.default_workers = lambda: workers
+ordinary = fitting.rounds
+def rounds(*arguments):
+    for state, line in ordinary(*arguments):
+        if line["round"] == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+        yield state, line
+fitting.rounds = rounds
+from fedvpa.cli.main import main
+main()
+"""
+
+
+@pytest.mark.equivalence
+@pytest.mark.parametrize(("threads", "workers"), [(2, 1), (1, 3), (2, 2)])
+def test_threads_and_workers_of_the_run_are_set_again(
+    threads: int, workers: int, tiny: RunConfig, tmp_path: Path
+) -> None:
+    """Of a machine with other cores: the sums of a cohort depend on the workers, and kernels on their threads."""
+    free = tiny.model_copy(update={"engine": tiny.engine.model_copy(update={"workers": 0})})
+    fixed = tiny.model_copy(update={"engine": tiny.engine.model_copy(update={"workers": workers})})
+    out, config = tmp_path / "run", tmp_path / "config.yaml"
+    config.write_text(dump(free))
+    command = [sys.executable, "-c", STOPPED_AT_3, str(threads), str(workers)]
+    command += ["train", "--config", str(config), "--out", str(out)]
+    stopped = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert stopped.returncode == 130, stopped.stderr
+    torch.set_num_threads(threads)
+    training.train(fixed, tmp_path / "whole")
+    torch.set_num_threads(3 - threads)
+    training.resume(out)
+    assert torch.get_num_threads() == threads
+    same_run(tmp_path / "whole", out)
+    recorded = checkpoint.load_checkpoint(out / "checkpoints" / "last.safetensors")[1]["compute"]
+    assert (recorded["threads"], recorded["workers"]) == (threads, workers)
+    assert recorded["processor"] == json.loads((out / "environment.json").read_text())["processor"]
+
+
+@pytest.mark.unit
+def test_another_processor_is_said(killed: Path, capsys: pytest.CaptureFixture[str], monkeypatch) -> None:
+    monkeypatch.setattr("fedvpa.core.compute.processor_name", lambda: "another kind")
+    training.resume(killed)
+    assert "was made on another kind of processor" in capsys.readouterr().err

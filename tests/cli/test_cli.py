@@ -71,7 +71,7 @@ def test_a_signal_saves_and_resume_ends_where_the_whole_run_did(run: Path, tmp_p
     out = tmp_path / "stopped"
     code = (
         "import os, signal, fedvpa.engines.training as t\n"
-        "import fedvpa.api.train as a\n"
+        "import fedvpa.runs.fit as a\n"
         "real = t.rounds\n"
         "def rounds(*args):\n"
         "    for state, line in real(*args):\n"
@@ -290,11 +290,11 @@ def test_every_shipped_configuration_runs(path: Path, tmp_path: Path):
         tiny += [f"data.path={transcripts(tmp_path / 'hh', rows)}", "features.model=bundled"]
     config = read_config(path, tiny)
     metrics = train(config, tmp_path / "run")
-    assert 0.0 <= metrics["summary"][0]["mean"] <= 1.0
+    assert 0.0 <= metrics.comparison.summary[0].mean <= 1.0
     if path.stem.startswith("align_"):
         found = align(tmp_path / "run", overrides=SHORT_POLICY)
-        assert found["policies"][""]["steps"] == 2
-        assert found["policies"][""]["pairs"]["kept"] >= 2
+        assert found.policies[""].notes["steps"] == 2
+        assert found.policies[""].notes["pairs"]["kept"] >= 2
         adapter = json.loads((tmp_path / "run" / "policy" / "adapter_config.json").read_text())
         assert (adapter["r"], adapter["lora_dropout"]) == (config.policy.lora_rank, config.policy.lora_dropout)
 

@@ -93,6 +93,8 @@ def test_policies_of_several_sizes_are_compared_and_the_first_size_shows_how_one
             save_outcomes(step_path(cell, step), moved)
         write_json(cell.record, {"seconds": 1.0, "policies": {}})
     found = gather_policies(cells)
-    assert [row["n_clients"] for row in found["policy_summary"]] == [3, 5]
-    assert found["switching"]["n_clients"] == 3
-    assert found["switching"]["preferences"]["helpful"]["utility"] == [0.0, 3.0, 6.0, 9.0, 12.0]
+    assert [row.n_clients for row in found.win_rates.summary] == [3, 5]
+    assert found.switching is not None
+    curve = found.switching.to_dict()
+    assert curve["n_clients"] == 3
+    assert curve["preferences"]["helpful"]["utility"] == [0.0, 3.0, 6.0, 9.0, 12.0]

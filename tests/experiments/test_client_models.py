@@ -5,13 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from fedvpa.alignment.stage1 import Stage1
 from fedvpa.api.compare import compare
 from fedvpa.core.errors import ConfigError
 from fedvpa.experiments.client_models import TRAINED_BY_CLIENTS, train_voters
 from fedvpa.experiments.methods import DEFAULT_POLICY_METHODS, POLICY_METHODS
 from fedvpa.runs.config import RunConfig, with_overrides
-from fedvpa.runs.fit import fit
+from fedvpa.runs.fit import fit, stage1_of
 from fedvpa.runs.prepare import prepare
 
 SMALL = (
@@ -52,9 +51,9 @@ def config(tiny: RunConfig) -> RunConfig:
 def test_compare_trains_and_judges_the_policy_of_the_lora_selectors(config: RunConfig, tmp_path: Path):
     compared = compare(config, stage="policy", methods=["fedbiscuit_lora"], clients=[4], seeds=1, out=tmp_path, jobs=1)
     assert compared.policies is not None
-    (row,) = compared.policies["policy_summary"]
-    assert row["method"] == "fedbiscuit_lora"
-    assert set(row["preferences"]) == {"helpful", "harmless"}
+    (row,) = compared.policies.win_rates.summary
+    assert row.method == "fedbiscuit_lora"
+    assert set(row.preferences) == {"helpful", "harmless"}
     (file,) = tmp_path.glob("policies/fedbiscuit_lora-4-0-*/seconds.json")
     notes = json.loads(file.read_text())["policies"]
     # Five prompts, two disjoint pairs of four samples each; all with two texts are kept.
@@ -77,7 +76,7 @@ def test_selectors_follow_the_seed_and_count_what_is_cut(config: RunConfig):
     done = fit(config.with_method("global"), prepared)
 
     def voters(*overrides: str):
-        return train_voters(Stage1(with_overrides(config, overrides), prepared, done.selector, done.posterior))
+        return train_voters(stage1_of(with_overrides(config, overrides), prepared, done))
 
     (first, one), (again, other), (cut, told) = voters(), voters(), voters("features.max_response_tokens=9")
     for mine, theirs, short in zip(first.selectors, again.selectors, cut.selectors, strict=True):

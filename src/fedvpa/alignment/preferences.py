@@ -1,4 +1,8 @@
-"""TODO."""
+"""Candidates and a reward → z-labelled preference pairs.
+
+The same two responses may come back in different orders for different latents, and are kept then: that is what teaches
+one policy to switch.
+"""
 
 from __future__ import annotations
 

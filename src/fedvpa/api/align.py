@@ -58,6 +58,21 @@ class AlignResult:
     method: str
     policies: Mapping[str, AlignedPolicy]
 
+    @property
+    def policy(self) -> AlignedPolicy:
+        """The one for all users.
+
+        Raises:
+            ConfigError: If there is one for each group.
+        """
+        from fedvpa.alignment.stage1 import ONE
+
+        if ONE not in self.policies:
+            raise ConfigError(
+                f"{self.method!r} has a policy for each of {', '.join(self.policies)}.", fix="Take one of .policies."
+            )
+        return self.policies[ONE]
+
     def to_dict(self) -> dict[str, Any]:
         """What ``policy/metrics.json`` holds."""
         notes = {name: dict(policy.notes) for name, policy in self.policies.items()}

@@ -245,8 +245,15 @@ class Policy(nn.Module):
                 f"This policy is the same for everybody and cannot follow {preference!r}.",
                 fix="Leave the preference out, or align a run of fedvpa_gp.",
             )
-        if self.conditioner is None or preference is None:
+        if self.conditioner is None:
             return None
+        if preference is None:
+            known = ", ".join(self.preferences) or "none by name"
+            raise ConfigError(
+                "This policy follows a preference, and none is given.",
+                fix=f"Give one of its groups ({known}), a number between two of them, or a z such as "
+                "fedvpa.personalize gives.",
+            )
         return latent_of(preference, self.preferences)
 
     def _check_room(self, prompt: int, answer: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from os import PathLike
 from pathlib import Path
 from typing import Any, Self
 
@@ -146,7 +147,7 @@ class RunConfig(Config):
         return self.data.model_copy(update={"users": users})
 
 
-def read_config(path: Path | None = None, overrides: Sequence[str] = ()) -> RunConfig:
+def read_config(path: str | PathLike[str] | None = None, overrides: Sequence[str] = ()) -> RunConfig:
     """Read a YAML file, then apply ``key.path=value`` overrides; values are YAML.
 
     Args:
@@ -159,7 +160,7 @@ def read_config(path: Path | None = None, overrides: Sequence[str] = ()) -> RunC
     values: dict[str, Any] = {}
     if path is not None:
         try:
-            loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
+            loaded = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError) as error:
             reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
             raise ConfigError(f"cannot be read: {reason}.", fix="Check --config.", where=str(path)) from error

@@ -173,7 +173,8 @@ class Selector:
         folder = Path(folder)
         try:
             saved = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-            tensors = load_file(folder / "selector.safetensors")
+            # Copied into memory aligned as torch does: kernels round differently on a tensor at an odd address.
+            tensors = {name: leaf.clone() for name, leaf in load_file(folder / "selector.safetensors").items()}
         except (FileNotFoundError, json.JSONDecodeError, SafetensorError) as error:
             raise RunError(
                 f"holds no readable selector ({error}).",

@@ -1,0 +1,33 @@
+from pathlib import Path
+
+import pytest
+
+from fedvpa.api.train import train
+from fedvpa.runs.config import RunConfig, read_config
+
+TINY = (
+    "partition.kind=natural",
+    "partition.clients=7",
+    "partition.unseen=3",
+    "data.pairs_per_user=11",
+    "server.rounds=5",
+    "local.steps=2",
+    "selector.latent=13",
+    "engine.cohort=3",
+    "engine.workers=1",
+    "engine.checkpoint_every=2",
+)
+"""A world of ten users that trains in a fraction of a second."""
+
+
+@pytest.fixture(scope="session")
+def tiny() -> RunConfig:
+    return read_config(None, TINY)
+
+
+@pytest.fixture(scope="session")
+def finished(tiny: RunConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A whole run directory, to read only."""
+    out = tmp_path_factory.mktemp("runs") / "finished"
+    train(tiny, out)
+    return out
