@@ -1,6 +1,8 @@
 """What ``fedvpa export`` writes, and what it refuses."""
 
+import ssl
 import tomllib
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -38,3 +40,20 @@ def test_an_app_asks_for_the_oldest_flower_that_fedvpa_takes(tmp_path: Path) -> 
     oldest = f"{FLOWER_VERSIONS[0]}.0"
     assert project["project"]["dependencies"][0] == f"flwr>={oldest}"
     assert project["tool"]["flwr"]["app"]["flwr-version-target"] == oldest
+
+
+@pytest.mark.reference
+@pytest.mark.parametrize("host", ["server.example.org", "127.0.0.1"])
+def test_certificates_pass_the_strict_checks_that_python_makes_from_3_13_on(host: str, tmp_path: Path) -> None:
+    make_keys(tmp_path / "keys", host=host, nodes=1)
+    serving = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    serving.load_cert_chain(tmp_path / "keys" / "server.crt", tmp_path / "keys" / "server.key")
+    trusting = ssl.create_default_context(cafile=str(tmp_path / "keys" / "ca.crt"))
+    trusting.verify_flags |= ssl.VERIFY_X509_STRICT
+    up, down = ssl.MemoryBIO(), ssl.MemoryBIO()
+    client, server = trusting.wrap_bio(down, up, server_hostname=host), serving.wrap_bio(up, down, server_side=True)
+    for side in (client, server, client, server):
+        with suppress(ssl.SSLWantReadError):
+            side.do_handshake()
+    assert client.getpeercert()
+    assert server.version() == client.version() == "TLSv1.3"

@@ -13,7 +13,7 @@ from pathlib import Path
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from fedvpa.core.errors import ConfigError, RunError
 
@@ -40,11 +40,8 @@ def make_keys(folder: Path, *, host: str, nodes: int) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     authority, server = (ec.generate_private_key(ec.SECP384R1()) for _ in range(2))
     issuer = _name("fedvpa federation CA")
-    constraints = x509.BasicConstraints(ca=True, path_length=0)
-    root = _builder(issuer, issuer, authority).add_extension(constraints, critical=True)
-    certificate = _builder(_name(host), issuer, server).add_extension(
-        x509.SubjectAlternativeName([_general_name(host)]), critical=False
-    )
+    root = _authority_builder(issuer, authority)
+    certificate = _server_builder(host, server, issuer, authority)
     for name, builder in (("ca", root), ("server", certificate)):
         signed = builder.sign(authority, hashes.SHA384())
         (folder / f"{name}.crt").write_bytes(signed.public_bytes(serialization.Encoding.PEM))
@@ -74,14 +71,58 @@ def _general_name(host: str) -> x509.GeneralName:
         return x509.DNSName(host)
 
 
-def _builder(subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePrivateKey) -> x509.CertificateBuilder:
+def _authority_builder(name: x509.Name, key: ec.EllipticCurvePrivateKey) -> x509.CertificateBuilder:
+    """The CA's own certificate: it signs certificates and revocation lists, and none of them may sign others."""
+    return (
+        _builder(name, key, name, key)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .add_extension(_key_usage(key_cert_sign=True, crl_sign=True), critical=True)
+    )
+
+
+def _server_builder(
+    host: str, key: ec.EllipticCurvePrivateKey, issuer: x509.Name, issuer_key: ec.EllipticCurvePrivateKey
+) -> x509.CertificateBuilder:
+    """The server's certificate: valid for ``host`` alone, and for nothing but a TLS server."""
+    return (
+        _builder(_name(host), key, issuer, issuer_key)
+        .add_extension(x509.SubjectAlternativeName([_general_name(host)]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        .add_extension(_key_usage(digital_signature=True), critical=True)
+        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
+    )
+
+
+def _key_usage(
+    *, digital_signature: bool = False, key_cert_sign: bool = False, crl_sign: bool = False
+) -> x509.KeyUsage:
+    return x509.KeyUsage(
+        digital_signature=digital_signature,
+        key_cert_sign=key_cert_sign,
+        crl_sign=crl_sign,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        encipher_only=False,
+        decipher_only=False,
+    )
+
+
+def _builder(
+    subject: x509.Name, key: ec.EllipticCurvePrivateKey, issuer: x509.Name, issuer_key: ec.EllipticCurvePrivateKey
+) -> x509.CertificateBuilder:
+    """What both certificates have; RFC 5280, 4.2.1 wants both key identifiers, and Python 3.13 refuses one without."""
     now = datetime.datetime.now(datetime.UTC)
+    public, issuer_public = key.public_key(), issuer_key.public_key()
     return (
         x509.CertificateBuilder()
         .subject_name(subject)
         .issuer_name(issuer)
-        .public_key(key.public_key())
+        .public_key(public)
         .serial_number(x509.random_serial_number())
         .not_valid_before(now - datetime.timedelta(minutes=5))
         .not_valid_after(now + datetime.timedelta(days=DAYS))
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(public), critical=False)
+        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer_public), critical=False)
     )

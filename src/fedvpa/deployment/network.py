@@ -10,7 +10,7 @@ from pathlib import Path
 from fedvpa.core.errors import ConfigError
 
 PORTS = {"flower-superlink": 8000, "flower-supernode": 9094}
-"""Where Flower 1.41's programs listen unless told otherwise."""
+"""Where Flower's programs listen unless told otherwise."""
 
 SECONDS = 5.0
 """How long a connection may take. Chosen by us."""
@@ -55,7 +55,10 @@ def reach(address: str, authority: Path | None = None) -> str | None:
                 with ssl.create_default_context(cafile=str(authority)).wrap_socket(plain, server_hostname=host):
                     pass
     except ssl.SSLCertVerificationError as error:
-        return f"{address}: its certificate is refused: {error.verify_message}. Take ca.crt from the server's export."
+        return (
+            f"{address}: its certificate is refused: {error.verify_message}. Take ca.crt from the server's export, "
+            "or make new ones with fedvpa export keys."
+        )
     except ssl.SSLError as error:
         return f"{address}: answers, but not with TLS ({error.reason}). Start flower-superlink with --ssl-certfile."
     except OSError as error:
