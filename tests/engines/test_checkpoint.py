@@ -15,8 +15,8 @@ from fedvpa.algorithms.base import Gaussian, Private, ServerState
 from fedvpa.algorithms.registry import make
 from fedvpa.core import tensors
 from fedvpa.core.errors import RunError
+from fedvpa.core.schema import VERSIONS
 from fedvpa.engines.checkpoint import (
-    SCHEMA_VERSION,
     load_checkpoint,
     load_clients,
     previous,
@@ -147,7 +147,7 @@ def test_weights_are_float64_and_ids_stand_in_the_metadata_only(tmp_path: Path):
     with safe_open(path, framework="pt") as file:
         header, names = json.loads(file.metadata()["fedvpa"]), list(file.keys())
         assert {file.get_tensor(name).dtype for name in names if name.endswith(".logits")} == {torch.float64}
-    assert header["schema_version"] == SCHEMA_VERSION
+    assert header["schema_version"] == VERSIONS["checkpoint"]
     assert header["posteriors"] == [own["id"] for own in header["private"]] == list(ODD_IDS)
     assert (header["round"], header["averaged"], header["meta"]) == (11, 2, {"seed": 7})
     numbered = [name for name in names if name.startswith(("posteriors.", "private."))]
@@ -214,8 +214,8 @@ def test_missing_and_truncated_files_are_refused(tmp_path: Path):
         ({"fedvpa": "[1]"}, "no readable checkpoint"),
         ({"fedvpa": "3"}, "no readable checkpoint"),
         ({"fedvpa": "{}"}, "no readable checkpoint"),
-        ({"fedvpa": json.dumps({"schema_version": SCHEMA_VERSION + 1, "private": []})}, "has schema version 2"),
-        ({"fedvpa": json.dumps({"schema_version": SCHEMA_VERSION})}, "another kind of file"),
+        ({"fedvpa": json.dumps({"schema_version": VERSIONS["checkpoint"] + 1, "private": []})}, "has schema version 2"),
+        ({"fedvpa": json.dumps({"schema_version": VERSIONS["checkpoint"]})}, "another kind of file"),
     ],
 )
 def test_files_of_others_and_other_schemas_are_refused(metadata: dict[str, str] | None, problem: str, tmp_path: Path):

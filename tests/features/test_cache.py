@@ -15,6 +15,7 @@ import pytest
 from filelock import FileLock
 
 from fedvpa.core.errors import ConfigError, DataError, ModelError
+from fedvpa.core.schema import VERSIONS
 from fedvpa.data.schema import Pair, PairTable
 from fedvpa.features import store as store_module
 from fedvpa.features.backbone import load_backbone
@@ -255,7 +256,7 @@ def test_a_cache_of_another_model_or_schema_is_refused(config, table):
     _spoil_meta(folder, key={"model": "sha256:other"})
     with pytest.raises(ModelError, match=r"written with model = 'sha256:other'.*[Dd]elete"):
         load_features(table, config)
-    _spoil_meta(folder, schema_version=store_module.SCHEMA_VERSION + 1)
+    _spoil_meta(folder, schema_version=VERSIONS["features"] + 1)
     with pytest.raises(ModelError, match="schema version 2; this fedvpa reads 1"):
         load_features(table, config)
 

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from fedvpa.core.errors import ModelError
 from fedvpa.core.progress import say
+from fedvpa.core.schema import VERSIONS
 from fedvpa.core.seeds import Label
 from fedvpa.core.tensors import write_tensors
 from fedvpa.data.schema import Pair, PairTable, Text
@@ -33,8 +34,6 @@ from fedvpa.policy.config import CandidateConfig
 from fedvpa.policy.model import Policy
 from fedvpa.policy.rows import Ids, say_cuts
 from fedvpa.policy.sampling import Sampling
-
-SCHEMA_VERSION = 1
 
 Item = TypeVar("Item")
 
@@ -77,7 +76,7 @@ class Candidates:
                 "reference": torch.from_numpy(np.concatenate([part for group in self.reference for part in group])),
                 "distinct": self.distinct,
             },
-            {"schema_version": str(SCHEMA_VERSION)},
+            {"schema_version": str(VERSIONS["candidates"])},
         )
 
     @classmethod
@@ -190,7 +189,7 @@ def candidates_key(
         *path: Labels.
     """
     parts = [
-        SCHEMA_VERSION,
+        VERSIONS["candidates"],
         policy.source.identity(),
         policy.source.tokenizer_hash(),
         str(policy.model.get_input_embeddings().weight.dtype),

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedvpa.core.errors import ConfigError, nearest
+from fedvpa.core.schema import VERSIONS
 from fedvpa.runs.folder import RunFolder
 
 if TYPE_CHECKING:
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from fedvpa.runs.config import RunConfig
     from fedvpa.runs.policies import Inputs
 
-SCHEMA_VERSION = 1
 FEDDPO = "feddpo"
 """The method that needs no selector; see :mod:`fedvpa.algorithms.feddpo`."""
 
@@ -76,7 +76,7 @@ class AlignResult:
     def to_dict(self) -> dict[str, Any]:
         """What ``policy/metrics.json`` holds."""
         notes = {name: dict(policy.notes) for name, policy in self.policies.items()}
-        return {"schema_version": SCHEMA_VERSION, "method": self.method, "policies": notes}
+        return {"schema_version": VERSIONS["policy metrics"], "method": self.method, "policies": notes}
 
 
 def align(

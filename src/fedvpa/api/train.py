@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedvpa.core.errors import RunError
+from fedvpa.core.schema import VERSIONS
 from fedvpa.core.short_repr import short_repr
 from fedvpa.runs.config import RunConfig
 from fedvpa.runs.folder import RunFolder
@@ -18,8 +19,6 @@ if TYPE_CHECKING:
     from fedvpa.evaluation.latents import LatentReport
     from fedvpa.runs.fit import SelectorJob
     from fedvpa.runs.scores import ConflictRow
-
-SCHEMA_VERSION = 1
 
 
 @dataclass(frozen=True, repr=False)
@@ -49,7 +48,7 @@ class TrainResult:
     def to_dict(self) -> dict[str, Any]:
         """What ``metrics.json`` holds."""
         return {
-            "schema_version": SCHEMA_VERSION,
+            "schema_version": VERSIONS["metrics"],
             "method": self.method,
             "seconds": self.seconds,
             "rounds": self.rounds,

@@ -18,12 +18,11 @@ from safetensors import SafetensorError, safe_open
 from fedvpa.algorithms.base import Private, ServerState
 from fedvpa.core.errors import RunError
 from fedvpa.core.files import replacing
+from fedvpa.core.schema import VERSIONS, check_version
 from fedvpa.core.tensors import write_tensors
 from fedvpa.core.tree import Tree, below, prefixed
 from fedvpa.engines.encoding import decode_posterior, decode_private, encode_posteriors, encode_private
 from fedvpa.engines.training import TrainState
-
-SCHEMA_VERSION = 1
 
 _STATE = frozenset({"round", "averaged", "components", "posteriors", "private", "meta"})
 _CLIENTS = frozenset({"private"})
@@ -100,7 +99,7 @@ def load_clients(path: Path) -> dict[str, Private]:
 
 def _write(path: Path, tensors: Tree, header: Mapping[str, Any]) -> None:
     # Plain ASCII: an id from JSON may hold a lone surrogate, which UTF-8 cannot.
-    text = json.dumps({"schema_version": SCHEMA_VERSION, **header}, ensure_ascii=True)
+    text = json.dumps({"schema_version": VERSIONS["checkpoint"], **header}, ensure_ascii=True)
     write_tensors(path, tensors, {"fedvpa": text})
 
 
@@ -118,12 +117,7 @@ def _read(path: Path, fields: frozenset[str]) -> tuple[Tree, dict[str, Any]]:
             fix=f"Restore it, or put {previous(path).name} in its place.",
             where=str(path),
         ) from error
-    if version != SCHEMA_VERSION:
-        raise RunError(
-            f"has schema version {version}; this fedvpa reads {SCHEMA_VERSION}.",
-            fix="Use the fedvpa that wrote it, or train again.",
-            where=str(path),
-        )
+    check_version("checkpoint", version, where=str(path), fix="Use the fedvpa that wrote it, or train again.")
     if header.keys() != fields:
         raise RunError(
             f"is another kind of file: it holds {sorted(header)}, and {sorted(fields)} are needed.",

@@ -11,10 +11,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from fedvpa.core.schema import VERSIONS
 from fedvpa.evaluation.intervals import Bootstrap, Estimate, Interval
 from fedvpa.evaluation.summaries import JsonResult, bootstrap_as_json, fields_as_json
-
-SCHEMA_VERSION = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +152,9 @@ class AccuracyComparison:
     def to_dict(self) -> dict[str, Any]:
         """The keys of ``comparison.json``: ``schema_version`` and the fields, as plain JSON values."""
         return (
-            {"schema_version": SCHEMA_VERSION} | fields_as_json(self) | {"bootstrap": bootstrap_as_json(self.bootstrap)}
+            {"schema_version": VERSIONS["comparison"]}
+            | fields_as_json(self)
+            | {"bootstrap": bootstrap_as_json(self.bootstrap)}
         )
 
 

@@ -26,9 +26,9 @@ from numpy.typing import NDArray
 
 from fedvpa.core.errors import ModelError
 from fedvpa.core.files import replacing, write_json
+from fedvpa.core.schema import VERSIONS, check_version
 from fedvpa.data.schema import Pair, Text
 
-SCHEMA_VERSION = 1
 META, PROGRESS = "meta.json", "progress.json"
 SIDES = ("chosen", "rejected")
 ZEROS_AT_ONCE = 1 << 24
@@ -126,12 +126,8 @@ def read_meta(folder: Path, key: Mapping[str, Any]) -> dict[str, Any] | None:
     if meta is None:
         return None
     fix = "Delete the folder, or choose another cache_dir."
-    if meta.get("schema_version") != SCHEMA_VERSION:
-        raise ModelError(
-            f"The feature cache has schema version {meta.get('schema_version')}; this fedvpa reads {SCHEMA_VERSION}.",
-            fix=fix,
-            where=str(folder),
-        )
+    version = meta.get("schema_version")
+    check_version("features", version, where=f"the feature cache {folder}", fix=fix, error=ModelError)
     differing = sorted(name for name in {*key, *meta["key"]} if meta["key"].get(name) != key.get(name))
     if differing:
         name, wanted = differing[0], key.get(differing[0])
@@ -161,7 +157,7 @@ class Writer:
         self._folder, self._order = folder, order
         meta = read_meta(folder, key)
         if meta is None:
-            meta = {"schema_version": SCHEMA_VERSION, "key": dict(key), "shape": list(shape), "dtype": storage}
+            meta = {"schema_version": VERSIONS["features"], "key": dict(key), "shape": list(shape), "dtype": storage}
             (folder / PROGRESS).unlink(missing_ok=True)
             for side in SIDES:
                 _allocate(folder / f"{side}.npy", shape, np.dtype(storage))

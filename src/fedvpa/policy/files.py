@@ -17,6 +17,7 @@ from trl.trainer.utils import add_fused_lm_head
 
 from fedvpa.core.errors import ConfigError, ModelError, RunError
 from fedvpa.core.files import replacing, write_json
+from fedvpa.core.schema import VERSIONS, check_version
 from fedvpa.core.seeds import entropy
 from fedvpa.core.tensors import write_tensors
 from fedvpa.models.architecture import positions_of
@@ -30,7 +31,6 @@ from fedvpa.policy.model import Policy
 from fedvpa.policy.rows import PolicyTokenizer
 from fedvpa.policy.sampling import SERVING
 
-SCHEMA_VERSION = 2
 PREFERENCES = "preferences.json"
 """Beside the policy: group → the z that stands for it."""
 
@@ -101,7 +101,7 @@ def save_policy(policy: Policy, folder: Path, notes: Mapping[str, Any]) -> None:
     write_json(
         folder / "policy.json",
         {
-            "schema_version": SCHEMA_VERSION,
+            "schema_version": VERSIONS["policy"],
             "model": policy.source.name,
             "base": policy.source.identity(),
             "max_prompt_tokens": policy.tokenizer.max_prompt_tokens,
@@ -121,12 +121,9 @@ def read_policy(folder: Path) -> dict[str, Any]:
         saved: dict[str, Any] = json.loads((folder / "policy.json").read_text(encoding="utf-8"))
     except (FileNotFoundError, json.JSONDecodeError) as error:
         raise RunError("holds no policy.", fix="Run: fedvpa align RUN", where=str(folder)) from error
-    if saved.get("schema_version") != SCHEMA_VERSION:
-        raise RunError(
-            f"has schema version {saved.get('schema_version')}; this fedvpa reads {SCHEMA_VERSION}.",
-            fix="Align again, or use the fedvpa that wrote it.",
-            where=str(folder),
-        )
+    check_version(
+        "policy", saved.get("schema_version"), where=str(folder), fix="Align again, or use the fedvpa that wrote it."
+    )
     return saved
 
 

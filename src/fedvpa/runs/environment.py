@@ -15,8 +15,8 @@ from typing import Any
 import torch
 
 from fedvpa.core.compute import processor_name
+from fedvpa.core.schema import VERSIONS
 
-SCHEMA_VERSION = 1
 PACKAGES = (
     "fedvpa",
     "torch",
@@ -66,7 +66,7 @@ class Environment:
 
     def to_dict(self) -> dict[str, Any]:
         """What ``environment.json`` holds."""
-        return {"schema_version": SCHEMA_VERSION, **asdict(self)}
+        return {"schema_version": VERSIONS["environment"], **asdict(self)}
 
 
 def environment(seed: int | None = None) -> Environment:

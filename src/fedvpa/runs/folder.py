@@ -13,9 +13,9 @@ from typing import Any, Self
 from fedvpa.core.config import flat
 from fedvpa.core.errors import ConfigError, RunError
 from fedvpa.core.files import write_json, write_text
+from fedvpa.core.schema import VERSIONS, check_version
 from fedvpa.runs.config import RunConfig, dump, read_config, with_overrides
 
-SCHEMA_VERSION = 1
 SCHEMA_LINE = "# schema_version: "
 """The first line of ``config.yaml``: a comment, so that the file can be given to ``--config`` as it is."""
 
@@ -47,13 +47,10 @@ class RunFolder:
                 "holds no run (config.yaml is missing).", fix="Give the folder that train wrote.", where=str(path)
             )
         first = folder.config_file.read_text(encoding="utf-8").partition("\n")[0]
-        if first != f"{SCHEMA_LINE}{SCHEMA_VERSION}":
-            version = first.removeprefix(SCHEMA_LINE) if first.startswith(SCHEMA_LINE) else "unknown"
-            raise RunError(
-                f"has schema version {version}; this fedvpa reads {SCHEMA_VERSION}.",
-                fix="Use the fedvpa that wrote it, or train again.",
-                where=str(folder.config_file),
-            )
+        version = first.removeprefix(SCHEMA_LINE) if first.startswith(SCHEMA_LINE) else None
+        check_version(
+            "run", version, where=str(folder.config_file), fix="Use the fedvpa that wrote it, or train again."
+        )
         return folder
 
     def __str__(self) -> str:
@@ -117,7 +114,7 @@ class RunFolder:
     def begin(self, config: RunConfig, environment: Mapping[str, Any]) -> None:
         """Remove an earlier run and write the files that a run starts with."""
         self.remove()
-        write_text(self.config_file, f"{SCHEMA_LINE}{SCHEMA_VERSION}\n{dump(config)}")
+        write_text(self.config_file, f"{SCHEMA_LINE}{VERSIONS['run']}\n{dump(config)}")
         write_json(self.path / "environment.json", environment)
         write_text(self.history, "")
 

@@ -21,6 +21,7 @@ from fedvpa.core.errors import RunError
 from fedvpa.core.files import write_text
 from fedvpa.core.loop import run_job
 from fedvpa.core.progress import say
+from fedvpa.core.schema import VERSIONS, check_version
 from fedvpa.core.tensors import write_tensors
 from fedvpa.policy.config import PolicyConfig
 from fedvpa.policy.files import load_policy, read_policy, read_preferences
@@ -29,7 +30,6 @@ from fedvpa.runs.card import card
 from fedvpa.runs.config import RunConfig, with_overrides
 from fedvpa.runs.folder import RunFolder
 
-SCHEMA_VERSION = 2
 DIFFERENCES = {
     "policy": "other settings of policy.*",
     "method": "another method",
@@ -118,7 +118,7 @@ def train_in_run(run: RunFolder, job: AlignmentJob, inputs: Inputs, command: str
     ending = f"-{job.name}" if job.name else ""
     checkpoint, history = run.checkpoint.parent / f"policy{ending}.safetensors", run.policy / f"history{ending}.jsonl"
     meta = {
-        "schema_version": str(SCHEMA_VERSION),
+        "schema_version": str(VERSIONS["policy checkpoint"]),
         "policy": job.settings.model_dump_json(),
         "method": job.method,
         "seed": str(job.seed),
@@ -195,12 +195,9 @@ def open_aligned(run: RunFolder, overrides: Sequence[str] = ()) -> Aligned:
 
 def _load(job: AlignmentJob, path: Path, meta: Mapping[str, str]) -> None:
     saved = _header(path)
-    if saved.get("schema_version") != meta["schema_version"]:
-        raise RunError(
-            f"has schema version {saved.get('schema_version')}; this fedvpa reads {SCHEMA_VERSION}.",
-            fix="Align again with --overwrite.",
-            where=str(path),
-        )
+    check_version(
+        "policy checkpoint", saved.get("schema_version"), where=str(path), fix="Align again with --overwrite."
+    )
     differing = [said for name, said in DIFFERENCES.items() if saved.get(name) != meta[name]]
     if differing:
         raise RunError(

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from fedvpa.alignment.stage1 import Users
 from fedvpa.core.errors import RunError
+from fedvpa.core.schema import VERSIONS, check_version
 from fedvpa.core.short_repr import short_repr
 from fedvpa.core.tensors import write_tensors
 from fedvpa.core.tree import Tree, below, prefixed
@@ -27,7 +28,6 @@ from fedvpa.evaluation.accuracy import infer_clients
 from fedvpa.selector.posterior import Posterior
 from fedvpa.selector.selector import Selector
 
-SCHEMA_VERSION = 1
 SPLITS = ("train", "validation", "test")
 
 
@@ -71,7 +71,7 @@ def save_users(path: Path, users: RunUsers) -> None:
         if some.posterior is not None:
             tensors |= prefixed(name, _posterior_tensors(some.posterior))
     header = {
-        "schema_version": SCHEMA_VERSION,
+        "schema_version": VERSIONS["users"],
         "data": users.data,
         "clients": [[client.client_id, client.group, client.seen] for client in clients],
     }
@@ -92,12 +92,9 @@ def load_users(path: Path) -> RunUsers:
             tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError, KeyError, ValueError) as error:
         raise RunError(f"cannot be read ({error}).", fix="Restore it, or train again.", where=str(path)) from error
-    if header["schema_version"] != SCHEMA_VERSION:
-        raise RunError(
-            f"has schema version {header['schema_version']}; this fedvpa reads {SCHEMA_VERSION}.",
-            fix="Use the fedvpa that wrote it, or train again.",
-            where=str(path),
-        )
+    check_version(
+        "users", header["schema_version"], where=str(path), fix="Use the fedvpa that wrote it, or train again."
+    )
     clients = _clients(header["clients"], tensors["rows"].numpy(), tensors["sizes"].numpy())
     seen, unseen = ([client for client in clients if client.seen is flag] for flag in (True, False))
     return RunUsers(

@@ -17,6 +17,7 @@ from torch import Tensor
 from fedvpa.core.config import Config
 from fedvpa.core.errors import RunError
 from fedvpa.core.files import write_json
+from fedvpa.core.schema import VERSIONS, check_version
 from fedvpa.core.tensors import write_tensors
 from fedvpa.core.tree import Tree, below
 from fedvpa.features.standardise import Standardiser
@@ -28,8 +29,6 @@ from fedvpa.selector.posterior import Posterior, single
 from fedvpa.selector.refinement import at_prototypes, evidence, laplace
 from fedvpa.selector.scaling import Scaling
 from fedvpa.selector.vote import majority_margins
-
-SCHEMA_VERSION = 1
 
 InferenceMethod = Literal["amortised", "responsibilities", "laplace", "ridge", "none", "vote"]
 
@@ -149,11 +148,11 @@ class Selector:
         if self.scaling is not None:
             tensors["scaling.mean"] = torch.from_numpy(self.scaling.standardiser.mean)
             tensors["scaling.scale"] = torch.from_numpy(self.scaling.standardiser.scale)
-        write_tensors(folder / "selector.safetensors", tensors, {"schema_version": str(SCHEMA_VERSION)})
+        write_tensors(folder / "selector.safetensors", tensors, {"schema_version": str(VERSIONS["selector"])})
         write_json(
             folder / "config.json",
             {
-                "schema_version": SCHEMA_VERSION,
+                "schema_version": VERSIONS["selector"],
                 "selector": self.config.model_dump(mode="json"),
                 "inference": self.inference.model_dump(mode="json"),
                 "feature_key": self.feature_key,
@@ -181,12 +180,12 @@ class Selector:
                 fix="Give the 'selector' folder of a finished run.",
                 where=str(folder),
             ) from error
-        if saved.get("schema_version") != SCHEMA_VERSION:
-            raise RunError(
-                f"has schema version {saved.get('schema_version')}; this fedvpa reads {SCHEMA_VERSION}.",
-                fix="Train again, or use the fedvpa that wrote it.",
-                where=str(folder),
-            )
+        check_version(
+            "selector",
+            saved.get("schema_version"),
+            where=str(folder),
+            fix="Train again, or use the fedvpa that wrote it.",
+        )
         config = SelectorConfig.parse(saved["selector"])
         scaling = None
         if "scaling.mean" in tensors:
