@@ -43,7 +43,7 @@ from fedvpa.core.seeds import numpy_generator
 from fedvpa.policy.config import PolicyConfig
 from fedvpa.policy.dpo_trainer import DPOTrainer, schedule
 from fedvpa.policy.examples import Examples, reference_of
-from fedvpa.policy.files import new_policy
+from fedvpa.policy.policy import new_policy
 from fedvpa.policy.rows import Ids
 from fedvpa.world import backbone_path
 

@@ -14,8 +14,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from fedvpa.alignment.candidates import Candidates
 from fedvpa.policy.config import PolicyConfig
 from fedvpa.policy.examples import Examples
-from fedvpa.policy.files import new_policy
-from fedvpa.policy.model import Policy
+from fedvpa.policy.policy import Policy, new_policy
 from fedvpa.policy.rows import Ids
 from fedvpa.selector.config import SelectorConfig
 from fedvpa.selector.selector import InferenceConfig, Selector

@@ -6,7 +6,7 @@ from typing import Any
 __version__ = "0.1.0"
 
 _HOMES = {
-    "Policy": "fedvpa.policy.model",
+    "Policy": "fedvpa.policy.policy",
     "RunConfig": "fedvpa.runs.config",
     "Selector": "fedvpa.selector.selector",
     "align": "fedvpa.api.align",

@@ -27,7 +27,7 @@ from fedvpa.data.schema import Pair
 from fedvpa.models.tokens import Limits
 from fedvpa.policy.adapters import new_adapter
 from fedvpa.policy.config import PolicyConfig
-from fedvpa.policy.model import Policy
+from fedvpa.policy.policy import Policy
 from fedvpa.rewards.choice import Choices, Template
 from fedvpa.selector.posterior import single
 from fedvpa.selector.vote import majority_margins

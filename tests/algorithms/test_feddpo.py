@@ -14,8 +14,7 @@ from fedvpa.data.schema import Pair
 from fedvpa.policy.adapters import snapshot
 from fedvpa.policy.config import PolicyConfig
 from fedvpa.policy.examples import Examples
-from fedvpa.policy.files import load_policy, new_policy
-from fedvpa.policy.model import Policy
+from fedvpa.policy.policy import Policy, load_policy, new_policy
 from fedvpa.world.generate import generate_world
 
 RULES = ("avg", "ffa", "svd")

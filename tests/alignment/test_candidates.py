@@ -10,7 +10,7 @@ from fedvpa.alignment.candidates import candidates_key
 from fedvpa.data.schema import Message
 from fedvpa.features.config import FeatureConfig
 from fedvpa.policy.config import CandidateConfig
-from fedvpa.policy.files import new_policy
+from fedvpa.policy.policy import new_policy
 from policy_fixtures import make_tokenizer, save_model, tiny_config
 
 TEXTS = ["w1 w2", (Message("user", "w3"),)]

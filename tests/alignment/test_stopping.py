@@ -12,7 +12,7 @@ from fedvpa.alignment.loop import dpo_steps
 from fedvpa.alignment.stopping import BestWeights, Validation, ValidationResult, margins_over_base, replaces_best
 from fedvpa.policy.adapters import snapshot
 from fedvpa.policy.dpo_trainer import DPOTrainer
-from fedvpa.policy.model import Policy
+from fedvpa.policy.policy import Policy
 from fedvpa.selector.posterior import single
 from policy_fixtures import PAD, make_candidates, make_examples, make_policy, make_selector, tiny_config
 

@@ -17,7 +17,7 @@ from fedvpa.api.generate import Answer, generate, z_of
 from fedvpa.api.personalize import personalize
 from fedvpa.api.train import train
 from fedvpa.core.errors import ConfigError, DataError, ModelError, RunError
-from fedvpa.policy.model import Policy
+from fedvpa.policy.policy import Policy
 from fedvpa.runs.config import RunConfig
 from fedvpa.runs.folder import RunFolder
 from fedvpa.runs.policies import open_aligned

@@ -12,7 +12,7 @@ from fedvpa.engines.flower.simulation import FLOWER_VERSIONS
 from fedvpa.runs.config import read_config
 
 pytest.importorskip("flwr", reason="fedvpa[flower] is not installed")
-from fedvpa.deployment.app import export_flower
+from fedvpa.api.export import export_flower
 from fedvpa.deployment.keys import make_keys
 
 

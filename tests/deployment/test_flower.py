@@ -18,7 +18,7 @@ from fedvpa.selector.selector import Selector
 from tests_shared import replay
 
 pytest.importorskip("flwr", reason="fedvpa[flower] is not installed")
-from fedvpa.deployment.app import export_flower
+from fedvpa.api.export import export_flower
 from fedvpa.deployment.keys import make_keys
 from flower_processes import Processes, history, write_pairs
 

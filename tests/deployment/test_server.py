@@ -13,7 +13,7 @@ from fedvpa.selector.selector import Selector
 
 httpx = pytest.importorskip("httpx", reason="fedvpa[flower] is not installed")
 pytest.importorskip("flwr", reason="fedvpa[flower] is not installed")
-from fedvpa.api import deployment
+from fedvpa.deployment import server as deployment
 from here_grid import SETTING, HereGrid, task
 
 CONFIG = RunConfig.parse({**SETTING.model_dump(), "engine": {"cohort": 4, "workers": 1}, "seed": 5})
@@ -92,7 +92,7 @@ def test_a_run_directory_in_use_or_of_another_run_is_refused(tmp_path: Path, mon
     ],
 )
 def test_what_stops_the_server_is_said_in_one_line(error: Exception, said: str, capsys):
-    with pytest.raises((FedvpaError, OSError)), deployment.told():
+    with pytest.raises((FedvpaError, OSError)), deployment.explained():
         raise error
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("fedvpa: ")

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from conftest import make_federation
-from fedvpa.algorithms import make
+from fedvpa.algorithms.registry import make
 from fedvpa.engines import vectorised
 from fedvpa.engines.config import EngineConfig
 from fedvpa.engines.training import TrainState, rounds, start

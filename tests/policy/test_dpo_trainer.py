@@ -11,7 +11,7 @@ import torch
 from fedvpa.policy.adapters import restore, snapshot
 from fedvpa.policy.dpo_trainer import DPOTrainer, Step, batch_rows, schedule
 from fedvpa.policy.examples import Examples
-from fedvpa.policy.model import Policy
+from fedvpa.policy.policy import Policy
 from policy_fixtures import make_examples, make_policy, tiny_config
 
 EXAMPLES = make_examples(11)

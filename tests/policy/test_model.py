@@ -13,8 +13,7 @@ from transformers import LlamaForCausalLM
 from fedvpa.core.errors import ConfigError, ModelError, RunError
 from fedvpa.data.schema import Pair
 from fedvpa.policy.adapters import restore, snapshot
-from fedvpa.policy.files import load_policy, new_policy
-from fedvpa.policy.model import Policy
+from fedvpa.policy.policy import Policy, load_policy, new_policy
 from fedvpa.policy.sampling import Sampling
 from policy_fixtures import (
     EOS,

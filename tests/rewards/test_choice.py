@@ -13,8 +13,7 @@ from fedvpa.core.errors import ConfigError, ModelError
 from fedvpa.data.schema import Pair
 from fedvpa.models.tokens import Limits
 from fedvpa.policy.config import PolicyConfig
-from fedvpa.policy.files import new_policy
-from fedvpa.policy.model import Policy
+from fedvpa.policy.policy import Policy, new_policy
 from fedvpa.policy.rows import PolicyTokenizer
 from fedvpa.rewards.choice import TEMPLATE, Choices, Template, both_log_odds, log_odds, losses, margins, mean_loss
 from policy_fixtures import disturb, make_policy, make_tokenizer

@@ -65,8 +65,7 @@ from fedvpa.core.tree import Tree
 from fedvpa.policy.adapters import check_fits, new_adapter, restore, snapshot
 from fedvpa.policy.config import PolicyConfig
 from fedvpa.policy.dpo_trainer import batch_rows
-from fedvpa.policy.files import new_policy
-from fedvpa.policy.model import Policy
+from fedvpa.policy.policy import Policy, new_policy
 from fedvpa.rewards.choice import Choices, Template, both_log_odds, losses, margins, mean_loss
 from fedvpa.selector.vote import majority_margins
 

@@ -39,7 +39,7 @@ from fedvpa.policy.adapters import check_fits, restore, snapshot
 from fedvpa.policy.config import PolicyConfig
 from fedvpa.policy.dpo_trainer import DPOTrainer, Step
 from fedvpa.policy.examples import Examples, reference_of
-from fedvpa.policy.model import Policy
+from fedvpa.policy.policy import Policy
 
 METHOD = "feddpo"
 """Its name; no run is trained with it, since stage 1 has nothing to do for it."""

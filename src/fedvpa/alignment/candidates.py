@@ -31,7 +31,7 @@ from fedvpa.features.config import FeatureConfig
 from fedvpa.features.extract import extract
 from fedvpa.models.device import resolve_device, resolve_dtype
 from fedvpa.policy.config import CandidateConfig
-from fedvpa.policy.model import Policy
+from fedvpa.policy.policy import Policy
 from fedvpa.policy.rows import Ids, say_cuts
 from fedvpa.policy.sampling import Sampling
 

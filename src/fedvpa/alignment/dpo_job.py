@@ -23,7 +23,7 @@ from fedvpa.core.tree import Tree, below, prefixed
 from fedvpa.policy.adapters import restore, snapshot
 from fedvpa.policy.dpo_trainer import DPOTrainer
 from fedvpa.policy.examples import Examples
-from fedvpa.policy.model import Policy
+from fedvpa.policy.policy import Policy
 from fedvpa.policy.rows import Ids
 
 

@@ -18,8 +18,7 @@ from fedvpa.data.schema import Pair
 from fedvpa.features.config import FeatureConfig
 from fedvpa.policy.adapters import snapshot
 from fedvpa.policy.config import PolicyConfig
-from fedvpa.policy.files import new_policy
-from fedvpa.policy.model import Policy
+from fedvpa.policy.policy import Policy, new_policy
 from fedvpa.policy.rows import say_cuts
 
 

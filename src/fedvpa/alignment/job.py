@@ -15,7 +15,7 @@ from fedvpa.core.loop import Job, run_in_memory
 from fedvpa.core.tree import Tree
 from fedvpa.engines.sampling import draw_cohort, identities
 from fedvpa.policy.config import PolicyConfig
-from fedvpa.policy.model import Policy
+from fedvpa.policy.policy import Policy
 
 
 class AlignmentJob(Job, Protocol):

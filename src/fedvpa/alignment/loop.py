@@ -15,7 +15,7 @@ from fedvpa.policy.adapters import snapshot
 from fedvpa.policy.config import PolicyConfig
 from fedvpa.policy.dpo_trainer import DPOTrainer
 from fedvpa.policy.examples import Examples
-from fedvpa.policy.model import Policy
+from fedvpa.policy.policy import Policy
 
 
 @dataclass(frozen=True)

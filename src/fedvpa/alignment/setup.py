@@ -22,8 +22,7 @@ from fedvpa.core.progress import say
 from fedvpa.core.seeds import Label
 from fedvpa.data.schema import Text
 from fedvpa.models.locate import locate
-from fedvpa.policy.files import new_policy
-from fedvpa.policy.model import Policy
+from fedvpa.policy.policy import Policy, new_policy
 
 
 @dataclass(frozen=True)

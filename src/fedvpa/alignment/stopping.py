@@ -14,7 +14,7 @@ from fedvpa.alignment.candidates import Candidates
 from fedvpa.alignment.latents import Latents
 from fedvpa.core.seeds import Label
 from fedvpa.policy.config import PolicyConfig
-from fedvpa.policy.model import Policy
+from fedvpa.policy.policy import Policy
 from fedvpa.policy.rows import Ids
 from fedvpa.policy.sampling import Sampling
 from fedvpa.selector.pairs import Pairs

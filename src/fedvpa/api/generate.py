@@ -14,7 +14,7 @@ from fedvpa.core.short_repr import short_repr
 from fedvpa.runs.folder import RunFolder
 
 if TYPE_CHECKING:
-    from fedvpa.policy.model import Policy
+    from fedvpa.policy.policy import Policy
     from fedvpa.runs.policies import Aligned
     from fedvpa.runs.users import RunUsers
 

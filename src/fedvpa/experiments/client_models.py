@@ -18,7 +18,7 @@ from fedvpa.alignment.voting import voting_labeller
 from fedvpa.core.progress import say, track
 from fedvpa.models.architecture import positions_of
 from fedvpa.models.tokens import Limits, TokenCounts
-from fedvpa.policy.model import Policy
+from fedvpa.policy.policy import Policy
 from fedvpa.policy.rows import say_cuts
 from fedvpa.rewards.choice import Template
 

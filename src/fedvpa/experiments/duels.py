@@ -17,7 +17,7 @@ from fedvpa.evaluation.judges.base import Duel, Judge, check_missing, exact_rewa
 from fedvpa.evaluation.judges.openai_compatible import OpenAICompatibleJudge
 from fedvpa.evaluation.outcomes import Outcome
 from fedvpa.policy.config import JudgingConfig
-from fedvpa.policy.model import Policy
+from fedvpa.policy.policy import Policy
 from fedvpa.policy.rows import Ids
 from fedvpa.policy.sampling import Sampling
 from fedvpa.rewards.base import ExactReward

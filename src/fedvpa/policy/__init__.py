@@ -1,5 +1,5 @@
-"""One policy for all users.
+"""One policy for all users: a language model that follows z.
 
-candidates.py ──► preferences.py ──► dpo.py, looped by alignment.py ──► model.py, with conditioning.py inside
-K responses      z-labelled pairs    optimiser steps, stopping step     log-probabilities, generation, files
+rows.py ──► model.py, with conditioning.py inside ──► policy.py
+tokens      log-probabilities, samples                loaded, asked in words, saved; trained by dpo_trainer.py
 """

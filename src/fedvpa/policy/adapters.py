@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
-import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 import torch
 from peft.tuners.lora import LoraLayer
@@ -13,7 +11,7 @@ from torch import Tensor
 
 from fedvpa.core.errors import RunError
 from fedvpa.core.seeds import Label, entropy
-from fedvpa.policy.model import Policy
+from fedvpa.policy.policy import Policy
 
 
 def snapshot(policy: Policy) -> dict[str, Tensor]:
@@ -58,11 +56,3 @@ def new_adapter(policy: Policy, seed: int, *path: Label) -> dict[str, Tensor]:
             if isinstance(layer, LoraLayer):
                 layer.reset_lora_parameters("default", True)
     return snapshot(policy)
-
-
-@contextlib.contextmanager
-def _quiet_peft() -> Iterator[None]:
-    """Gradient checkpointing by its old name, PEFT's and the one that all supported transformers know, warns."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*gradient_checkpointing.*", category=FutureWarning)
-        yield

@@ -20,7 +20,7 @@ from fedvpa.core.seeds import Label, entropy, numpy_generator
 from fedvpa.objectives.dpo import dpo_loss
 from fedvpa.policy.config import PolicyConfig
 from fedvpa.policy.examples import Examples
-from fedvpa.policy.model import Policy
+from fedvpa.policy.policy import Policy
 
 WINDOW = 8
 """Batches among which examples are sorted by length: less padding, and still random order. Chosen by us."""

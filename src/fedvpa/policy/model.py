@@ -7,10 +7,7 @@ reference policy is the same object without adapter and without z.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
-from os import PathLike
-from pathlib import Path
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,62 +18,29 @@ from torch import Tensor, nn
 
 from fedvpa.core.errors import ConfigError
 from fedvpa.core.seeds import Label, entropy
-from fedvpa.data.schema import Prompt, as_texts
 from fedvpa.models.load import quiet
 from fedvpa.models.locate import ModelSource
 from fedvpa.policy.conditioning import Conditioner
-from fedvpa.policy.preference import Preference, latent_of
 from fedvpa.policy.rows import IGNORED, Batch, Ids, Layout, PolicyTokenizer
-from fedvpa.policy.sampling import SERVING, Sampling
+from fedvpa.policy.sampling import Sampling
 
 
-class Policy(nn.Module):
-    """A base model with LoRA and, for methods with a latent, a conditioner. Built by :func:`new_policy`.
+class PolicyModel(nn.Module):
+    """A base model with LoRA and, for methods with a latent, a conditioner.
 
     Args:
         model: A PEFT model whose base has TRL's fused LM head.
         conditioner: None for one policy without z.
         tokenizer: Its tokenizer.
         source: Where the base came from.
-        preferences: Group → the z that stands for it; empty for a policy without z, or one in training.
-        sampling: How :meth:`generate` draws unless told otherwise.
     """
 
     def __init__(
-        self,
-        model: Any,
-        conditioner: Conditioner | None,
-        tokenizer: PolicyTokenizer,
-        source: ModelSource,
-        preferences: Mapping[str, Sequence[float]] | None = None,
-        sampling: Sampling = SERVING,
+        self, model: Any, conditioner: Conditioner | None, tokenizer: PolicyTokenizer, source: ModelSource
     ) -> None:
         super().__init__()
         self.model, self.conditioner = model, conditioner
         self.tokenizer, self.source = tokenizer, source
-        self.preferences: Mapping[str, Sequence[float]] = dict(preferences or {})
-        self.sampling = sampling
-
-    def __repr__(self) -> str:
-        z = "no z" if self.conditioner is None else f"z of {self.conditioner.latent} numbers"
-        return f"Policy(base={self.source.name!r}, {z}, preferences={list(self.preferences)})"
-
-    @classmethod
-    def from_pretrained(cls, folder: str | PathLike[str], *, model: str | None = None, device: str = "auto") -> Policy:
-        """Load an aligned policy.
-
-        Args:
-            folder: A run directory, or its ``policy`` folder.
-            model: Where the base model is now, if not where it was: a folder or a hub id.
-            device: ``auto`` (a GPU if there is one), or any torch device.
-
-        Raises:
-            RunError: If there is no policy, or one for each group; then their folders are named.
-            ModelError: If the base model cannot be loaded, or is not the one that the policy was trained on.
-        """
-        from fedvpa.policy.files import load_pretrained
-
-        return load_pretrained(Path(folder), model=model, device=device)
 
     @property
     def device(self) -> torch.device:
@@ -199,95 +163,16 @@ class Policy(nn.Module):
             )
         return [_until(row, self.tokenizer.eos) for row in tokens.cpu().numpy().astype("int32")]
 
-    def generate(
-        self,
-        prompts: Prompt | Sequence[Prompt],
-        *,
-        preference: Preference | None = None,
-        temperature: float | None = None,
-        top_p: float | None = None,
-        max_new_tokens: int | None = None,
-        seed: int = 0,
-    ) -> list[str]:
-        """One answer to each prompt.
-
-        Args:
-            prompts: A prompt or several: strings, or lists of messages with ``role`` and ``content``.
-            preference: Whose: the name of a group, a place from 0 to 1 between two groups, or a z of k numbers, such as
-                :func:`fedvpa.personalize` gives. None for a policy without z.
-            temperature: 0 for greedy decoding; by default 0.7.
-            top_p: Nucleus; by default 1.
-            max_new_tokens: Longest answer; by default that of the candidates in training.
-            seed: Names the draws.
-
-        Returns:
-            The answers, without special tokens.
-
-        Raises:
-            ConfigError: If the preference is unknown, missing or unasked for, or prompt and answer do not fit.
-        """
-        texts = as_texts(prompts)
-        sampling = replace(
-            self.sampling,
-            temperature=self.sampling.temperature if temperature is None else temperature,
-            top_p=self.sampling.top_p if top_p is None else top_p,
-            max_new_tokens=self.sampling.max_new_tokens if max_new_tokens is None else max_new_tokens,
-        )
-        z = self._latent(preference)
-        asked = self.tokenizer.prompts(texts)
-        self._check_room(max(map(len, asked), default=0), sampling.max_new_tokens)
-        found = self.sample(asked, None if z is None else z.expand(len(asked), -1), sampling, seed, "generate")
-        return [self.tokenizer.text(ids) for ids in found]
-
-    def _latent(self, preference: Preference | None) -> Tensor | None:
-        if self.conditioner is None and preference is not None:
-            raise ConfigError(
-                f"This policy is the same for everybody and cannot follow {preference!r}.",
-                fix="Leave the preference out, or align a run of fedvpa_gp.",
-            )
-        if self.conditioner is None:
-            return None
-        if preference is None:
-            known = ", ".join(self.preferences) or "none by name"
-            raise ConfigError(
-                "This policy follows a preference, and none is given.",
-                fix=f"Give one of its groups ({known}), a number between two of them, or a z such as "
-                "fedvpa.personalize gives.",
-            )
-        return latent_of(preference, self.preferences)
-
-    def _check_room(self, prompt: int, answer: int) -> None:
-        whole = self.tokenizer.max_tokens
-        room = None if whole is None else whole - len(self.tokenizer.before) - prompt
-        if room is not None and answer > room:
-            raise ConfigError(
-                f"max_new_tokens = {answer} and a prompt of {prompt} tokens do not fit into the policy's positions.",
-                fix=f"Give at most {room}." if room > 0 else "Give a shorter prompt.",
-            )
-
     @contextlib.contextmanager
-    def reference(self) -> Iterator[Policy]:
+    def reference(self) -> Iterator[PolicyModel]:
         """The reference policy: without adapter and without z, while inside."""
         training = self.training
         self.eval()
         try:
             with self.model.disable_adapter():
-                yield Policy(self.model, None, self.tokenizer, self.source).eval()
+                yield PolicyModel(self.model, None, self.tokenizer, self.source).eval()
         finally:
             self.train(training)
-
-    def save_pretrained(self, folder: str | PathLike[str], notes: Mapping[str, Any] | None = None) -> None:
-        """Write a standard PEFT adapter folder, ``z_conditioner.safetensors`` and ``policy.json`` beside it.
-
-        Each file is replaced atomically.
-
-        Args:
-            folder: Where to.
-            notes: Further entries of ``policy.json``.
-        """
-        from fedvpa.policy.files import save_policy
-
-        save_policy(self, Path(folder), notes or {})
 
 
 def _until(row: Any, eos: int) -> Ids:

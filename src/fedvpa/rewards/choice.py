@@ -29,7 +29,7 @@ from fedvpa.data.schema import Pair
 from fedvpa.models.rendering import render
 from fedvpa.models.tokens import Limits, TokenCounts
 from fedvpa.objectives.bradley_terry import choice_log_likelihood
-from fedvpa.policy.model import Policy
+from fedvpa.policy.policy import Policy
 from fedvpa.policy.rows import Ids, PolicyTokenizer
 
 TEMPLATE = "{prompt}\nA: {first}\nB: {second}\nWhich is better, A or B?"

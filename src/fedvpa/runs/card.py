@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fedvpa.algorithms.feddpo import METHOD as FEDDPO
 from fedvpa.alignment.job import AlignmentJob
-from fedvpa.policy.model import Policy
+from fedvpa.policy.policy import Policy
 from fedvpa.runs.config import RunConfig
 
 CARD = """---

@@ -24,8 +24,8 @@ from fedvpa.core.progress import say
 from fedvpa.core.schema import VERSIONS, check_version
 from fedvpa.core.tensors import write_tensors
 from fedvpa.policy.config import PolicyConfig
-from fedvpa.policy.files import load_policy, read_policy, read_preferences
-from fedvpa.policy.model import Policy
+from fedvpa.policy.files import read_policy, read_preferences
+from fedvpa.policy.policy import Policy, load_policy
 from fedvpa.runs.card import card
 from fedvpa.runs.config import RunConfig, with_overrides
 from fedvpa.runs.folder import RunFolder

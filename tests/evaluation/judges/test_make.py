@@ -10,7 +10,8 @@ from fedvpa.evaluation.judges.registry import JUDGES
 from fedvpa.rewards.registry import REWARDS
 from fedvpa.rewards.reward_model import RewardModelReward
 from fedvpa.rewards.world import WorldReward
-from fedvpa.world.grammar import attribute_grid, render
+from fedvpa.world.attributes import attribute_grid
+from fedvpa.world.grammar import render
 from fedvpa.world.prompts import prompts
 from fedvpa.world.users import find_utility
 

@@ -1,0 +1,65 @@
+"""The base of a policy: a causal language model, its tokenizer with limits, and a fresh conditioner."""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+from trl.trainer.utils import add_fused_lm_head
+
+from fedvpa.core.errors import ConfigError
+from fedvpa.models.architecture import positions_of
+from fedvpa.models.device import resolve_device, resolve_dtype
+from fedvpa.models.load import load_causal_lm
+from fedvpa.models.locate import ModelSource
+from fedvpa.policy.conditioning import Conditioner
+from fedvpa.policy.config import PolicyConfig
+from fedvpa.policy.rows import PolicyTokenizer
+
+TYPICAL_NORM = 1.0
+"""Norm of z that a fresh conditioner expects: that of a prototype at the default ``prototype_scale``."""
+
+
+def load_base(source: ModelSource, config: PolicyConfig, device: str = "auto") -> tuple[Any, PolicyTokenizer]:
+    """A causal language model with TRL's fused LM head, and its tokenizer.
+
+    Raises:
+        ModelError: If it cannot be loaded, or its weights are not complete.
+    """
+    place = resolve_device(device)
+    loaded = load_causal_lm(source, resolve_dtype(config.precision, place), place)
+    add_fused_lm_head(loaded.model)
+    return loaded.model, limited_tokenizer(loaded.tokenizer, loaded.model, config)
+
+
+def new_conditioner(config: PolicyConfig, base: Any, latent: int) -> Conditioner:
+    """A conditioner for a base model and a z of ``latent`` numbers."""
+    table = base.get_input_embeddings().weight
+    return Conditioner(
+        config.conditioning, latent, table.shape[1], config.prefix_tokens, float(table.float().std()), TYPICAL_NORM
+    )
+
+
+def limited_tokenizer(tokenizer: Any, model: Any, config: PolicyConfig) -> PolicyTokenizer:
+    """The tokenizer with its limits: prefix, prompt and a response of the longest sample fit into the positions."""
+    positions = positions_of(model)
+    if positions is None:
+        return PolicyTokenizer.of(tokenizer, 2**31)
+    room = positions - config.candidates.max_new_tokens - config.prefix_tokens - 2
+    if room < 1:
+        raise ConfigError(
+            f"The policy has {positions} positions, which candidates of {config.candidates.max_new_tokens} tokens "
+            "fill alone.",
+            fix="Lower policy.candidates.max_new_tokens.",
+        )
+    return PolicyTokenizer.of(tokenizer, room, positions - config.prefix_tokens)
+
+
+@contextlib.contextmanager
+def quiet_peft() -> Iterator[None]:
+    """Gradient checkpointing by its old name, PEFT's and the one that all supported transformers know, warns."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*gradient_checkpointing.*", category=FutureWarning)
+        yield
