@@ -55,7 +55,8 @@ def pooled_accuracy(config: RunConfig) -> float:
     """Mean over clients of the accuracy on the validation pairs of all clients of their group."""
     prepared = prepare(config)
     done = fit(config, prepared)
-    federation = prepared.federation
+    federation, posterior = prepared.federation, done.seen.posterior
+    assert posterior is not None
     seen = federation.partition.seen
     groups = {str(client.group) for client in seen}
     rows = {name: np.concatenate([client.validation for client in seen if client.group == name]) for name in groups}
@@ -63,7 +64,7 @@ def pooled_accuracy(config: RunConfig) -> float:
         done.selector,
         federation,
         seen,
-        done.posterior,
+        posterior,
         method=config.method,
         seed=config.seed,
         split="validation",

@@ -26,7 +26,7 @@ def run(config: RunConfig) -> tuple[float, float, float]:
     algorithm, federation = make(config.method, config.method_config), prepared.federation
     _, line = next(rounds(algorithm, federation, config.engine, config.seed, start(algorithm, federation, config.seed)))
     done = fit(config, prepared)
-    scores = run_scores(config, prepared, done, False)
+    scores = run_scores(config, prepared, done)
     own = [score.accuracy for score in scores if score.seen and score.method == config.method]
     asked = len(line["cohort"])
     return float(np.mean(own)), line["uplink_bytes"] / asked, line["downlink_bytes"] / asked

@@ -21,16 +21,16 @@ import numpy as np
 import torch
 
 from _machine import machine_facts
+from fedvpa.alignment.dpo_job import DPOJob
+from fedvpa.alignment.job import train_in_memory
 from fedvpa.alignment.prompts import public_prompts
-from fedvpa.alignment.setup import problem
-from fedvpa.alignment.stage1 import ONE, Stage1
-from fedvpa.api.align import train_policy
+from fedvpa.alignment.stage1 import ONE
 from fedvpa.core.progress import say
 from fedvpa.evaluation.judges.make import make_judge
-from fedvpa.experiments.duels import arena
+from fedvpa.experiments.duels import open_duels
 from fedvpa.experiments.processes import run_all
 from fedvpa.runs.config import RunConfig, read_config
-from fedvpa.runs.fit import fit
+from fedvpa.runs.fit import fit, stage1_of
 from fedvpa.runs.prepare import prepare
 from fedvpa.world.prompts import prompts
 
@@ -56,18 +56,17 @@ CHANGES = {
 def judged(config: RunConfig) -> dict[str, Any]:
     """Preference → win rate and share of answers that parse; and what chose the stopping step."""
     prepared = prepare(config)
-    done = fit(config, prepared)
-    stage = Stage1(config, prepared, done.selector, done.posterior)
+    stage = stage1_of(config, prepared, fit(config, prepared))
     started = time.monotonic()
-    policy, notes = train_policy(problem(stage))
+    policy, notes = train_in_memory(DPOJob(stage))
     seconds = time.monotonic() - started
     taken = set(public_prompts(stage)[1])
     held = [prompt.text for prompt in prompts("validation") if prompt.text not in taken]
     rules = config.policy.judging
-    field = arena(stage, policy, make_judge("world", {}, Path("unused")), rules, held)
+    duels = open_duels(stage, policy, make_judge("world", {}, Path("unused")), rules, held)
     found: dict[str, Any] = {"step": notes["stopped"]["step"], "seconds": seconds, "look": notes["stopped"]}
     for preference in stage.groups:
-        outcomes = field.outcomes(stage, {ONE: policy}, preference, seen=True)
+        outcomes = duels.outcomes(stage, {ONE: policy}, preference, seen=True)
         scores = [outcome.score for outcome in outcomes if outcome.score is not None]
         found[preference] = float(np.mean(scores))
         found[f"{preference} parsed"] = float(np.mean([bool(outcome.parsed) for outcome in outcomes]))
