@@ -20,6 +20,7 @@ from torch import Tensor
 from fedvpa.algorithms.config import MethodConfig
 from fedvpa.algorithms.draws import Draws
 from fedvpa.core import tree
+from fedvpa.core.short_repr import short_repr
 from fedvpa.core.tree import Tree
 from fedvpa.selector.pairs import Pairs
 from fedvpa.selector.posterior import Posterior
@@ -29,7 +30,7 @@ Gaussian = tuple[Tensor, Tensor]
 """Mean and log-variance, each of shape [*clients, k]."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class ServerState:
     """All that the server knows.
 
@@ -54,13 +55,15 @@ class ServerState:
     posteriors: Mapping[str, Gaussian] = field(default_factory=dict)
     components: tuple[str, ...] = ()
 
+    __repr__ = short_repr
+
     @property
     def final(self) -> Tree:
         """The weights to use after training: the average of the tail, or the current ones before it starts."""
         return self.average if self.averaged else self.params
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Broadcast:
     """What leaves the server for one cohort.
 
@@ -76,6 +79,8 @@ class Broadcast:
     components: tuple[str, ...]
     round: int
 
+    __repr__ = short_repr
+
     def client(self, position: int) -> Tree:
         """All that the client at ``position`` of the cohort receives."""
         return self.shared | {name: leaf[position] for name, leaf in self.own.items()}
@@ -85,7 +90,7 @@ class Broadcast:
         return tree.expand(self.shared, count) | self.own
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class ClientUpdate:
     """What a client sends back, or a cohort of them along a leading axis.
 
@@ -101,13 +106,17 @@ class ClientUpdate:
     sums: Tree
     posterior: Gaussian | None
 
+    __repr__ = short_repr
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, repr=False)
 class CohortUpdate:
     """The sum of the updates of a cohort, and the posteriors by client id."""
 
     sums: Tree
     posteriors: Mapping[str, Gaussian]
+
+    __repr__ = short_repr
 
     def __add__(self, other: CohortUpdate) -> CohortUpdate:
         """The update of the union of two disjoint cohorts."""
@@ -127,7 +136,7 @@ def one_by_one(ids: Sequence[str], update: ClientUpdate) -> list[CohortUpdate]:
     ]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Private:
     """What never leaves a client.
 
@@ -138,6 +147,8 @@ class Private:
 
     logits: Mapping[str, float] = field(default_factory=dict)
     posterior: Gaussian | None = None
+
+    __repr__ = short_repr
 
 
 @runtime_checkable

@@ -12,9 +12,10 @@ from torch import Tensor
 
 from fedvpa.algorithms.config import LocalConfig
 from fedvpa.core.seeds import numpy_generator
+from fedvpa.core.short_repr import short_repr
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Draws:
     """Which pairs each local step uses, and its noise. Leading client axes are added by :func:`pad_draws`.
 
@@ -38,6 +39,8 @@ class Draws:
     gumbel: Float[Tensor, "*clients steps j"]
     base_keep: Float[Tensor, "*clients steps t"]
     encoder_keep: tuple[Float[Tensor, "*clients steps c w"], ...] = ()
+
+    __repr__ = short_repr
 
 
 def split_sizes(pairs: int, local: LocalConfig) -> tuple[int, int]:

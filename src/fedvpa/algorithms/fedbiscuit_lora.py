@@ -61,6 +61,7 @@ from fedvpa.algorithms.lora_averaging import mean_of_factors
 from fedvpa.core import tree
 from fedvpa.core.errors import DataError
 from fedvpa.core.seeds import entropy
+from fedvpa.core.short_repr import short_repr
 from fedvpa.core.tree import Tree
 from fedvpa.policy.adapters import check_fits, new_adapter, restore, snapshot
 from fedvpa.policy.config import PolicyConfig
@@ -74,7 +75,7 @@ CLIP_NORM = 1.0
 """Longest gradient of a local step. Chosen by us."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class BiscuitState:
     """All that the server knows.
 
@@ -87,6 +88,8 @@ class BiscuitState:
     selectors: tuple[Tree, ...]
     reports: Mapping[str, Gaussian] = field(default_factory=dict)
     round: int = 0
+
+    __repr__ = short_repr
 
     def tensors(self) -> Tree:
         """The state as one tree, to be written."""
@@ -129,7 +132,7 @@ class BiscuitRound:
     seconds: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Voters:
     """The U selectors, that vote.
 
@@ -144,6 +147,8 @@ class Voters:
     template: Template
     selectors: tuple[Tree, ...]
     base_samples: int
+
+    __repr__ = short_repr
 
     def margins(self, choices: Choices) -> Float[Tensor, " pairs"]:
         """The vote on each pair, in nats; positive where the preferred response wins. Antisymmetric."""

@@ -33,6 +33,7 @@ from fedvpa.algorithms.lora_averaging import A_SUFFIX, B_SUFFIX, Averaging, aver
 from fedvpa.core import tree
 from fedvpa.core.errors import ConfigError, DataError, nearest
 from fedvpa.core.progress import say
+from fedvpa.core.short_repr import short_repr
 from fedvpa.core.tree import Tree
 from fedvpa.data.schema import Pair
 from fedvpa.policy.adapters import check_fits, restore, snapshot
@@ -47,7 +48,7 @@ METHOD = "feddpo"
 ADAPTER = "default"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class FedDPOState:
     """All that the server knows.
 
@@ -60,6 +61,8 @@ class FedDPOState:
     weights: Tree
     residual: Tree = field(default_factory=dict)
     round: int = 0
+
+    __repr__ = short_repr
 
     def tensors(self) -> Tree:
         """The state as one tree, to be written."""

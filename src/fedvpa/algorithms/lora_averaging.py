@@ -25,6 +25,7 @@ from torch import Tensor
 
 from fedvpa.core import tree
 from fedvpa.core.errors import DataError
+from fedvpa.core.short_repr import short_repr
 from fedvpa.core.tree import Tree
 
 Averaging = Literal["avg", "ffa", "svd"]
@@ -35,7 +36,7 @@ B_SUFFIX = ".lora_B.default.weight"
 """… and of a factor B [outputs, rank]."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Averaged:
     """One adapter in place of many.
 
@@ -46,6 +47,8 @@ class Averaged:
 
     factors: Tree
     residual: Tree = field(default_factory=dict)
+
+    __repr__ = short_repr
 
 
 def layers(factors: Mapping[str, Tensor]) -> list[str]:

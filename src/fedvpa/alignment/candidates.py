@@ -24,6 +24,7 @@ from fedvpa.core.errors import ModelError
 from fedvpa.core.progress import say
 from fedvpa.core.schema import VERSIONS
 from fedvpa.core.seeds import Label
+from fedvpa.core.short_repr import short_repr
 from fedvpa.core.tensors import write_tensors
 from fedvpa.data.schema import Pair, PairTable, Text
 from fedvpa.features.backbone import Backbone
@@ -38,7 +39,7 @@ from fedvpa.policy.sampling import Sampling
 Item = TypeVar("Item")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Candidates:
     """K responses to each of P prompts.
 
@@ -56,6 +57,8 @@ class Candidates:
     features: Float[Tensor, "p samples d"]
     reference: list[list[NDArray[np.float32]]]
     distinct: Bool[Tensor, "p samples"]
+
+    __repr__ = short_repr
 
     @property
     def least(self) -> Float[Tensor, "p samples"]:

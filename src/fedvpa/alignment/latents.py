@@ -10,12 +10,13 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from fedvpa.core.seeds import Label, numpy_generator
+from fedvpa.core.short_repr import short_repr
 from fedvpa.policy.config import PreferenceConfig
 from fedvpa.selector.posterior import Posterior, single
 from fedvpa.selector.selector import Selector
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Latents:
     """Latents to judge by.
 
@@ -28,6 +29,8 @@ class Latents:
     posterior: Posterior
     z: Float[Tensor, "n k"]
     prototype: Int[Tensor, " n"]
+
+    __repr__ = short_repr
 
     def __getitem__(self, rows: Tensor) -> Latents:
         """Some of them."""

@@ -11,6 +11,7 @@ from typing import Any
 
 from fedvpa.alignment.stopping import BestWeights, Validation, replaces_best
 from fedvpa.core.seeds import Label
+from fedvpa.core.short_repr import short_repr
 from fedvpa.policy.adapters import snapshot
 from fedvpa.policy.config import PolicyConfig
 from fedvpa.policy.dpo_trainer import DPOTrainer
@@ -18,7 +19,7 @@ from fedvpa.policy.examples import Examples
 from fedvpa.policy.policy import Policy
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class StepResult:
     """The state after a step: with the policy's weights and the trainer's state, all that is needed to go on.
 
@@ -29,6 +30,8 @@ class StepResult:
 
     best: BestWeights | None
     line: dict[str, Any]
+
+    __repr__ = short_repr
 
 
 def dpo_steps(

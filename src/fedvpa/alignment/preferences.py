@@ -18,6 +18,7 @@ from torch import Tensor
 from fedvpa.alignment.candidates import Candidates
 from fedvpa.alignment.latents import Latents
 from fedvpa.core.errors import DataError
+from fedvpa.core.short_repr import short_repr
 from fedvpa.policy.config import PreferenceConfig
 from fedvpa.policy.examples import Examples, reference_of
 from fedvpa.selector.pairs import Pairs
@@ -33,7 +34,7 @@ policy's own samples in mid-training that takes nine in ten of those outside the
 hundred of the others."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class LabelledPairs:
     """Examples, and what became of all pairs.
 
@@ -47,8 +48,10 @@ class LabelledPairs:
     examples: Examples
     counts: Mapping[str, int]
 
+    __repr__ = short_repr
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, repr=False)
 class PairMargins:
     """Margins of pairs of candidates.
 
@@ -61,6 +64,8 @@ class PairMargins:
     first: Int[Tensor, " pairs"]
     second: Int[Tensor, " pairs"]
     margins: Float[Tensor, "n pairs"]
+
+    __repr__ = short_repr
 
 
 MarginFunction = Callable[[Candidates, Latents], PairMargins]

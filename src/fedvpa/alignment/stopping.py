@@ -13,6 +13,7 @@ from torch import Tensor
 from fedvpa.alignment.candidates import Candidates
 from fedvpa.alignment.latents import Latents
 from fedvpa.core.seeds import Label
+from fedvpa.core.short_repr import short_repr
 from fedvpa.policy.config import PolicyConfig
 from fedvpa.policy.policy import Policy
 from fedvpa.policy.rows import Ids
@@ -66,7 +67,7 @@ class ValidationResult:
     by_prototype: dict[str, dict[str, float]]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Validation:
     """Prompts that choose the stopping step; neither training nor evaluation sees them.
 
@@ -81,6 +82,8 @@ class Validation:
     latents: Latents
     margins: ValidationMargins
     with_z: bool
+
+    __repr__ = short_repr
 
     @torch.no_grad()
     def run(self, policy: Policy, config: PolicyConfig, seed: int, *path: Label) -> ValidationResult:
@@ -112,7 +115,7 @@ class Validation:
         return ValidationResult(int(step), means["win_rate"], error, means["kl"], means["tokens"], by_prototype)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class BestWeights:
     """The weights to use.
 
@@ -125,6 +128,8 @@ class BestWeights:
     result: ValidationResult
     weights: Mapping[str, Tensor]
     highest: float
+
+    __repr__ = short_repr
 
 
 def replaces_best(new: ValidationResult, best: BestWeights | None) -> bool:

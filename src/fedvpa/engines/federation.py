@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fedvpa.core.errors import DataError
+from fedvpa.core.short_repr import short_repr
 from fedvpa.data.partition import ClientRows, Partition
 from fedvpa.features.standardise import Moments, Standardiser
 from fedvpa.features.store import FeatureStore
@@ -22,7 +23,7 @@ from fedvpa.selector.scaling import Scaling
 Split = Literal["train", "validation", "test"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Federation:
     """Features, and who holds which.
 
@@ -37,6 +38,8 @@ class Federation:
     partition: Partition
     scaling: Scaling
     weights: NDArray[np.float32]
+
+    __repr__ = short_repr
 
     @property
     def dimension(self) -> int:

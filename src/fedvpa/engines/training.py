@@ -13,6 +13,7 @@ from fedvpa.algorithms.base import Algorithm, Broadcast, CohortUpdate, Private, 
 from fedvpa.algorithms.robust import Part, aggregate
 from fedvpa.core import tree
 from fedvpa.core.progress import say
+from fedvpa.core.short_repr import short_repr
 from fedvpa.core.tree import Tree
 from fedvpa.engines import loop, vectorised
 from fedvpa.engines.codecs import decode, encode
@@ -38,12 +39,14 @@ class Clients(Protocol):
         """D."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class TrainState:
     """Everything needed to go on: what the server knows, and what its simulated clients keep to themselves."""
 
     server: ServerState
     private: Mapping[str, Private] = field(default_factory=dict)
+
+    __repr__ = short_repr
 
 
 def start(algorithm: Algorithm, federation: Clients, seed: int) -> TrainState:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from fedvpa.core.errors import ConfigError
+from fedvpa.core.short_repr import short_repr
 from fedvpa.features.config import FeatureConfig
 from fedvpa.models.architecture import Kind, attention_window, kind_of, position_limit
 from fedvpa.models.device import resolve_device, resolve_dtype
@@ -15,7 +16,7 @@ from fedvpa.models.load import load_body
 from fedvpa.models.locate import ModelSource, locate
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Backbone:
     """A frozen model and what extraction must know about it.
 
@@ -40,6 +41,8 @@ class Backbone:
     layer: int
     positions: int | None
     window: int | None
+
+    __repr__ = short_repr
 
     @property
     def pad_id(self) -> int:

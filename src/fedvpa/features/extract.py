@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from fedvpa.core.errors import ConfigError, DataError
 from fedvpa.core.progress import say, track
+from fedvpa.core.short_repr import short_repr
 from fedvpa.data.schema import Pair, PairTable
 from fedvpa.features import store
 from fedvpa.features.backbone import Backbone, load_backbone
@@ -35,7 +36,7 @@ CHECKPOINT_SECONDS = 5.0
 POOLING = "mean over response tokens"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class TokenisedPairs:
     """Tokenised pairs and how they are to be computed.
 
@@ -52,6 +53,8 @@ class TokenisedPairs:
     sharing: Bool[np.ndarray, " n"]
     counts: TokenCounts
     obstacle: str
+
+    __repr__ = short_repr
 
     def lengths(self) -> Int[np.ndarray, " n"]:
         """Padded tokens that each pair occupies: one shared row, or two rows as long as the longer."""

@@ -14,13 +14,14 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 
 from fedvpa.core.errors import DataError
+from fedvpa.core.short_repr import short_repr
 
 RELATIVE_EPS = 1e-6
 """A dimension whose deviation is below this fraction of its root mean square is constant: chosen by us because it
 lies above the cancellation error of float64 sums (about 1e-8 of the root mean square), below float16's resolution."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Moments:
     """Count, sum and sum of squares of feature vectors, per dimension.
 
@@ -35,6 +36,8 @@ class Moments:
     count: int
     sum: Float[np.ndarray, " d"]
     sum_of_squares: Float[np.ndarray, " d"]
+
+    __repr__ = short_repr
 
     @classmethod
     def of(cls, features: Float[np.ndarray, "*n d"]) -> Moments:
@@ -67,7 +70,7 @@ class Moments:
         return Moments(self.count + other.count, self.sum + other.sum, self.sum_of_squares + other.sum_of_squares)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Standardiser:
     """The map h ↦ (h − mean) / scale.
 
@@ -78,6 +81,8 @@ class Standardiser:
 
     mean: Float[np.ndarray, " d"]
     scale: Float[np.ndarray, " d"]
+
+    __repr__ = short_repr
 
     @classmethod
     def from_moments(cls, moments: Moments) -> Standardiser:

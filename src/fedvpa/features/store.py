@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from fedvpa.core.errors import ModelError
 from fedvpa.core.files import replacing, write_json
 from fedvpa.core.schema import VERSIONS, check_version
+from fedvpa.core.short_repr import short_repr
 from fedvpa.data.schema import Pair, Text
 
 META, PROGRESS = "meta.json", "progress.json"
@@ -61,7 +62,7 @@ class FeatureReport:
     responses_truncated: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class FeatureStore:
     """Features of the chosen and of the rejected responses of a table.
 
@@ -74,6 +75,8 @@ class FeatureStore:
     chosen: Float[np.ndarray, "n d"]
     rejected: Float[np.ndarray, "n d"]
     report: FeatureReport
+
+    __repr__ = short_repr
 
     def __len__(self) -> int:
         return len(self.chosen)

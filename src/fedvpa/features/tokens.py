@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from fedvpa.core.errors import DataError
+from fedvpa.core.short_repr import short_repr
 from fedvpa.data.schema import Pair
 from fedvpa.models.architecture import Kind
 from fedvpa.models.rendering import render
@@ -18,7 +19,7 @@ from fedvpa.models.tokens import Frame, Ids, Limits, TokenCounts
 TOKENISED_AT_ONCE = 1024
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Row:
     """The tokens of one pair: ``prefix`` is shared, and each response follows it directly.
 
@@ -31,6 +32,8 @@ class Row:
     prefix: Ids
     chosen: Ids
     rejected: Ids
+
+    __repr__ = short_repr
 
     @property
     def packed(self) -> int:

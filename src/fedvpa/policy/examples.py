@@ -12,13 +12,14 @@ from jaxtyping import Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
+from fedvpa.core.short_repr import short_repr
 from fedvpa.policy.rows import Flags, Ids
 
 SURE = 0.9
 """A token that the reference gives at least this probability is its language rather than a choice. Chosen by us."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Examples:
     """What DPO reads: prompt, preferred and other response, reference log-probabilities, z.
 
@@ -39,6 +40,8 @@ class Examples:
     sure: list[tuple[Flags, Flags]]
     z: Float[Tensor, "n k"] | None
     prototype: Int[Tensor, " n"]
+
+    __repr__ = short_repr
 
     def __len__(self) -> int:
         return len(self.prompts)

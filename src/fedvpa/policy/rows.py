@@ -13,6 +13,7 @@ from torch import Tensor
 
 from fedvpa.core.errors import DataError, ModelError
 from fedvpa.core.progress import say
+from fedvpa.core.short_repr import short_repr
 from fedvpa.data.schema import Pair, Text
 from fedvpa.models.rendering import open_conversation, render
 from fedvpa.models.tokens import TokenCounts, frame_of
@@ -23,7 +24,7 @@ IGNORED = -100
 """The label of a token that is not scored, as transformers and TRL have it."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Batch:
     """Token rows of one shape.
 
@@ -40,6 +41,8 @@ class Batch:
     labels: Int[Tensor, "batch time"]
     sure: Bool[Tensor, "batch time"]
     first: Int[Tensor, " batch"]
+
+    __repr__ = short_repr
 
     def to(self, device: torch.device) -> Batch:
         """The same rows on another device."""
@@ -84,7 +87,7 @@ class Layout:
         return Batch(*(torch.from_numpy(part) for part in (ids, attention, labels, marked, first)))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class PolicyTokenizer:
     """Texts ↔ tokens of one policy.
 
@@ -100,6 +103,8 @@ class PolicyTokenizer:
     before: tuple[int, ...]
     max_prompt_tokens: int
     max_tokens: int | None = None
+
+    __repr__ = short_repr
 
     @classmethod
     def of(cls, tokenizer: object, max_prompt_tokens: int, max_tokens: int | None = None) -> PolicyTokenizer:

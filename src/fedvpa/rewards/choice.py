@@ -25,6 +25,7 @@ from torch import Tensor
 from torch.nn.functional import linear
 
 from fedvpa.core.errors import ConfigError, ModelError
+from fedvpa.core.short_repr import short_repr
 from fedvpa.data.schema import Pair
 from fedvpa.models.rendering import render
 from fedvpa.models.tokens import Limits, TokenCounts
@@ -42,7 +43,7 @@ ROWS_AT_ONCE = 16
 """Rows of one forward pass without gradients: more only leave a processor's cache (measured: 64 is 20% slower)."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Choices:
     """Pairs as token rows, each in both orders.
 
@@ -55,6 +56,8 @@ class Choices:
     preferred_first: list[Ids]
     preferred_second: list[Ids]
     counts: TokenCounts
+
+    __repr__ = short_repr
 
     def __len__(self) -> int:
         return len(self.preferred_first)
@@ -72,7 +75,7 @@ class Choices:
         return [side[pair] for side in (self.preferred_first, self.preferred_second) for pair in pairs]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Template:
     """:data:`TEMPLATE` and the two answers in the tokens of one model.
 
@@ -87,6 +90,8 @@ class Template:
     parts: tuple[Ids, Ids, Ids]
     answers: tuple[int, int]
     limits: Limits
+
+    __repr__ = short_repr
 
     @classmethod
     def of(cls, tokenizer: PolicyTokenizer, limits: Limits) -> Template:

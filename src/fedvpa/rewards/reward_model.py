@@ -13,6 +13,7 @@ from pydantic import Field
 from fedvpa.core.config import Config
 from fedvpa.core.errors import ConfigError, nearest
 from fedvpa.core.progress import track
+from fedvpa.core.short_repr import short_repr
 from fedvpa.models.architecture import position_limit
 from fedvpa.models.batching import batches
 from fedvpa.models.device import resolve_device, resolve_dtype
@@ -37,7 +38,7 @@ class RewardModelConfig(Config):
     device: str = "auto"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class RewardModel:
     """A loaded reward model.
 
@@ -55,6 +56,8 @@ class RewardModel:
     tokenizer: Any
     positions: int | None
     pad_id: int | None
+
+    __repr__ = short_repr
 
 
 class RewardModelReward:

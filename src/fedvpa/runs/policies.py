@@ -22,6 +22,7 @@ from fedvpa.core.files import write_text
 from fedvpa.core.loop import run_job
 from fedvpa.core.progress import say
 from fedvpa.core.schema import VERSIONS, check_version
+from fedvpa.core.short_repr import short_repr
 from fedvpa.core.tensors import write_tensors
 from fedvpa.policy.config import PolicyConfig
 from fedvpa.policy.files import read_policy, read_preferences
@@ -149,7 +150,7 @@ def train_in_run(run: RunFolder, job: AlignmentJob, inputs: Inputs, command: str
     return {**notes, f"{job.unit}s": job.total, "seconds": seconds}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Aligned:
     """The policies of a run.
 
@@ -162,6 +163,8 @@ class Aligned:
     config: RunConfig
     method: str
     policies: Mapping[str, Policy]
+
+    __repr__ = short_repr
 
     @property
     def by_group(self) -> bool:

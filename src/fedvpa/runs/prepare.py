@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from fedvpa.core.errors import ModelError
+from fedvpa.core.short_repr import short_repr
 from fedvpa.data.client_pairs import ClientPairs
 from fedvpa.data.holdout import load_holdout, rows_by_group
 from fedvpa.data.load import load
@@ -27,7 +28,7 @@ from fedvpa.selector.scaling import Scaling
 from fedvpa.selector.selector import Selector
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Prepared:
     """Pairs, their features and the clients that hold them.
 
@@ -40,6 +41,8 @@ class Prepared:
     table: PairTable
     federation: Federation
     feature_key: str
+
+    __repr__ = short_repr
 
     @property
     def pairs(self) -> ClientPairs:

@@ -13,8 +13,10 @@ from jaxtyping import Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
+from fedvpa.core.short_repr import short_repr
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, repr=False)
 class Pairs:
     """Features of labelled pairs.
 
@@ -30,6 +32,8 @@ class Pairs:
     rejected: Float[Tensor, "*clients n d"]
     weight: Float[Tensor, "*clients n"]
     slot: Float[Tensor, "*clients n"]
+
+    __repr__ = short_repr
 
     @cached_property
     def delta(self) -> Float[Tensor, "*clients n d"]:

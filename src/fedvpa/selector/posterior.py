@@ -8,8 +8,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from fedvpa.core.short_repr import short_repr
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, repr=False)
 class Posterior:
     """A mixture of diagonal Gaussians over z, for any leading client axes.
 
@@ -22,6 +24,8 @@ class Posterior:
     weights: Float[Tensor, "*clients m"]
     means: Float[Tensor, "*clients m k"]
     log_vars: Float[Tensor, "*clients m k"]
+
+    __repr__ = short_repr
 
     @property
     def mean(self) -> Float[Tensor, "*clients k"]:

@@ -9,12 +9,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from fedvpa.core.short_repr import short_repr
 from fedvpa.features.standardise import Standardiser
 
 SMALLEST_RMS = 1e-6
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Scaling:
     """h ↦ (h − mean)/scale, then, unless switched off, h ↦ h/rms(h).
 
@@ -26,6 +27,8 @@ class Scaling:
 
     standardiser: Standardiser
     rms: bool
+
+    __repr__ = short_repr
 
     def __call__(self, features: Float[np.ndarray, "*batch d"]) -> Float[Tensor, "*batch d"]:
         """Scaled features, float32."""

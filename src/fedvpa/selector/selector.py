@@ -18,6 +18,7 @@ from fedvpa.core.config import Config
 from fedvpa.core.errors import RunError
 from fedvpa.core.files import write_json
 from fedvpa.core.schema import VERSIONS, check_version
+from fedvpa.core.short_repr import short_repr
 from fedvpa.core.tensors import write_tensors
 from fedvpa.core.tree import Tree, below
 from fedvpa.features.standardise import Standardiser
@@ -50,7 +51,7 @@ class InferenceConfig(Config):
     decay: float = 1.0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Selector:
     """A preference model r(h; z) with the inference of z. Immutable; works for one user or a batch of them.
 
@@ -71,6 +72,8 @@ class Selector:
     gain: Tensor
     scaling: Scaling | None = None
     feature_key: str = ""
+
+    __repr__ = short_repr
 
     @property
     def head(self) -> Head:

@@ -12,6 +12,7 @@ from torch import Tensor
 from transformers import Qwen2Tokenizer
 
 from fedvpa.core.seeds import numpy_generator
+from fedvpa.core.short_repr import short_repr
 from fedvpa.world.attributes import draw_attributes
 from fedvpa.world.generate import draw_prompt
 from fedvpa.world.grammar import render
@@ -24,7 +25,7 @@ TRAITS = FEATURES[:-1]
 """The features that vary in the world's own responses: all but off-topic details."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Batch:
     """Right-padded examples.
 
@@ -39,6 +40,8 @@ class Batch:
     response: Bool[Tensor, "batch time"]
     pooled: Float[Tensor, "batch time"]
     features: Float[Tensor, "batch traits"]
+
+    __repr__ = short_repr
 
 
 @dataclass(frozen=True, slots=True)

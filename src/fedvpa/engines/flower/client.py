@@ -13,6 +13,7 @@ from flwr.clientapp import ClientApp
 
 from fedvpa.algorithms.base import Algorithm, CohortUpdate, Private
 from fedvpa.algorithms.robust import Part
+from fedvpa.core.short_repr import short_repr
 from fedvpa.engines import vectorised
 from fedvpa.engines.federation import Federation
 from fedvpa.engines.flower.records import (
@@ -48,7 +49,7 @@ class InContext:
             context.state[name] = record
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Node:
     """What a node needs to train.
 
@@ -61,6 +62,8 @@ class Node:
     algorithm: Algorithm
     federation: Federation
     devices: Devices = field(default_factory=InContext)
+
+    __repr__ = short_repr
 
 
 def client_app(load: Callable[[Context], Node]) -> ClientApp:

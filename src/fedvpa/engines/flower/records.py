@@ -26,6 +26,7 @@ from flwr.app import ArrayRecord, ConfigRecord, RecordDict
 
 from fedvpa.algorithms.base import Broadcast, CohortUpdate, Private
 from fedvpa.algorithms.robust import Part
+from fedvpa.core.short_repr import short_repr
 from fedvpa.core.tree import Tree, below, prefixed
 from fedvpa.engines.codecs import decode, encode
 from fedvpa.engines.config import Codec
@@ -36,7 +37,7 @@ COUNTED = ("shared", "own", "sums", "posteriors")
 """The records that are traffic."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Request:
     """What one node is asked for.
 
@@ -57,6 +58,8 @@ class Request:
     codec: Codec
     scaling: Standardiser | None
     private: Mapping[str, Private] | None
+
+    __repr__ = short_repr
 
 
 def arrays(tree: Mapping[str, object]) -> ArrayRecord:
