@@ -19,6 +19,20 @@ TINY = (
 )
 """A world of ten users that trains in a fraction of a second."""
 
+TINY_POLICY = (
+    "policy.steps=2",
+    "policy.batch=3",
+    "policy.lora_rank=2",
+    "policy.evaluate_every=2",
+    "policy.candidates.prompts=5",
+    "policy.candidates.validation_prompts=3",
+    "policy.candidates.samples=4",
+    "policy.candidates.max_new_tokens=13",
+    "policy.preferences.margin=0",
+    "policy.judging.prompts=3",
+)
+"""A policy that trains in seconds."""
+
 
 @pytest.fixture(scope="session")
 def tiny() -> RunConfig:

@@ -45,13 +45,6 @@ REFRESHED = (*SMALL, "policy.refresh_every=3")
 POLICY = ("adapter_model.safetensors", "z_conditioner.safetensors")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _own_cache(tmp_path_factory: pytest.TempPathFactory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("FEDVPA_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield
-
-
 def stage_of(run: Path, *overrides: str) -> Stage1:
     folder = RunFolder.open(run)
     return open_stage1(folder, folder.config((*SMALL, *overrides)))

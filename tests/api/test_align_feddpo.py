@@ -32,13 +32,6 @@ SMALL = (
 )
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _own_cache(tmp_path_factory: pytest.TempPathFactory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("FEDVPA_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield
-
-
 def without_selector(finished: Path, place: Path) -> Path:
     """A run that stopped before its selector was written."""
     return Path(shutil.copytree(finished, place, ignore=shutil.ignore_patterns("selector")))

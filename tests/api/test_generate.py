@@ -32,13 +32,6 @@ SHORT = {"max_new_tokens": 7}
 PROMPTS = ["how do i plan a picnic ?", "how do i bake bread ?"]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _own_cache(tmp_path_factory: pytest.TempPathFactory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("FEDVPA_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield
-
-
 @pytest.fixture(scope="module")
 def aligned(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run with both stages, whose groups lean to different prototypes and whose z is so strong that it decides.

@@ -11,19 +11,14 @@ from pathlib import Path
 import pytest
 
 import fedvpa
+import run_fixtures
 from fedvpa.algorithms.registry import METHODS
 from fedvpa.core.errors import ConfigError
 from plugin import install
 
 pytestmark = pytest.mark.end_to_end
 
-TINY = (
-    "data.pairs_per_user=8",
-    "partition.unseen=2",
-    "server.rounds=2",
-    "local.steps=2",
-    "engine.workers=1",
-)
+TINY = (*run_fixtures.TINY, "partition.unseen=2", "server.rounds=2")
 
 CODE = """
     from fedvpa.algorithms.fixed_latent import FixedLatent

@@ -158,9 +158,12 @@ def test_a_run_is_not_overwritten_unasked(finished: Path, tiny: RunConfig) -> No
 
 
 @pytest.mark.unit
-def test_a_method_that_cannot_be_made_leaves_no_run(tiny: RunConfig, tmp_path: Path) -> None:
+def test_a_method_that_cannot_be_made_leaves_no_run(
+    tiny: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     values = tiny.model_dump()
     values["selector"]["head"], values["variational"]["refinement"] = "residual", "laplace"
+    monkeypatch.setattr("fedvpa.runs.prepare.load", lambda *_: pytest.fail("the data were read first"))
     with pytest.raises(ConfigError, match="residual"):
         training.train(RunConfig.parse(values), tmp_path / "run")
     assert not (tmp_path / "run").exists()
@@ -299,3 +302,14 @@ def test_another_processor_is_said(killed: Path, capsys: pytest.CaptureFixture[s
     monkeypatch.setattr("fedvpa.core.compute.processor_name", lambda: "another kind")
     training.resume(killed)
     assert "was made on another kind of processor" in capsys.readouterr().err
+
+
+@pytest.mark.unit
+def test_a_selector_is_loaded_from_its_run_or_its_folder(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(finished.parent))
+    for place in (finished, str(finished / "selector"), f"~/{finished.name}"):
+        selector = Selector.from_pretrained(place)
+        assert selector.prototypes.shape[1] == 13
+    assert len(repr(selector)) < 700
+    with pytest.raises(RunError, match="Give a finished run"):
+        Selector.from_pretrained(finished / "policy")

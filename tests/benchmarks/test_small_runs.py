@@ -11,28 +11,9 @@ from typing import Any
 import pytest
 
 from fedvpa.runs.config import RunConfig, read_config
+from run_fixtures import TINY, TINY_POLICY
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
-SMALL = (
-    "partition.clients=5",
-    "data.pairs_per_user=11",
-    "server.rounds=3",
-    "local.steps=2",
-    "selector.latent=5",
-    "engine.workers=1",
-)
-POLICY = (
-    "policy.steps=2",
-    "policy.batch=3",
-    "policy.lora_rank=2",
-    "policy.evaluate_every=1",
-    "policy.candidates.prompts=5",
-    "policy.candidates.validation_prompts=3",
-    "policy.candidates.samples=3",
-    "policy.candidates.max_new_tokens=13",
-    "policy.preferences.margin=0",
-    "policy.judging.prompts=3",
-)
 
 
 def load(name: str, monkeypatch: pytest.MonkeyPatch) -> Any:
@@ -47,10 +28,9 @@ def load(name: str, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 @pytest.fixture
-def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., RunConfig]:
-    monkeypatch.setenv("FEDVPA_CACHE", str(tmp_path))
+def config(monkeypatch: pytest.MonkeyPatch) -> Callable[..., RunConfig]:
     monkeypatch.syspath_prepend(str(BENCHMARKS))
-    return lambda *more: read_config(None, [*SMALL, *more])
+    return lambda *more: read_config(None, [*TINY, *more])
 
 
 @pytest.mark.end_to_end
@@ -73,7 +53,7 @@ def test_the_honest_clients_have_an_accuracy(config, monkeypatch):
 
 @pytest.mark.end_to_end
 def test_a_choice_of_stage_2_has_win_rates(config, monkeypatch):
-    found = load("policy_choices", monkeypatch).judged(config(*POLICY))
+    found = load("policy_choices", monkeypatch).judged(config(*TINY_POLICY))
     assert 0 <= found["helpful"] <= 1
     assert found["step"] in (1, 2)
 

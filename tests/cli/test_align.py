@@ -8,26 +8,15 @@ import pytest
 
 from fedvpa.api.train import train
 from fedvpa.runs.config import read_config
+from run_fixtures import TINY, TINY_POLICY
 
-TINY = (
-    "data.pairs_per_user=10", "partition.clients=4", "partition.unseen=2", "server.rounds=5", "local.steps=2",
-    "engine.workers=1", "policy.steps=2", "policy.batch=3", "policy.lora_rank=2", "policy.candidates.prompts=5",
-    "policy.candidates.validation_prompts=3", "policy.candidates.samples=2", "policy.candidates.max_new_tokens=13",
-    "policy.preferences.margin=0",
-)  # fmt: skip
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _own_cache(tmp_path_factory: pytest.TempPathFactory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("FEDVPA_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield
+SMALL = (*TINY, *TINY_POLICY, "policy.candidates.samples=2")
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("runs") / "run"
-    train(read_config(None, TINY), out)
+    train(read_config(None, SMALL), out)
     return out
 
 

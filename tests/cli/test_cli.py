@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import gzip
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,31 +9,18 @@ from pathlib import Path
 import pytest
 import yaml
 
+import run_fixtures
 from fedvpa.api.align import align
 from fedvpa.api.train import resume, train
 from fedvpa.runs.config import read_config
 
 ROOT = Path(__file__).parents[2]
-TINY = [
-    "data.pairs_per_user=10", "partition.clients=4", "partition.unseen=2", "server.rounds=6", "local.steps=2",
-    "engine.checkpoint_every=2", "engine.workers=1",
-]  # fmt: skip
-SHORT_POLICY = [
-    "policy.steps=2", "policy.batch=3", "policy.micro_batch=2", "policy.evaluate_every=2", "policy.checkpoint_every=2",
-    "policy.candidates.prompts=7", "policy.candidates.validation_prompts=3", "policy.candidates.max_new_tokens=8",
-    "policy.precision=float32",
-]  # fmt: skip
+TINY = [*run_fixtures.TINY, "partition.clients=4", "partition.unseen=2", "server.rounds=6"]
+SHORT_POLICY = ["policy.steps=2", "policy.batch=3", "policy.micro_batch=2", "policy.precision=float32"]
+SHORT_POLICY += [
+    entry for entry in run_fixtures.TINY_POLICY if entry.startswith(("policy.candidates", "policy.evaluate"))
+]
 PAIR = {"prompt": "how do i plan a picnic ?", "chosen": "bring a rug .", "rejected": "no .", "group": "a"}
-
-
-@pytest.fixture(scope="session")
-def cache(tmp_path_factory) -> Path:
-    return tmp_path_factory.mktemp("cache")
-
-
-@pytest.fixture(autouse=True)
-def _own_cache(cache: Path, monkeypatch) -> None:
-    monkeypatch.setenv("FEDVPA_CACHE", str(cache))
 
 
 def fedvpa(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -43,9 +29,8 @@ def fedvpa(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProc
 
 
 @pytest.fixture(scope="session")
-def run(tmp_path_factory, cache: Path) -> Path:
+def run(tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("runs") / "whole"
-    os.environ["FEDVPA_CACHE"] = str(cache)
     train(read_config(None, TINY), out)
     return out
 

@@ -12,6 +12,7 @@ from fedvpa.experiments.methods import DEFAULT_POLICY_METHODS, POLICY_METHODS
 from fedvpa.runs.config import RunConfig, with_overrides
 from fedvpa.runs.fit import fit, stage1_of
 from fedvpa.runs.prepare import prepare
+from run_fixtures import TINY_POLICY
 
 SMALL = (
     "partition.clients=4",
@@ -23,23 +24,8 @@ SMALL = (
     "biscuit.lora.batch=3",
     "biscuit.lora.lora_rank=3",
     "biscuit.lora.base_samples=2",
-    "policy.steps=2",
-    "policy.batch=3",
-    "policy.lora_rank=2",
-    "policy.candidates.prompts=5",
-    "policy.candidates.validation_prompts=3",
-    "policy.candidates.samples=4",
-    "policy.candidates.max_new_tokens=13",
-    "policy.preferences.margin=0",
-    "policy.judging.prompts=3",
+    *TINY_POLICY,
 )
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _own_cache(tmp_path_factory: pytest.TempPathFactory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("FEDVPA_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -55,7 +55,7 @@ def compare(
         FedvpaError: If a run fails; it is named.
         Interrupted: After SIGINT or SIGTERM; finished runs are kept.
     """
-    out, held = Path(out), None if holdout is None else Path(holdout)
+    out, held = Path(out).expanduser(), None if holdout is None else Path(holdout).expanduser()
     names = _checked_names(stage, methods)
     _check_numbers(clients, seeds, first_seed, jobs)
     if held is not None:

@@ -53,7 +53,7 @@ def demo(
         Interrupted: After SIGINT or SIGTERM; finished runs are kept.
     """
     with interrupting(f"the demo stopped. Its finished runs are kept in {out}, and the same command goes on."):
-        return _demo(Path(out), seeds, clients, jobs)
+        return _demo(Path(out).expanduser(), seeds, clients, jobs)
 
 
 def _demo(out: Path, seeds: int, clients: int, jobs: int | None) -> ComparisonResult:

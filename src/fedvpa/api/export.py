@@ -65,8 +65,9 @@ def export_flower(
     """
     from fedvpa.deployment.app import write_app
 
-    write_app(config, Path(folder), out=Path(out), nodes=nodes, deadline=deadline, quorum=quorum)
-    return ExportedApp(Path(folder))
+    app = Path(folder).expanduser()
+    write_app(config, app, out=Path(out), nodes=nodes, deadline=deadline, quorum=quorum)
+    return ExportedApp(app)
 
 
 def export_keys(folder: str | PathLike[str], *, host: str, nodes: int = 2) -> ExportedKeys:
@@ -86,5 +87,6 @@ def export_keys(folder: str | PathLike[str], *, host: str, nodes: int = 2) -> Ex
     require_flower()
     from fedvpa.deployment.keys import make_keys
 
-    make_keys(Path(folder), host=host, nodes=nodes)
-    return ExportedKeys(Path(folder))
+    keys = Path(folder).expanduser()
+    make_keys(keys, host=host, nodes=nodes)
+    return ExportedKeys(keys)

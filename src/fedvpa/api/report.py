@@ -32,7 +32,7 @@ def report(folder: str | PathLike[str]) -> ReportResult:
     Raises:
         RunError: If it holds neither ``metrics.json`` nor ``comparison.json``.
     """
-    place = Path(folder)
+    place = Path(folder).expanduser()
     path = next((place / name for name in ("comparison.json", "metrics.json") if (place / name).is_file()), None)
     if path is None:
         raise RunError(

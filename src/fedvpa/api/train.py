@@ -71,7 +71,7 @@ def train(config: RunConfig, out: str | PathLike[str], *, overwrite: bool = Fals
         RunError: If ``out`` holds a run already.
         Interrupted: After SIGINT or SIGTERM; a checkpoint was saved.
     """
-    run = RunFolder(Path(out))
+    run = RunFolder(Path(out).expanduser())
     if run.holds_run and not overwrite:
         raise RunError(
             "holds a run already.",
@@ -80,10 +80,12 @@ def train(config: RunConfig, out: str | PathLike[str], *, overwrite: bool = Fals
         )
     config.check_engine()
     config.check_paths()
+    from fedvpa.algorithms.registry import make
     from fedvpa.runs.environment import environment
     from fedvpa.runs.fit import SelectorJob
     from fedvpa.runs.prepare import prepare
 
+    make(config.method, config.method_config)  # what it has against its settings, before features are extracted
     config = config.located()
     prepared = prepare(config)
     job = SelectorJob(config, prepared)

@@ -74,7 +74,7 @@ class Policy(PolicyModel):
             RunError: If there is no policy, or one for each group; then their folders are named.
             ModelError: If the base model cannot be loaded, or is not the one that the policy was trained on.
         """
-        place = Path(folder)
+        place = Path(folder).expanduser()
         place = place / "policy" if (place / "policy").is_dir() else place
         if not (place / "policy.json").is_file():
             several = sorted(path.parent.name for path in place.glob("*/policy.json"))
@@ -163,7 +163,7 @@ class Policy(PolicyModel):
             folder: Where to.
             notes: Further entries of ``policy.json``.
         """
-        folder = Path(folder)
+        folder = Path(folder).expanduser()
         with tempfile.TemporaryDirectory() as temporary:
             self.model.save_pretrained(temporary)
             for file in sorted(Path(temporary).iterdir()):

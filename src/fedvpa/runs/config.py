@@ -160,7 +160,7 @@ def read_config(path: str | PathLike[str] | None = None, overrides: Sequence[str
     values: dict[str, Any] = {}
     if path is not None:
         try:
-            loaded = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+            loaded = yaml.safe_load(Path(path).expanduser().read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError) as error:
             reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
             raise ConfigError(f"cannot be read: {reason}.", fix="Check --config.", where=str(path)) from error

@@ -41,7 +41,7 @@ class RunFolder:
         Raises:
             RunError: If there is none, or one of another schema version.
         """
-        folder = cls(Path(path))
+        folder = cls(Path(path).expanduser())
         if not folder.config_file.is_file():
             raise RunError(
                 "holds no run (config.yaml is missing).", fix="Give the folder that train wrote.", where=str(path)

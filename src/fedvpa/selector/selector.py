@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, replace
+from os import PathLike
 from pathlib import Path
 from typing import Literal
 
@@ -143,9 +144,9 @@ class Selector:
             torch.from_numpy(np.asarray(features, dtype=np.float32)) if self.scaling is None else self.scaling(features)
         )
 
-    def save_pretrained(self, folder: str | Path) -> None:
+    def save_pretrained(self, folder: str | PathLike[str]) -> None:
         """Write ``config.json`` and ``selector.safetensors`` into ``folder``."""
-        folder = Path(folder)
+        folder = Path(folder).expanduser()
         tensors = {f"params.{name}": leaf for name, leaf in self.params.items()}
         tensors |= {"log_prior": self.log_prior, "gain": self.gain.reshape(1)}
         if self.scaling is not None:
@@ -163,16 +164,17 @@ class Selector:
         )
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path) -> Selector:
+    def from_pretrained(cls, folder: str | PathLike[str]) -> Selector:
         """Load what :meth:`save_pretrained` wrote.
 
         Args:
-            folder: The ``selector`` folder of a run.
+            folder: A run directory, or its ``selector`` folder.
 
         Raises:
             RunError: If it is not such a folder, or of another schema version.
         """
-        folder = Path(folder)
+        folder = Path(folder).expanduser()
+        folder = folder / "selector" if (folder / "selector").is_dir() else folder
         try:
             saved = json.loads((folder / "config.json").read_text(encoding="utf-8"))
             # Copied into memory aligned as torch does: kernels round differently on a tensor at an odd address.
@@ -180,7 +182,7 @@ class Selector:
         except (FileNotFoundError, json.JSONDecodeError, SafetensorError) as error:
             raise RunError(
                 f"holds no readable selector ({error}).",
-                fix="Give the 'selector' folder of a finished run.",
+                fix="Give a finished run, or its 'selector' folder.",
                 where=str(folder),
             ) from error
         check_version(
