@@ -31,6 +31,8 @@ from fedvpa.data.partition import ClientRows, Partition
 from fedvpa.engines.federation import Federation, federate
 from fedvpa.features.store import FeatureReport, FeatureStore
 
+torch.set_num_threads(1)  # of fixtures too, which are made before any test
+
 SIZES = (11, 7, 1, 0, 5, 13)
 DIMENSION = 17
 

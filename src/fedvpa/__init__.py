@@ -1,7 +1,26 @@
 """fedvpa: federated variational preference alignment for users who disagree."""
 
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fedvpa.api.align import align as align
+    from fedvpa.api.compare import compare as compare
+    from fedvpa.api.demo import demo as demo
+    from fedvpa.api.doctor import doctor as doctor
+    from fedvpa.api.evaluate import evaluate as evaluate
+    from fedvpa.api.export import export_flower as export_flower
+    from fedvpa.api.export import export_keys as export_keys
+    from fedvpa.api.generate import generate as generate
+    from fedvpa.api.personalize import personalize as personalize
+    from fedvpa.api.register import register as register
+    from fedvpa.api.report import report as report
+    from fedvpa.api.train import resume as resume
+    from fedvpa.api.train import train as train
+    from fedvpa.policy.policy import Policy as Policy
+    from fedvpa.runs.config import RunConfig as RunConfig
+    from fedvpa.runs.config import read_config as read_config
+    from fedvpa.selector.selector import Selector as Selector
 
 __version__ = "0.1.0"
 
@@ -33,3 +52,8 @@ def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'fedvpa' has no attribute {name!r}")
     return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    """The verbs too, although they are not imported yet."""
+    return sorted(__all__)

@@ -19,6 +19,7 @@ from plugin import install
 pytestmark = pytest.mark.end_to_end
 
 TINY = (*run_fixtures.TINY, "partition.unseen=2", "server.rounds=2")
+OTHER_DATA = ("partition.unseen=2", "server.rounds=2", "local.steps=2", "engine.workers=1")
 
 CODE = """
     from fedvpa.algorithms.fixed_latent import FixedLatent
@@ -76,7 +77,7 @@ def test_a_comparison_uses_a_method_of_an_installed_package(call):
 
 
 def test_every_verb_opens_a_run_of_such_a_method_and_source(call):
-    call("train", "method=one_head", "data.source=rain", "data.settings.answer=never", "--out", "r", *TINY[1:])
+    call("train", "method=one_head", "data.source=rain", "data.settings.answer=never", "--out", "r", *OTHER_DATA)
     lines = [
         json.dumps({"prompt": f"new {row}", "chosen": "yes", "rejected": "no", "group": "ab"[row % 2], "user_id": "u"})
         for row in range(6)

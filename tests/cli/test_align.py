@@ -59,7 +59,7 @@ def test_align_then_generate(run: Path, monkeypatch, capsys):
     assert code == 0
     found = json.loads(out)
     assert [answer["prompt"] for answer in found["answers"]] == [asked[3], asked[5]]
-    assert len(found["z"]) == 32
+    assert len(found["z"]) == 13
     code, out, _ = fedvpa(monkeypatch, capsys, *asked, "--preference", "0.3", "--temperature", "0")
     assert out == "\n\n".join(answer["response"] for answer in found["answers"]) + "\n"
 

@@ -92,7 +92,7 @@ def test_personalize_evaluate_and_report(run: Path, tmp_path: Path):
     assert found.returncode == 0, found.stderr
     user = json.loads(found.stdout)
     assert sum(user["responsibilities"]) == pytest.approx(1.0, abs=1e-5)
-    assert len(user["mean"]) == 32
+    assert len(user["mean"]) == 13
     assert user["pairs"] == 10
     found = fedvpa("evaluate", str(run), "--pairs", str(pairs), "--json")
     assert found.returncode == 0, found.stderr

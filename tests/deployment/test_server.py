@@ -73,7 +73,7 @@ def test_a_run_directory_in_use_or_of_another_run_is_refused(tmp_path: Path, mon
         deployment.serve(HereGrid(tmp_path / "a"), CONFIG, given(out, nodes=3, deadline=0.0))
     assert not (out / "config.yaml").exists()
     monkeypatch.setattr("fedvpa.deployment.server.HANDOVER_SECONDS", 0.01)
-    with FileLock(out / ".lock"), pytest.raises(RunError, match="another server writes to it"):
+    with FileLock(out / ".lock"), pytest.raises(RunError, match="another program writes to it"):
         deployment.serve(HereGrid(tmp_path / "a"), CONFIG, given(out))
     with pytest.raises(KeyboardInterrupt):
         deployment.serve(Stops(tmp_path / "a", 4, KeyboardInterrupt()), CONFIG, given(out))

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from fedvpa.core.errors import ConfigError, nearest
 from fedvpa.core.schema import VERSIONS
+from fedvpa.core.short_repr import short_repr
 from fedvpa.runs.folder import RunFolder
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ FEDDPO = "feddpo"
 """The method that needs no selector; see :mod:`fedvpa.algorithms.feddpo`."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class AlignedPolicy:
     """One policy that ``align`` trained.
 
@@ -38,13 +39,15 @@ class AlignedPolicy:
     folder: Path
     notes: Mapping[str, Any]
 
+    __repr__ = short_repr
+
     @property
     def validation_win_rate(self) -> float | None:
         """How often the selector prefers it to the base policy on validation prompts; None for FedDPO."""
         return float(self.notes["stopped"]["win_rate"]) if "stopped" in self.notes else None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class AlignResult:
     """The policies of a run.
 
@@ -57,6 +60,8 @@ class AlignResult:
     run: Path
     method: str
     policies: Mapping[str, AlignedPolicy]
+
+    __repr__ = short_repr
 
     @property
     def policy(self) -> AlignedPolicy:

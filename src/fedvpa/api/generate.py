@@ -15,6 +15,7 @@ from fedvpa.runs.folder import RunFolder
 
 if TYPE_CHECKING:
     from fedvpa.policy.policy import Policy
+    from fedvpa.policy.preference import Preference
     from fedvpa.runs.policies import Aligned
     from fedvpa.runs.users import RunUsers
 
@@ -33,7 +34,7 @@ class GenerateResult:
 
     Attributes:
         run: The run directory.
-        preference: As it was asked for.
+        preference: As it was asked for; ``z`` where it was numbers.
         z: What the policy followed, k numbers; None for a policy without z.
         answers: One for each prompt.
     """
@@ -52,8 +53,8 @@ class GenerateResult:
 
 def generate(
     run: str | PathLike[str],
-    prompts: Sequence[str],
-    preference: str | None = None,
+    prompts: str | Sequence[str],
+    preference: Preference | None = None,
     *,
     temperature: float = 0.7,
     top_p: float = 1.0,
@@ -68,9 +69,10 @@ def generate(
 
     Args:
         run: An aligned run directory.
-        prompts: One answer to each.
+        prompts: One answer to each; a single prompt may be given alone.
         preference: The name of a group (``helpful``), a user's id, ``@pairs.jsonl`` (a new user's labelled pairs), or a
-            number from 0 to 1 on the way from the first to the second of two groups; None for a policy without z.
+            number from 0 to 1 on the way from the first to the second of two groups, or z itself; None for a policy
+            without z.
         temperature: 0 for greedy decoding.
         top_p: Nucleus.
         max_new_tokens: Longest answer; by default that of the candidates.
@@ -88,24 +90,27 @@ def generate(
     from fedvpa.runs.policies import open_aligned
 
     aligned = open_aligned(folder, overrides)
-    policy, z = _resolve(folder, aligned, preference, overrides)
+    prompts = [prompts] if isinstance(prompts, str) else list(prompts)
+    asked = str(preference) if isinstance(preference, int | float) else preference
+    policy, z = _resolve(folder, aligned, asked, overrides)
     responses = policy.generate(
-        list(prompts), preference=z, temperature=temperature, top_p=top_p, max_new_tokens=max_new_tokens, seed=seed
+        prompts, preference=z, temperature=temperature, top_p=top_p, max_new_tokens=max_new_tokens, seed=seed
     )
     answers = [Answer(prompt, response) for prompt, response in zip(prompts, responses, strict=True)]
-    return GenerateResult(folder.path, preference, z, answers)
+    return GenerateResult(folder.path, asked if asked is None or isinstance(asked, str) else "z", z, answers)
 
 
 def _resolve(
-    folder: RunFolder, aligned: Aligned, preference: str | None, overrides: Sequence[str]
+    folder: RunFolder, aligned: Aligned, preference: Preference | None, overrides: Sequence[str]
 ) -> tuple[Policy, list[float] | None]:
     """The policy to ask, and its z."""
     from fedvpa.alignment.stage1 import ONE
+    from fedvpa.policy.preference import latent_of
     from fedvpa.runs.stage1 import open_selector, open_users
 
     policies = aligned.policies
     if aligned.by_group:
-        if preference is None or preference not in policies:
+        if not isinstance(preference, str) or preference not in policies:
             raise ConfigError(
                 f"The oracle has one policy for each of {', '.join(policies)}, and no preference {preference!r}.",
                 fix="Name one of them.",
@@ -119,6 +124,8 @@ def _resolve(
                 fix="Leave --preference out, or align a run of fedvpa_gp.",
             )
         return policy, None
+    if preference is not None and not isinstance(preference, str):
+        return policy, latent_of(preference, policy.preferences).tolist()
     if preference is not None and preference in policy.preferences:
         return policy, list(policy.preferences[preference])
     config = folder.config(overrides)

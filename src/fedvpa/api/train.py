@@ -45,6 +45,16 @@ class TrainResult:
 
     __repr__ = short_repr
 
+    @property
+    def accuracy(self) -> float | None:
+        """Mean accuracy of the seen clients on their test pairs; None where none has any."""
+        return self.comparison.summary[0].mean
+
+    @property
+    def ci95(self) -> tuple[float, float] | None:
+        """The interval of ``accuracy``, over clients."""
+        return self.comparison.summary[0].ci95
+
     def to_dict(self) -> dict[str, Any]:
         """What ``metrics.json`` holds."""
         return {
@@ -71,7 +81,7 @@ def train(config: RunConfig, out: str | PathLike[str], *, overwrite: bool = Fals
         RunError: If ``out`` holds a run already.
         Interrupted: After SIGINT or SIGTERM; a checkpoint was saved.
     """
-    run = RunFolder(Path(out).expanduser())
+    run = RunFolder.at(out)
     if run.holds_run and not overwrite:
         raise RunError(
             "holds a run already.",
@@ -89,9 +99,9 @@ def train(config: RunConfig, out: str | PathLike[str], *, overwrite: bool = Fals
     config = config.located()
     prepared = prepare(config)
     job = SelectorJob(config, prepared)
-    job.check_groups()
-    run.begin(config, environment(config.seed).to_dict())
-    return _finish(run, job, 0.0)
+    with run.locked():
+        run.begin(config, environment(config.seed).to_dict())
+        return _finish(run, job, 0.0)
 
 
 def resume(run: str | PathLike[str]) -> TrainResult:
@@ -130,10 +140,11 @@ def resume(run: str | PathLike[str]) -> TrainResult:
             fix="Restore the data, or start again with --overwrite.",
             where=str(folder),
         )
-    kept = folder.rewind(state.server.round)
-    say(f"resuming {folder} at round {state.server.round}")
-    job = SelectorJob(config, prepared, state, workers=saved.workers if saved else None)
-    return _finish(folder, job, sum(line["seconds"] for line in kept))
+    with folder.locked():
+        kept = folder.rewind(state.server.round)
+        say(f"resuming {folder} at round {state.server.round}")
+        job = SelectorJob(config, prepared, state, workers=saved.workers if saved else None)
+        return _finish(folder, job, sum(line["seconds"] for line in kept))
 
 
 def _finish(run: RunFolder, job: SelectorJob, seconds: float) -> TrainResult:

@@ -39,7 +39,8 @@ class DataConfig(WorldKeys, HhRlhfKeys, TableKeys):
     def _check_keys(self) -> Self:
         keys = SOURCES.get(self.source).keys.model_fields.keys()
         own = {"settings"} if keys - type(self).model_fields.keys() else set[str]()
-        check_unread(self, {"source", *own, *(keys & type(self).model_fields.keys())}, f"source {self.source!r}")
+        read = {"source", *own, *(keys & type(self).model_fields.keys())}
+        check_unread(self, read, f"source {self.source!r}", advice=_readers)
         self.source_keys()
         return self
 
@@ -76,6 +77,14 @@ class DataConfig(WorldKeys, HhRlhfKeys, TableKeys):
             where = f"configuration key 'data.settings.{misplaced[0]}'"
             raise ConfigError("stands in the wrong place.", fix=f"Set it as data.{misplaced[0]}.", where=where)
         return declared.parse({name: getattr(self, name) for name in here} | self.settings, "data", "settings")
+
+
+def _readers(key: str) -> str:
+    """Which sources read a key, for the message about one that the chosen source does not read."""
+    readers = [name for name in SOURCES.names() if key in SOURCES.get(name).keys.model_fields]
+    return (
+        f" Or choose a source that reads it: {', '.join(f'data.source={name}' for name in readers)}." if readers else ""
+    )
 
 
 def check_pairs_file(path: str | PathLike[str]) -> None:

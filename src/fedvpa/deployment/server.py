@@ -15,7 +15,6 @@ from typing import Any
 
 import httpx
 import numpy as np
-from filelock import FileLock, Timeout
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
@@ -36,7 +35,7 @@ from fedvpa.runs.prepare import feature_key
 from fedvpa.selector.scaling import Scaling
 
 HANDOVER_SECONDS = 60.0
-"""How long a server waits for an earlier one to let go of the run directory. Chosen by us."""
+"""How long a server waits for an earlier one, whose SuperLink was killed, to notice and let go. Chosen by us."""
 
 
 def server_app(folder: Path) -> ServerApp:
@@ -82,38 +81,17 @@ def serve(grid: Grid, config: RunConfig, given: Mapping[str, Any]) -> None:
             for the nodes to come; ``quorum``, the share of a round's clients that must answer.
 
     Raises:
-        RunError: If ``out`` holds a run of another configuration, or another server writes to it.
+        RunError: If ``out`` holds a run of another configuration, or is not a folder, or another program writes to it.
         FedvpaError: If too few nodes come, or too few clients answer.
     """
-    out = Path(str(given["out"])).expanduser()
-    with _alone(out):
-        _serve(grid, config, out, int(given["nodes"]), float(given["deadline"]), float(given["quorum"]))
+    with RunFolder.at(str(given["out"])).locked(HANDOVER_SECONDS) as run:
+        _serve(grid, config, run, int(given["nodes"]), float(given["deadline"]), float(given["quorum"]))
 
 
-@contextmanager
-def _alone(out: Path) -> Iterator[None]:
-    """Hold the lock of a run directory; the system frees it when its holder dies.
-
-    A server whose SuperLink was killed needs a moment to notice, so the next one waits for it before it complains.
-    """
-    out.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(out / ".lock")
-    try:
-        lock.acquire(timeout=HANDOVER_SECONDS)
-    except Timeout as error:
-        fix = "Stop that run first (flwr stop), or choose another out."
-        raise RunError("another server writes to it.", fix=fix, where=str(out)) from error
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-def _serve(grid: Grid, config: RunConfig, out: Path, nodes: int, deadline: float, quorum: float) -> None:
+def _serve(grid: Grid, config: RunConfig, run: RunFolder, nodes: int, deadline: float, quorum: float) -> None:
     roster = gather(grid, nodes, deadline)
     say(f"{len(roster.client_ids)} clients on {len(roster.introductions)} nodes")
     algorithm = make(config.method, config.method_config)
-    run = RunFolder(out)
     state, scaling = _begin(run, config, roster)
     codec, standardiser = config.engine.codec, scaling.standardiser
     cohort = GridCohort(grid, roster.hosts, False, deadline, quorum, codec, standardiser, roster.refresh)

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
+from fedvpa.algorithms.registry import make
 from fedvpa.data.load import load
 from fedvpa.evaluation.accuracy import infer_clients, score_clients
 from fedvpa.evaluation.accuracy_tables import comparison
@@ -15,7 +16,7 @@ from fedvpa.experiments.processes import run_all
 from fedvpa.experiments.results import SelectorComparison
 from fedvpa.features.store import data_hash
 from fedvpa.runs.config import RunConfig
-from fedvpa.runs.fit import fit
+from fedvpa.runs.fit import check_groups, fit
 from fedvpa.runs.prepare import prepare, prepare_holdout
 from fedvpa.runs.scores import conflict_rows, conflict_scores, run_scores
 
@@ -73,6 +74,8 @@ def _prepare_data(cells: Sequence[Cell]) -> None:
     settings = {(cell.config.partition.clients, cell.config.seed): cell for cell in cells}
     for cell in settings.values():
         prepared = prepare(cell.config)
+        for other in cells:
+            check_groups(make(other.config.method, other.config.method_config), prepared)
         if cell.holdout is not None:
             prepare_holdout(cell.config, cell.holdout, prepared.table, prepared.federation.scaling)
         if cell.config.data.source != "world":

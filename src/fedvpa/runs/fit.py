@@ -6,6 +6,7 @@ from collections.abc import Generator
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from fedvpa.algorithms.base import Algorithm
 from fedvpa.algorithms.registry import make
 from fedvpa.alignment.stage1 import Stage1, Users
 from fedvpa.core.short_repr import short_repr
@@ -48,6 +49,9 @@ class SelectorJob:
         state: A state to go on from; by default the one before the first round.
         workers: Threads that share out a cohort, as in the run that is gone on with; by default those of the
             configuration, or what this machine has.
+
+    Raises:
+        DataError: If the method reads true groups and a client has none.
     """
 
     unit: Literal["round"] = "round"
@@ -59,6 +63,7 @@ class SelectorJob:
         self.config, self.prepared = config, prepared
         self.workers = workers_of(config.engine) if workers is None else workers
         self.algorithm = make(config.method, config.method_config)
+        check_groups(self.algorithm, prepared)
         self.state = state or start(self.algorithm, prepared.federation, config.seed)
 
     @property
@@ -90,11 +95,6 @@ class SelectorJob:
             self.state = state
             yield line
 
-    def check_groups(self) -> None:
-        """Raise DataError if the method reads true groups and a client has none."""
-        if self.algorithm.reads_groups:
-            self.prepared.federation.group_one_hot(self.prepared.federation.client_ids)
-
     def finish(self, seconds: float) -> Trained:
         """The selector and what it infers of every user."""
         federation, by_group = self.prepared.federation, self.algorithm.reads_groups
@@ -103,6 +103,12 @@ class SelectorJob:
         unseen = infer_users(selector, federation, federation.partition.unseen, by_group=by_group)
         named = replace(selector, scaling=federation.scaling, feature_key=self.prepared.feature_key)
         return Trained(named, self.state, seconds, seen, unseen)
+
+
+def check_groups(algorithm: Algorithm, prepared: Prepared) -> None:
+    """Raise DataError if a method reads true groups and a client has none."""
+    if algorithm.reads_groups:
+        prepared.federation.group_one_hot(prepared.federation.client_ids)
 
 
 def workers_of(engine: EngineConfig) -> int:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 from typing import Any, Self
+
+from filelock import FileLock, Timeout
 
 from fedvpa.core.config import flat
 from fedvpa.core.errors import ConfigError, RunError
@@ -22,6 +25,9 @@ SCHEMA_LINE = "# schema_version: "
 FOLDERS = ("policy", "selector", "clients", "checkpoints", "figures")
 FILES = ("config.yaml", "environment.json", "history.jsonl", "scores.jsonl", "metrics.json", "report.html")
 """What a run writes, and all that ``overwrite`` removes."""
+
+TRAINED = ("method", "partition", "selector", "local", "variational", "biscuit", "server", "engine")
+"""The sections that a trained run cannot change any more; the others say where things are, or are stage 2's."""
 
 
 @dataclass(frozen=True)
@@ -53,8 +59,42 @@ class RunFolder:
         )
         return folder
 
+    @classmethod
+    def at(cls, path: str | PathLike[str]) -> Self:
+        """The place of a run that may not be there yet.
+
+        Raises:
+            RunError: If something else than a folder is there.
+        """
+        folder = cls(Path(path).expanduser())
+        if folder.path.exists() and not folder.path.is_dir():
+            raise RunError("is a file, and a run is a folder.", fix="Choose another place.", where=str(folder))
+        return folder
+
     def __str__(self) -> str:
         return str(self.path)
+
+    @contextmanager
+    def locked(self, wait: float = 0.0) -> Iterator[Self]:
+        """Hold the run directory, so that no two programs write to it; the system frees it when its holder dies.
+
+        Args:
+            wait: Seconds to wait for another holder.
+
+        Raises:
+            RunError: If another program still holds it then.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(self.path / ".lock")
+        try:
+            lock.acquire(timeout=wait)
+        except Timeout as error:
+            fix = "Stop it, or wait until it has ended, or choose another folder."
+            raise RunError("another program writes to it.", fix=fix, where=str(self)) from error
+        try:
+            yield self
+        finally:
+            lock.release()
 
     @property
     def config_file(self) -> Path:
@@ -100,13 +140,12 @@ class RunFolder:
         """The configuration of the run, with overrides applied.
 
         Raises:
-            ConfigError: As ``read_config``, and for an override of the partition: who holds what is part of the run.
+            ConfigError: As ``read_config``, and for an override of what the run was trained with.
         """
-        fixed = next((override for override in overrides if override.startswith("partition.")), None)
+        fixed = next((key for key in overrides if key.partition("=")[0].partition(".")[0] in TRAINED), None)
         if fixed is not None:
             raise ConfigError(
-                f"{fixed.partition('=')[0]} cannot be changed: the clients of a run are those that it was trained "
-                "with.",
+                f"{fixed.partition('=')[0]} cannot be changed: the run was trained with what it says.",
                 fix="Leave it out, or train another run.",
             )
         return with_overrides(read_config(self.config_file), overrides)

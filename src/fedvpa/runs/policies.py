@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -184,7 +185,11 @@ def open_aligned(run: RunFolder, overrides: Sequence[str] = ()) -> Aligned:
         ModelError: If the base model is not the one that they were trained on.
     """
     if not (run.policy / "metrics.json").is_file():
-        raise RunError("holds no policy.", fix=f"Run: fedvpa align {run}", where=str(run))
+        if checkpoints(run):
+            what, command = "holds a policy that is not finished.", ["fedvpa", "align", str(run), "--resume"]
+        else:
+            what, command = "holds no policy.", ["fedvpa", "align", str(run)]
+        raise RunError(what, fix=f"Run: {shlex.join(command)}", where=str(run))
     metrics = _read(run.policy / "metrics.json")
     read_preferences(run.policy)  # without it the policy of a run is not whole
     names = list(metrics["policies"])
