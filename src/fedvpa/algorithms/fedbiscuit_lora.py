@@ -62,7 +62,6 @@ from fedvpa.core import tree
 from fedvpa.core.errors import DataError
 from fedvpa.core.seeds import entropy
 from fedvpa.core.short_repr import short_repr
-from fedvpa.core.tree import Tree
 from fedvpa.policy.adapters import check_fits, new_adapter, restore, snapshot
 from fedvpa.policy.config import PolicyConfig
 from fedvpa.policy.dpo_trainer import batch_rows
@@ -85,13 +84,13 @@ class BiscuitState:
         round: Rounds completed.
     """
 
-    selectors: tuple[Tree, ...]
+    selectors: tuple[tree.Tree, ...]
     reports: Mapping[str, Gaussian] = field(default_factory=dict)
     round: int = 0
 
     __repr__ = short_repr
 
-    def tensors(self) -> Tree:
+    def tensors(self) -> tree.Tree:
         """The state as one tree, to be written."""
         found = {"round": torch.tensor(self.round)}
         for place, weights in enumerate(self.selectors):
@@ -145,7 +144,7 @@ class Voters:
 
     policy: Policy
     template: Template
-    selectors: tuple[Tree, ...]
+    selectors: tuple[tree.Tree, ...]
     base_samples: int
 
     __repr__ = short_repr
@@ -240,7 +239,7 @@ def _round(
 ) -> tuple[BiscuitState, float | None, int]:
     """The state after local training, its mean loss, and the bytes of the adapters on their way in one direction."""
     labels = timetable.labels(state.round, state.reports, trainers)
-    trained: list[list[Tree]] = [[] for _ in state.selectors]
+    trained: list[list[tree.Tree]] = [[] for _ in state.selectors]
     told, sent = [], 0
     for name, label in zip(trainers, labels, strict=True):
         u = int(label.argmax())
@@ -252,7 +251,7 @@ def _round(
     return replace(state, selectors=after, round=state.round + 1), mean_of(told), sent
 
 
-def damped(before: Tree, trained: Sequence[Tree], count: int) -> Tree:
+def damped(before: tree.Tree, trained: Sequence[tree.Tree], count: int) -> tree.Tree:
     """(1 − |S_u|/N) φ_u + (1/N) Σ_{i∈S_u} φ_i; φ_u itself where nobody trained it.
 
     Args:
@@ -271,10 +270,9 @@ def _local(
     """Local steps from the adapter that the policy holds; their losses."""
     own, weights = config.lora, list(policy.trained().values())
     optimiser = torch.optim.AdamW(weights, lr=own.lr, betas=ADAM_BETAS, weight_decay=0.0, fused=True)
-    devices = [policy.device] if policy.device.type == "cuda" else []
-    told = []
+    step_losses = []
     policy.train()
-    with torch.random.fork_rng(devices=devices):
+    with torch.random.fork_rng(devices=[policy.device] if policy.device.type == "cuda" else []):
         torch.manual_seed(entropy(seed, NAME, "dropout", name, round_) % 2**63)
         for step in range(own.steps):
             # A client's epochs go on through the rounds; those that do not ask it go by.
@@ -284,9 +282,9 @@ def _local(
             loss.backward()
             torch.nn.utils.clip_grad_norm_(weights, CLIP_NORM)
             optimiser.step()
-            told.append(float(loss.detach()))
+            step_losses.append(float(loss.detach()))
     optimiser.zero_grad(set_to_none=True)
-    return told
+    return step_losses
 
 
 def _reports(
