@@ -6,9 +6,11 @@ import json
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from fedvpa.core.errors import RunError
+from fedvpa.runs.folder import RunFolder
 
 
 @dataclass(frozen=True)
@@ -35,13 +37,18 @@ def report(folder: str | PathLike[str]) -> ReportResult:
     place = Path(folder).expanduser()
     path = next((place / name for name in ("comparison.json", "metrics.json") if (place / name).is_file()), None)
     if path is None:
-        raise RunError(
-            "holds neither comparison.json nor metrics.json.",
-            fix="Give a finished run or comparison.",
-            where=str(folder),
-        )
+        raise RunError("holds neither comparison.json nor metrics.json.", fix=_next_step(place), where=str(folder))
     from fedvpa.evaluation.report.build import accuracy_figures, history_figures, policy_figures, write_report
 
     compared = json.loads(path.read_text(encoding="utf-8"))
     figures = accuracy_figures(compared) | policy_figures(compared) | history_figures(place)
     return ReportResult(write_report(place, f"fedvpa: {place.name}", f"fedvpa report {folder}", compared, figures))
+
+
+def _next_step(place: Path) -> str:
+    """What to do about a folder that has no result yet."""
+    if (place / "cells").is_dir():
+        return f"Finish the comparison: give fedvpa compare --out {quote(str(place))} again, with the same settings."
+    if RunFolder(place).checkpoint.is_file():
+        return f"Finish its training: fedvpa train --resume {quote(str(place))}"
+    return "Give a finished run or comparison."
