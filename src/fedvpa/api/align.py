@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -102,7 +103,7 @@ def align(
         resume: Go on from the last checkpoint of an ``align`` that was stopped.
 
     Raises:
-        InputError: If the run or the configuration cannot be used.
+        InputError: If the run or the configuration cannot be used, or another program writes to the run.
         Interrupted: After SIGINT or SIGTERM; a checkpoint was saved.
     """
     folder = RunFolder.open(run)
@@ -172,9 +173,10 @@ def _train(
     """Train one policy; ``fresh`` removes those that are there, now that this one is known to be trainable."""
     from fedvpa.runs.policies import remove_policies, train_in_run
 
-    if fresh and job.is_main:
-        remove_policies(folder)
-    notes = train_in_run(folder, job, inputs, command, resume=resume)
+    with folder.locked() if job.is_main else nullcontext():
+        if fresh and job.is_main:
+            remove_policies(folder)
+        notes = train_in_run(folder, job, inputs, command, resume=resume)
     return AlignedPolicy(folder.policy / job.name, notes)
 
 

@@ -1,0 +1,59 @@
+import shutil
+from pathlib import Path
+
+import pytest
+
+from fedvpa.api.align import align
+from fedvpa.api.train import resume, train
+from fedvpa.core.errors import ConfigError, RunError
+from fedvpa.runs.config import RunConfig
+from fedvpa.runs.folder import TRAINED, RunFolder
+
+
+def test_one_program_at_a_time_holds_a_run(tmp_path: Path):
+    run = RunFolder.at(tmp_path / "run")
+    with run.locked() as held:
+        assert held is run
+        with pytest.raises(RunError, match="run: another program writes to it"), RunFolder(run.path).locked():
+            pass
+    with run.locked():
+        pass
+
+
+def test_what_writes_to_a_run_refuses_one_that_is_held(finished: Path, tiny: RunConfig, tmp_path: Path):
+    run = RunFolder(Path(shutil.copytree(finished, tmp_path / "run")))
+    (run.path / "metrics.json").unlink()
+    small = (
+        "policy.steps=1",
+        "policy.batch=2",
+        "policy.candidates.prompts=8",
+        "policy.candidates.validation_prompts=4",
+    )
+    with run.locked():
+        for write in (
+            lambda: train(tiny, run.path, overwrite=True),
+            lambda: resume(run.path),
+            lambda: align(run.path, overrides=small),
+        ):
+            with pytest.raises(RunError, match="another program writes to it"):
+                write()
+    assert run.checkpoint.is_file()
+    assert not run.policy.exists()
+
+
+def test_a_run_is_a_folder(tmp_path: Path):
+    (tmp_path / "file").touch()
+    with pytest.raises(RunError, match="file: is a file, and a run is a folder"):
+        RunFolder.at(tmp_path / "file")
+
+
+@pytest.mark.parametrize("section", TRAINED)
+def test_what_a_run_was_trained_with_cannot_be_overridden(finished: Path, section: str):
+    key = section if section == "method" else f"{section}.anything"
+    with pytest.raises(ConfigError, match=f"{key} cannot be changed: the run was trained with what it says"):
+        RunFolder.open(finished).config(["policy.steps=3", f"{key}=1"])
+
+
+def test_where_things_are_and_stage_2_can_be_overridden(finished: Path):
+    config = RunFolder.open(finished).config(["policy.steps=3", "features.device=cpu"])
+    assert (config.policy.steps, config.features.device) == (3, "cpu")
