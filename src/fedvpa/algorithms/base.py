@@ -151,6 +151,18 @@ class Private:
     __repr__ = short_repr
 
 
+class NothingPrivate:
+    """The private side of a method whose clients keep nothing from one round to the next."""
+
+    def load_private(self, client_id: str, private: Private, components: Sequence[str]) -> Tree:
+        """Nothing; an engine adds ``group`` [m] if groups are read."""
+        return {}
+
+    def store_private(self, private: Private, tensors: Tree, components: Sequence[str]) -> Private:
+        """The same as before."""
+        return private
+
+
 @runtime_checkable
 class Algorithm(Protocol):
     """One method. Frozen: configuration only."""

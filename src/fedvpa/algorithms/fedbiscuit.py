@@ -45,7 +45,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from fedvpa.algorithms.aggregation import federated_average, mean_losses, weighted_delta, zero_evidence
-from fedvpa.algorithms.base import Broadcast, ClientUpdate, CohortUpdate, Private, ServerState
+from fedvpa.algorithms.base import Broadcast, ClientUpdate, CohortUpdate, NothingPrivate, ServerState
 from fedvpa.algorithms.config import MethodConfig
 from fedvpa.algorithms.draws import Draws, draw
 from fedvpa.algorithms.grouping import Timetable, regrouped
@@ -65,7 +65,7 @@ SELECTORS = "head.personal"
 
 
 @dataclass(frozen=True)
-class FedBiscuit:
+class FedBiscuit(NothingPrivate):
     """FedBiscuit. See the module's docstring.
 
     ``ServerState.posteriors`` holds, for each client that has reported, its U losses and, one-hot, the selector that it
@@ -133,14 +133,6 @@ class FedBiscuit:
     def draw(self, seed: int, round_: int, client_id: str, pairs: int, components: int) -> Draws:
         """The same folds as every method."""
         return draw(seed, round_, client_id, pairs, self.config.local)
-
-    def load_private(self, client_id: str, private: Private, components: Sequence[str]) -> Tree:
-        """Nothing."""
-        return {}
-
-    def store_private(self, private: Private, tensors: Tree, components: Sequence[str]) -> Private:
-        """Nothing."""
-        return private
 
     def client_update(self, received: Tree, data: Pairs, private: Tree, draws: Draws) -> tuple[ClientUpdate, Tree]:
         """E local steps of the selector that the client was told to train, on the same targets as every method."""

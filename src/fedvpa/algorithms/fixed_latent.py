@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fedvpa.algorithms.aggregation import federated_average, mean_losses, weighted_delta, zero_evidence
-from fedvpa.algorithms.base import Broadcast, ClientUpdate, CohortUpdate, Private, ServerState
+from fedvpa.algorithms.base import Broadcast, ClientUpdate, CohortUpdate, NothingPrivate, ServerState
 from fedvpa.algorithms.config import MethodConfig
 from fedvpa.algorithms.draws import Draws, draw
 from fedvpa.algorithms.local_training import train_locally
@@ -24,7 +24,7 @@ from fedvpa.selector.selector import InferenceConfig, Selector
 
 
 @dataclass(frozen=True)
-class FixedLatent:
+class FixedLatent(NothingPrivate):
     """FedAvg of one head at fixed latents: z = 0 (``global``), or the true group's prototype (``oracle``)."""
 
     config: MethodConfig
@@ -65,14 +65,6 @@ class FixedLatent:
     def draw(self, seed: int, round_: int, client_id: str, pairs: int, components: int) -> Draws:
         """The same folds as every method."""
         return draw(seed, round_, client_id, pairs, self.config.local, base_dropout=self.config.selector.base_dropout)
-
-    def load_private(self, client_id: str, private: Private, components: Sequence[str]) -> Tree:
-        """Nothing; an engine adds ``group`` [m] if groups are read."""
-        return {}
-
-    def store_private(self, private: Private, tensors: Tree, components: Sequence[str]) -> Private:
-        """Nothing."""
-        return private
 
     def client_update(self, received: Tree, data: Pairs, private: Tree, draws: Draws) -> tuple[ClientUpdate, Tree]:
         """E local steps on the same targets as every method."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from fedvpa.algorithms.aggregation import zero_evidence
-from fedvpa.algorithms.base import Broadcast, ClientUpdate, CohortUpdate, Private, ServerState
+from fedvpa.algorithms.base import Broadcast, ClientUpdate, CohortUpdate, NothingPrivate, ServerState
 from fedvpa.algorithms.config import MethodConfig
 from fedvpa.algorithms.draws import Draws, draw
 from fedvpa.core.tree import Tree
@@ -24,7 +24,7 @@ SMALLEST_DECAY = 1e-6
 
 
 @dataclass(frozen=True)
-class LocalOnly:
+class LocalOnly(NothingPrivate):
     """No rounds: the whole method is its inference."""
 
     config: MethodConfig
@@ -50,14 +50,6 @@ class LocalOnly:
     def draw(self, seed: int, round_: int, client_id: str, pairs: int, components: int) -> Draws:
         """The folds, which no client uses."""
         return draw(seed, round_, client_id, pairs, self.config.local)
-
-    def load_private(self, client_id: str, private: Private, components: Sequence[str]) -> Tree:
-        """Nothing."""
-        return {}
-
-    def store_private(self, private: Private, tensors: Tree, components: Sequence[str]) -> Private:
-        """Nothing."""
-        return private
 
     def client_update(self, received: Tree, data: Pairs, private: Tree, draws: Draws) -> tuple[ClientUpdate, Tree]:
         """Nothing is trained before inference."""

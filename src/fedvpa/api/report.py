@@ -42,7 +42,8 @@ def report(folder: str | PathLike[str]) -> ReportResult:
 
     compared = json.loads(path.read_text(encoding="utf-8"))
     figures = accuracy_figures(compared) | policy_figures(compared) | history_figures(place)
-    return ReportResult(write_report(place, f"fedvpa: {place.name}", f"fedvpa report {folder}", compared, figures))
+    command = f"fedvpa report {quote(str(folder))}"
+    return ReportResult(write_report(place, f"fedvpa: {place.name}", command, compared, figures))
 
 
 def _next_step(place: Path) -> str:

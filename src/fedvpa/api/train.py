@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from os import PathLike
@@ -82,12 +83,7 @@ def train(config: RunConfig, out: str | PathLike[str], *, overwrite: bool = Fals
         Interrupted: After SIGINT or SIGTERM; a checkpoint was saved.
     """
     run = RunFolder.at(out)
-    if run.holds_run and not overwrite:
-        raise RunError(
-            "holds a run already.",
-            fix="Go on with --resume, choose another --out, or give --overwrite.",
-            where=str(run),
-        )
+    _check_place(run, overwrite=overwrite)
     config.check_engine()
     config.check_paths()
     from fedvpa.algorithms.registry import make
@@ -100,8 +96,18 @@ def train(config: RunConfig, out: str | PathLike[str], *, overwrite: bool = Fals
     prepared = prepare(config)
     job = SelectorJob(config, prepared)
     with run.locked():
+        _check_place(run, overwrite=overwrite)  # another program may have trained here since
         run.begin(config, environment(config.seed).to_dict())
         return _finish(run, job, 0.0)
+
+
+def _check_place(run: RunFolder, *, overwrite: bool) -> None:
+    if run.holds_run and not overwrite:
+        raise RunError(
+            "holds a run already.",
+            fix="Go on with --resume, choose another --out, or give --overwrite.",
+            where=str(run),
+        )
 
 
 def resume(run: str | PathLike[str]) -> TrainResult:
@@ -165,7 +171,7 @@ def _finish(run: RunFolder, job: SelectorJob, seconds: float) -> TrainResult:
         "data": prepared.fingerprint(),
         "compute": Compute.current(job.workers).to_dict(),
     }
-    command = f"fedvpa train --resume {run}"
+    command = shlex.join(["fedvpa", "train", "--resume", str(run)])
     seconds += run_job(job, run.history, lambda: save_checkpoint(run.checkpoint, job.state, meta), command)
     trained = job.finish(seconds)
     trained.selector.save_pretrained(run.selector)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+
 from fedvpa.algorithms.registry import make
 from fedvpa.alignment.stage1 import Stage1
 from fedvpa.core.errors import RunError
@@ -25,9 +27,8 @@ def open_selector(run: RunFolder, config: RunConfig) -> Selector:
         ModelError: If the language model is not the one that it was trained on.
     """
     if not (run.selector / "config.json").is_file():
-        raise RunError(
-            "holds no trained selector.", fix=f"Finish its training: fedvpa train --resume {run}", where=str(run)
-        )
+        command = shlex.join(["fedvpa", "train", "--resume", str(run)])
+        raise RunError("holds no trained selector.", fix=f"Finish its training: {command}", where=str(run))
     selector = Selector.from_pretrained(run.selector)
     check_features(config.features, selector)
     return selector
