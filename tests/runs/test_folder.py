@@ -8,6 +8,7 @@ from fedvpa.api.train import resume, train
 from fedvpa.core.errors import ConfigError, RunError
 from fedvpa.runs.config import RunConfig
 from fedvpa.runs.folder import TRAINED, RunFolder
+from fedvpa.runs.prepare import prepare
 
 
 def test_one_program_at_a_time_holds_a_run(tmp_path: Path):
@@ -39,6 +40,19 @@ def test_what_writes_to_a_run_refuses_one_that_is_held(finished: Path, tiny: Run
                 write()
     assert run.checkpoint.is_file()
     assert not run.policy.exists()
+
+
+def test_training_keeps_a_run_that_came_while_it_prepared(
+    finished: Path, tiny: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def meanwhile(config: RunConfig):
+        shutil.copytree(finished, tmp_path / "run")
+        return prepare(config)
+
+    monkeypatch.setattr("fedvpa.runs.prepare.prepare", meanwhile)
+    with pytest.raises(RunError, match="holds a run already"):
+        train(tiny, tmp_path / "run")
+    assert (tmp_path / "run" / "metrics.json").read_bytes() == (finished / "metrics.json").read_bytes()
 
 
 def test_a_run_is_a_folder(tmp_path: Path):
