@@ -54,7 +54,7 @@ def users(aligned: Path) -> RunUsers:
 
 
 def named_z(aligned: Path, users: RunUsers, named: dict, preference: str) -> torch.Tensor:
-    return torch.tensor(z_of(RunFolder(aligned), preference, named, users))
+    return torch.tensor(z_of(RunFolder(aligned), preference, named, lambda: users))
 
 
 @pytest.fixture(scope="module")

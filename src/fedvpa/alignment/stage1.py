@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Self
 
 import torch
 from jaxtyping import Float
@@ -13,6 +14,7 @@ from torch import Tensor
 from fedvpa.algorithms.base import Algorithm
 from fedvpa.core.short_repr import short_repr
 from fedvpa.data.client_pairs import ClientPairs
+from fedvpa.data.partition import ClientRows
 from fedvpa.features.backbone import Backbone, load_backbone
 from fedvpa.features.config import FeatureConfig
 from fedvpa.policy.config import PolicyConfig
@@ -38,6 +40,11 @@ class Users:
     posterior: Posterior | None
 
     __repr__ = short_repr
+
+    @classmethod
+    def of(cls, clients: Sequence[ClientRows], posterior: Posterior | None) -> Self:
+        """Clients and their posteriors, in one order."""
+        return cls(tuple(one.client_id for one in clients), tuple(one.group for one in clients), posterior)
 
     @property
     def z(self) -> Float[Tensor, "n k"]:

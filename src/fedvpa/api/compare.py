@@ -12,6 +12,7 @@ from fedvpa.core.errors import ConfigError, DataError, InputError, nearest
 from fedvpa.core.files import write_json, write_text
 from fedvpa.core.signals import interrupting
 from fedvpa.experiments.methods import DEFAULT_METHODS, DEFAULT_POLICY_METHODS, STAGES, Stage, policy_methods
+from fedvpa.experiments.processes import check_jobs
 
 if TYPE_CHECKING:
     from fedvpa.experiments.results import ComparisonResult
@@ -104,9 +105,10 @@ def _check_numbers(clients: Sequence[int], seeds: int, first_seed: int, jobs: in
         raise ConfigError("There is nothing to compare.", fix="Give at least one number of clients and one seed.")
     if len(set(clients)) < len(clients):
         raise ConfigError("A number of clients is given twice.", fix="Give each once.")
-    for name, number, least in (("clients", min(clients), 1), ("first_seed", first_seed, 0), ("jobs", jobs, 1)):
-        if number is not None and number < least:
+    for name, number, least in (("clients", min(clients), 1), ("first_seed", first_seed, 0)):
+        if number < least:
             raise ConfigError(f"{name} = {number} is too small.", fix=f"Give {least} or more.")
+    check_jobs(jobs)
 
 
 def _check_holdout(config: RunConfig, stage: str, holdout: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from os import PathLike
 from pathlib import Path
@@ -126,13 +126,14 @@ def _resolve(
         return policy, None
     if preference is not None and not isinstance(preference, str):
         return policy, latent_of(preference, policy.preferences).tolist()
-    if preference is not None and preference in policy.preferences:
-        return policy, list(policy.preferences[preference])
-    config = folder.config(overrides)
-    users = open_users(folder, config, open_selector(folder, config))
+
+    def users() -> RunUsers:
+        config = folder.config(overrides)
+        return open_users(folder, config, open_selector(folder, config))
+
     if preference is None:
         raise ConfigError(
-            "This policy follows a preference, and none is given.", fix=_choices(policy.preferences, users)
+            "This policy follows a preference, and none is given.", fix=_choices(policy.preferences, users())
         )
     return policy, z_of(folder, preference, policy.preferences, users, overrides)
 
@@ -141,10 +142,18 @@ def z_of(
     folder: RunFolder,
     preference: str,
     named: Mapping[str, Sequence[float]],
-    users: RunUsers,
+    open_users: Callable[[], RunUsers],
     overrides: Sequence[str] = (),
 ) -> list[float]:
-    """The z that a preference names. Arguments and errors as :func:`generate`."""
+    """The z that a preference names. Arguments and errors as :func:`generate`.
+
+    Args:
+        folder: The run.
+        preference: A group, ``@pairs.jsonl``, a user, or a number.
+        named: Group → its z.
+        open_users: Opens the run's users; not called for groups and pairs.
+        overrides: As of ``generate``.
+    """
     from fedvpa.api.personalize import personalize
     from fedvpa.policy.preference import as_number, latent_of
 
@@ -152,6 +161,7 @@ def z_of(
         return list(personalize(folder.path, preference[1:], overrides=overrides).mean)
     if preference in named:
         return list(named[preference])
+    users = open_users()
     for some in (users.seen, users.unseen):
         if preference in some.ids:
             found: list[float] = some.z[some.ids.index(preference)].tolist()

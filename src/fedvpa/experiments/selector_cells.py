@@ -72,10 +72,12 @@ def run_selectors(cells: Sequence[Cell], jobs: int | None) -> SelectorComparison
 def _prepare_data(cells: Sequence[Cell]) -> None:
     """Leave features in the cache, so that no two processes extract the same, and raise what is wrong with the data."""
     settings = {(cell.config.partition.clients, cell.config.seed): cell for cell in cells}
+    configs = {cell.config.method: cell.config.method_config for cell in cells}
+    algorithms = [make(name, config) for name, config in configs.items()]
     for cell in settings.values():
         prepared = prepare(cell.config)
-        for other in cells:
-            check_groups(make(other.config.method, other.config.method_config), prepared)
+        for algorithm in algorithms:
+            check_groups(algorithm, prepared)
         if cell.holdout is not None:
             prepare_holdout(cell.config, cell.holdout, prepared.table, prepared.federation.scaling)
         if cell.config.data.source != "world":

@@ -55,8 +55,7 @@ def infer_users(
 ) -> Users:
     """Clients with their posteriors, inferred from their training pairs; arguments as of ``infer_clients``."""
     posterior = infer_clients(selector, federation, clients, by_group=by_group) if clients else None
-    ids, groups = tuple(client.client_id for client in clients), tuple(client.group for client in clients)
-    return Users(ids, groups, posterior)
+    return Users.of(clients, posterior)
 
 
 def save_users(path: Path, users: RunUsers) -> None:
@@ -111,8 +110,7 @@ def _posterior_tensors(posterior: Posterior) -> dict[str, Tensor]:
 
 def _users(clients: Sequence[ClientRows], saved: Tree) -> Users:
     posterior = Posterior(saved["weights"], saved["means"], saved["log_vars"]) if saved else None
-    ids, groups = tuple(client.client_id for client in clients), tuple(client.group for client in clients)
-    return Users(ids, groups, posterior)
+    return Users.of(clients, posterior)
 
 
 def _clients(named: list[list[object]], rows: np.ndarray, sizes: np.ndarray) -> tuple[ClientRows, ...]:
