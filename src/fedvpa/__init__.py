@@ -3,6 +3,8 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from fedvpa.core.version import __version__
+
 if TYPE_CHECKING:
     from fedvpa.api.align import align as align
     from fedvpa.api.compare import compare as compare
@@ -21,8 +23,6 @@ if TYPE_CHECKING:
     from fedvpa.runs.config import RunConfig as RunConfig
     from fedvpa.runs.config import read_config as read_config
     from fedvpa.selector.selector import Selector as Selector
-
-__version__ = "0.1.0"
 
 _HOMES = {
     "Policy": "fedvpa.policy.policy",

@@ -8,10 +8,10 @@ from typing import Annotated
 
 import typer
 
-from fedvpa import __version__
 from fedvpa.cli import align, compare, demo, doctor, evaluate, export, generate, personalize, report, train
 from fedvpa.cli.common import complain
 from fedvpa.core.errors import FedvpaError
+from fedvpa.core.version import __version__
 
 app = typer.Typer(
     name="fedvpa",

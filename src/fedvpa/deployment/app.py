@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fedvpa import __version__
 from fedvpa.algorithms.registry import make
 from fedvpa.core.errors import ConfigError, RunError
 from fedvpa.core.files import write_text
+from fedvpa.core.version import __version__
 from fedvpa.engines.flower.simulation import FLOWER_VERSIONS, require_flower
 from fedvpa.runs.config import RunConfig, dump
 

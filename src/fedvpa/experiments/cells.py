@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fedvpa import __version__
 from fedvpa.core.files import write_json
+from fedvpa.core.version import __version__
 from fedvpa.experiments.methods import Stage
 from fedvpa.runs.config import RunConfig
 
