@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from fedvpa.core.config import Config
 from fedvpa.core.errors import DataError, nearest
-from fedvpa.data.schema import LoadReport, Pair, PairTable, Text
+from fedvpa.data.report import DataReport
+from fedvpa.data.schema import Pair, PairTable, Text
 from fedvpa.data.shards import SPLITS, Shard
 from fedvpa.data.text import NO_SHARED_PROMPT, Parts, is_empty, parse_text, split_explicit, split_implicit
 
@@ -55,11 +57,9 @@ class Tally:
     """
 
     def __init__(self, strict: bool) -> None:
-        self._strict = strict
+        self._report = DataReport(strict=strict)
         self._pairs: list[Pair] = []
         self._places: dict[str, str] = {}
-        self._skipped: dict[str, int] = {}
-        self._examples: dict[str, str] = {}
 
     def add(self, result: Pair | Skip, where: str) -> None:
         """Take a pair in, or count why there is none.
@@ -68,12 +68,7 @@ class Tally:
             DataError: If the pair's id was seen before; under ``strict`` if the row is left out.
         """
         if isinstance(result, Skip):
-            if self._strict:
-                raise DataError(
-                    f"{result}.", fix="Repair the row, or leave such rows out with data.strict=false.", where=where
-                )
-            self._skipped[result] = self._skipped.get(result, 0) + 1
-            self._examples.setdefault(result, where)
+            self._report = self._report.add(str(result), where, unit="row")
             return
         if result.pair_id in self._places:
             raise DataError(
@@ -82,7 +77,7 @@ class Tally:
                 where=where,
             )
         self._places[result.pair_id] = where
-        self._pairs.append(result)
+        self._pairs.append(replace(result, place=where))
 
     def table(self, what: str) -> PairTable:
         """Everything taken in.
@@ -96,13 +91,14 @@ class Tally:
         Raises:
             DataError: If every row was left out.
         """
-        read = len(self._pairs) + sum(self._skipped.values())
+        report = replace(self._report, read=len(self._pairs) + sum(self._report.skipped.values()))
         if not self._pairs:
+            first = report.examples
             reasons = "; ".join(
-                f"{count} × {reason} (first: {self._examples[reason]})" for reason, count in self._skipped.items()
+                f"{count} × {reason} (first: {first[reason]})" for reason, count in report.skipped.items()
             )
-            raise DataError(f"none of the {read} rows can be used: {reasons}.", where=what)
-        return PairTable(tuple(self._pairs), LoadReport(read, self._skipped, self._examples))
+            raise DataError(f"none of the {report.read} rows can be used: {reasons}.", where=what)
+        return PairTable(tuple(self._pairs), report)
 
 
 def read_pairs(

@@ -8,7 +8,7 @@ from fedvpa.core.errors import DataError, nearest
 from fedvpa.data.config import DataConfig
 from fedvpa.data.deal import factorise
 from fedvpa.data.load import load
-from fedvpa.data.schema import LoadReport, Pair, PairTable
+from fedvpa.data.schema import Pair, PairTable
 from fedvpa.data.sources.base import PathKeys
 from fedvpa.data.splits import Ints
 
@@ -69,10 +69,9 @@ def _content(pair: Pair) -> tuple[object, ...]:
 
 def _without(table: PairTable, reasons: list[str]) -> PairTable:
     """The table without the pairs that have a reason to be left out, and the reasons in its report."""
-    skipped, examples = dict(table.report.skipped), dict(table.report.examples)
+    report = table.report
     for pair, reason in zip(table.pairs, reasons, strict=True):
         if reason:
-            skipped[reason] = skipped.get(reason, 0) + 1
-            examples.setdefault(reason, f"pair {pair.pair_id}")
+            report = report.add(reason, pair.place, asked=True)
     kept = tuple(pair for pair, reason in zip(table.pairs, reasons, strict=True) if not reason)
-    return PairTable(kept, LoadReport(table.report.read, skipped, examples))
+    return PairTable(kept, report)

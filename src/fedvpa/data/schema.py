@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import cast
 
 from fedvpa.core.errors import DataError
+from fedvpa.data.report import DataReport, Effect
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +65,7 @@ class Pair:
         split: A split that the data prescribe (``train``, ``test``); None to let the partition draw one.
         weight: A positive importance weight.
         pair_id: A name that is unique within its table.
+        place: Where it was read, as ``file:row``; for messages only, so pairs that differ in it alone are equal.
     """
 
     prompt: Text
@@ -74,21 +76,7 @@ class Pair:
     split: str | None = None
     weight: float = 1.0
     pair_id: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class LoadReport:
-    """What a source read, and what it left out and why.
-
-    Attributes:
-        read: Rows seen.
-        skipped: Reason → number of rows left out for it.
-        examples: Reason → the first place (``file:row``) where it happened.
-    """
-
-    read: int = 0
-    skipped: dict[str, int] = field(default_factory=dict)
-    examples: dict[str, str] = field(default_factory=dict)
+    place: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +87,7 @@ class PairTable:
     """
 
     pairs: tuple[Pair, ...]
-    report: LoadReport = field(default_factory=LoadReport)
+    report: DataReport = field(default_factory=DataReport)
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -111,3 +99,39 @@ class PairTable:
     def select(self, rows: Sequence[int]) -> PairTable:
         """The table of the given rows, in the given order."""
         return PairTable(tuple(self.pairs[row] for row in rows), self.report)
+
+    def noting(
+        self,
+        rows: Sequence[int],
+        reason: str,
+        *,
+        effect: Effect = "left out",
+        unit: str = "pair",
+        count: int | None = None,
+        asked: bool = False,
+    ) -> PairTable:
+        """The same table, whose report says what happens to some of its rows; see :mod:`fedvpa.data.report`.
+
+        Args:
+            rows: Their numbers; of none, nothing is noted.
+            reason: Why, in a few words.
+            effect: What happens to them.
+            unit: What is counted.
+            count: How many; by default as many as ``rows``.
+            asked: The configuration asks for it, so it is no error under ``data.strict``.
+
+        Raises:
+            DataError: Under ``data.strict``, with the place of the first row.
+        """
+        if not len(rows):
+            return self
+        first = self.pairs[min(rows)]
+        report = self.report.add(
+            reason,
+            first.place or first.pair_id,
+            effect=effect,
+            unit=unit,
+            count=len(rows) if count is None else count,
+            asked=asked,
+        )
+        return replace(self, report=report)
