@@ -333,7 +333,7 @@ def test_a_hand_made_split_must_be_known():
         ({"kind": "natural", "sizes": "log-normal"}, "'sizes' was set"),
         ({"kind": "group", "drop_small": True}, "'drop_small' was set"),
         ({"sizes": "equal", "sigma": 2.0}, "'sigma' was set"),
-        ({"shares": {"a": -1}}, "the share -1.0 of group 'a' is not a positive number"),
+        ({"shares": {"a": -1}}, "-1 cannot be used"),
         ({"test_fraction": 0.5, "validation_fraction": 0.5}, "leave nothing to train on"),
         ({"pairs_per_client": 1}, "pairs_per_client 1 is below min_train 2"),
         ({"client": 5}, "configuration key 'client': is not known. Did you mean 'clients'?"),

@@ -7,6 +7,7 @@ from typing import Any, Literal
 from pydantic import Field, field_validator
 
 from fedvpa.core.config import Config
+from fedvpa.core.numbers import LearningRate, LogVariance, Margin, Scale, Size, Temperature, Weight
 from fedvpa.selector.config import SelectorConfig
 
 Refinement = Literal["laplace", "responsibilities", "off"]
@@ -38,10 +39,10 @@ class LocalConfig(Config):
     target_size: int = Field(default=32, ge=1)
     context_size: int = Field(default=128, ge=1)
     head_optimizer: Literal["sgd", "adamw"] = "sgd"
-    head_lr: float = Field(default=0.05, gt=0)
-    head_weight_decay: float = Field(default=0.3, ge=0)
-    encoder_lr: float = Field(default=1e-3, gt=0)
-    encoder_weight_decay: float = Field(default=0.01, ge=0)
+    head_lr: LearningRate = 0.05
+    head_weight_decay: Weight = 0.3
+    encoder_lr: LearningRate = 1e-3
+    encoder_weight_decay: Weight = 0.01
 
 
 class VariationalConfig(Config):
@@ -73,16 +74,16 @@ class VariationalConfig(Config):
     """
 
     prior: Literal["mixture", "normal"] = "mixture"
-    normal_weight: float = Field(default=0.05, gt=0, lt=1)
-    kl_weight: float = Field(default=0.1, ge=0)
-    orthogonal_weight: float = Field(default=1.0, ge=0)
-    gram_weight: float = Field(default=0.1, ge=0)
+    normal_weight: float = Field(default=0.05, ge=1e-6, lt=1)
+    kl_weight: Weight = 0.1
+    orthogonal_weight: Weight = 1.0
+    gram_weight: Weight = 0.1
     gumbel: bool = True
-    temperature_start: float = Field(default=1.0, gt=0)
-    temperature_end: float = Field(default=0.1, gt=0)
+    temperature_start: Temperature = 1.0
+    temperature_end: Temperature = 0.1
     refinement: Refinement = "laplace"
-    component_log_var: float = -4.0
-    gain: float = Field(default=4.5, ge=0)
+    component_log_var: LogVariance = -4.0
+    gain: Margin = 4.5
     learn_prior: bool = True
     warmup: float = Field(default=0.02, ge=0, lt=1)
 
@@ -108,10 +109,10 @@ class ServerConfig(Config):
 
     rounds: int = Field(default=200, ge=1)
     average_tail: float = Field(default=0.5, ge=0, le=1)
-    prior_rate: float = Field(default=0.1, gt=0, le=1)
+    prior_rate: float = Field(default=0.1, ge=1e-6, le=1)
     rule: Rule = "mean"
     malicious: float = Field(default=0.3, ge=0, lt=0.5)
-    clip_norm: float | None = Field(default=None, gt=0)
+    clip_norm: Scale | None = None
 
 
 class BiscuitLoraConfig(Config):
@@ -140,9 +141,9 @@ class BiscuitLoraConfig(Config):
     cohort: int = Field(default=3, ge=1)
     steps: int = Field(default=8, ge=1)
     batch: int = Field(default=8, ge=1)
-    lr: float = Field(default=1e-2, gt=0)
-    lora_rank: int = Field(default=8, ge=1)
-    lora_alpha: int = Field(default=16, ge=1)
+    lr: LearningRate = 1e-2
+    lora_rank: Size = 8
+    lora_alpha: Size = 16
     report_pairs: int = Field(default=24, ge=1)
     base_samples: int = Field(default=4, ge=1)
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic_core import ErrorDetails
 
 from fedvpa.core.errors import ConfigError, InputError, nearest
 
@@ -16,7 +17,7 @@ UNSET = "–"
 class Config(BaseModel):
     """A frozen section of the configuration. Unknown keys are errors that name the nearest known one."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
 
     @classmethod
     def parse(cls, values: Mapping[str, Any], *under: str) -> Self:
@@ -41,7 +42,16 @@ class Config(BaseModel):
             if isinstance(cause, InputError):
                 place = cause.where or (where if path else "configuration")
                 raise ConfigError(cause.problem, fix=cause.fix, where=place) from None
-            raise ConfigError(f"{first['msg']} (given: {first['input']!r}).", where=where) from None
+            raise ConfigError(f"{first['msg']} (given: {first['input']!r}).", fix=_share(first), where=where) from None
+
+
+def _share(error: ErrorDetails) -> str:
+    """What to do about a percentage where a share is wanted; empty if the error is another."""
+    given, limits = error["input"], error.get("ctx", {})
+    most = limits.get("le", limits.get("lt"))
+    if most is None or most > 1 or not isinstance(given, int | float) or not 1 < given <= 100:
+        return ""
+    return f"A share is a fraction: {given:g}% is {given / 100:g}."
 
 
 def _known(section: type[BaseModel], path: list[str]) -> list[str]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from typing import Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
 from fedvpa.core.config import Config
 from fedvpa.core.errors import ConfigError
+from fedvpa.core.numbers import Concentration, LogDeviation, Scale
 from fedvpa.data.unread import check_unread
 
 Kind = Literal["group", "dirichlet", "natural"]
@@ -67,10 +67,10 @@ class PartitionConfig(Config):
     kind: Kind = "group"
     clients: int | None = Field(default=None, ge=1)
     unseen: int = Field(default=0, ge=0)
-    shares: dict[str, float] = Field(default_factory=dict)
-    alpha: float = Field(default=0.3, gt=0, allow_inf_nan=False)
+    shares: dict[str, Scale] = Field(default_factory=dict)
+    alpha: Concentration = 0.3
     sizes: Literal["equal", "log-normal"] = "equal"
-    sigma: float = Field(default=1.0, gt=0, allow_inf_nan=False)
+    sigma: LogDeviation = 1.0
     pairs_per_client: int | None = Field(default=None, ge=1)
     unseen_pairs: int | None = Field(default=None, ge=0)
     test_fraction: float = Field(default=0.2, gt=0, lt=1)
@@ -78,14 +78,6 @@ class PartitionConfig(Config):
     min_train: int = Field(default=2, ge=1)
     min_test: int = Field(default=1, ge=1)
     drop_small: bool = False
-
-    @field_validator("shares")
-    @classmethod
-    def _check_shares(cls, value: dict[str, float]) -> dict[str, float]:
-        for group, share in value.items():
-            if not (math.isfinite(share) and share > 0):
-                raise ConfigError(f"the share {share} of group {group!r} is not a positive number.", fix="Correct it.")
-        return value
 
     @model_validator(mode="after")
     def _check_together(self) -> Self:

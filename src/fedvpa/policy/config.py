@@ -8,6 +8,7 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from fedvpa.core.config import Config
+from fedvpa.core.numbers import GreedyTemperature, LearningRate, Margin, Scale, Size, Temperature, Weight
 
 Conditioning = Literal["soft_prefix", "additive"]
 Precision = Literal["auto", "float32", "bfloat16"]
@@ -35,7 +36,7 @@ class CandidateConfig(Config):
     prompts: int = Field(default=450, ge=1)
     validation_prompts: int = Field(default=80, ge=1)
     samples: int = Field(default=16, ge=2)
-    temperature: float = Field(default=1.0, gt=0)
+    temperature: Temperature = 1.0
     top_p: float = Field(default=1.0, gt=0, le=1)
     max_new_tokens: int = Field(default=112, ge=1)
     batch: int = Field(default=300, ge=1)
@@ -58,7 +59,7 @@ class PreferenceConfig(Config):
     prototypes: float = Field(default=0.4, ge=0, le=1)
     posteriors: float = Field(default=0.4, ge=0, le=1)
     pairs_per_latent: int = Field(default=2, ge=1)
-    margin: float = Field(default=0.5, ge=0)
+    margin: Margin = 0.5
 
     @model_validator(mode="after")
     def _shares(self) -> PreferenceConfig:
@@ -83,7 +84,7 @@ class JudgingConfig(Config):
     judge: str = "world"
     settings: dict[str, Any] = Field(default_factory=dict)
     prompts: int = Field(default=500, ge=1)
-    temperature: float = Field(default=0.7, ge=0)
+    temperature: GreedyTemperature = 0.7
     top_p: float = Field(default=1.0, gt=0, le=1)
     missing_limit: float = Field(default=0.05, ge=0, le=1)
 
@@ -151,20 +152,20 @@ class PolicyConfig(Config):
 
     model: str | None = None
     conditioning: Conditioning = "soft_prefix"
-    prefix_tokens: int = Field(default=8, ge=1)
-    lora_rank: int = Field(default=32, ge=1)
-    lora_alpha: int = Field(default=64, ge=1)
+    prefix_tokens: Size = 8
+    lora_rank: Size = 32
+    lora_alpha: Size = 64
     lora_dropout: float = Field(default=0.0, ge=0, lt=1)
-    beta: float = Field(default=1.0, gt=0)
-    sft_weight: float = Field(default=40.0, ge=0)
-    language_weight: float = Field(default=100.0, ge=0)
+    beta: Scale = 1.0
+    sft_weight: Weight = 40.0
+    language_weight: Weight = 100.0
     steps: int = Field(default=450, ge=1)
     batch: int = Field(default=8, ge=1)
     micro_batch: int | None = Field(default=None, ge=1)
-    lr: float = Field(default=3e-3, gt=0)
-    conditioner_lr: float = Field(default=2e-2, gt=0)
+    lr: LearningRate = 3e-3
+    conditioner_lr: LearningRate = 2e-2
     warmup: float = Field(default=0.1, ge=0, lt=1)
-    clip_norm: float = Field(default=1.0, gt=0)
+    clip_norm: Scale = 1.0
     evaluate_every: int = Field(default=150, ge=1)
     refresh_every: int = Field(default=225, ge=0)
     refresh_prompts: int = Field(default=225, ge=1)

@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from fedvpa.core.config import Config
+from fedvpa.core.numbers import LogVariance, Margin, Scale, Size
 
 HeadKind = Literal["bilinear", "mlp", "residual"]
 
@@ -23,10 +24,10 @@ class EncoderConfig(Config):
         max_log_var: Cap on log σ². The paper's −4.
     """
 
-    pair_widths: tuple[int, ...] = Field(default=(32,), min_length=1)
-    set_widths: tuple[int, ...] = ()
+    pair_widths: tuple[Size, ...] = Field(default=(32,), min_length=1)
+    set_widths: tuple[Size, ...] = ()
     dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
-    max_log_var: float = -4.0
+    max_log_var: LogVariance = -4.0
 
 
 class SelectorConfig(Config):
@@ -49,11 +50,11 @@ class SelectorConfig(Config):
     """
 
     head: HeadKind = "bilinear"
-    latent: int = Field(default=32, ge=1)
-    prototypes: int = Field(default=2, ge=1)
-    prototype_scale: float = Field(default=1.0, gt=0.0)
-    head_scale: float = Field(default=0.02, ge=0.0)
-    trunk_width: int = Field(default=64, ge=1)
+    latent: Size = 32
+    prototypes: Size = 2
+    prototype_scale: Scale = 1.0
+    head_scale: Margin = 0.02
+    trunk_width: Size = 64
     base_dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
     normalise: Literal["rms", "none"] = "rms"
     encoder: EncoderConfig = EncoderConfig()

@@ -6,6 +6,7 @@ from collections import Counter
 
 from pydantic import Field
 
+from fedvpa.core.numbers import Temperature
 from fedvpa.data.columns import EQUAL, Skip, Tally
 from fedvpa.data.schema import Pair, PairTable
 from fedvpa.data.sources.base import Source, SourceKeys
@@ -31,7 +32,7 @@ class WorldKeys(SourceKeys):
     users: int = Field(default=20, ge=1)
     user_shares: tuple[float, ...] = ()
     pairs_per_user: int = Field(default=50, ge=1)
-    temperature: float = Field(default=DEFAULT_TEMPERATURE, gt=0)
+    temperature: Temperature = DEFAULT_TEMPERATURE
     flip: float = Field(default=0.0, ge=0, lt=0.5)
     pool: Pool = "train"
     seed: int = 0
