@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from fedvpa.alignment import setup
 from fedvpa.alignment.dpo_job import DPOJob
 from fedvpa.alignment.prompts import public_prompts
 from fedvpa.alignment.setup import base_candidates, first_pairs, fresh_policy
@@ -26,6 +28,7 @@ from fedvpa.core.signals import Interrupted
 from fedvpa.runs.config import RunConfig
 from fedvpa.runs.folder import RunFolder
 from fedvpa.runs.stage1 import open_stage1
+from fedvpa.world import backbone_path
 
 SMALL = (
     "policy.steps=6",
@@ -141,7 +144,7 @@ def test_stopped_and_resumed_equals_uninterrupted(step: int, aligned: Path, run:
     assert SMALL[0] in str(stopped.value)
     assert len(history(run)) == step
     assert not (run / "policy" / "metrics.json").exists()
-    align(run, overrides=SMALL, resume=True)
+    align(run, resume=True)  # with the settings of the checkpoint
     same_policy(aligned, run)
 
 
@@ -190,18 +193,35 @@ def test_training_again_removes_the_policy_of_the_old_selector(aligned: Path, ti
     assert not (run / "policy").exists()
 
 
+def never_sampled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From here on, the constructor of a job, which samples, fails the test."""
+    for job in ("dpo_job.DPOJob", "feddpo_job.FedDPOJob"):
+        monkeypatch.setattr(f"fedvpa.alignment.{job}.__init__", lambda *_, **__: pytest.fail("a job was made"))
+
+
 @pytest.mark.unit
-def test_resuming_what_is_another_run_is_refused(aligned: Path, tiny: RunConfig, tmp_path: Path):
+def test_resuming_what_is_another_run_is_refused_before_anything_is_sampled(
+    aligned: Path, tiny: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     def refused(message: str, *overrides: str, method: str | None = None) -> None:
         before = (run / "checkpoints" / "policy.safetensors").read_bytes()
         with pytest.raises(RunError, match=rf"policy\.safetensors: was made with {message}, so going on"):
-            align(run, overrides=(*SMALL, *overrides), method=method, resume=True)
+            align(run, overrides=overrides, method=method, resume=True)
         assert (run / "checkpoints" / "policy.safetensors").read_bytes() == before
 
     run = shutil.copytree(aligned, tmp_path / "run")
-    refused(r"other settings of policy\.\*", "policy.beta=0.5")
+    never_sampled(monkeypatch)
+    refused(r"policy\.beta = 1\.0 \(now 0\.5\)", "policy.beta=0.5")
+    refused(
+        r"policy\.candidates\.samples = 3 \(now 4\), policy\.steps = 6 \(now 7\)",
+        "policy.steps=7",
+        "policy.candidates.samples=4",
+    )
     refused("another seed", "seed=1")
-    refused("another method and another selector", method="feddpo")
+    refused("another method, another selector, other users", method="feddpo")
+    with monkeypatch.context() as patch:
+        patch.setattr("fedvpa.runs.identity.__version__", "0.0")
+        refused("another version of fedvpa")
     again = trained(
         tiny.model_copy(update={"server": tiny.server.model_copy(update={"rounds": 4})}),
         "fedvpa_gp",
@@ -211,7 +231,77 @@ def test_resuming_what_is_another_run_is_refused(aligned: Path, tiny: RunConfig,
     refused("another selector")
     (run / "checkpoints" / "policy.safetensors").write_bytes(b"half of it")
     with pytest.raises(RunError, match=r"policy\.safetensors: is damaged"):
-        align(run, overrides=SMALL, resume=True)
+        align(run, resume=True)
+
+
+@pytest.fixture
+def stopped(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A run whose ``align``, with prompts of a file and a base policy of its own, stopped at its second step."""
+    shutil.copytree(backbone_path(), tmp_path / "model")
+    (tmp_path / "prompts.txt").write_text("".join(f"how do i plan picnic {number} ?\n" for number in range(40)))
+    places = (f"policy.candidates.prompt_file={tmp_path / 'prompts.txt'}", f"policy.model={tmp_path / 'model'}")
+    with monkeypatch.context() as patch:
+        stop_at(patch, 2)
+        with pytest.raises(Interrupted):
+            align(run, overrides=(*SMALL, *places))
+    return run
+
+
+@pytest.mark.end_to_end
+def test_a_resumed_policy_keeps_its_settings_wherever_its_files_are_now(stopped: Path, tmp_path: Path):
+    found = (tmp_path / "prompts.txt").rename(tmp_path / "moved.txt")
+    (tmp_path / "model").rename(tmp_path / "moved")
+    places = (f"policy.candidates.prompt_file={found}", f"policy.model={tmp_path / 'moved'}")
+    align(stopped, overrides=places, resume=True)
+    assert [line["step"] for line in history(stopped)] == [1, 2, 3, 4, 5, 6]
+
+
+@pytest.mark.unit
+def test_an_edited_prompt_file_or_model_is_noticed_before_anything_is_sampled(
+    stopped: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    never_sampled(monkeypatch)
+    prompts, model = tmp_path / "prompts.txt", tmp_path / "model"
+    whole = prompts.read_text()
+    prompts.write_text(whole.replace("picnic 7 ", "picnic 70 "))
+    with pytest.raises(
+        RunError, match=r"made with other content of the prompt file \(policy\.candidates\.prompt_file\)"
+    ):
+        align(stopped, resume=True)
+    prompts.unlink()
+    with pytest.raises(DataError, match=r"prompts\.txt: cannot be read"):
+        align(stopped, resume=True)
+    prompts.write_text(whole)
+    weights = load_file(model / "model.safetensors")
+    save_file({name: tensor + 1e-3 for name, tensor in weights.items()}, model / "model.safetensors", {"format": "pt"})
+    with pytest.raises(RunError, match=r"other weights, tokenizer or template of the base policy \(policy\.model\)"):
+        align(stopped, resume=True)
+
+
+@pytest.mark.unit
+def test_candidates_that_come_out_differently_are_refused(stopped: Path, monkeypatch: pytest.MonkeyPatch):
+    ordinary = setup.load_or_make
+
+    def other_draws(path: Path, make):
+        found = ordinary(path, make)
+        return replace(found, responses=[group[::-1] for group in found.responses])
+
+    monkeypatch.setattr(setup, "load_or_make", other_draws)
+    before = (stopped / "checkpoints" / "policy.safetensors").read_bytes()
+    with pytest.raises(RunError, match="made with other candidates than the base policy has given now"):
+        align(stopped, resume=True)
+    assert (stopped / "checkpoints" / "policy.safetensors").read_bytes() == before
+
+
+@pytest.mark.unit
+def test_a_checkpoint_of_a_policy_by_an_earlier_release_says_so(aligned: Path, tmp_path: Path):
+    run = shutil.copytree(aligned, tmp_path / "run")
+    path = run / "checkpoints" / "policy.safetensors"
+    with safe_open(path, framework="pt") as file:
+        header = file.metadata()
+    save_file(load_file(path), path, {**header, "schema_version": "2"})
+    with pytest.raises(RunError, match=r"schema version 2; this fedvpa reads 3\. Go on with the fedvpa that wrote it"):
+        align(run, resume=True)
 
 
 @pytest.mark.unit
@@ -256,8 +346,6 @@ def test_a_margin_that_nothing_reaches_says_what_it_took_and_writes_no_policy(ru
 
 @pytest.mark.unit
 def test_another_language_model_than_the_selectors_is_refused(run: Path, tmp_path: Path):
-    from fedvpa.world import backbone_path
-
     other = shutil.copytree(backbone_path(), tmp_path / "model")
     settings = json.loads((other / "config.json").read_text())
     (other / "config.json").write_text(json.dumps({**settings, "rms_norm_eps": 1e-5}))
@@ -267,8 +355,6 @@ def test_another_language_model_than_the_selectors_is_refused(run: Path, tmp_pat
 
 @pytest.mark.end_to_end
 def test_a_policy_with_another_tokenizer_is_allowed_and_said(run: Path, tmp_path: Path, capsys):
-    from fedvpa.world import backbone_path
-
     other = shutil.copytree(backbone_path(), tmp_path / "model")
     told = json.loads((other / "tokenizer_config.json").read_text())
     (other / "tokenizer_config.json").write_text(json.dumps({**told, "note": "another"}))
@@ -367,6 +453,7 @@ STOPPED_AT_4 = """
 import os, signal, sys
 import torch
 torch.set_num_threads(int(sys.argv.pop(1)))
+from fedvpa.alignment import setup
 from fedvpa.alignment.dpo_job import DPOJob
 ordinary = DPOJob.run
 def interrupted(self):

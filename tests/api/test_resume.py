@@ -18,6 +18,7 @@ from fedvpa.engines import checkpoint
 from fedvpa.runs import fit as runs_fit
 from fedvpa.runs.config import RunConfig, dump, read_config
 from fedvpa.selector.selector import Selector
+from fedvpa.world import backbone_path
 
 TENSORS = (
     "selector/selector.safetensors",
@@ -120,10 +121,41 @@ def test_other_data_are_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         stop_after(patch, 2)
         with pytest.raises(KeyboardInterrupt):
             training.train(config, tmp_path / "run")
-    rows[5]["chosen"] = "something else"
-    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    with pytest.raises(RunError, match="pairs"):
+    monkeypatch.setattr("fedvpa.runs.prepare.load_features", lambda *_: pytest.fail("features were extracted"))
+    flipped = {"chosen": rows[5]["rejected"], "rejected": rows[5]["chosen"]}
+    for changed in ({"chosen": "something else"}, flipped, {"weight": 2.0}):
+        data.write_text("".join(json.dumps(row) + "\n" for row in [*rows[:5], rows[5] | changed, *rows[6:]]))
+        with pytest.raises(RunError, match="was trained with other pairs or labels, so going on"):
+            training.resume(tmp_path / "run")
+
+
+@pytest.mark.unit
+def test_another_language_model_is_an_error_before_features_are_extracted(
+    tiny: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = shutil.copytree(backbone_path(), tmp_path / "model")
+    config = tiny.model_copy(update={"features": tiny.features.model_copy(update={"model": str(model)})})
+    with monkeypatch.context() as patch:
+        stop_after(patch, 3)
+        with pytest.raises(KeyboardInterrupt):
+            training.train(config, tmp_path / "run")
+    settings = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps({**settings, "rms_norm_eps": 1e-5}))
+    monkeypatch.setattr("fedvpa.runs.prepare.load_features", lambda *_: pytest.fail("features were extracted"))
+    with pytest.raises(RunError, match=r"another language model of the features \(features\.model\), so going on"):
         training.resume(tmp_path / "run")
+
+
+@pytest.mark.unit
+def test_a_checkpoint_of_an_earlier_release_says_what_is_not_checked(
+    killed: Path, finished: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    state, meta = checkpoint.load_checkpoint(killed / "checkpoints" / "last.safetensors")
+    del meta["content"]
+    checkpoint.save_checkpoint(killed / "checkpoints" / "last.safetensors", state, meta)
+    training.resume(killed)
+    assert "whether its language model is the same cannot be checked" in capsys.readouterr().err
+    same_run(finished, killed)
 
 
 @pytest.mark.unit

@@ -1,81 +1,131 @@
 """Cells: one name for one thing, files where earlier versions left them, and gathered from what is there."""
 
-import hashlib
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 
-import fedvpa
 from fedvpa.core.files import write_json
 from fedvpa.evaluation.outcomes import Outcome, save_outcomes
-from fedvpa.experiments.cells import Cell, identity_of
+from fedvpa.experiments.cells import Cell
 from fedvpa.experiments.policy_cells import gather_policies, policy_cells
 from fedvpa.experiments.policy_training import outcomes_path, step_path
-from fedvpa.experiments.selector_cells import conflict_scores_path, data_identity, scores_path, selector_cells
+from fedvpa.experiments.selector_cells import conflict_scores_path, scores_path, selector_cells
 from fedvpa.runs.config import RunConfig, read_config
+from fedvpa.world import backbone_path
 
 ONE = {"clients": [7], "seeds": 1, "first_seed": 3}
 
 
-def digest(*parts: object) -> str:
-    return hashlib.blake2b(json.dumps(parts, sort_keys=True).encode(), digest_size=8).hexdigest()
+def names_of(config: RunConfig, out: Path, holdout: Path | None = None) -> tuple[str, str]:
+    """The names of one selector cell and one policy cell."""
+    (selector,) = selector_cells(config, methods=["global"], holdout=holdout, out=out, **ONE)
+    (policy,) = policy_cells(config, methods=["global"], out=out, **ONE)
+    return selector.name, policy.name
 
 
 @pytest.mark.unit
-def test_files_of_a_selector_cell_have_the_names_that_earlier_comparisons_gave_them(tmp_path: Path) -> None:
+def test_files_of_a_cell_lie_where_their_names_say(tmp_path: Path) -> None:
     (cell,) = selector_cells(RunConfig(), methods=["global"], holdout=None, out=tmp_path, **ONE)
-    values = RunConfig().with_clients(7).with_seed(3).with_method("global").model_dump(mode="json")
-    name = f"global-7-3-{digest(fedvpa.__version__, values, hashlib.sha256().hexdigest())}"
-    assert (cell.name, cell.label) == (name, "global, N = 7, seed 3")
-    assert scores_path(cell) == tmp_path / "cells" / f"{name}.jsonl"
-    assert conflict_scores_path(cell) == tmp_path / "cells" / f"{name}.conflicting.jsonl"
-    assert cell.record == tmp_path / "cells" / f"{name}.json"
+    assert (cell.name, cell.label) == (f"global-7-3-{cell.identity}", "global, N = 7, seed 3")
+    assert scores_path(cell) == tmp_path / "cells" / f"{cell.name}.jsonl"
+    assert conflict_scores_path(cell) == tmp_path / "cells" / f"{cell.name}.conflicting.jsonl"
+    assert cell.record == tmp_path / "cells" / f"{cell.name}.json"
+    trained_as = {}
+    for method in ("oracle", "feddpo", "global"):
+        (policy,) = policy_cells(RunConfig(), methods=[method], out=tmp_path, **ONE)
+        assert policy.label == f"{method}, N = 7, seed 3"
+        assert policy.folder == tmp_path / "policies" / f"{method}-7-3-{policy.identity}"
+        trained_as[policy.identity] = policy.config.method
+    assert list(trained_as.values()) == ["oracle", "global", "global"]
 
 
 @pytest.mark.unit
-@pytest.mark.parametrize(("method", "trained_as"), [("oracle", "oracle"), ("feddpo", "global")])
-def test_files_of_a_policy_cell_have_the_names_that_earlier_comparisons_gave_them(
-    method: str, trained_as: str, tmp_path: Path
+@pytest.mark.parametrize(
+    ("override", "selector_changes", "policy_changes"),
+    [
+        ("server.rounds=3", True, True),
+        ("variational.orthogonal_weight=0.123", True, True),
+        ("data.flip=0.123", True, True),
+        ("policy.beta=0.123", False, True),
+        ("policy.candidates.temperature=0.123", False, True),
+        ("policy.judging.prompts=7", False, False),
+        ("policy.judging.temperature=0.2", False, False),
+        ("policy.checkpoint_every=3", False, False),
+        ("engine.workers=3", False, False),
+        ("features.cache_dir=elsewhere", False, False),
+    ],
+)
+def test_a_cell_is_known_by_what_decides_what_it_trains(
+    override: str, selector_changes: bool, policy_changes: bool, tmp_path: Path
 ) -> None:
-    (cell,) = policy_cells(RunConfig(), methods=[method], out=tmp_path, **ONE)
-    values = RunConfig().with_clients(7).with_seed(3).with_method(trained_as).model_dump(mode="json")
-    folder = tmp_path / "policies" / f"{method}-7-3-{digest(fedvpa.__version__, method, values)}"
-    assert cell.label == f"{method}, N = 7, seed 3"
-    assert outcomes_path(cell) == folder / "outcomes.jsonl"
-    assert step_path(cell, 2) == folder / "path-2.jsonl"
-    assert cell.record == folder / "seconds.json"
+    before, after = names_of(RunConfig(), tmp_path), names_of(read_config(None, [override]), tmp_path)
+    assert [one != other for one, other in zip(before, after, strict=True)] == [selector_changes, policy_changes]
+
+
+@pytest.mark.unit
+def test_another_release_runs_its_own_cells(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = names_of(RunConfig(), tmp_path)
+    for module in ("selector_cells", "policy_cells"):
+        monkeypatch.setattr(f"fedvpa.experiments.{module}.__version__", "0.0")
+    assert not set(names_of(RunConfig(), tmp_path)) & set(before)
+
+
+@pytest.mark.unit
+def test_a_cell_is_known_by_the_content_of_its_pairs(tmp_path: Path) -> None:
+    path, row = tmp_path / "pairs.jsonl", {"prompt": "p", "chosen": "a", "rejected": "b", "group": "x"}
+    config = read_config(None, ["data.source=table", f"data.path={path}"])
+    found = []
+    flipped = {"chosen": "b", "rejected": "a"}
+    for changed in ({}, flipped, {"group": "y"}, {"chosen": "c"}, {"user_id": "u"}, {"weight": 2.0}):
+        path.write_text(json.dumps(row | changed) + "\n")
+        found.append(names_of(config, tmp_path))
+    assert [len(set(names)) for names in zip(*found, strict=True)] == [6, 6]
+    moved = path.rename(tmp_path / "moved.jsonl")
+    elsewhere = read_config(None, ["data.source=table", f"data.path={moved}"])
+    assert names_of(elsewhere, tmp_path) == found[-1]
+
+
+@pytest.mark.unit
+def test_a_cell_is_known_by_the_content_of_its_holdout_file_or_folder(tmp_path: Path) -> None:
+    path, holdout = tmp_path / "pairs.jsonl", tmp_path / "holdout"
+    holdout.mkdir()
+    row = {"prompt": "p", "chosen": "a", "rejected": "b", "group": "x"}
+    path.write_text(json.dumps(row) + "\n")
+    config = read_config(None, ["data.source=table", f"data.path={path}"])
+    found = {names_of(config, tmp_path)[0]}
+    for changed in ({}, {"chosen": "b", "rejected": "a"}):
+        (holdout / "pairs.jsonl").write_text(json.dumps(row | changed) + "\n")
+        found |= {names_of(config, tmp_path, held)[0] for held in (holdout, holdout / "pairs.jsonl")}
+    assert len(found) == 3
+
+
+@pytest.mark.unit
+def test_a_cell_is_known_by_the_content_of_models_and_prompts(tmp_path: Path) -> None:
+    model, prompts = shutil.copytree(backbone_path(), tmp_path / "model"), tmp_path / "prompts.txt"
+    prompts.write_text("one ?\n")
+    places = (f"policy.model={model}", f"policy.candidates.prompt_file={prompts}")
+    config = read_config(None, places)
+    found = [names_of(config, tmp_path)]
+    prompts.write_text("two ?\n")
+    found.append(names_of(config, tmp_path))
+    told = json.loads((model / "tokenizer_config.json").read_text())
+    (model / "tokenizer_config.json").write_text(json.dumps({**told, "chat_template": "another"}))
+    found.append(names_of(config, tmp_path))
+    assert [len(set(names)) for names in zip(*found, strict=True)] == [1, 3]
+    everything = read_config(None, [f"features.model={model}"])
+    assert names_of(everything, tmp_path)[0] != found[0][0]
 
 
 @pytest.mark.unit
 def test_a_cell_is_done_when_its_time_is_written(tmp_path: Path) -> None:
-    cell = Cell("policy", "global", RunConfig(), identity_of(), tmp_path)
+    cell = Cell("policy", "global", RunConfig(), "some", tmp_path)
     assert not cell.is_done
     cell.finish(1.5, policies={"": {"steps": 3}})
     assert cell.is_done
     assert cell.seconds == 1.5
     assert json.loads(cell.record.read_text()) == {"seconds": 1.5, "policies": {"": {"steps": 3}}}
-
-
-@pytest.mark.unit
-def test_a_cell_does_not_outlive_its_data(tmp_path: Path) -> None:
-    path = tmp_path / "pairs.jsonl"
-    row = {"prompt": "p", "chosen": "a", "rejected": "b", "group": "x"}
-    config = read_config(None, ["data.source=table", f"data.path={path}"])
-    identities = set()
-    for changed in ({}, {"group": "y"}, {"chosen": "c"}, {"user_id": "u"}):
-        path.write_text(json.dumps(row | changed) + "\n")
-        identities.add(data_identity(config, None))
-    holdout = tmp_path / "holdout.jsonl"
-    for text in ("1", "2"):
-        holdout.write_text(text)
-        identities.add(data_identity(config, holdout))
-    assert len(identities) == 6
-    names = {
-        selector_cells(config.with_clients(3), methods=["global"], holdout=held, out=tmp_path, **ONE)[0].name
-        for held in (None, holdout)
-    }
-    assert len(names) == 2
 
 
 @pytest.mark.unit

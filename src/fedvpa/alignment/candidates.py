@@ -65,6 +65,13 @@ class Candidates:
         """The reference's log-probability of each response's least likely token, in nats."""
         return torch.tensor([[float(part.min()) for part in group] for group in self.reference])
 
+    def content(self) -> str:
+        """A hash of all tokens: the same draws on another device, or by other versions, may be other responses."""
+        total = hashlib.sha256()
+        for ids in (*self.prompts, *(ids for group in self.responses for ids in group)):
+            total.update(len(ids).to_bytes(4, "big") + np.ascontiguousarray(ids, np.int32).tobytes())
+        return total.hexdigest()
+
     def save(self, path: Path) -> None:
         """Write as safetensors, atomically."""
         flat = [ids for group in self.responses for ids in group]

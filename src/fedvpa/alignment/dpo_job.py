@@ -68,6 +68,7 @@ class DPOJob:
         self._floor = language_floor(candidates)
         self._pairs = first_pairs(stage, name, candidates, margins=self._margins)
         samples = base_candidates(stage, self._policy, held, "validation")
+        self._candidates = f"{candidates.content()} {samples.content()}"
         latents = latents_of(stage, name, len(held), "validation")
 
         def features(responses: Sequence[Ids]) -> Tensor:
@@ -124,15 +125,26 @@ class DPOJob:
             yield result.line
 
     def state(self) -> tuple[Tree, dict[str, str]]:
-        """Weights, optimiser, and the best weights so far."""
+        """Weights, optimiser, and the best weights so far; a hash of the candidates that they were trained on."""
         tensors = prefixed("weights", snapshot(self._policy)) | prefixed("optimiser", self._trainer.state())
+        notes = {"candidates": self._candidates}
         if self._best is None:
-            return tensors, {}
-        notes = {"look": json.dumps(asdict(self._best.result)), "best": repr(self._best.highest)}
+            return tensors, notes
+        notes |= {"look": json.dumps(asdict(self._best.result)), "best": repr(self._best.highest)}
         return tensors | prefixed("kept", self._best.weights), notes
 
     def load_state(self, tensors: Mapping[str, Tensor], notes: Mapping[str, str]) -> None:
-        """See :class:`~fedvpa.alignment.job.AlignmentJob`."""
+        """See :class:`~fedvpa.alignment.job.AlignmentJob`.
+
+        Raises:
+            RunError: If the candidates are others now: sampled anew, on another device or by other versions.
+        """
+        if notes["candidates"] != self._candidates:
+            raise RunError(
+                "The checkpoint was made with other candidates than the base policy has given now, so going on would "
+                "mix two runs.",
+                fix="Restore the cache of candidates, or start again with --overwrite.",
+            )
         restore(self._policy, below("weights", tensors))
         self._trainer.load_state(below("optimiser", tensors))
         if "look" in notes:

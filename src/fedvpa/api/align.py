@@ -17,12 +17,14 @@ from typing import TYPE_CHECKING, Any
 from fedvpa.core.errors import ConfigError, nearest
 from fedvpa.core.schema import VERSIONS
 from fedvpa.core.short_repr import short_repr
+from fedvpa.runs.config import with_overrides
 from fedvpa.runs.folder import RunFolder
 
 if TYPE_CHECKING:
     from fedvpa.alignment.job import AlignmentJob
+    from fedvpa.data.client_pairs import ClientPairs
     from fedvpa.runs.config import RunConfig
-    from fedvpa.runs.policies import Inputs
+    from fedvpa.runs.policies import Inputs, Stopped
 
 FEDDPO = "feddpo"
 """The method that needs no selector; see :mod:`fedvpa.algorithms.feddpo`."""
@@ -100,81 +102,95 @@ def align(
         overrides: Such as ``policy.steps=200``.
         method: ``feddpo``, or by default the method of the run.
         overwrite: Replace a policy that is there, once the new one is known to be trainable.
-        resume: Go on from the last checkpoint of an ``align`` that was stopped.
+        resume: Go on from the last checkpoint of an ``align`` that was stopped, with its method and settings.
 
     Raises:
         InputError: If the run or the configuration cannot be used, or another program writes to the run.
+        RunError: If what is resumed would be made from something else now; said before anything is sampled.
         Interrupted: After SIGINT or SIGTERM; a checkpoint was saved.
     """
     folder = RunFolder.open(run)
-    config = folder.config(overrides)
-    method = method or config.method
-    if method not in (config.method, FEDDPO):
+    config = folder.config(overrides)  # which overrides a run takes at all
+    if method not in (None, config.method, FEDDPO):
         raise ConfigError(
             f"--method {method!r} cannot align this run, which was trained with {config.method!r}.",
             fix=nearest(method, (config.method, FEDDPO)),
         )
-    from fedvpa.runs.policies import check_place, restore_compute
+    from fedvpa.runs.policies import check_place, stopped_at
 
     check_place(folder, overwrite=overwrite, resume=resume)
-    if resume:
-        restore_compute(folder)
+    stopped = stopped_at(folder) if resume else None
+    if stopped is not None:
+        config = with_overrides(folder.config().model_copy(update={"policy": stopped.settings}), overrides)
+    method, config = method or (stopped.method if stopped else config.method), config.located()
     chosen = ["--method", method] if method != config.method else []
     command = shlex.join(["fedvpa", "align", str(folder), *overrides, *chosen, "--resume"])
     if method == FEDDPO:
-        return _by_clients(folder, config, command, resume=resume)
-    return _by_selector(folder, config, command, resume=resume)
+        return _by_clients(folder, config, command, stopped)
+    return _by_selector(folder, config, command, stopped)
 
 
-def _by_selector(folder: RunFolder, config: RunConfig, command: str, *, resume: bool) -> AlignResult:
+def _by_selector(folder: RunFolder, config: RunConfig, command: str, stopped: Stopped | None) -> AlignResult:
     """One policy for all, or one per group, by DPO on pairs that the run's selector orders."""
     from fedvpa.alignment.dpo_job import DPOJob
+    from fedvpa.core.content import hash_files
     from fedvpa.core.files import write_json
-    from fedvpa.models.locate import hash_files
     from fedvpa.policy.files import PREFERENCES
-    from fedvpa.runs.identity import data_fingerprint
-    from fedvpa.runs.policies import Inputs
     from fedvpa.runs.stage1 import open_stage1
 
     stage = open_stage1(folder, config)
-    data = data_fingerprint(stage.pairs.table, stage.pairs.partition)
-    inputs = Inputs(config, hash_files(folder.selector.iterdir()), data, len(stage.seen.ids))
+    made_from = {
+        "selector": hash_files(folder.selector.iterdir()),
+        "users": hash_files([folder.users] if folder.users.is_file() else []),
+    }
+    inputs = _inputs(config, config.method, stage.pairs, made_from, stopped)
     policies: dict[str, AlignedPolicy] = {}
     for name in stage.policies:
         job = DPOJob(stage, name, refresh_folder=folder.checkpoint.parent)
-        fresh = not resume and not policies
-        policies[name] = _train(folder, job, inputs, command, resume=resume, fresh=fresh)
+        policies[name] = _train(folder, job, inputs, command, resume=stopped is not None, first=not policies)
     if job.is_main:
         write_json(folder.policy / PREFERENCES, stage.named_preferences())
     return _finish(folder, job, config.method, policies)
 
 
-def _by_clients(folder: RunFolder, config: RunConfig, command: str, *, resume: bool) -> AlignResult:
+def _by_clients(folder: RunFolder, config: RunConfig, command: str, stopped: Stopped | None) -> AlignResult:
     """One policy for all, by FedDPO on the training pairs of the run's clients."""
     from fedvpa.alignment.feddpo_job import FedDPOJob
     from fedvpa.core.files import write_json
     from fedvpa.policy.files import PREFERENCES
-    from fedvpa.runs.identity import data_fingerprint
-    from fedvpa.runs.policies import Inputs
     from fedvpa.runs.stage1 import open_pairs
 
     pairs = open_pairs(folder, config)
+    inputs = _inputs(config, FEDDPO, pairs, {"selector": "", "users": ""}, stopped)
     job = FedDPOJob(config.policy, config.features, pairs.of_seen("train"), config.seed)
-    inputs = Inputs(config, "", data_fingerprint(pairs.table, pairs.partition), len(pairs.partition.seen))
-    policies = {job.name: _train(folder, job, inputs, command, resume=resume, fresh=not resume)}
+    policies = {job.name: _train(folder, job, inputs, command, resume=stopped is not None, first=True)}
     if job.is_main:
         write_json(folder.policy / PREFERENCES, {})
     return _finish(folder, job, FEDDPO, policies)
 
 
+def _inputs(
+    config: RunConfig, method: str, pairs: ClientPairs, made_from: Mapping[str, str], stopped: Stopped | None
+) -> Inputs:
+    """What a policy is made from; compared with the checkpoint first, before anything is loaded or sampled for it."""
+    from fedvpa.runs.identity import checkpoint_parts, data_fingerprint
+    from fedvpa.runs.policies import Inputs, check_same
+
+    data = data_fingerprint(pairs.table, pairs.partition)
+    parts = checkpoint_parts(config, method=method, data=data, **made_from)
+    if stopped is not None:
+        check_same(stopped.path, stopped.parts, parts)
+    return Inputs(config, parts, len(pairs.partition.seen))
+
+
 def _train(
-    folder: RunFolder, job: AlignmentJob, inputs: Inputs, command: str, *, resume: bool, fresh: bool
+    folder: RunFolder, job: AlignmentJob, inputs: Inputs, command: str, *, resume: bool, first: bool
 ) -> AlignedPolicy:
-    """Train one policy; ``fresh`` removes those that are there, now that this one is known to be trainable."""
+    """Train one policy; the first of a new ``align`` removes those that are there, now that it can be trained."""
     from fedvpa.runs.policies import remove_policies, train_in_run
 
     with folder.locked() if job.is_main else nullcontext():
-        if fresh and job.is_main:
+        if first and not resume and job.is_main:
             remove_policies(folder)
         notes = train_in_run(folder, job, inputs, command, resume=resume)
     return AlignedPolicy(folder.policy / job.name, notes)

@@ -132,12 +132,14 @@ def resume(run: str | PathLike[str]) -> TrainResult:
     from fedvpa.core.progress import say
     from fedvpa.engines.checkpoint import load_checkpoint
     from fedvpa.runs.fit import SelectorJob
+    from fedvpa.runs.identity import check_content
     from fedvpa.runs.prepare import prepare
 
     state, meta = load_checkpoint(folder.checkpoint)
     folder.check_config(config, meta["config"])
     config.check_engine()
     saved = Compute.of(meta.get("compute"))
+    check_content(config, meta.get("content"), str(folder))  # before features are extracted again
     restore(saved, str(folder.checkpoint))
     prepared = prepare(config)
     if meta["data"] != prepared.fingerprint():
@@ -162,6 +164,7 @@ def _finish(run: RunFolder, job: SelectorJob, seconds: float) -> TrainResult:
     from fedvpa.evaluation.accuracy_tables import comparison
     from fedvpa.evaluation.scores import save_scores
     from fedvpa.runs.fit import run_users
+    from fedvpa.runs.identity import selector_content
     from fedvpa.runs.scores import conflict_rows, conflict_scores, latents, run_scores
     from fedvpa.runs.users import save_users
 
@@ -169,6 +172,7 @@ def _finish(run: RunFolder, job: SelectorJob, seconds: float) -> TrainResult:
     meta: Mapping[str, Any] = {
         "config": config.model_dump(mode="json"),
         "data": prepared.fingerprint(),
+        "content": selector_content(config),
         "compute": Compute.current(job.workers).to_dict(),
     }
     command = shlex.join(["fedvpa", "train", "--resume", str(run)])

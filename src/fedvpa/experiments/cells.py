@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,19 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from fedvpa.core.files import write_json
-from fedvpa.core.version import __version__
 from fedvpa.experiments.methods import Stage
 from fedvpa.runs.config import RunConfig
-
-
-def identity_of(*parts: Any) -> str:
-    """A hash of this version of fedvpa and of everything else that a cell's results depend on.
-
-    Args:
-        parts: What JSON can hold.
-    """
-    text = json.dumps([__version__, *parts], sort_keys=True)
-    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 
 def settings_of(config: RunConfig, clients: Sequence[int], seeds: int, first_seed: int) -> list[RunConfig]:
@@ -38,7 +26,8 @@ class Cell:
         stage: What the run ends with: a selector and its scores, or a policy and its duels.
         method: The method's name.
         config: The run. Its method is another than ``method`` where the run gives no more than its data.
-        identity: Tells apart cells of one method, number of clients and seed; see :func:`identity_of`.
+        identity: Tells apart cells of one method, number of clients and seed: the digest of all that decides what the
+            run trains; see :mod:`fedvpa.runs.identity`.
         out: The comparison's folder.
         holdout: Further labelled pairs that the run is scored on.
     """

@@ -7,17 +7,20 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from fedvpa.algorithms.registry import METHODS
+from fedvpa.core.identity import digest
+from fedvpa.core.version import __version__
 from fedvpa.evaluation.outcomes import Outcome, load_outcomes
 from fedvpa.evaluation.samples import SideBySide, side_by_side
 from fedvpa.evaluation.switching import switching
 from fedvpa.evaluation.win_rates import policy_comparison
-from fedvpa.experiments.cells import Cell, identity_of, settings_of
+from fedvpa.experiments.cells import Cell, settings_of
 from fedvpa.experiments.duels import PATH_STEPS
 from fedvpa.experiments.methods import OURS
 from fedvpa.experiments.policy_training import outcomes_path, run_policy_cell, step_path
 from fedvpa.experiments.processes import run_all
 from fedvpa.experiments.results import PoliciesComparison
 from fedvpa.runs.config import RunConfig
+from fedvpa.runs.identity import policy_content, policy_settings, selector_content, selector_settings
 
 SAMPLES = 4
 """Prompts that are shown side by side."""
@@ -30,11 +33,12 @@ def policy_cells(
 
     Methods whose clients train policies need no selector, only the pairs of a run: that of ``global``.
     """
-    cells = []
+    content, cells = selector_content(config) | policy_content(config), []
     for setting in settings_of(config, clients, seeds, first_seed):
         for method in methods:
             run = setting.with_method(method if method in METHODS else "global")
-            identity = identity_of(method, run.model_dump(mode="json"))
+            parts = selector_settings(run) | policy_settings(run) | content
+            identity = digest({**parts, "trained by": method, "version": __version__})
             cells.append(Cell("policy", method, run, identity, out))
     return cells
 

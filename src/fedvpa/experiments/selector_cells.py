@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
 from fedvpa.algorithms.registry import make
-from fedvpa.data.load import load
+from fedvpa.core.config import UNSET
+from fedvpa.core.identity import digest
+from fedvpa.core.version import __version__
 from fedvpa.evaluation.accuracy import infer_clients, score_clients
 from fedvpa.evaluation.accuracy_tables import comparison
 from fedvpa.evaluation.scores import ClientScore, load_scores, save_scores
-from fedvpa.experiments.cells import Cell, identity_of, settings_of
+from fedvpa.experiments.cells import Cell, settings_of
 from fedvpa.experiments.processes import run_all
 from fedvpa.experiments.results import SelectorComparison
-from fedvpa.features.store import data_hash
 from fedvpa.runs.config import RunConfig
 from fedvpa.runs.fit import check_groups, fit
+from fedvpa.runs.identity import pairs_content, selector_content, selector_settings
 from fedvpa.runs.prepare import prepare, prepare_holdout
 from fedvpa.runs.scores import conflict_rows, conflict_scores, run_scores
 
@@ -32,25 +33,19 @@ def selector_cells(
     out: Path,
 ) -> list[Cell]:
     """One cell for each method, number of clients and seed; arguments as of :func:`fedvpa.compare`."""
-    data = data_identity(config, holdout)
+    content = selector_content(config) | {"holdout": UNSET if holdout is None else _holdout_content(config, holdout)}
     cells = []
     for setting in settings_of(config, clients, seeds, first_seed):
         for run in map(setting.with_method, methods):
-            identity = identity_of(run.model_dump(mode="json"), data)
+            identity = digest({**selector_settings(run), **content, "version": __version__})
             cells.append(Cell("selector", run.method, run, identity, out, holdout))
     return cells
 
 
-def data_identity(config: RunConfig, holdout: Path | None) -> str:
-    """A hash of what the configuration only names: the pairs of a file, and the hold-out. The world is its keys."""
-    total = hashlib.sha256()
-    if config.data.source != "world":
-        table = load(config.data)
-        total.update(data_hash(table.pairs).encode())
-        total.update(repr([(pair.user_id, pair.group, pair.split, pair.weight) for pair in table.pairs]).encode())
-    if holdout is not None and holdout.is_file():
-        total.update(holdout.read_bytes())
-    return total.hexdigest()
+def _holdout_content(config: RunConfig, holdout: Path) -> str:
+    """The content of the pairs that nobody trains on, whatever file or folder holds them."""
+    data = config.data.model_copy(update={"path": str(holdout), "split": ""})
+    return pairs_content(config.model_copy(update={"data": data}))
 
 
 def run_selectors(cells: Sequence[Cell], jobs: int | None) -> SelectorComparison:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
+from fedvpa.core.content import hash_files
 from fedvpa.core.errors import ModelError
 from fedvpa.models.folder import TOKENIZERS, WEIGHTS, check_folder, local_folder, weight_files
 
@@ -50,15 +49,6 @@ class ModelSource:
     def tokenizer_hash(self) -> str:
         """A hash of the tokenizer's files and chat template."""
         return hash_files(self.folder / name for name in TOKENIZER_FILES if (self.folder / name).is_file())
-
-
-def hash_files(paths: Iterable[Path]) -> str:
-    """SHA-256 over the names and contents of ``paths``."""
-    total = hashlib.sha256()
-    for path in sorted(paths):
-        with path.open("rb") as file:
-            total.update(f"{path.name}:{hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
-    return total.hexdigest()
 
 
 def locate(model: str) -> ModelSource:

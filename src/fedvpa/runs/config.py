@@ -108,14 +108,20 @@ class RunConfig(Config):
 
     def located(self) -> Self:
         """The same run with absolute paths of local data and models, so that it can be read from anywhere."""
-        data, features = self.data, self.features
+        data, features, policy = self.data, self.features, self.policy
         if data.path and Path(data.path).expanduser().exists():
             data = data.model_copy(update={"path": str(Path(data.path).expanduser().resolve())})
         if Path(features.model).expanduser().is_dir():
             features = features.model_copy(update={"model": str(Path(features.model).expanduser().resolve())})
         if features.cache_dir is not None:
             features = features.model_copy(update={"cache_dir": features.cache_dir.expanduser().resolve()})
-        return self.model_copy(update={"data": data, "features": features})
+        if policy.model is not None and Path(policy.model).expanduser().is_dir():
+            policy = policy.model_copy(update={"model": str(Path(policy.model).expanduser().resolve())})
+        if policy.candidates.prompt_file is not None:
+            file = policy.candidates.prompt_file.expanduser().resolve()
+            candidates = policy.candidates.model_copy(update={"prompt_file": file})
+            policy = policy.model_copy(update={"candidates": candidates})
+        return self.model_copy(update={"data": data, "features": features, "policy": policy})
 
     def check_engine(self) -> None:
         """Raise ConfigError if the engine needs packages that are not installed, before work is done for it."""

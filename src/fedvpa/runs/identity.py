@@ -1,12 +1,48 @@
-"""What a run was made of, as hashes: whatever goes on from it has to find the same again."""
+"""What a run is made of: the parts by which its checkpoints, and the cells of comparisons, are known again.
+
+See :mod:`fedvpa.core.identity` for the rule. A configuration names files and folders; here their content takes the
+place of their names, so that a moved file changes nothing and an edited one is noticed.
+"""
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
+from pathlib import Path
 
+from fedvpa.core.config import UNSET, flat
+from fedvpa.core.content import content_hash
+from fedvpa.core.errors import DataError, RunError
+from fedvpa.core.identity import Parts, differences
+from fedvpa.core.progress import say
+from fedvpa.core.version import __version__
+from fedvpa.data.load import load
 from fedvpa.data.partition import Partition
-from fedvpa.data.schema import PairTable
+from fedvpa.data.schema import Pair, PairTable
 from fedvpa.features.store import data_hash
+from fedvpa.models.locate import locate
+from fedvpa.runs.config import RunConfig
+
+CONTENT = {
+    "data": "other pairs, or pairs of other users",
+    "pairs": "other pairs or labels",
+    "users": "other users",
+    "selector": "another selector",
+    "method": "another method",
+    "seed": "another seed",
+    "version": "another version of fedvpa",
+    "features.model": "another language model of the features (features.model)",
+    "policy.model": "other weights, tokenizer or template of the base policy (policy.model)",
+    "policy.candidates.prompt_file": "other content of the prompt file (policy.candidates.prompt_file)",
+    "candidates": "other candidates",
+}
+"""Part → what its change is called, where its value would tell a reader nothing."""
+
+PLACES = ("data.path", "features.model", "features.cache_dir", "policy.model", "policy.candidates.prompt_file")
+"""Keys that only say where something is; its content counts."""
+
+FREE = ("engine.workers", "engine.checkpoint_every", "policy.checkpoint_every")
+"""Keys that decide how often something is kept, or by how many threads it is computed, but not what."""
 
 
 def data_fingerprint(table: PairTable, partition: Partition) -> str:
@@ -16,3 +52,109 @@ def data_fingerprint(table: PairTable, partition: Partition) -> str:
         rows = [part.tolist() for part in (client.train, client.validation, client.test)]
         total.update(repr((client.client_id, client.group, client.seen, rows)).encode())
     return total.hexdigest()
+
+
+def pairs_hash(pairs: Sequence[Pair]) -> str:
+    """A hash of all that is read of pairs: texts, labels, users, groups, splits and weights."""
+    total = hashlib.sha256(data_hash(pairs).encode())
+    total.update(repr([(pair.user_id, pair.group, pair.split, pair.weight) for pair in pairs]).encode())
+    return total.hexdigest()
+
+
+def pairs_content(config: RunConfig) -> str:
+    """The content of a run's data: of a file, its pairs; the world's are decided by its keys and the version."""
+    return UNSET if config.data.source == "world" else pairs_hash(load(config.resolved_data()).pairs)
+
+
+def model_content(model: str) -> str:
+    """The content of a language model: its weights, and the tokenizer's files with the chat template."""
+    source = locate(model)
+    return f"{source.identity()} {source.tokenizer_hash()}"
+
+
+def prompts_content(path: Path | None) -> str:
+    """The content of a file of prompts.
+
+    Raises:
+        DataError: If it cannot be read.
+    """
+    if path is None:
+        return UNSET
+    try:
+        return content_hash(path.expanduser())
+    except OSError as error:
+        raise DataError(f"cannot be read ({error}).", fix="Give a file of prompts.", where=str(path)) from error
+
+
+def selector_content(config: RunConfig) -> dict[str, str]:
+    """What the configuration of stage 1 only names: pairs with their labels, and the language model of the features."""
+    return {"pairs": pairs_content(config), "features.model": model_content(config.features.model)}
+
+
+def policy_content(config: RunConfig) -> dict[str, str]:
+    """What the configuration of stage 2 only names: the base policy, and public prompts."""
+    return {
+        "policy.model": model_content(config.policy.model or config.features.model),
+        "policy.candidates.prompt_file": prompts_content(config.policy.candidates.prompt_file),
+    }
+
+
+def selector_settings(config: RunConfig) -> dict[str, str]:
+    """What the configuration says of stage 1 and decides its selector, beside :func:`selector_content`."""
+    return {key: value for key, value in _settings(config).items() if not key.startswith("policy.")}
+
+
+def policy_settings(config: RunConfig) -> dict[str, str]:
+    """What the configuration says of stage 2 and decides its policy, beside :func:`policy_content`.
+
+    How policies are judged is no part: to judge again is not to train again.
+    """
+    found = {key: value for key, value in _settings(config).items() if key.startswith("policy.")}
+    return {key: value for key, value in found.items() if not key.startswith("policy.judging.")}
+
+
+def checkpoint_parts(config: RunConfig, *, method: str, data: str, selector: str, users: str) -> Parts:
+    """What a checkpoint of a policy has to find again.
+
+    Args:
+        config: Of the run, with stage 2 as it is trained.
+        method: What trains the policy.
+        data: The fingerprint of the run's pairs and their holders.
+        selector: A hash of the selector that labels; empty for a method without one.
+        users: A hash of the users' posteriors; empty for a method that reads none.
+    """
+    made_from = {"method": method, "data": data, "selector": selector, "users": users}
+    return {
+        **policy_settings(config),
+        **policy_content(config),
+        **made_from,
+        "version": __version__,
+        "seed": str(config.seed),
+    }
+
+
+def check_content(config: RunConfig, then: Parts | None, where: str) -> None:
+    """Refuse to go on with a selector whose data or language model have another content by now.
+
+    Args:
+        config: The run.
+        then: :func:`selector_content` when the checkpoint was made; None in those of earlier releases.
+        where: The run directory.
+
+    Raises:
+        RunError: Naming everything that has changed.
+    """
+    if then is None:
+        say(f"{where} was begun by an earlier release: whether its language model is the same cannot be checked")
+        return
+    if changed := list(differences(then, selector_content(config), CONTENT)):
+        raise RunError(
+            f"was trained with {' and '.join(changed)}, so going on would mix two runs.",
+            fix="Restore what it was made with, or start again with --overwrite.",
+            where=where,
+        )
+
+
+def _settings(config: RunConfig) -> dict[str, str]:
+    """The configuration key by key, without places and without what decides nothing."""
+    return {key: value for key, value in flat(config.model_dump(mode="json")) if key not in PLACES + FREE}

@@ -20,6 +20,7 @@ from fedvpa.alignment.stage1 import ONE
 from fedvpa.core.compute import Compute, restore
 from fedvpa.core.errors import RunError
 from fedvpa.core.files import write_text
+from fedvpa.core.identity import Parts, differences
 from fedvpa.core.loop import run_job
 from fedvpa.core.progress import say
 from fedvpa.core.schema import VERSIONS, check_version
@@ -31,15 +32,10 @@ from fedvpa.policy.policy import Policy, load_policy
 from fedvpa.runs.card import card
 from fedvpa.runs.config import RunConfig, with_overrides
 from fedvpa.runs.folder import RunFolder
+from fedvpa.runs.identity import CONTENT
 
-DIFFERENCES = {
-    "policy": "other settings of policy.*",
-    "method": "another method",
-    "seed": "another seed",
-    "selector": "another selector",
-    "data": "other pairs",
-}
-"""What going on needs to find again, and how its change is said."""
+META = ("schema_version", "policy", "method", "identity", "compute")
+"""What the header of a checkpoint holds, beside the job's own notes."""
 
 
 @dataclass(frozen=True)
@@ -48,14 +44,12 @@ class Inputs:
 
     Attributes:
         config: Of the run, with stage 2 as it is trained.
-        selector: A hash of the selector that it learns from; empty for none.
-        data: A hash of the run's pairs.
+        parts: What decides the policy; see :func:`fedvpa.runs.identity.checkpoint_parts`.
         clients: How many trained.
     """
 
     config: RunConfig
-    selector: str
-    data: str
+    parts: Parts
     clients: int
 
 
@@ -86,10 +80,49 @@ def check_place(run: RunFolder, *, overwrite: bool, resume: bool) -> None:
         )
 
 
-def restore_compute(run: RunFolder) -> None:
-    """Compute as the last ``align`` of a run did, so that going on is exact; before anything is computed."""
+@dataclass(frozen=True)
+class Stopped:
+    """What a checkpoint says about the ``align`` that left it.
+
+    Attributes:
+        path: The checkpoint.
+        method: What it trains.
+        settings: Stage 2 as it was asked for, defaults and overrides included.
+        parts: What decides the policy.
+    """
+
+    path: Path
+    method: str
+    settings: PolicyConfig
+    parts: Parts
+
+
+def stopped_at(run: RunFolder) -> Stopped:
+    """What a stopped ``align`` was doing; computes from here on as it did, so that going on is exact.
+
+    Raises:
+        RunError: If the checkpoint is damaged, or an earlier release wrote it.
+    """
     path = checkpoints(run)[0]
-    restore(Compute.of(_header(path).get("compute")), str(path))
+    header = _checked_header(path)
+    restore(Compute.of(header.get("compute")), str(path))
+    return Stopped(
+        path, header["method"], PolicyConfig.parse(json.loads(header["policy"])), json.loads(header["identity"])
+    )
+
+
+def check_same(path: Path, then: Parts, now: Parts) -> None:
+    """Refuse to go on with a policy that is made from something else.
+
+    Raises:
+        RunError: Naming everything that has changed.
+    """
+    if changed := list(differences(then, now, CONTENT)):
+        raise RunError(
+            f"was made with {', '.join(changed)}, so going on would mix two runs.",
+            fix="Restore what it was made with, or start again with --overwrite.",
+            where=str(path),
+        )
 
 
 def remove_policies(run: RunFolder) -> None:
@@ -123,13 +156,11 @@ def train_in_run(run: RunFolder, job: AlignmentJob, inputs: Inputs, command: str
         "schema_version": str(VERSIONS["policy checkpoint"]),
         "policy": job.settings.model_dump_json(),
         "method": job.method,
-        "seed": str(job.seed),
-        "selector": inputs.selector,
-        "data": inputs.data,
+        "identity": json.dumps(dict(inputs.parts)),
         "compute": json.dumps(Compute.current().to_dict()),
     }
     if resume and checkpoint.is_file():
-        _load(job, checkpoint, meta)
+        _load(job, checkpoint, inputs.parts)
         say(f"resuming at {job.unit} {job.done}")
     lines = history.read_text(encoding="utf-8").splitlines()[: job.done] if history.is_file() else []
     if job.is_main:
@@ -201,19 +232,21 @@ def open_aligned(run: RunFolder, overrides: Sequence[str] = ()) -> Aligned:
     return Aligned(config, metrics["method"], policies)
 
 
-def _load(job: AlignmentJob, path: Path, meta: Mapping[str, str]) -> None:
-    saved = _header(path)
+def _load(job: AlignmentJob, path: Path, parts: Parts) -> None:
+    saved = _checked_header(path)
+    check_same(path, json.loads(saved["identity"]), parts)
+    job.load_state(load_file(path), {name: value for name, value in saved.items() if name not in META})
+
+
+def _checked_header(path: Path) -> Mapping[str, str]:
+    header = _header(path)
     check_version(
-        "policy checkpoint", saved.get("schema_version"), where=str(path), fix="Align again with --overwrite."
+        "policy checkpoint",
+        header.get("schema_version"),
+        where=str(path),
+        fix="Go on with the fedvpa that wrote it, or align again with --overwrite.",
     )
-    differing = [said for name, said in DIFFERENCES.items() if saved.get(name) != meta[name]]
-    if differing:
-        raise RunError(
-            f"was made with {' and '.join(differing)}, so going on would mix two runs.",
-            fix="Restore what it was made with, or start again with --overwrite.",
-            where=str(path),
-        )
-    job.load_state(load_file(path), {name: value for name, value in saved.items() if name not in meta})
+    return header
 
 
 def _header(path: Path) -> Mapping[str, str]:
