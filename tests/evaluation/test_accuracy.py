@@ -8,6 +8,7 @@ import torch
 
 from fedvpa.algorithms.config import MethodConfig
 from fedvpa.algorithms.registry import make
+from fedvpa.core.errors import TrainingError
 from fedvpa.data.partition import ClientRows, Partition
 from fedvpa.engines.federation import Federation, federate
 from fedvpa.evaluation import accuracy
@@ -95,6 +96,16 @@ def test_a_tie_is_half() -> None:
     blank = replace(selector, params={name: torch.zeros_like(leaf) for name, leaf in selector.params.items()})
     posterior = infer_clients(blank, federation, federation.partition.seen)
     assert correct(blank, federation, posterior) == {"c0": 3.5, "c1": 1.5, "c2": 0.5, "c3": 1.0}
+
+
+@pytest.mark.unit
+def test_rewards_that_are_not_finite_are_an_error_and_no_zero() -> None:
+    federation, selector = made(), selector_of()
+    clients = federation.partition.seen
+    posterior = infer_clients(selector, federation, clients)
+    params = {name: torch.full_like(leaf, torch.nan) for name, leaf in selector.params.items()}
+    with pytest.raises(TrainingError, match="no finite numbers, so there is no accuracy"):
+        score_clients(replace(selector, params=params), federation, clients, posterior, method="x", seed=0)
 
 
 @pytest.mark.unit

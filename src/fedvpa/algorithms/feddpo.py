@@ -30,6 +30,7 @@ from torch import Tensor
 from torch.nn.functional import linear
 
 from fedvpa.algorithms.lora_averaging import A_SUFFIX, B_SUFFIX, Averaging, average, change, factorise
+from fedvpa.algorithms.rejections import NOT_FINITE, check_rejected
 from fedvpa.core import tree
 from fedvpa.core.errors import ConfigError, DataError, nearest
 from fedvpa.core.progress import say
@@ -145,6 +146,7 @@ def train_feddpo(
         ConfigError: If the policy takes a z.
         DataError: If no client has a pair, or a cohort names an unknown client.
         RunError: If ``start`` does not fit the policy.
+        TrainingError: If all updates of a round are rejected.
     """
     if policy.conditioner is not None:
         raise ConfigError("FedDPO trains one policy for all users, and this one takes a z.", fix="Build it without.")
@@ -208,13 +210,15 @@ def _round(
     started = time.monotonic()
     active = with_pairs(clients, cohort, state.round)
     updates: dict[str, Tree] = {}
+    rejected: dict[str, str] = {}
     steps: list[Step] = []
     for name in active:
         with in_force(policy, state), _frozen(policy, config.feddpo.averaging):
             own = _local(policy, clients[name], config, seed, name, state.round)
         update = snapshot(policy)
         if not all(bool(leaf.isfinite().all()) for leaf in update.values()):
-            say(f"round {state.round + 1}: the update of client {name!r} was rejected: it is not finite")
+            rejected[name] = NOT_FINITE
+            say(f"round {state.round + 1}: the update of client {name!r} was rejected: {rejected[name]}")
             continue
         updates[name] = update
         steps += own
@@ -225,11 +229,12 @@ def _round(
         accuracy=mean_of([step.accuracy for step in steps]),
         cohort=tuple(active),
         skipped=len(cohort) - len(active),
-        rejected=tuple(name for name in active if name not in updates),
+        rejected=tuple(rejected),
         uplink_bytes=sent,
         downlink_bytes=sent + len(active) * tree.size(state.residual),
         seconds=time.monotonic() - started,
     )
+    check_rejected(told.round, active, rejected, {name: name in rejected for name in active}, {"policy.lr": config.lr})
     if not updates:
         return replace(state, round=state.round + 1), told
     pairs = [len(clients[name]) for name in updates]

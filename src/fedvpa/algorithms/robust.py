@@ -20,6 +20,7 @@ from torch import Tensor
 
 from fedvpa.algorithms.base import CohortUpdate
 from fedvpa.algorithms.config import Rule, ServerConfig
+from fedvpa.algorithms.rejections import NOT_FINITE
 from fedvpa.core.tree import Tree, below, prefixed
 
 ABSURD = 100.0
@@ -87,7 +88,7 @@ def _problem(update: CohortUpdate, params: Mapping[str, Tensor]) -> str | None:
     posteriors = [leaf for posterior in update.posteriors.values() for leaf in posterior]
     for leaf in [*update.sums.values(), *posteriors]:
         if not torch.isfinite(leaf).all():
-            return "it is not finite"
+            return NOT_FINITE
     return None
 
 

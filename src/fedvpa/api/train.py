@@ -34,6 +34,7 @@ class TrainResult:
         comparison: Accuracy on seen and unseen clients, and the controls.
         conflicting: Accuracy on the test pairs that the bundled world's groups order in different ways.
         latents: Diagnostics of the clients' posteriors; None where the method has no latent.
+        rejected_updates: How many updates were rejected in all rounds; ``history.jsonl`` says whose.
     """
 
     run: Path
@@ -43,6 +44,7 @@ class TrainResult:
     comparison: AccuracyComparison
     conflicting: tuple[ConflictRow, ...]
     latents: LatentReport | None
+    rejected_updates: int = 0
 
     __repr__ = short_repr
 
@@ -66,6 +68,7 @@ class TrainResult:
             **{name: value for name, value in self.comparison.to_dict().items() if name != "schema_version"},
             "conflicting": [row.to_dict() for row in self.conflicting],
             "latents": None if self.latents is None else self.latents.to_dict(),
+            "rejected_updates": self.rejected_updates,
         }
 
 
@@ -157,9 +160,11 @@ def resume(run: str | PathLike[str]) -> TrainResult:
 
 def _finish(run: RunFolder, job: SelectorJob, seconds: float) -> TrainResult:
     """Run the rounds that are left and write what they give."""
+    from fedvpa.algorithms.rejections import Rejections
     from fedvpa.core.compute import Compute
     from fedvpa.core.files import write_json
     from fedvpa.core.loop import run_job
+    from fedvpa.core.progress import say
     from fedvpa.engines.checkpoint import save_checkpoint, save_clients
     from fedvpa.evaluation.accuracy_tables import comparison
     from fedvpa.evaluation.scores import save_scores
@@ -177,6 +182,9 @@ def _finish(run: RunFolder, job: SelectorJob, seconds: float) -> TrainResult:
     }
     command = shlex.join(["fedvpa", "train", "--resume", str(run)])
     seconds += run_job(job, run.history, lambda: save_checkpoint(run.checkpoint, job.state, meta), command)
+    rejections = Rejections.of(run.lines())
+    if rejections.rejected:
+        say(str(rejections))
     trained = job.finish(seconds)
     trained.selector.save_pretrained(run.selector)
     save_clients(run.clients / "clients.safetensors", trained.state.private)
@@ -192,6 +200,7 @@ def _finish(run: RunFolder, job: SelectorJob, seconds: float) -> TrainResult:
         comparison=comparison(scores, {cell: seconds}),
         conflicting=conflict_rows(conflict_scores(config, prepared, trained)),
         latents=latents(trained),
+        rejected_updates=rejections.rejected,
     )
     write_json(run.path / "metrics.json", result.to_dict())
     return result

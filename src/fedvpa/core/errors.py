@@ -46,6 +46,10 @@ class JudgeError(FedvpaError, RuntimeError):
         super().__init__(" ".join(part for part in (f"{where}: {problem}" if where else problem, fix) if part))
 
 
+class TrainingError(FedvpaError, ArithmeticError):
+    """A training that cannot go on: a loss or a reward is no finite number, or every update was rejected."""
+
+
 class DataError(InputError):
     """A file, a row or a partition of preference pairs that cannot be used."""
 

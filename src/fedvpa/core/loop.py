@@ -8,13 +8,15 @@ loop only makes sure that history and checkpoint agree.
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import Any, Protocol
 
+from fedvpa.core.errors import TrainingError
 from fedvpa.core.progress import track
 from fedvpa.core.signals import Interrupted, stopping
 
@@ -64,6 +66,7 @@ def run_job(job: Job, history: Path, save: Callable[[], None], resume_command: s
 
     Raises:
         Interrupted: After SIGINT or SIGTERM; a checkpoint was saved.
+        TrainingError: If a step gives a number that is not finite; nothing of that step was written.
     """
     seconds, steps = 0.0, job.run()
     with (
@@ -72,10 +75,11 @@ def run_job(job: Job, history: Path, save: Callable[[], None], resume_command: s
         history.open("a", encoding="utf-8") as log,
     ):
         for line in track(steps, job.title, job.total - job.done, unit=f"{job.unit}s"):
+            check_finite(line, f"{job.title}: {job.unit} {job.done}")
             seconds += line["seconds"]
             number = stopped()
             if job.is_main:
-                log.write(json.dumps(line) + "\n")
+                log.write(json.dumps(line, allow_nan=False) + "\n")
                 log.flush()
                 if number or job.checkpoint_due:
                     os.fsync(log.fileno())
@@ -92,6 +96,40 @@ def run_job(job: Job, history: Path, save: Callable[[], None], resume_command: s
 
 
 def run_in_memory(job: Job) -> None:
-    """Run a job to its end without a run directory."""
-    for _ in track(job.run(), job.title, job.total, unit=f"{job.unit}s"):
-        pass
+    """Run a job to its end without a run directory.
+
+    Raises:
+        TrainingError: If a step gives a number that is not finite.
+    """
+    for line in track(job.run(), job.title, job.total, unit=f"{job.unit}s"):
+        check_finite(line, f"{job.title}: {job.unit} {job.done}")
+
+
+def check_finite(line: Mapping[str, Any], what: str) -> None:
+    """Refuse a line of history with a number that is NaN or infinite: what trains has diverged, and JSON has none.
+
+    Args:
+        line: What a step did.
+        what: The step, for the message.
+
+    Raises:
+        TrainingError: For the first such number.
+    """
+    for name, value in _numbers(line):
+        if not math.isfinite(value):
+            raise TrainingError(
+                f"{what}: {name} is {value}: the training has diverged. Lower its learning rates: local.head_lr and "
+                "local.encoder_lr of train, policy.lr and policy.conditioner_lr of align."
+            )
+
+
+def _numbers(value: Any, name: str = "") -> Iterator[tuple[str, float]]:
+    """The dotted names and values of all floats in a line."""
+    if isinstance(value, float):
+        yield name, value
+    elif isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from _numbers(inner, f"{name}.{key}" if name else str(key))
+    elif isinstance(value, list | tuple):
+        for inner in value:
+            yield from _numbers(inner, name)

@@ -10,8 +10,10 @@ from functools import partial
 from typing import Any, Protocol, cast
 
 from fedvpa.algorithms.base import Algorithm, Broadcast, CohortUpdate, Private, ServerState
+from fedvpa.algorithms.rejections import check_rejected, lower
 from fedvpa.algorithms.robust import Part, aggregate
 from fedvpa.core import tree
+from fedvpa.core.errors import TrainingError
 from fedvpa.core.progress import say
 from fedvpa.core.short_repr import short_repr
 from fedvpa.core.tree import Tree
@@ -74,11 +76,18 @@ def rounds(
         seed: The run's seed.
         state: Where to go on.
         runner: Runs the cohorts in place of the engine that ``engine.name`` names: nodes of a deployment.
+
+    Raises:
+        TrainingError: If a round's updates are all rejected, and not by the fault of few clients (see
+            :mod:`fedvpa.algorithms.rejections`), or their sum is not finite.
     """
     if state.server.round >= algorithm.rounds:
         return
     holder = cast(Federation, federation)  # A runner over a network, whose server holds no pairs, does not read it.
     known, hashed = federation.client_ids, identities(federation.client_ids)
+    last_rejected: dict[str, bool] = {}
+    if engine.cohort is not None and engine.cohort > len(known):
+        say(f"engine.cohort={engine.cohort}, and there are {len(known)} clients: each round asks all of them")
     with nullcontext(runner) if runner else _runner(engine, algorithm, federation) as run:
         for round_ in range(state.server.round, algorithm.rounds):
             began = time.perf_counter()
@@ -98,7 +107,12 @@ def rounds(
             update, rejected = aggregate(parts, state.server.params, algorithm.config.server)
             for name, reason in rejected.items():
                 say(f"round {round_}: the update of client {name!r} was rejected: {reason}")
+            last_rejected |= {name: name in rejected for name in answered}
+            check_rejected(round_, answered, rejected, last_rejected, _rates(algorithm))
             server, losses = algorithm.server_update(state.server, update)
+            if not all(bool(leaf.isfinite().all()) for leaf in server.params.values()):
+                advice = lower(_rates(algorithm))
+                raise TrainingError(f"round {round_}: the weights are no finite numbers any more: {advice}")
             state = TrainState(server, {**state.private, **kept})
             yield (
                 state,
@@ -113,6 +127,12 @@ def rounds(
                     "rejected": sorted(rejected),
                 },
             )
+
+
+def _rates(algorithm: Algorithm) -> dict[str, float]:
+    """The learning rates, by their keys."""
+    local = algorithm.config.local
+    return {"local.head_lr": local.head_lr, "local.encoder_lr": local.encoder_lr}
 
 
 @contextmanager

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from fedvpa.core.errors import TrainingError
 from fedvpa.core.seeds import numpy_generator
 from fedvpa.data.partition import ClientRows
 from fedvpa.engines.federation import Federation, Split
@@ -132,7 +133,11 @@ def control_scores(
 
 
 def _correct(selector: Selector, posterior: Posterior, pairs: Pairs) -> Float[Tensor, "clients n"]:
-    """1, ½ or 0 per pair; a head that looks at the answer's position is asked in both orders."""
+    """1, ½ or 0 per pair; a head that looks at the answer's position is asked in both orders.
+
+    Raises:
+        TrainingError: If a reward is no finite number: such a margin is neither right, wrong nor a tie.
+    """
     orders = [pairs]
     if selector.head.linear is None:
         other = Pairs(pairs.chosen, pairs.rejected, pairs.weight, -pairs.slot)
@@ -140,6 +145,11 @@ def _correct(selector: Selector, posterior: Posterior, pairs: Pairs) -> Float[Te
     total = torch.zeros(1)
     for order in orders:
         margin = selector.margins(posterior, order)
+        if not margin[pairs.weight > 0].isfinite().all():
+            raise TrainingError(
+                "The selector gives rewards that are no finite numbers, so there is no accuracy: its training has "
+                "diverged. Lower local.head_lr or local.encoder_lr, and train again."
+            )
         total = total + ((margin > 0).float() + 0.5 * (margin == 0).float()) / len(orders)
     return total * (pairs.weight > 0)
 

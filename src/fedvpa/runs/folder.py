@@ -183,6 +183,10 @@ class RunFolder:
                     where=str(self.config_file),
                 )
 
+    def lines(self) -> list[dict[str, Any]]:
+        """The history."""
+        return [json.loads(line) for line in self.history.read_text(encoding="utf-8").splitlines()]
+
     def rewind(self, rounds: int) -> list[dict[str, Any]]:
         """Keep the history of the rounds that a checkpoint holds; what a killed run wrote after them is dropped.
 
