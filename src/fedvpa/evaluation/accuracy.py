@@ -145,7 +145,7 @@ def _correct(selector: Selector, posterior: Posterior, pairs: Pairs) -> Float[Te
     total = torch.zeros(1)
     for order in orders:
         margin = selector.margins(posterior, order)
-        if not margin[pairs.weight > 0].isfinite().all():
+        if not torch.where(pairs.weight > 0, margin, 0.0).isfinite().all():
             raise TrainingError(
                 "The selector gives rewards that are no finite numbers, so there is no accuracy: its training has "
                 "diverged. Lower local.head_lr or local.encoder_lr, and train again."
