@@ -82,8 +82,19 @@ def test_paths_that_are_none_are_refused():
 def test_the_curve_has_the_documented_keys_and_attributes():
     curve = switching(path({"helpful": [0, 1, 2], "harmless": [2, 1, 0]}), bootstrap=BOOTSTRAP)
     written = curve.to_dict()
-    assert tuple(written) == ("method", "n_clients", "seeds", "steps", "rising", "preferences", "monotone")
-    keys = ("direction", "utility", "ci95", "differences", "monotone", "change", "switches", "parsed")
+    assert tuple(written) == ("method", "n_clients", "seeds", "steps", "measure", "rising", "preferences", "monotone")
+    keys = (
+        "direction",
+        "utility",
+        "win_rates",
+        "ci95",
+        "differences",
+        "monotone",
+        "change",
+        "switches",
+        "parsed",
+        "prompts",
+    )
     assert all(tuple(found) == keys for found in written["preferences"].values())
     helpful = curve.preferences["helpful"]
     assert list(helpful.utility) == written["preferences"]["helpful"]["utility"]
@@ -92,3 +103,59 @@ def test_the_curve_has_the_documented_keys_and_attributes():
         "ci95": list(helpful.change.interval),
     }
     assert (curve.steps, curve.rising) == ((0.0, 0.5, 1.0), "helpful")
+
+
+def judged_only(steps, scores):
+    """The same answers under a judge that knows no utilities; preference → score at each step, or a list by prompt."""
+    return {
+        step: [
+            replace(
+                o,
+                score=scores[o.preference][k] if np.isscalar(scores[o.preference][k]) else scores[o.preference][k][n % 31],
+                utility=None,
+                base_utility=None,
+                parsed=None,
+                base_parsed=None,
+            )
+            for n, o in enumerate(outcomes)
+        ]
+        for k, (step, outcomes) in enumerate(steps.items())
+    }
+
+
+def test_a_judge_without_utilities_gives_a_curve_of_win_rates():
+    steps = path({"helpful": [0, 0, 0], "harmless": [0, 0, 0]})
+    mixed = [1.0] * 21 + [0.0] * 10
+    found = switching(
+        judged_only(steps, {"helpful": [0.0, mixed, 1.0], "harmless": [1.0, 0.5, 0.0]}), "helpful", BOOTSTRAP
+    )
+    assert found.measure == "win_rate"
+    helpful, harmless = found.preferences["helpful"], found.preferences["harmless"]
+    assert helpful.utility is None
+    assert helpful.win_rates == pytest.approx((0, 21 / 31, 1))
+    assert harmless.win_rates == (1, 0.5, 0)
+    assert helpful.parsed == (None, None, None)
+    assert helpful.change.value == 1
+    assert harmless.change.value == -1
+    assert helpful.monotone
+    assert helpful.switches
+    assert found.monotone
+    low, high = helpful.ci95[1]
+    assert 0 < low < 21 / 31 < high < 1
+    assert helpful.ci95[0][0] == 0 < helpful.ci95[0][1]  # 31 losses do not show that no prompt can be won
+    backwards = switching(
+        judged_only(steps, {"helpful": [1.0, mixed, 0.0], "harmless": [0.0, 0.5, 1.0]}), "helpful", BOOTSTRAP
+    )
+    assert not backwards.monotone
+    assert not any(found.switches for found in backwards.preferences.values())
+
+
+def test_prompts_without_a_verdict_at_some_step_are_left_out_of_win_rates_and_counted():
+    steps = judged_only(path({"helpful": [0, 0], "harmless": [0, 0]}), {"helpful": [0.0, 1.0], "harmless": [1.0, 0.0]})
+    hole = [replace(o, score=None) if o.prompt in ("prompt 3", "prompt 5") else o for o in steps[1.0]]
+    found = switching(steps | {1.0: hole}, bootstrap=BOOTSTRAP)
+    assert [own.prompts for own in found.preferences.values()] == [29, 29]
+    assert found.preferences["helpful"].win_rates == (0, 1)
+    silent = [replace(o, score=None) if o.preference == "helpful" else o for o in steps[1.0]]
+    with pytest.raises(DataError, match="no prompt has a verdict under 'helpful' at every step"):
+        switching(steps | {1.0: silent}, bootstrap=BOOTSTRAP)

@@ -86,15 +86,20 @@ def _figures(config: RunConfig, result: ComparisonResult, clients: int, seeds: i
     oracle = {row.method: row.unseen_mean for row in summary if row.method == "oracle" and row.unseen_mean is not None}
     return {
         "accuracy_by_method": (
-            accuracy_figure(result.to_dict(), clients, bayes),
+            partial(accuracy_figure, result.to_dict(), clients, bayes),
             "Accuracy on held-out pairs of the clients' own; 95% intervals over clients within seeds.",
         ),
         "latent_map": (
-            latent_figure(spread.mean.numpy(), [str(client.group) for client in seen], selector.prototypes.numpy()),
+            partial(
+                latent_figure,
+                spread.mean.numpy(),
+                [str(client.group) for client in seen],
+                selector.prototypes.numpy(),
+            ),
             "Laplace posterior means of seed 0; training never read the groups that colour them.",
         ),
         "few_shot": (
-            few_shot_figure(curve, oracle),
+            partial(few_shot_figure, curve, oracle),
             "Users that training never saw, by the number of labelled pairs they give.",
         ),
     }

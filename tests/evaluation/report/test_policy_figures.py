@@ -118,6 +118,22 @@ def test_the_switching_curve_has_a_band_per_preference(switched):
     assert "fedvpa_gp, N = 7 clients, 1 seed" in axes.texts[0].get_text()
 
 
+def test_a_curve_without_utilities_shows_win_rates_beside_the_line_of_chance(switched):
+    rates = {"harmless": [0.9, 0.5, 0.2, 0.1, 0.1], "helpful": [0.1, 0.3, 0.4, 0.8, 1.0]}
+    steps = len(switched["steps"])
+    judged = {
+        name: found | {"utility": None, "win_rates": rates[name][:steps]}
+        for name, found in switched["preferences"].items()
+    }
+    axes = switching_figure(switched | {"measure": "win_rate", "preferences": judged}).axes[0]
+    for name, line in zip(judged, axes.lines, strict=False):
+        assert line.get_label().startswith(f"{name} win rate, ")
+        assert list(line.get_ydata()) == rates[name][:steps]
+    assert [list(line.get_ydata()) for line in axes.lines[len(judged) :]] == [[0.5, 0.5]]
+    assert axes.get_ylim() == (0, 1)
+    assert axes.get_ylabel() == "answers preferred to the base policy's"
+
+
 def test_a_curve_that_is_not_monotone_is_called_so(switched):
     changed = switched | {"preferences": {"helpful": switched["preferences"]["helpful"] | {"monotone": False}}}
     assert switching_figure(changed).axes[0].lines[0].get_label().endswith("(not monotone)")

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import yaml
 from matplotlib.figure import Figure
 
+from fedvpa.core.errors import DataError
 from fedvpa.evaluation.latents import LatentReport
 from fedvpa.evaluation.report.accuracy_figures import accuracy_figure, gap_figure
 from fedvpa.evaluation.report.page import Report, ReportFigure, embedded, save_report
@@ -18,8 +20,8 @@ from fedvpa.evaluation.report.style import save_figure
 from fedvpa.evaluation.report.training_figure import training_figure
 from fedvpa.evaluation.samples import LabelledAnswer, SideBySide
 
-Figures = dict[str, tuple[Figure, str]]
-"""Name → figure and caption."""
+Figures = dict[str, tuple[Callable[[], Figure], str]]
+"""Name → what draws it, and its caption. What lacks the numbers for it raises DataError, which says what they are."""
 
 
 def write_report(
@@ -27,35 +29,42 @@ def write_report(
     title: str,
     command: str,
     compared: Mapping[str, Any],
-    figures: Mapping[str, tuple[Figure, str]],
+    figures: Figures,
     notes: Sequence[str] = (),
 ) -> Path:
-    """Save each figure as PNG, and all of them in one page.
+    """Save each figure as PNG, and all of them in one page; it says which are left out, and why.
 
     Args:
         folder: Of the run or comparison; gets ``report.html`` and ``figures/``.
         title: Of the page.
         command: What the page says it was made by.
         compared: What ``comparison.json`` or ``metrics.json`` holds.
-        figures: Name → figure and caption.
+        figures: Those that the page should have.
         notes: Further sentences for the page.
 
     Returns:
         The page.
     """
-    embeddings: list[ReportFigure] = []
-    for name, (figure, caption) in figures.items():
+    embeddings, left_out = list[ReportFigure](), list[str]()
+    for name, (draw, caption) in figures.items():
+        title = name.replace("_", " ").capitalize()
+        try:
+            figure = draw()
+        except DataError as error:
+            left_out.append(f"The figure “{title}” is left out: {error}")
+            continue
         save_figure(figure, folder / "figures" / f"{name}.png")
-        embeddings.append(embedded(name.replace("_", " ").capitalize(), figure, caption))
+        embeddings.append(embedded(title, figure, caption))
     page = Report(
         title=title,
         command=command,
         comparison=compared,
         figures=embeddings,
         latents=_latents(compared),
+        policies=compared if compared.get("policy_summary") else None,
         configuration=_yaml(folder / "config.yaml"),
         environment=_json(folder / "environment.json"),
-        notes=notes,
+        notes=[*notes, *compared.get("policy_notes", []), *left_out],
         samples=[
             SideBySide(sample["prompt"], tuple(LabelledAnswer(**answer) for answer in sample["answers"]))
             for sample in compared.get("policy_samples", [])
@@ -71,11 +80,11 @@ def accuracy_figures(compared: Mapping[str, Any]) -> Figures:
     sizes = sorted({row["n_clients"] for row in compared["summary"]})
     for size in sizes:
         caption = "Mean over clients with 95% intervals (bootstrap over clients within seeds)."
-        figures[f"accuracy_{size}_clients"] = (accuracy_figure(compared, size), caption)
+        figures[f"accuracy_{size}_clients"] = (partial(accuracy_figure, compared, size), caption)
     methods = {row["method"] for row in compared["summary"]}
     known = [row for row in compared["summary"] if row["gap_closed"] is not None]
     if {"global", "oracle"} < methods and any(row["method"] not in ("global", "oracle") for row in known):
-        figures["gap_closed"] = (gap_figure(compared), "0 is one global model, 1 is one model per true group.")
+        figures["gap_closed"] = (partial(gap_figure, compared), "0 is one global model, 1 is one model per true group.")
     return figures
 
 
@@ -84,16 +93,16 @@ def policy_figures(compared: Mapping[str, Any]) -> Figures:
     figures: Figures = {}
     for size in sorted({row["n_clients"] for row in compared.get("policy_summary", [])}):
         figures[f"win_rates_{size}_clients"] = (
-            win_rate_figure(compared, size),
+            partial(win_rate_figure, compared, size),
             "Answers to prompts that no training saw, judged under each preference with the users' own z.",
         )
         figures[f"pareto_{size}_clients"] = (
-            pareto_figure(compared, size),
+            partial(pareto_figure, compared, size),
             "Utility gained over the base policy under both preferences; a monolithic policy has to trade them.",
         )
     if "switching" in compared:
         figures["switching"] = (
-            switching_figure(compared["switching"]),
+            partial(switching_figure, compared["switching"]),
             "One policy; z moves in a straight line from one preference to the other.",
         )
     return figures
@@ -110,8 +119,8 @@ def history_figures(folder: Path) -> Figures:
         return {}
     names = sorted(set.intersection(*(set(line["losses"]) for line in lines)))
     losses = {name: [line["losses"][name] for line in lines] for name in names}
-    figure = training_figure([line["round"] for line in lines], losses, [line["seconds"] for line in lines])
-    return {"training": (figure, "Mean losses of the cohort's last local step, and the time of the rounds.")}
+    rounds, seconds = [line["round"] for line in lines], [line["seconds"] for line in lines]
+    return {"training": (partial(training_figure, rounds, losses, seconds), "Mean losses of the cohort's last local step, and the time of the rounds.")}
 
 
 def _latents(compared: Mapping[str, Any]) -> dict[str, LatentReport]:

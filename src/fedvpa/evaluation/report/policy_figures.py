@@ -1,6 +1,7 @@
 """Figures of policies: win rates, what is gained under two preferences, and how one policy follows z.
 
-Each takes plain numbers, says in words what its marks are, and returns a Figure.
+Each takes plain numbers, says in words what its marks are, and returns a Figure. One whose numbers are not there raises
+DataError, which says what it needs: a report leaves it out and prints that.
 """
 
 from __future__ import annotations
@@ -134,9 +135,13 @@ def pareto_figure(compared: Mapping[str, Any], n_clients: int) -> Figure:
 def switching_figure(switched: Mapping[str, Any]) -> Figure:
     """What one policy's answers are worth to each preference while z moves from one prototype to another.
 
+    Utilities where the judge knows them, else win rates against the base policy.
+
     Args:
         switched: What :func:`fedvpa.evaluation.switching.switching` returned, as JSON.
     """
+    by_utility = switched.get("measure", "utility") == "utility"  # earlier releases had nothing else
+    word, values = ("utility", "utility") if by_utility else ("win rate", "win_rates")
     steps: Sequence[float] = switched["steps"]
     figure = new_figure()
     axes = figure.subplots()
@@ -144,14 +149,14 @@ def switching_figure(switched: Mapping[str, Any]) -> Figure:
         colour = COLOURS[position % len(COLOURS)]
         axes.plot(
             steps,
-            path["utility"],
+            path[values],
             color=colour,
             marker=MARKERS[position % len(MARKERS)],
             markersize=6.5,
             markeredgecolor="white",
             markeredgewidth=0.5,
             linewidth=1.6,
-            label=f"{name} utility, {path['direction']}{'' if path['monotone'] else ' (not monotone)'}",
+            label=f"{name} {word}, {path['direction']}{'' if path['monotone'] else ' (not monotone)'}",
             zorder=3,
         )
         if all(ends is not None for ends in path["ci95"]):
@@ -166,8 +171,12 @@ def switching_figure(switched: Mapping[str, Any]) -> Figure:
         note=f"{switched['method']}, N = {switched['n_clients']} clients, {counted(len(switched['seeds']), 'seed')}; "
         f"bands are {INTERVAL_NOTE}",
         x=f"share of the way from {' and '.join(others) or 'the first prototype'} to {switched['rising']}",
-        y="mean utility of the answers",
+        y="mean utility of the answers" if by_utility else "answers preferred to the base policy's",
     )
+    if not by_utility:
+        level_line(axes, 0.5, "as good as the base policy")
+        axes.set_ylim(0, 1)
+        axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     legend_below(figure, axes)
     return figure
 
