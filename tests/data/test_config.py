@@ -104,3 +104,22 @@ def test_missing_files_are_the_same_error_before_and_while_reading(tmp_path):
         assert str(early.value) == str(late.value)
     DataConfig().check_paths()
     DataConfig.parse({"source": "table", "path": "owner/name"}).check_paths()
+
+
+def test_the_rules_of_texts_names_and_weights_hold_for_added_sources(monkeypatch):
+    def source(**values):
+        pair = {"prompt": "p", "chosen": "c", "rejected": "r", **values}
+        SOURCES.register("given", Source(SourceKeys, lambda keys: PairTable((Pair(**pair),))))
+        return load(DataConfig(source="given", strict=values.get("chosen") == "strict\ud83d"))
+
+    assert source(chosen="c\ud83d").pairs[0].chosen == "c\ufffd"
+    assert [str(one) for one in source(prompt="\ud83d").report.findings] == [
+        "1 text changed: a half surrogate pair, which UTF-8 cannot hold, became U+FFFD (first: given, pair 0)"
+    ]
+    for values, message in (
+        ({"user_id": "\ud83d"}, "given, pair 0: column 'user_id' holds"),
+        ({"weight": 1e-20, "pair_id": "x"}, "given, pair x: the weight 1e-20 is not from"),
+        ({"chosen": "strict\ud83d"}, "given, pair 0: a text would be changed"),
+    ):
+        with pytest.raises(DataError, match=f"^{message}"):
+            source(**values)

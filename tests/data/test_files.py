@@ -1,4 +1,6 @@
+import csv
 import gzip
+import io
 import json
 
 import pyarrow
@@ -108,9 +110,108 @@ def test_broken_parquet_is_an_error(tmp_path):
         list(read_rows(tmp_path / "a.parquet"))
 
 
-def test_missing_files_and_other_types_are_errors(tmp_path):
+def test_missing_files_folders_and_other_types_are_errors(tmp_path):
     with pytest.raises(DataError, match="no such file"):
         list(read_rows(tmp_path / "a.jsonl"))
-    (tmp_path / "a.csv").write_text("chosen,rejected\n")
-    with pytest.raises(DataError, match=r"type '\.csv' is not known\. Known: \.jsonl, \.jsonl\.gz, \.parquet"):
+    (tmp_path / "b.jsonl").mkdir()
+    with pytest.raises(DataError, match=r"b\.jsonl: is a folder"):
+        list(read_rows(tmp_path / "b.jsonl"))
+    (tmp_path / "a.xlsx").write_text("x")
+    with pytest.raises(DataError, match=r"type '\.xlsx' is not known\. Known: \.jsonl, \.jsonl\.gz, \.csv"):
+        list(read_rows(tmp_path / "a.xlsx"))
+
+
+ODD = [{"chosen": 'say "é", 用户 🙂', "rejected": "two\nlines; a\tand, so on"}, {"chosen": "", "rejected": " b "}]
+
+
+def delimited(delimiter):
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, ["chosen", "rejected"], delimiter=delimiter)
+    writer.writeheader()
+    writer.writerows(ODD)
+    return text.getvalue()
+
+
+CONTENTS = {
+    "a.jsonl": "".join(json.dumps(row, ensure_ascii=False) + "\r\n" for row in ODD),
+    "a.json": json.dumps(ODD, indent=2, ensure_ascii=False),
+    "a.csv": delimited(","),
+    "b.csv": delimited(";"),
+    "c.csv": delimited("\t"),
+    "a.TSV": delimited("\t"),
+}
+
+
+@pytest.mark.parametrize("name", CONTENTS)
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-be"])
+@pytest.mark.parametrize("compress", [bytes, gzip.compress])
+def test_all_types_hold_the_same_rows_in_every_encoding(tmp_path, name, encoding, compress):
+    path = tmp_path / (name if compress is bytes else f"{name}.gz")
+    path.write_bytes(compress(CONTENTS[name].encode(encoding)))
+    assert [row for _, row in read_rows(path)] == ODD
+
+
+def test_csv_rows_are_numbered_by_the_line_that_they_begin_on(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text('chosen , rejected\r\n"one\r\ntwo",x\r\n\r\nlast,y\r\n', newline="")
+    assert list(read_rows(path)) == [
+        (2, {"chosen": "one\r\ntwo", "rejected": "x"}),
+        (5, {"chosen": "last", "rejected": "y"}),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("chosen,rejected\na,b\nc\n", r"a\.csv:3: this row has 1 cells, and the header names 2"),
+        ("chosen,rejected\na,b,c\n", r"a\.csv:2: this row has 3 cells"),
+        ('chosen,rejected\na,b\nc,"d\n', r"a\.csv:3: the quotes of this row"),
+        ('chosen,rejected\na,"b"c\n', r"a\.csv:2: the quotes of this row"),
+        ("chosen,chosen\na,b\n", r"a\.csv:1: has two columns 'chosen'"),
+        ("chosen,rejected\n", r"a\.csv: is empty"),
+        ("", r"a\.csv: is empty"),
+    ],
+)
+def test_a_broken_csv_file_names_its_row(tmp_path, content, message):
+    (tmp_path / "a.csv").write_text(content)
+    with pytest.raises(DataError, match=message):
         list(read_rows(tmp_path / "a.csv"))
+
+
+def test_a_long_cell_is_read_and_the_limit_of_the_csv_module_stays(tmp_path):
+    before = csv.field_size_limit()
+    (tmp_path / "a.csv").write_text(f"chosen,rejected\n{'x' * 200_003},y\n")
+    assert [len(row["chosen"]) for _, row in read_rows(tmp_path / "a.csv")] == [200_003]
+    assert csv.field_size_limit() == before
+
+
+def test_a_json_file_may_hold_json_lines(tmp_path):
+    (tmp_path / "a.json").write_text("\n" + lines(ROWS[:5]))
+    assert list(read_rows(tmp_path / "a.json")) == [(number + 2, row) for number, row in enumerate(ROWS[:5])]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('[{"a": 1},\n{"a": 2]', r"a\.json: is not JSON \(.* at line 2, column 8\)"),
+        ('[{"a": 1}, 7]', r"a\.json:2: holds int"),
+        ("[]", r"a\.json: is empty"),
+    ],
+)
+def test_a_broken_json_file_says_where(tmp_path, content, message):
+    (tmp_path / "a.json").write_text(content)
+    with pytest.raises(DataError, match=message):
+        list(read_rows(tmp_path / "a.json"))
+
+
+@pytest.mark.parametrize("value", ["[" * 100_000 + "]" * 100_000, "9" * 5_003])
+def test_json_that_python_cannot_hold_names_its_row(tmp_path, value):
+    (tmp_path / "a.jsonl").write_text(f'{{"a": 1}}\n{{"a": {value}}}\n')
+    with pytest.raises(DataError, match=r"a\.jsonl:2: is JSON that cannot be read"):
+        list(read_rows(tmp_path / "a.jsonl"))
+
+
+def test_utf16_that_breaks_off_is_an_error(tmp_path):
+    (tmp_path / "a.jsonl").write_bytes('{"a": 1}\n{"a": "é"}'.encode("utf-16")[:-1])
+    with pytest.raises(DataError, match=r"a\.jsonl:\d: is not UTF-16\S* text"):
+        list(read_rows(tmp_path / "a.jsonl"))

@@ -111,6 +111,92 @@ def test_a_weight_must_be_a_positive_number(table, weight):
         table({**FULL, "pair_id": "other"}, {**FULL, "weight": weight})
 
 
+@pytest.mark.parametrize("weight", [9e-4, 1e-20, 1e-46, 1001, 1e20, 10**400])
+def test_a_weight_is_a_count_and_has_bounds(table, weight):
+    with pytest.raises(
+        DataError, match=r"pairs\.jsonl:1: the weight .* is not from 0\.001 to 1000\. A weight is a count"
+    ):
+        table({**FULL, "weight": weight})
+
+
+@pytest.mark.parametrize("weight", [1e-3, 0.5, 2, 1000])
+def test_weights_within_the_bounds_are_kept(table, weight):
+    assert table({**FULL, "weight": weight}).pairs[0].weight == weight
+
+
+def test_cells_of_a_csv_file_are_read_as_what_their_column_holds(tmp_path):
+    path = tmp_path / "pairs.csv"
+    path.write_text(
+        "prompt,chosen,rejected,user_id,split,weight,pair_id\n"
+        "p,c,r,007,test,2.5,\n"
+        ",c,r,,,,x\n"
+        'p,"[{""role"": ""assistant"", ""content"": ""c""}]","[{""role"": ""assistant"", ""content"": ""r""}]",'
+        "on,,1,1e3\n"
+    )
+    first, second, third = load(DataConfig(source="table", path=str(path))).pairs
+    assert (first.user_id, first.split, first.weight, first.pair_id) == ("007", "test", 2.5, "2")
+    assert (second.prompt, second.user_id, second.split, second.weight, second.pair_id) == ("", None, None, 1.0, "x")
+    assert (third.user_id, third.pair_id, third.prompt) == ("on", "1e3", (Message("user", "p"),))
+    assert {type(text) for text in (first.prompt, first.chosen, first.user_id, first.split)} == {str}
+    path.write_text("prompt,chosen,rejected,weight\np,c,r,many\n")
+    with pytest.raises(DataError, match=r"pairs\.csv:2: the weight 'many' is not a positive finite number"):
+        load(DataConfig(source="table", path=str(path)))
+
+
+HALF = "\ud83d"
+
+
+def test_half_surrogate_pairs_become_the_replacement_character_and_are_counted(table):
+    good = {"prompt": "p", "chosen": "c", "rejected": "r"}
+    talk = [{"role": "assistant", "content": [{"type": "text", "text": f"x{HALF}"}]}]
+    rows = [good, {**good, "prompt": f"p{HALF}", "chosen": f"c{HALF}"}, {**good, "chosen": talk, "rejected": talk[:0]}]
+    rows += [{**good, "chosen": talk, "rejected": [{"role": "assistant", "content": "y"}]}]
+    loaded = table(*rows)
+    assert [pair.chosen for pair in loaded.pairs] == ["c", "c\ufffd", (Message("assistant", "x\ufffd"),)]
+    changed = [finding for finding in loaded.report.findings if finding.effect == "changed"]
+    assert [(finding.unit, finding.count) for finding in changed] == [("text", 3)]
+    assert changed[0].first.endswith("pairs.jsonl:2")
+    with pytest.raises(DataError, match=r"pairs\.jsonl:2: a text would be changed: a half surrogate pair"):
+        table(*rows, strict=True)
+
+
+def test_texts_that_are_equal_once_replaced_are_no_pair(table):
+    good = {"prompt": "p", "chosen": "c", "rejected": "r"}
+    loaded = table(good, {**good, "chosen": "x\ud83d", "rejected": "x\ud83e"})
+    assert loaded.report.skipped == {"chosen and rejected are equal": 1}
+
+
+@pytest.mark.parametrize("column", ["user_id", "group", "pair_id"])
+def test_a_name_with_half_a_surrogate_pair_is_an_error(table, column):
+    with pytest.raises(DataError, match=rf"pairs\.jsonl:1: column '{column}' holds .* half a surrogate pair"):
+        table({**FULL, column: f"ana{HALF}"})
+
+
+def test_messages_that_cannot_be_used_leave_their_row_out_and_the_load_goes_on(table):
+    good = {"prompt": "p", "chosen": "c", "rejected": "r"}
+    call = [{"role": "assistant", "content": None, "tool_calls": [{"id": "1"}]}]
+    bad = {**good, "chosen": call, "rejected": [{"role": "assistant", "content": "r"}]}
+    loaded = table(good, bad, good, bad)
+    assert len(loaded) == 2
+    assert [str(one).partition(" (")[0] for one in loaded.report.findings] == [
+        "2 rows left out: a message calls a tool"
+    ]
+    with pytest.raises(DataError, match=r"pairs\.jsonl:2: a message calls a tool"):
+        table(good, bad, strict=True)
+
+
+def test_a_folder_reads_other_types_before_json_and_no_pairs_twice(tmp_path):
+    row = {"prompt": "p", "chosen": "c", "rejected": "r"}
+    (tmp_path / "info.json").write_text('{"version": 1}')
+    (tmp_path / "pairs.jsonl").write_text(json.dumps(row) + "\n")
+    (tmp_path / ".hidden.csv").write_text("x")
+    config = DataConfig(source="table", path=str(tmp_path))
+    assert len(load(config)) == 1
+    (tmp_path / "pairs.csv").write_text("prompt,chosen,rejected\np,c,r\n")
+    with pytest.raises(DataError, match=r"holds 'pairs' twice: pairs\.csv and pairs\.jsonl"):
+        load(config)
+
+
 def test_an_unknown_split_names_the_nearest(table):
     with pytest.raises(DataError, match=r":1: the split 'tset' is not known\. Did you mean 'test'"):
         table({**FULL, "split": "tset"})

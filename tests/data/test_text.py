@@ -1,6 +1,8 @@
 import pytest
 
 from fedvpa.core.errors import DataError
+from fedvpa.data.delimited import Cell
+from fedvpa.data.messages import Skip
 from fedvpa.data.schema import Message
 from fedvpa.data.text import is_empty, parse_text, split_explicit, split_implicit, split_transcripts
 
@@ -20,16 +22,49 @@ def test_messages_are_parsed_in_order():
     ("value", "message"),
     [
         (7, "f:3: column 'chosen' holds int"),
-        ([{"role": "user"}], "items are not messages"),
+        ([{"content": "x"}], "items are not messages"),
         (["Blue."], "items are not messages"),
-        ([{"role": "usr", "content": "x"}], "role 'usr'. Did you mean 'user'?"),
-        ([{"role": "user", "content": None}], "content is NoneType"),
     ],
 )
 def test_what_is_no_text_is_an_error_with_its_place(value, message):
     with pytest.raises(DataError, match=r"^f:3: ") as error:
         parse_text(value, "chosen", "f:3")
     assert message in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("message", "reason"),
+    [
+        ({"role": "usr", "content": "x"}, "a message has the role 'usr', and known are system, user, assistant"),
+        ({"role": "tool", "content": "x"}, "a message has the role 'tool', and known are system, user, assistant"),
+        ({"role": "assistant", "content": None, "tool_calls": [{"id": "1"}]}, "a message calls a tool"),
+        ({"role": "assistant", "content": "I look.", "tool_calls": [{"id": "1"}]}, "a message calls a tool"),
+        ({"role": "user", "content": None}, "a message has no content"),
+        ({"role": "user"}, "a message has no content"),
+        (
+            {"role": "user", "content": [{"type": "text", "text": "See"}, {"type": "image_url", "image_url": "u"}]},
+            "a message holds something else than text",
+        ),
+        ({"role": "user", "content": [{"type": "image"}]}, "a message holds something else than text"),
+        ({"role": "user", "content": 7}, "a message holds something else than text"),
+    ],
+)
+def test_a_message_that_cannot_be_used_says_why(message, reason):
+    found = parse_text([{"role": "user", "content": "x"}, message], "chosen", "f:3")
+    assert isinstance(found, Skip)
+    assert found == reason
+
+
+def test_text_parts_are_joined():
+    parts = [{"type": "text", "text": "Which "}, "colo", {"type": "text", "text": "ur?", "image_url": None}]
+    assert parse_text([{"role": "user", "content": parts, "tool_calls": None}], "chosen", "f:1") == (ASK,)
+
+
+def test_a_cell_holds_messages_only_as_a_json_list_of_them():
+    assert parse_text(Cell('[{"role": "user", "content": "Which colour?"}]'), "chosen", "f:1") == (ASK,)
+    for text in ("[1] A footnote.", '[{"content": "x"}]', "[]", "plain", "[" * 100_000):
+        found = parse_text(Cell(text), "chosen", "f:1")
+        assert (found, type(found)) == (text, str)
 
 
 @pytest.mark.parametrize(

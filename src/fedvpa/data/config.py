@@ -54,11 +54,12 @@ class DataConfig(WorldKeys, HhRlhfKeys, TableKeys):
         SOURCES.get(self.source).check(self.source_keys())
 
     @model_serializer(mode="wrap")
-    def _leave_out_empty_settings(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        # Runs and checkpoints from before sources had settings must compare equal to what they are read as.
+    def _leave_out_empty_keys(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # Runs and checkpoints from before there were these keys must compare equal to what they are read as.
         values: dict[str, Any] = handler(self)
-        if not self.settings:
-            values.pop("settings", None)
+        for name in ("settings", "winner_values"):
+            if not getattr(self, name):
+                values.pop(name, None)
         return values
 
     def source_keys(self) -> SourceKeys:

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+from fedvpa.core.unicode import REPLACED
 from fedvpa.data.config import DataConfig
+from fedvpa.data.messages import storable_text
+from fedvpa.data.rows import check_name, checked_weight
 from fedvpa.data.schema import PairTable
 from fedvpa.data.sources.registry import SOURCES
 
@@ -20,4 +25,24 @@ def load(config: DataConfig) -> PairTable:
         ConfigError: If a key that the source needs is not set.
         DataError: If the data are missing or broken, lack a column, or hold a value that cannot be read.
     """
-    return SOURCES.get(config.source).read(config.source_keys())
+    return _checked(SOURCES.get(config.source).read(config.source_keys()), config)
+
+
+def _checked(table: PairTable, config: DataConfig) -> PairTable:
+    """The table under the rules that every source keeps, those of others included: texts, names and weights.
+
+    fedvpa's own sources keep them row by row, so nothing is found in theirs.
+    """
+    report = replace(table.report, strict=config.strict)
+    pairs = list(table.pairs)
+    for row, pair in enumerate(pairs):
+        where = pair.place or f"{config.source}, pair {pair.pair_id or row}"
+        for name, value in (("user_id", pair.user_id), ("group", pair.group), ("pair_id", pair.pair_id)):
+            check_name(value or "", name, where)
+        checked_weight(pair.weight, pair.weight, where)
+        texts = [storable_text(text) for text in (pair.prompt, pair.chosen, pair.rejected)]
+        changed = sum(new != old for new, old in zip(texts, (pair.prompt, pair.chosen, pair.rejected), strict=True))
+        if changed:
+            report = report.add(REPLACED, where, effect="changed", unit="text", count=changed)
+            pairs[row] = replace(pair, prompt=texts[0], chosen=texts[1], rejected=texts[2])
+    return PairTable(tuple(pairs), replace(report, read=max(report.read, len(pairs))))

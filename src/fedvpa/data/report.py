@@ -17,8 +17,8 @@ A room that holds pairs and no table starts a report of its own and hands it on;
             report = report.add("longer than 256 tokens", pair.place, effect="cut", unit="response")
 
 Where it goes from there: ``train``, ``evaluate``, ``personalize`` and ``compare`` print and write the report of their
-table (``Prepared.table.report``); ``align`` writes that of the run's pairs as ``data`` of ``policy/metrics.json``, and a
-policy that rendered texts of its own puts ``"data": report.to_dict()`` into the notes that its job returns.
+table (``Prepared.table.report``); ``align`` writes that of the run's pairs as ``data`` of ``policy/metrics.json``, and
+a policy that rendered texts of its own puts ``"data": report.to_dict()`` into the notes that its job returns.
 
 Under ``data.strict`` adding is the error: whoever adds needs no check of its own. ``noting`` does not take rows out of
 the table, whose row numbers index features and users; who leaves rows out gives them to nobody. The first place is kept

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import cast
 
-from fedvpa.core.errors import DataError
 from fedvpa.data.report import DataReport, Effect
 
 
@@ -20,36 +18,6 @@ class Message:
 
 Text = str | tuple[Message, ...]
 """A plain string, or the messages of a conversation."""
-
-
-Prompt = Text | Sequence[Mapping[str, str]]
-"""What users write: a :data:`Text`, or messages as dictionaries with ``role`` and ``content``."""
-
-
-def as_texts(prompts: Prompt | Sequence[Prompt]) -> list[Text]:
-    """One prompt or several, as texts. Raises as :func:`as_text`."""
-    if isinstance(prompts, str) or (prompts and isinstance(prompts[0], Message | Mapping)):
-        return [as_text(cast(Prompt, prompts))]
-    return [as_text(prompt) for prompt in cast(Sequence[Prompt], prompts)]
-
-
-def as_text(prompt: Prompt) -> Text:
-    """A prompt as a :data:`Text`.
-
-    Raises:
-        DataError: If a message lacks its role or its content.
-    """
-    if isinstance(prompt, str):
-        return prompt
-    turns = []
-    for turn in prompt:
-        role, content = (
-            (turn.role, turn.content) if isinstance(turn, Message) else (turn.get("role"), turn.get("content"))
-        )
-        if not isinstance(role, str) or not isinstance(content, str):
-            raise DataError(f"A message is {turn!r}.", fix="Give 'role' and 'content', both as text.")
-        turns.append(Message(role, content))
-    return tuple(turns)
 
 
 @dataclass(frozen=True, slots=True)

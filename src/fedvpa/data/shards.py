@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fedvpa.core.errors import DataError
-from fedvpa.data.files import SUFFIXES, Row, read_rows
+from fedvpa.data.files import JSON, SUFFIXES, Row, is_of_type, read_rows
 
 SPLITS = ("train", "validation", "test")
 """The names that a split may have in the data, and the parts that a client's pairs are split into."""
@@ -35,7 +35,7 @@ class Shard:
 
 def is_hub_id(path: str) -> bool:
     """Whether ``path`` looks like ``owner/name`` and is neither a local file or folder nor named like a data file."""
-    return bool(_HUB_ID.fullmatch(path)) and not Path(path).exists() and not path.endswith(SUFFIXES)
+    return bool(_HUB_ID.fullmatch(path)) and not Path(path).exists() and not is_of_type(path)
 
 
 def split_of(name: str) -> str | None:
@@ -96,7 +96,7 @@ def local_shards(path: Path, split: str = "") -> list[Shard]:
         raise DataError(
             "no such file or folder.", fix="Check the path; a hub id is written owner/name.", where=str(path)
         )
-    files = sorted(file for file in path.iterdir() if file.name.endswith(SUFFIXES)) if path.is_dir() else [path]
+    files = _data_files(path) if path.is_dir() else [path]
     wanted = [file for file in files if not split or split_of(file.name) == split]
     if not wanted:
         what = f"data file of split {split!r}" if split else "data file"
@@ -107,3 +107,24 @@ def local_shards(path: Path, split: str = "") -> list[Shard]:
         )
     alone = len(wanted) == 1
     return [Shard("" if alone else file.name, str(file), split_of(file.name), read_rows(file)) for file in wanted]
+
+
+def _data_files(folder: Path) -> list[Path]:
+    """The data files of a folder. JSON files count only where there are no others: they often say things about them.
+
+    Raises:
+        DataError: If there are two files that differ in nothing but their type: one set of pairs twice.
+    """
+    there = sorted(file for file in folder.iterdir() if is_of_type(file.name) and not file.name.startswith("."))
+    files = [file for file in there if not is_of_type(file.name, JSON)] or there
+    first: dict[str, Path] = {}
+    for file in files:
+        stem = file.name.lower().removesuffix(".gz").rpartition(".")[0]
+        other = first.setdefault(stem, file)
+        if other is not file:
+            raise DataError(
+                f"holds {stem!r} twice: {other.name} and {file.name}.",
+                fix="Keep one of them, or name the file.",
+                where=str(folder),
+            )
+    return files

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
-from fedvpa.core.errors import DataError, nearest
+from fedvpa.core.errors import DataError
+from fedvpa.data.delimited import Cell
+from fedvpa.data.messages import Skip, message_of
 from fedvpa.data.schema import Message, Text
 
-ROLES = ("system", "user", "assistant")
 HUMAN, ASSISTANT = "\n\nHuman:", "\n\nAssistant:"
 NO_SHARED_PROMPT = "the two responses share no prompt"
 
@@ -16,8 +18,12 @@ Parts = tuple[Text, Text, Text]
 """Prompt, chosen and rejected."""
 
 
-def parse_text(value: Any, column: str, where: str) -> Text:
+def parse_text(value: Any, column: str, where: str) -> Text | Skip:
     """Read a string or a list of role/content messages.
+
+    The content of a message may be a list of text parts (``{"type": "text", "text": …}``, or strings), as
+    OpenAI's and Hugging Face's chat formats have it; the parts are joined. In a file without types (CSV) a list of
+    messages is written as JSON.
 
     Args:
         value: What the column holds.
@@ -25,11 +31,14 @@ def parse_text(value: Any, column: str, where: str) -> Text:
         where: The row's place.
 
     Returns:
-        The string itself, or the messages as a tuple.
+        The string itself, or the messages as a tuple; or why the row is left out, where a message calls a tool, holds
+        something else than text, or has a role that is not one of ``ROLES``.
 
     Raises:
-        DataError: If ``value`` is neither, or a message has an unknown role or no text.
+        DataError: If ``value`` is neither a string nor a list of messages.
     """
+    if isinstance(value, Cell):
+        value = _messages_in(value) or str(value)
     if isinstance(value, str):
         return value
     if not isinstance(value, list | tuple):
@@ -38,28 +47,30 @@ def parse_text(value: Any, column: str, where: str) -> Text:
             fix='Give "…" or [{"role": "user", "content": "…"}, …].',
             where=where,
         )
-    return tuple(_parse_message(message, column, where) for message in value)
+    messages: list[Message] = []
+    for item in value:
+        if not isinstance(item, Mapping) or "role" not in item:
+            raise DataError(
+                f"column {column!r} holds a list whose items are not messages.",
+                fix='A message is {"role": "user", "content": "…"}.',
+                where=where,
+            )
+        message = message_of(item)
+        if isinstance(message, Skip):
+            return message
+        messages.append(message)
+    return tuple(messages)
 
 
-def _parse_message(value: Any, column: str, where: str) -> Message:
-    if not isinstance(value, Mapping) or not {"role", "content"} <= value.keys():
-        raise DataError(
-            f"column {column!r} holds a list whose items are not messages.",
-            fix='A message is {"role": "user", "content": "…"}.',
-            where=where,
-        )
-    role, content = value["role"], value["content"]
-    if role not in ROLES:
-        raise DataError(
-            f"column {column!r} has a message of role {role!r}.", fix=nearest(str(role), ROLES), where=where
-        )
-    if not isinstance(content, str):
-        raise DataError(
-            f"column {column!r} has a message whose content is {type(content).__name__}, not a string.",
-            fix="Only text can be used.",
-            where=where,
-        )
-    return Message(role, content)
+def _messages_in(cell: str) -> list[Any] | None:
+    """The messages that a cell holds as JSON; None if it holds a text."""
+    if not cell.lstrip().startswith("["):
+        return None
+    try:
+        found = json.loads(cell)
+    except (ValueError, RecursionError):
+        return None
+    return found if found and all(isinstance(item, dict) and "role" in item for item in found) else None
 
 
 def is_empty(text: Text) -> bool:

@@ -20,7 +20,7 @@ from fedvpa.core.files import replacing, write_json
 from fedvpa.core.schema import VERSIONS
 from fedvpa.core.seeds import entropy
 from fedvpa.core.tensors import write_tensors
-from fedvpa.data.schema import Prompt, as_texts
+from fedvpa.data.messages import Prompt, as_texts
 from fedvpa.models.locate import ModelSource, locate
 from fedvpa.policy.base import load_base, new_conditioner, quiet_peft
 from fedvpa.policy.conditioning import Conditioner

@@ -17,8 +17,8 @@ class SourceKeys(Config):
     """Keys that every source reads.
 
     Attributes:
-        strict: Make a row that would be left out (no chosen or rejected response, both equal, no shared prompt) an
-            error instead of a count.
+        strict: Make a row that would be left out (no chosen or rejected response, both equal, no shared prompt, a tie),
+            or a text that would be cut or changed, an error instead of a count; see :mod:`fedvpa.data.report`.
     """
 
     strict: bool = False

@@ -16,8 +16,9 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field
 
 from fedvpa.core.errors import DataError
-from fedvpa.data.columns import ColumnMap, read_pairs
+from fedvpa.data.columns import ColumnMap
 from fedvpa.data.files import JSON_LINES, read_rows
+from fedvpa.data.rows import read_pairs
 from fedvpa.data.schema import PairTable, Text
 from fedvpa.data.shards import Shard, hub_shards, is_hub_id
 from fedvpa.data.sources.base import PathKeys, Source, require_path

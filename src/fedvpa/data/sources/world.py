@@ -7,9 +7,11 @@ from collections import Counter
 from pydantic import Field
 
 from fedvpa.core.numbers import Temperature
-from fedvpa.data.columns import EQUAL, Skip, Tally
+from fedvpa.data.messages import Skip
+from fedvpa.data.rows import EQUAL
 from fedvpa.data.schema import Pair, PairTable
 from fedvpa.data.sources.base import Source, SourceKeys
+from fedvpa.data.tally import Tally
 from fedvpa.world.config import DEFAULT_TEMPERATURE, Pool
 
 

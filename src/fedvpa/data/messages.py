@@ -1,0 +1,85 @@
+"""The messages of a conversation as others write them, and prompts as users give them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, cast
+
+from fedvpa.core.errors import DataError
+from fedvpa.core.unicode import is_storable, storable
+from fedvpa.data.schema import Message, Text
+
+ROLES = ("system", "user", "assistant")
+
+Prompt = Text | Sequence[Mapping[str, Any]]
+"""What users write: a :data:`Text`, or messages as dictionaries with ``role`` and ``content``."""
+
+
+class Skip(str):
+    """The reason for which a row is left out."""
+
+
+def message_of(value: Mapping[str, Any]) -> Message | Skip:
+    """One turn of a conversation; or why it cannot be used.
+
+    The content may be a list of text parts (``{"type": "text", "text": …}``, or strings), as the chat formats of OpenAI
+    and Hugging Face have it; the parts are joined. A turn that calls a tool, holds something else than text, or
+    has a role that is not one of ``ROLES`` cannot be used.
+    """
+    role, content = value.get("role"), value.get("content")
+    if role not in ROLES:
+        return Skip(f"a message has the role {role!r}, and known are {', '.join(ROLES)}")
+    if value.get("tool_calls") or value.get("function_call"):
+        return Skip("a message calls a tool")
+    parts = [_text_of(part) for part in content] if isinstance(content, list | tuple) else [content]
+    if any(not isinstance(part, str) for part in parts):
+        return Skip("a message has no content" if content is None else "a message holds something else than text")
+    return Message(role, "".join(map(str, parts)))
+
+
+def _text_of(part: Any) -> Any:
+    """The text of one part of a message's content; anything but a string if it has none."""
+    if not isinstance(part, Mapping):
+        return part
+    return part.get("text") if part.get("type", "text") in ("text", "input_text", "output_text") else None
+
+
+def storable_text(text: Text) -> Text:
+    """The text as UTF-8 can hold it, by the rule of :mod:`fedvpa.core.unicode`."""
+    if isinstance(text, str):
+        return storable(text)
+    if all(is_storable(message.content) for message in text):
+        return text
+    return tuple(replace(message, content=storable(message.content)) for message in text)
+
+
+def as_texts(prompts: Prompt | Sequence[Prompt]) -> list[Text]:
+    """One prompt or several, as texts. Raises as :func:`as_text`."""
+    if isinstance(prompts, str) or (prompts and isinstance(prompts[0], Message | Mapping)):
+        return [as_text(cast(Prompt, prompts))]
+    return [as_text(prompt) for prompt in cast(Sequence[Prompt], prompts)]
+
+
+def as_text(prompt: Prompt) -> Text:
+    """A prompt as a :data:`Text` that UTF-8 can hold.
+
+    Raises:
+        DataError: If it is neither a string nor messages, or a message cannot be used; see :func:`message_of`.
+    """
+    if isinstance(prompt, str):
+        return storable(prompt)
+    if not isinstance(prompt, Sequence):
+        raise DataError(f"A prompt is {prompt!r}.", fix=_FIX)
+    turns = []
+    for turn in prompt:
+        if not isinstance(turn, Message | Mapping):
+            raise DataError(f"A message is {turn!r}.", fix=_FIX)
+        message = turn if isinstance(turn, Message) else message_of(turn)
+        if isinstance(message, Skip):
+            raise DataError(f"{message}: {turn!r}.", fix=_FIX)
+        turns.append(replace(message, content=storable(message.content)))
+    return tuple(turns)
+
+
+_FIX = 'Give a text, or messages such as {"role": "user", "content": "…"}.'
