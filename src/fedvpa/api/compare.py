@@ -65,7 +65,9 @@ def compare(
     config.check_paths()
     size: dict[str, Any] = {"clients": clients, "seeds": seeds, "first_seed": first_seed, "out": out}
     with interrupting(f"the comparison stopped. Its finished runs are kept in {out}, and the same command goes on."):
-        _check_machinery(config, stage, names)
+        _check_machinery(config, names)
+        if stage == "policy":
+            _check_judging(config, names, size)
         result = _compare_selectors(config, names, size, held, jobs)
         return _compare_policies(config, names, size, jobs, result) if stage == "policy" else result
 
@@ -128,14 +130,10 @@ def _check_holdout(config: RunConfig, stage: str, holdout: Path) -> None:
         raise DataError("There is no such file.", fix="Check the path of --holdout.", where=str(holdout))
 
 
-def _check_machinery(config: RunConfig, stage: str, methods: Sequence[str]) -> None:
-    """Raise what engine, judge and methods have against the configuration, before anything runs."""
+def _check_machinery(config: RunConfig, methods: Sequence[str]) -> None:
+    """Raise what methods have against the configuration, before anything runs."""
     from fedvpa.algorithms.registry import METHODS, make
 
-    if stage == "policy":
-        from fedvpa.evaluation.judges.make import make_judge
-
-        make_judge(config.policy.judging.judge, config.policy.judging.settings)
     for name in methods:
         if name not in METHODS:
             continue
@@ -144,6 +142,14 @@ def _check_machinery(config: RunConfig, stage: str, methods: Sequence[str]) -> N
         except InputError as error:
             fix = f"{error.fix} Or leave {name} out of --methods."
             raise type(error)(error.problem, fix=fix, where=error.where) from error
+
+
+def _check_judging(config: RunConfig, methods: Sequence[str], size: dict[str, Any]) -> None:
+    """Raise what the judge has against the comparison, before anything runs; says how many calls it will take."""
+    from fedvpa.experiments.judge_check import check_judging
+    from fedvpa.experiments.policy_cells import policy_cells
+
+    check_judging(config, policy_cells(config, methods=methods, **size), size["out"])
 
 
 def _compare_selectors(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -174,6 +175,26 @@ def split_explicit(prompt: Text, chosen: Text, rejected: Text, where: str) -> Pa
 def as_messages(text: Text, role: str) -> tuple[Message, ...]:
     """The messages of a text; a string is one message of ``role``."""
     return (Message(role, text),) if isinstance(text, str) else text
+
+
+def transcript_messages(text: str) -> tuple[Message, ...] | None:
+    r"""The turns of an HH-RLHF transcript that waits for the assistant; None for a text that is none.
+
+    Each turn begins with ``"\n\nHuman:"`` or ``"\n\nAssistant:"``; the last one is the assistant's and empty.
+    """
+    head, *pieces = re.split(f"({re.escape(HUMAN)}|{re.escape(ASSISTANT)})", text)
+    turns = [
+        Message("user" if marker == HUMAN else "assistant", said.strip())
+        for marker, said in zip(pieces[::2], pieces[1::2], strict=True)
+    ]
+    if head or len(turns) < 2 or turns[0].role != "user" or turns[-1] != Message("assistant", ""):
+        return None
+    return tuple(turns[:-1])
+
+
+def plain_text(text: Text) -> str:
+    """A text for whoever reads no messages: a string as it is, of messages ``role: content`` of each."""
+    return text if isinstance(text, str) else "\n\n".join(f"{turn.role}: {turn.content}" for turn in text)
 
 
 def _check_same_kind(chosen: Text, rejected: Text, where: str) -> None:

@@ -33,6 +33,10 @@ class Outcome:
         parsed: Whether the answer is inside the world's grammar; None where there is no grammar.
         base_parsed: The same for the base policy's answer.
         tokens: Length of the answer.
+        judge: The judge's name; empty where an earlier release wrote the outcome.
+        first_seat: How often the answer that the judge was shown first won, over both orders: 0.5 where it named the
+            same answer in both, 1.0 or 0.0 where it named the same place, so that its verdict flipped and counts as a
+            tie. None where no order was asked about.
 
     Raises:
         DataError: For values that cannot be.
@@ -53,6 +57,8 @@ class Outcome:
     parsed: bool | None
     base_parsed: bool | None
     tokens: int
+    judge: str = ""
+    first_seat: float | None = None
 
     def __post_init__(self) -> None:
         if self.score is not None and self.score not in SCORES:
@@ -65,6 +71,10 @@ class Outcome:
                 raise DataError(f"{self.name} has only one of {name} and base_{name}.", fix="Give both or neither.")
         if not all(math.isfinite(value) for value in (self.utility, self.base_utility) if value is not None):
             raise DataError(f"{self.name} is worth {self.utility} against {self.base_utility}.", fix="Use numbers.")
+        if self.first_seat not in (None, *SCORES):
+            raise DataError(f"{self.name}: the first seat cannot win {self.first_seat!r} of both orders.")
+        if self.first_seat in (0.0, 1.0) and self.score != 0.5:
+            raise DataError(f"{self.name} flipped with the order and scores {self.score!r}.", fix="That is a tie.")
         if self.tokens < 0:
             raise DataError(f"{self.name} is {self.tokens} tokens long.", fix="Count them from 0.")
         if not self.user_id and not self.seen:
@@ -78,6 +88,11 @@ class Outcome:
             f"The outcome of {self.method} (N = {self.n_clients}, seed {self.seed}, {self.preference}{user}) "
             f"on {self.prompt!r}"
         )
+
+    @property
+    def flipped(self) -> bool | None:
+        """Whether the judge named the other answer when both changed places; None where no order was asked about."""
+        return None if self.first_seat is None else self.first_seat != 0.5
 
     @property
     def gain(self) -> float | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, fields
+from dataclasses import MISSING, asdict, fields
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_type_hints
@@ -29,7 +29,8 @@ def load_records(path: Path, kind: type[Record], noun: str) -> list[Record]:
 
     Args:
         path: The file.
-        kind: A dataclass whose fields are str, int, float, bool or one of these or None.
+        kind: A dataclass whose fields are str, int, float, bool or one of these or None. A key may be missing where
+            the field has a default: an earlier release did not write it.
         noun: What a record is called in messages, in the singular.
 
     Raises:
@@ -66,7 +67,8 @@ def _check_keys(values: Any, kind: type[DataclassInstance], noun: str, where: st
             raise DataError(f"unknown key {key!r}.", fix=nearest(key, known), where=where)
         if not isinstance(value, known[key]) or (isinstance(value, bool) and bool not in known[key]):
             raise DataError(f"{key} cannot be {value!r}.", where=where)
-    if missing := [name for name in known if name not in values]:
+    optional = {field.name for field in fields(kind) if field.default is not MISSING}
+    if missing := [name for name in known if name not in values and name not in optional]:
         raise DataError(f"missing {', '.join(missing)}.", where=where)
 
 

@@ -11,10 +11,9 @@ from torch import Tensor
 from fedvpa.alignment.prompts import evaluation_prompts
 from fedvpa.alignment.stage1 import ONE, Stage1
 from fedvpa.core.errors import DataError
-from fedvpa.core.progress import say
 from fedvpa.data.schema import Text
+from fedvpa.data.text import plain_text
 from fedvpa.evaluation.judges.base import Duel, Judge, check_missing, exact_reward_of
-from fedvpa.evaluation.judges.openai_compatible import OpenAICompatibleJudge
 from fedvpa.evaluation.outcomes import Outcome
 from fedvpa.policy.config import JudgingConfig
 from fedvpa.policy.policy import Policy
@@ -90,13 +89,11 @@ class Duels:
         Raises:
             JudgeError: If too many verdicts are missing.
         """
-        shown = [_plain(prompt) for prompt in self.prompts]
+        shown = [plain_text(prompt) for prompt in self.prompts]
         duels = [
             Duel(prompt, answer.text, base, preference)
-            for prompt, answer, base in zip(shown, answers, self.base, strict=True)
+            for prompt, answer, base in zip(self.prompts, answers, self.base, strict=True)
         ]
-        if isinstance(self.judge, OpenAICompatibleJudge):
-            say(f"{self.judge.name}: {self.judge.estimate(duels)}")
         verdicts = self.judge.compare(duels)
         check_missing(verdicts, self.missing_limit)
         ours = self._utilities(shown, [answer.text for answer in answers], preference)
@@ -118,6 +115,8 @@ class Duels:
                 parsed=mine[1],
                 base_parsed=other[1],
                 tokens=answer.tokens,
+                judge=self.judge.name,
+                first_seat=verdict.first_seat,
             )
             for user, prompt, answer, base, verdict, mine, other in zip(
                 users, shown, answers, self.base, verdicts, ours, theirs, strict=True
@@ -186,7 +185,3 @@ def path_outcomes(duels: Duels, stage: Stage1, policy: Policy) -> list[list[Outc
 
 def _completions(policy: Policy, samples: Sequence[Ids]) -> list[Completion]:
     return [Completion(policy.tokenizer.text(ids), len(ids)) for ids in samples]
-
-
-def _plain(text: Text) -> str:
-    return text if isinstance(text, str) else "\n\n".join(f"{turn.role}: {turn.content}" for turn in text)

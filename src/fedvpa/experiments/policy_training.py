@@ -14,6 +14,7 @@ from fedvpa.evaluation.outcomes import save_outcomes
 from fedvpa.experiments.cells import Cell
 from fedvpa.experiments.client_models import TRAINED_BY_CLIENTS
 from fedvpa.experiments.duels import all_outcomes, open_duels, path_outcomes
+from fedvpa.experiments.judge_check import VERDICTS
 from fedvpa.experiments.methods import OURS
 from fedvpa.runs.fit import fit, stage1_of
 from fedvpa.runs.prepare import prepare
@@ -44,7 +45,7 @@ def run_policy_cell(cell: Cell) -> None:
         notes = {name: report for name, (_, report) in trained.items()}
     seconds = time.monotonic() - started
     rules = config.policy.judging
-    judge = make_judge(rules.judge, rules.settings, cell.out / "verdicts.jsonl")
+    judge = make_judge(config.judge_name, rules.settings, cell.out / VERDICTS, rules.max_calls)
     duels = open_duels(stage, next(iter(policies.values())), judge, rules)
     outcomes = all_outcomes(duels, stage, policies)
     save_outcomes(outcomes_path(cell), [replace(one, method=cell.method) for one in outcomes])

@@ -73,19 +73,23 @@ class JudgingConfig(Config):
 
     Attributes:
         judge: ``world`` (exact, for the bundled world), ``openai-compatible``, ``reward-model``, or a judge or reward
-            that a package or the program adds. A run's configuration checks the name.
+            that a package or the program adds. A run's configuration checks the name. None for ``world`` on the bundled
+            world; other data have no judge that fits by itself.
         settings: The judge's own keys; see ``fedvpa.evaluation.judges``.
         prompts: How many unseen prompts.
         temperature: Of everybody's answers, the base policy's included. 0.7 is what chat services are usually run at.
         top_p: Nucleus.
+        max_calls: The most calls to a judge's endpoint that one folder may take in all, retries included; None for any
+            number. A plan that needs more is refused before anything runs.
         missing_limit: Largest share of verdicts that may be missing before the evaluation is an error.
     """
 
-    judge: str = "world"
+    judge: str | None = None
     settings: dict[str, Any] = Field(default_factory=dict)
     prompts: int = Field(default=500, ge=1)
     temperature: GreedyTemperature = 0.7
     top_p: float = Field(default=1.0, gt=0, le=1)
+    max_calls: int | None = Field(default=None, ge=1)
     missing_limit: float = Field(default=0.05, ge=0, le=1)
 
 

@@ -6,6 +6,8 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
+from fedvpa.data.schema import Text
+
 if TYPE_CHECKING:  # a name of a reward can be checked without them
     import numpy as np
     from jaxtyping import Bool, Float
@@ -28,11 +30,12 @@ class Reward(Protocol):
     def name(self) -> str:
         """Names the reward in tables and configurations."""
 
-    def score(self, items: Sequence[tuple[str, str]], preference: str) -> list[Score]:
+    def score(self, items: Sequence[tuple[Text, str]], preference: str) -> list[Score]:
         """Score responses.
 
         Args:
-            items: (prompt, response) of each; an item may occur more than once.
+            items: (prompt, response) of each; an item may occur more than once. A prompt is a string, or the messages
+                of a conversation.
             preference: Whose taste decides: the name of a group, such as ``helpful``.
 
         Returns:
@@ -48,7 +51,7 @@ class ExactReward(Reward, Protocol):
     """A reward that knows what a response is worth to the users of a group: nothing is estimated, nothing missing."""
 
     def utilities(
-        self, items: Sequence[tuple[str, str]], preference: str
+        self, items: Sequence[tuple[Text, str]], preference: str
     ) -> tuple[Float[np.ndarray, " items"], Bool[np.ndarray, " items"]]:
         """What responses are worth; arguments and errors are those of :meth:`score`.
 

@@ -8,17 +8,21 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from jinja2.exceptions import TemplateError
 from pydantic import Field
 
 from fedvpa.core.config import Config
 from fedvpa.core.errors import ConfigError, nearest
 from fedvpa.core.progress import track
 from fedvpa.core.short_repr import short_repr
+from fedvpa.data.schema import Text
+from fedvpa.data.text import plain_text, transcript_messages
 from fedvpa.models.architecture import position_limit
 from fedvpa.models.batching import batches
 from fedvpa.models.device import resolve_device, resolve_dtype
 from fedvpa.models.load import load_classifier
 from fedvpa.models.locate import locate
+from fedvpa.models.rendering import chat_messages
 from fedvpa.rewards.base import SETTINGS, Score, as_score
 
 
@@ -72,7 +76,7 @@ class RewardModelReward:
 
     def __init__(self, config: RewardModelConfig) -> None:
         self._config = config
-        self._scores: dict[tuple[str, str, str], Score] = {}
+        self._scores: dict[tuple[str, Text, str], Score] = {}
         self._loaded: RewardModel | None = None
 
     @property
@@ -80,7 +84,7 @@ class RewardModelReward:
         """``reward-model``."""
         return "reward-model"
 
-    def score(self, items: Sequence[tuple[str, str]], preference: str) -> list[Score]:
+    def score(self, items: Sequence[tuple[Text, str]], preference: str) -> list[Score]:
         """The reward of each (prompt, response), or why there is none.
 
         Raises:
@@ -142,36 +146,44 @@ def load_reward_model(place: str, config: RewardModelConfig) -> RewardModel:
     )
 
 
-def score_all(reward: RewardModel, items: Sequence[tuple[str, str]], tokens_per_batch: int) -> list[Score]:
+def score_all(reward: RewardModel, items: Sequence[tuple[Text, str]], tokens_per_batch: int) -> list[Score]:
     """The reward of each (prompt, response), or why there is none; longest first, so that batches hold little padding.
 
-    A tokenizer with a chat template gets a conversation of two turns; one without gets prompt and response as a pair
-    of sentences, the form of the reward models that are no chat models.
+    A tokenizer with a chat template gets the conversation with the response as its last turn; one without gets prompt
+    and response as a pair of sentences, the form of the reward models that are no chat models.
     """
     encoded = [_encode(reward.tokenizer, prompt, response) for prompt, response in items]
-    lengths = np.array([len(row["input_ids"]) for row in encoded])
-    scores: list[Score] = [
-        f"{length} tokens, and the reward model reads at most {reward.positions}" for length in lengths
-    ]
-    fits = np.flatnonzero(lengths <= (reward.positions or lengths.max()))
+    scores: list[Score] = [row if isinstance(row, str) else _too_long(row, reward) for row in encoded]
+    lengths = np.array([0 if isinstance(row, str) else len(row["input_ids"]) for row in encoded])
+    fits = np.flatnonzero((lengths > 0) & (lengths <= (reward.positions or lengths.max())))
     if reward.pad_id is None:
         groups: list[np.ndarray] = [fits[place : place + 1] for place in range(len(fits))]
     else:
         groups = [fits[group] for group in batches(lengths[fits], np.zeros(len(fits), dtype=bool), tokens_per_batch)]
     for group in track(groups, "rewards", len(groups), unit="batches"):
-        values = _forward(reward, [encoded[row] for row in group])
+        values = _forward(reward, [row for row in (encoded[place] for place in group) if not isinstance(row, str)])
         for row, value in zip(group, values, strict=True):
             scores[row] = as_score(value)
     return scores
 
 
-def _encode(tokenizer: Any, prompt: str, response: str) -> Mapping[str, list[int]]:
-    """The token ids, and what else the model takes per token."""
-    if tokenizer.chat_template:
-        turns = [{"role": "user", "content": prompt}, {"role": "assistant", "content": response}]
-        text = tokenizer.apply_chat_template(turns, tokenize=False)
-        return tokenizer(text, add_special_tokens=False, verbose=False)
-    return tokenizer(prompt, response, verbose=False)
+def _encode(tokenizer: Any, prompt: Text, response: str) -> Mapping[str, list[int]] | str:
+    """The token ids, and what else the model takes per token; or why the chat template refuses the conversation."""
+    if not tokenizer.chat_template:
+        encoded: Mapping[str, list[int]] = tokenizer(plain_text(prompt), response, verbose=False)
+        return encoded
+    turns = (transcript_messages(prompt) if isinstance(prompt, str) else None) or prompt
+    conversation = chat_messages(turns, "user") + chat_messages(response, "assistant")
+    try:
+        text = tokenizer.apply_chat_template(conversation, tokenize=False)
+    except TemplateError as error:
+        return f"the reward model's chat template refuses the conversation: {error}"
+    whole: Mapping[str, list[int]] = tokenizer(text, add_special_tokens=False, verbose=False)
+    return whole
+
+
+def _too_long(row: Mapping[str, list[int]], reward: RewardModel) -> str:
+    return f"{len(row['input_ids'])} tokens, and the reward model reads at most {reward.positions}"
 
 
 @torch.inference_mode()

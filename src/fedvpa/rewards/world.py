@@ -9,6 +9,8 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from fedvpa.core.errors import ConfigError
+from fedvpa.data.schema import Text
+from fedvpa.data.text import plain_text
 from fedvpa.rewards.base import Score
 from fedvpa.world.judge import judge
 from fedvpa.world.users import find_utility
@@ -25,13 +27,13 @@ class WorldReward:
         """``world``."""
         return "world"
 
-    def score(self, items: Sequence[tuple[str, str]], preference: str) -> list[Score]:
+    def score(self, items: Sequence[tuple[Text, str]], preference: str) -> list[Score]:
         """The utilities of :meth:`utilities` as floats; none is missing."""
         values, _ = self.utilities(items, preference)
         return [float(value) for value in values]
 
     def utilities(
-        self, items: Sequence[tuple[str, str]], preference: str
+        self, items: Sequence[tuple[Text, str]], preference: str
     ) -> tuple[Float[np.ndarray, " items"], Bool[np.ndarray, " items"]]:
         """What responses are worth under a preference.
 
@@ -47,7 +49,7 @@ class WorldReward:
             DataError: If a prompt is not one of the world's.
         """
         utility = find_utility(preference)
-        verdicts = [judge(prompt, text, utility) for prompt, text in items]
+        verdicts = [judge(plain_text(prompt), text, utility) for prompt, text in items]
         return (
             np.array([verdict.utility for verdict in verdicts], dtype=np.float64),
             np.array([verdict.parsed for verdict in verdicts], dtype=bool),

@@ -17,7 +17,7 @@ from fedvpa.core.errors import ConfigError
 from fedvpa.data.config import DataConfig
 from fedvpa.data.partition_config import PartitionConfig
 from fedvpa.engines.config import EngineConfig
-from fedvpa.evaluation.judges.registry import check_judge
+from fedvpa.evaluation.judges.registry import check_judge, how_to_set_a_judge
 from fedvpa.features.config import FeatureConfig
 from fedvpa.models.folder import check_folder, local_folder
 from fedvpa.policy.config import PolicyConfig
@@ -70,6 +70,8 @@ class RunConfig(Config):
     @field_validator("policy")
     @classmethod
     def _known_judge(cls, value: PolicyConfig) -> PolicyConfig:
+        if value.judging.judge is None:
+            return value
         try:
             check_judge(value.judging.judge)
         except ConfigError as error:
@@ -86,6 +88,23 @@ class RunConfig(Config):
             variational=self.variational,
             biscuit=self.biscuit,
             server=self.server,
+        )
+
+    @property
+    def judge_name(self) -> str:
+        """The judge of this run's policies: the one that is set, or the exact one of the bundled world.
+
+        Raises:
+            ConfigError: If none is set and the data are not the world's; says which judges there are.
+        """
+        if self.policy.judging.judge is not None:
+            return self.policy.judging.judge
+        if self.data.source == "world":
+            return "world"
+        raise ConfigError(
+            f"No judge is set, and data of the source {self.data.source!r} have none by default.",
+            fix=how_to_set_a_judge(),
+            where="configuration key 'policy.judging.judge'",
         )
 
     def with_clients(self, clients: int) -> Self:

@@ -163,6 +163,15 @@ SCORES = [0.0, 1.0, 0.0, 1.0, 0.0]
 """What the judge :func:`longer` says about the duels."""
 
 
+def said(score: float) -> Verdict:
+    """The verdict of a judge that named the same response in both orders."""
+    return Verdict(score, first_seat=0.5)
+
+
+SAID = [said(score) for score in SCORES]
+"""The verdicts of the judge :func:`longer` on the duels."""
+
+
 def config(endpoint: Endpoint, **changes: Any) -> EndpointConfig:
     """Asks the endpoint at once and again, without pauses."""
     return EndpointConfig.parse({"base_url": endpoint.url, "model": "m", "backoff_s": 0.0, "retries": 2, **changes})

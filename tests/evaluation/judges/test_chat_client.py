@@ -3,10 +3,10 @@ import re
 
 import pytest
 
-from evaluation.judges.endpoint import DUELS, KEY, LONG, SCORES, Raw, Silence, Status, config, longer, scores
+from evaluation.judges.endpoint import DUELS, KEY, LONG, SAID, SCORES, Raw, Silence, Status, config, longer, scores
 from fedvpa.core.errors import JudgeError
-from fedvpa.evaluation.judges import chat_client
-from fedvpa.evaluation.judges.base import Duel, Verdict
+from fedvpa.evaluation.judges import chat_client, pauses
+from fedvpa.evaluation.judges.base import Duel
 from fedvpa.evaluation.judges.endpoint_config import DEFAULT_RUBRICS
 from fedvpa.evaluation.judges.openai_compatible import OpenAICompatibleJudge
 
@@ -52,7 +52,7 @@ def test_the_request_holds_what_the_configuration_says(endpoint):
 def test_faults_that_pass_are_retried_and_leave_no_trace(endpoint, fault):
     endpoint.react = lambda asked: fault if asked.turn == 0 and asked.prompt == "question 1?" else longer(asked)
     judge = OpenAICompatibleJudge(config(endpoint, timeout_s=1.5 if isinstance(fault, Silence) else 30.0))
-    assert judge.compare(DUELS) == [Verdict(score) for score in SCORES]
+    assert judge.compare(DUELS) == SAID
     assert (judge.usage.requests, judge.usage.retries, judge.usage.answers, judge.usage.failures) == (12, 2, 10, 0)
     assert len(endpoint.asked) == 12
 
@@ -90,26 +90,78 @@ def test_the_key_never_shows(endpoint):
         OpenAICompatibleJudge(config(endpoint)).compare(DUELS)
 
 
-@pytest.mark.unit
-def test_pauses_double_with_jitter_up_to_a_limit_and_obey_the_endpoint(endpoint, monkeypatch):
-    pauses = []
-    sleep = asyncio.sleep
+@pytest.fixture
+def clock(monkeypatch):
+    """Sleeping takes no time, but the clock says that it did; gives what was slept."""
+    slept, sleep = [], asyncio.sleep
 
     async def recorded(seconds, *args):
         if seconds:
-            pauses.append(seconds)
+            slept.append(seconds)
         await sleep(0, *args)
 
     monkeypatch.setattr(chat_client.asyncio, "sleep", recorded)
+    monkeypatch.setattr(pauses, "monotonic", lambda: sum(slept))
+    return slept
+
+
+@pytest.mark.unit
+def test_pauses_double_with_jitter_up_to_a_limit(endpoint, clock):
     endpoint.react = lambda asked: Status(503)
     settings = {"backoff_s": 2.0, "backoff_limit_s": 12.0, "retries": 5, "concurrency": 1, "give_up_after": 1}
     with pytest.raises(JudgeError):
         OpenAICompatibleJudge(config(endpoint, **settings)).compare(DUELS)
-    assert len(pauses) >= 5
-    for attempt, pause in enumerate(pauses[:5]):
+    assert len(clock) >= 5
+    for attempt, pause in enumerate(clock[:5]):
         assert min(2.0 * 2**attempt / 2, 12.0) <= pause <= min(2.0 * 2**attempt, 12.0)
-    pauses.clear()
-    endpoint.asked.clear()
-    endpoint.react = lambda asked: longer(asked) if asked.turn else Status(429, headers={"Retry-After": "7"})
-    OpenAICompatibleJudge(config(endpoint, **settings)).compare(DUELS[:1])
-    assert pauses == [7.0, 7.0]
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize(
+    ("headers", "longest", "waited"),
+    [
+        ({"Retry-After": "7"}, 60.0, 7.0),
+        ({"retry-after-ms": "2500"}, 60.0, 2.5),
+        ({"x-ratelimit-remaining-tokens": "0", "x-ratelimit-reset-tokens": "1m1s"}, 90.0, 61.0),
+        ({"Retry-After": "7000"}, 12.0, 12.0),
+    ],
+    ids=str,
+)
+def test_the_pause_that_an_endpoint_asks_for_is_kept_up_to_the_limit(endpoint, clock, headers, longest, waited):
+    endpoint.react = lambda asked: longer(asked) if asked.turn else Status(429, headers=headers)
+    judge = OpenAICompatibleJudge(config(endpoint, concurrency=1, backoff_limit_s=longest))
+    assert scores(judge.compare(DUELS[:1])) == [0.0]
+    assert sum(clock) == pytest.approx(2 * waited)  # the two orders, one after the other
+
+
+@pytest.mark.unit
+def test_a_pause_is_everybodys(endpoint, clock):
+    """One call is sent away; the others, already in line, ask nobody before the pause has passed."""
+    times = []
+
+    def react(asked):
+        times.append(sum(clock))
+        return Status(429, headers={"Retry-After": "7"}) if len(times) == 1 else longer(asked)
+
+    endpoint.react = react
+    assert scores(OpenAICompatibleJudge(config(endpoint, concurrency=1)).compare(DUELS)) == SCORES
+    assert times == [0.0] + [7.0] * 10
+
+
+@pytest.mark.unit
+def test_all_callers_wait_for_the_longest_pause_that_was_agreed(clock):
+    woken = []
+
+    async def call(shared):
+        await shared.wait()
+        woken.append(sum(clock))
+
+    async def four():
+        shared = pauses.SharedPause("m", 60.0)
+        shared.extend(7.0)
+        shared.extend(3.0)  # a shorter one changes nothing
+        await asyncio.gather(*(call(shared) for _ in range(4)))
+
+    asyncio.run(four())
+    assert len(woken) == 4
+    assert min(woken) >= 7.0

@@ -9,12 +9,14 @@ from evaluation.judges.endpoint import (
     DUELS,
     KEY,
     LONG,
+    SAID,
     SCORES,
     SHORT,
     Status,
     completion,
     config,
     longer,
+    said,
     scores,
 )
 from fedvpa.core.errors import ConfigError, JudgeError
@@ -28,7 +30,7 @@ from fedvpa.evaluation.judges.openai_compatible import OpenAICompatibleJudge
 @pytest.mark.unit
 def test_a_sound_endpoint_is_asked_twice_per_duel_in_both_orders(endpoint):
     judge = OpenAICompatibleJudge(config(endpoint))
-    assert judge.compare(DUELS) == [Verdict(score) for score in SCORES]
+    assert judge.compare(DUELS) == SAID
     assert len(endpoint.asked) == judge.usage.requests == judge.usage.answers == 10
     assert {(each.prompt, each.a, each.b) for each in endpoint.asked} == {
         (duel.prompt, *pair) for duel in DUELS for pair in ((SHORT, LONG), (LONG, SHORT))
@@ -42,7 +44,7 @@ def test_a_sound_endpoint_is_asked_twice_per_duel_in_both_orders(endpoint):
 def test_a_judge_that_always_prefers_one_place_gives_ties_that_say_so(endpoint):
     endpoint.react = lambda asked: "A" if asked.prompt == "question 3?" else longer(asked)
     verdicts = OpenAICompatibleJudge(config(endpoint)).compare(DUELS)
-    assert verdicts[3] == Verdict(0.5, "A in both orders", flipped=True)
+    assert verdicts[3] == Verdict(0.5, "A in both orders", flipped=True, first_seat=1.0)
     assert scores(verdicts) == [0.0, 1.0, 0.0, 0.5, 0.0]
     assert [verdict.flipped for verdict in verdicts] == [False, False, False, True, False]
 
@@ -81,7 +83,7 @@ def test_an_answer_cut_by_the_token_limit_says_so(endpoint):
 def test_nobody_is_asked_about_identical_responses_or_twice_about_the_same(endpoint):
     duels = [Duel("why?", LONG, LONG, "helpful"), DUELS[0], DUELS[0], Duel(DUELS[0].prompt, LONG, SHORT, "helpful")]
     judge = OpenAICompatibleJudge(config(endpoint))
-    assert judge.compare(duels) == [Verdict(0.5, "identical responses"), Verdict(0.0), Verdict(0.0), Verdict(1.0)]
+    assert judge.compare(duels) == [Verdict(0.5, "identical responses"), said(0.0), said(0.0), said(1.0)]
     assert len(endpoint.asked) == 2
 
 

@@ -3,7 +3,7 @@ import pytest
 from fedvpa.evaluation.judges.answer_cache import Answer, AnswerCache
 from fedvpa.evaluation.judges.base import Duel, Verdict
 from fedvpa.evaluation.judges.endpoint_config import EndpointConfig
-from fedvpa.evaluation.judges.pairwise import all_questions, both_orders, read_letter, read_verdict
+from fedvpa.evaluation.judges.pairwise import all_questions, both_orders, read_verdict
 
 CONFIG = EndpointConfig(base_url="http://localhost:8000/v1", model="m", api_key_env="", extra_body={"seed": 1})
 DUEL = Duel("why?", "x", "yy", "helpful")
@@ -32,10 +32,10 @@ def test_keys_stay_what_they_are_in_caches_on_disk():
 @pytest.mark.parametrize(
     ("letters", "verdict"),
     [
-        ("AB", Verdict(1.0)),
-        ("BA", Verdict(0.0)),
-        ("AA", Verdict(0.5, "A in both orders", flipped=True)),
-        ("BB", Verdict(0.5, "B in both orders", flipped=True)),
+        ("AB", Verdict(1.0, first_seat=0.5)),
+        ("BA", Verdict(0.0, first_seat=0.5)),
+        ("AA", Verdict(0.5, "A in both orders", flipped=True, first_seat=1.0)),
+        ("BB", Verdict(0.5, "B in both orders", flipped=True, first_seat=0.0)),
         ("-B", Verdict(None, "reason 0")),
         ("A-", Verdict(None, "reason 1")),
         ("--", Verdict(None, "reason 0")),
@@ -51,30 +51,3 @@ def test_the_answers_of_both_orders_make_one_verdict(letters, verdict):
     assert read_verdict(DUEL, CONFIG, answers, failures) == verdict
     same = Duel("why?", "x", "x", "helpful")
     assert read_verdict(same, CONFIG, answers, failures) == Verdict(0.5, "identical responses")
-
-
-@pytest.mark.unit
-@pytest.mark.parametrize(
-    ("text", "letter"),
-    [
-        ("A", "A"),
-        (" B.\n", "B"),
-        ("**B**", "B"),
-        ("[[A]]", "A"),
-        ("Answer: B", "B"),
-        ("The final answer is **A**.", "A"),
-        ("Response B", "B"),
-        ("<think>A? No.</think>\nB", "B"),
-        ("<think>A", None),
-        ("C", None),
-        ("a", None),
-        ("AB", None),
-        ("A or B", None),
-        ("A is better", None),
-        ("Both", None),
-        ("Bad", None),
-        ("", None),
-    ],
-)
-def test_only_a_letter_is_an_answer(text, letter):
-    assert read_letter(text) == letter

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from fedvpa.core.errors import ConfigError, DataError, JudgeError
+from fedvpa.data.schema import Text
 from fedvpa.rewards.base import ExactReward
 
 DEFAULT_MISSING_LIMIT = 0.05
@@ -22,13 +23,13 @@ class Duel:
     """Two responses to one prompt.
 
     Attributes:
-        prompt: What both answer.
+        prompt: What both answer: a string, or the messages of a conversation.
         first: One response.
         second: The other one.
         preference: Whose taste decides: the name of a group, such as ``helpful``.
     """
 
-    prompt: str
+    prompt: Text
     first: str
     second: str
     preference: str
@@ -42,17 +43,22 @@ class Verdict:
         score: 1.0 if the first response wins, 0.0 if the second does, 0.5 for a tie; None if the verdict is missing.
         reason: Why the verdict is missing, or what kind of tie it is; else empty.
         flipped: Whether the judge changed its mind when the two responses changed places; always a tie.
+        first_seat: How often the response that was shown first won, over both orders: 0.5 for a judge that names the
+            same response in both, 1.0 or 0.0 for one that names the same place; None where no order was asked about.
     """
 
     score: float | None
     reason: str = ""
     flipped: bool = False
+    first_seat: float | None = None
 
     def __post_init__(self) -> None:
         if self.score not in (None, 0.0, 0.5, 1.0):
             raise DataError(f"A verdict cannot be {self.score!r}.", fix="Use 1.0, 0.0, 0.5 (tie) or None (missing).")
         if self.score is None and not self.reason:
             raise DataError("A missing verdict says nothing about why.", fix="Give the reason.")
+        if self.first_seat not in (None, 0.0, 0.5, 1.0):
+            raise DataError(f"The first seat cannot win {self.first_seat!r} of two orders.", fix="Use 0, 0.5 or 1.")
         if self.flipped and self.score != 0.5:
             raise DataError(f"A verdict of {self.score!r} cannot be flipped.", fix="Orders that disagree are a tie.")
 

@@ -1,65 +1,36 @@
 """Chat completions of an endpoint through the openai SDK (``fedvpa[judges]``), with retries.
 
 A call fails when the endpoint refuses it, takes too long or sends something that is no completion. Failures that can
-pass are retried with exponentially growing pauses. The SDK's own retries are off, so that all are counted here.
+pass are retried with exponentially growing pauses; a pause that the endpoint asks for is kept by all calls. The SDK's
+own retries are off, so that all are counted here.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
-import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from typing import Any
 
+from fedvpa.core.errors import ConfigError
 from fedvpa.core.seeds import numpy_generator
+from fedvpa.evaluation.judges.budget import CallBudget
+from fedvpa.evaluation.judges.completion import AttemptError, Completion, is_passing, printable, read_completion
 from fedvpa.evaluation.judges.cost import Usage
 from fedvpa.evaluation.judges.endpoint_config import EndpointConfig
+from fedvpa.evaluation.judges.pauses import SharedPause, wished_pause
 
 Send = Callable[..., Awaitable[Any]]
 """The SDK's call that returns a response as it came."""
-
-RETRIED_STATUS = frozenset({408, 409, 425, 429})
-"""Statuses below 500 that can pass; every status from 500 on is retried too."""
-
-
-@dataclass(frozen=True, slots=True)
-class Completion:
-    """What the endpoint wrote.
-
-    Attributes:
-        text: The reply.
-        cut: Whether it ended at the token limit.
-        tokens_in: Tokens in, as the endpoint counted them; 0 where it does not say.
-        tokens_out: Tokens out, likewise.
-    """
-
-    text: str
-    cut: bool
-    tokens_in: int
-    tokens_out: int
-
-
-class AttemptError(Exception):
-    """One attempt failed.
-
-    Attributes:
-        passing: Whether another attempt may succeed.
-        pause: Seconds that the endpoint wants to be left alone before it.
-    """
-
-    def __init__(self, problem: str, *, passing: bool = True, pause: float = 0.0) -> None:
-        self.passing, self.pause = passing, pause
-        super().__init__(problem)
 
 
 class ChatClient:
     """Asks an endpoint for completions; made by :func:`connect`."""
 
-    def __init__(self, send: Send, config: EndpointConfig, api_key: str, usage: Usage) -> None:
-        self._send, self._config, self._api_key, self._usage = send, config, api_key, usage
+    def __init__(self, send: Send, config: EndpointConfig, api_key: str, usage: Usage, budget: CallBudget) -> None:
+        self._send, self._config, self._api_key = send, config, api_key
+        self._usage, self._budget = usage, budget
+        self._pause = SharedPause(config.model, config.backoff_limit_s)
 
     async def complete(self, key: str, messages: Sequence[Mapping[str, str]]) -> Completion:
         """One completion, with retries.
@@ -70,27 +41,31 @@ class ChatClient:
 
         Raises:
             AttemptError: What was wrong with the last attempt.
+            JudgeError: If no more calls are allowed.
         """
         for attempt in range(self._config.retries + 1):
+            await self._pause.wait()
+            self._budget.take()
             self._usage.requests += 1
             self._usage.retries += attempt > 0
             try:
                 reply = await self._attempt(messages)
             except AttemptError as error:
+                self._pause.extend(error.pause)
                 if not error.passing or attempt == self._config.retries:
                     raise
-                await asyncio.sleep(self._pause(key, attempt, error.pause))
+                await asyncio.sleep(self._backoff(key, attempt))
             else:
                 self._usage.tokens_in += reply.tokens_in
                 self._usage.tokens_out += reply.tokens_out
                 return reply
         raise AssertionError("unreachable: the last attempt returns or raises")
 
-    def _pause(self, key: str, attempt: int, wished: float) -> float:
-        """Seconds before the retry that follows ``attempt``."""
+    def _backoff(self, key: str, attempt: int) -> float:
+        """Seconds before the retry that follows ``attempt``, where the endpoint asks for no longer pause."""
         config = self._config
         share = numpy_generator(0, "judge-backoff", key, attempt).uniform(0.5, 1.0)
-        return min(max(config.backoff_s * 2.0**attempt * share, wished), config.backoff_limit_s)
+        return min(config.backoff_s * 2.0**attempt * share, config.backoff_limit_s)
 
     async def _attempt(self, messages: Sequence[Mapping[str, str]]) -> Completion:
         """One request.
@@ -113,64 +88,79 @@ class ChatClient:
             async with asyncio.timeout(config.timeout_s):
                 raw = await self._send(**options)
         except TimeoutError:
-            raise AttemptError(f"no reply within {config.timeout_s:g} s") from None
+            hint = "Is the server overloaded? Lower concurrency or raise timeout_s."
+            raise AttemptError(f"no reply within {config.timeout_s:g} s", hint=hint) from None
         except openai.APIStatusError as error:
-            status = error.status_code
-            raise AttemptError(
-                f"status {status}: {self._short(error)}",
-                passing=status >= 500 or status in RETRIED_STATUS,
-                pause=_retry_after(error.response.headers.get("retry-after")),
-            ) from None
+            raise self._refused(error) from None
         except openai.APIConnectionError as error:
-            raise AttemptError(f"no connection: {self._short(error.__cause__ or error)}") from None
+            hint = (
+                "Does a server run at this address, and can it be reached from here? The environment variables "
+                "HTTP_PROXY, HTTPS_PROXY and NO_PROXY are obeyed."
+            )
+            raise AttemptError(f"no connection: {self._short(error.__cause__ or error)}", hint=hint) from None
+        except openai.OpenAIError as error:
+            raise AttemptError(f"{type(error).__name__}: {self._short(error)}", passing=False) from None
         # Read here and not by the SDK, which builds its objects without checking them.
         return read_completion(raw.text)
 
+    def _refused(self, error: Any) -> AttemptError:
+        """What an ``openai.APIStatusError`` says."""
+        status, headers = error.status_code, error.response.headers
+        # An account without credit is refused with the status of a rate limit, and no pause helps it.
+        broke = status == 402 or getattr(error, "code", None) == "insufficient_quota"
+        return AttemptError(
+            f"status {status}: {self._short(error)}",
+            passing=is_passing(status) and not broke,
+            pause=0.0 if broke else wished_pause(headers, limited=status == 429),
+            hint="The account has no credit left." if broke else _hint(status, self._config),
+        )
+
     def _short(self, error: BaseException) -> str:
         """The start of an error's text, without the key that some endpoints echo."""
-        text = " ".join(str(error).split()) or type(error).__name__
-        return (text.replace(self._api_key, "***") if self._api_key else text)[:200]
+        text = str(error).strip() or type(error).__name__
+        return printable(text.replace(self._api_key, "***") if self._api_key else text)[1:-1]
+
+
+def _hint(status: int, config: EndpointConfig) -> str:
+    """What to do about a refusal of this status; empty where nothing is known."""
+    if status in (401, 403):
+        known = (
+            f"the environment variable {config.api_key_env}" if config.api_key_env else "api_key_env, which is empty"
+        )
+        return f"Check the key: {known}."
+    if status in (404, 405):
+        return f"Check the model's name ({config.model!r}), and that base_url ends in the version, such as /v1."
+    if status in (400, 413, 422):
+        return "Check the model's name, max_tokens, token_limit_name, temperature and extra_body."
+    return "Lower concurrency." if status == 429 else ""
 
 
 @asynccontextmanager
-async def connect(config: EndpointConfig, api_key: str, usage: Usage) -> AsyncIterator[ChatClient]:
+async def connect(
+    config: EndpointConfig, api_key: str, usage: Usage, budget: CallBudget | None = None
+) -> AsyncIterator[ChatClient]:
     """A client whose connections are closed at the end.
 
     Args:
         config: Where the endpoint is and how it is asked.
         api_key: Its key.
         usage: Where requests, retries and tokens are counted.
+        budget: How many calls may be made; None for any number.
+
+    Raises:
+        ConfigError: If the client cannot be made: the address, a proxy or a certificate file of the environment is
+            wrong.
     """
     from openai import AsyncOpenAI
 
-    async with AsyncOpenAI(api_key=api_key, base_url=config.base_url, max_retries=0, timeout=None) as sdk:
-        yield ChatClient(sdk.chat.completions.with_raw_response.create, config, api_key, usage)
-
-
-def read_completion(text: str) -> Completion:
-    """The completion in the body of a response.
-
-    Raises:
-        AttemptError: If it is no completion, because it was cut or is something else.
-    """
     try:
-        body = json.loads(text)
-        choice, usage = body["choices"][0], body.get("usage") or {}
-        content = choice["message"]["content"] or ""
-        counts = [int(usage.get(name) or 0) for name in ("prompt_tokens", "completion_tokens")]
-    except ValueError:
-        raise AttemptError("a reply that is no JSON") from None
-    except (KeyError, IndexError, TypeError, AttributeError):
-        raise AttemptError("a reply that is no completion") from None
-    if not isinstance(content, str):
-        raise AttemptError("a reply that is no completion")
-    return Completion(content, choice.get("finish_reason") == "length", *counts)
-
-
-def _retry_after(value: str | None) -> float:
-    """Seconds that a ``Retry-After`` header asks for; its rarer form, a date, counts as none."""
-    try:
-        seconds = float(value or 0)
-    except ValueError:
-        return 0.0
-    return seconds if math.isfinite(seconds) else 0.0
+        sdk = AsyncOpenAI(api_key=api_key, base_url=config.base_url, max_retries=0, timeout=None)
+    except Exception as error:  # httpx raises errors of many kinds for what the environment holds
+        raise ConfigError(
+            f"No connection can be prepared: {printable(str(error) or type(error).__name__)}.",
+            fix="Check base_url, and the environment variables HTTP_PROXY, HTTPS_PROXY, ALL_PROXY, NO_PROXY, "
+            "SSL_CERT_FILE and SSL_CERT_DIR.",
+            where=config.base_url,
+        ) from error
+    async with sdk:
+        yield ChatClient(sdk.chat.completions.with_raw_response.create, config, api_key, usage, budget or CallBudget())

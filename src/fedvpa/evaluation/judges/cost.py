@@ -32,6 +32,15 @@ class Estimate:
     tokens_out: int
     cost: float | None
 
+    def __str__(self) -> str:
+        """In words, for people."""
+        known = f", {self.cached:,} known already" if self.cached else ""
+        cost = "" if self.cost is None else f", at most about {self.cost:,.2f} in the currency of the prices"
+        return (
+            f"{self.calls:,} calls{known}; about {self.tokens_in:,} tokens in, at most {self.tokens_out:,} out{cost}; "
+            "retries come on top"
+        )
+
 
 @dataclass(slots=True)
 class Usage:
@@ -66,12 +75,25 @@ def estimate_cost(questions: Sequence[Question], cached: int, config: EndpointCo
         cached: How many more have one already.
         config: The limits and the prices.
     """
-    tokens_in = sum(_tokens(message["content"]) for question in questions for message in question.messages)
-    tokens_out = len(questions) * config.max_tokens
+    return _estimate(len(questions), cached, sum(map(tokens_of, questions)), config)
+
+
+def planned_cost(calls: int, example: Question, config: EndpointConfig) -> Estimate:
+    """What so many calls like one example would take, none of them known yet."""
+    return _estimate(calls, 0, calls * tokens_of(example), config)
+
+
+def tokens_of(question: Question) -> int:
+    """About so many tokens in."""
+    return sum(_tokens(message["content"]) for message in question.messages)
+
+
+def _estimate(calls: int, cached: int, tokens_in: int, config: EndpointConfig) -> Estimate:
+    tokens_out = calls * config.max_tokens
     cost = None
     if config.price_in is not None and config.price_out is not None:
         cost = (tokens_in * config.price_in + tokens_out * config.price_out) / 1e6
-    return Estimate(len(questions), cached, tokens_in, tokens_out, cost)
+    return Estimate(calls, cached, tokens_in, tokens_out, cost)
 
 
 def _tokens(text: str) -> int:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, JsonValue, field_validator
 
 from fedvpa.core.config import Config
 from fedvpa.core.errors import ConfigError, nearest
+from fedvpa.rewards.base import SETTINGS
 
 DEFAULT_RUBRICS: Mapping[str, str] = {
     "helpful": (
@@ -30,7 +31,8 @@ class EndpointConfig(Config):
     """Where the judge is and how it is asked. Every default is chosen by us.
 
     Attributes:
-        base_url: The address up to and with the version, such as ``http://localhost:8000/v1``.
+        base_url: The address up to and with the version, such as ``http://localhost:8000/v1``; a slash or
+            ``/chat/completions`` at its end is left out.
         model: The model's name at the endpoint.
         api_key_env: The environment variable that holds the key; empty for an endpoint that wants none.
         concurrency: Calls in flight.
@@ -38,9 +40,11 @@ class EndpointConfig(Config):
         retries: Further attempts after a failed one.
         answer_retries: How often an answer that is neither A nor B is answered with a reminder.
         backoff_s: Seconds before the first retry; doubled before each further one, and shortened by up to half at
-            random so that calls don't come back together. A longer ``Retry-After`` of the endpoint is obeyed.
-        backoff_limit_s: The longest pause in seconds, ``Retry-After`` included.
+            random so that calls don't come back together. A longer pause that the endpoint asks for
+            (``Retry-After`` and its like) is kept by all calls.
+        backoff_limit_s: The longest pause in seconds, those that the endpoint asks for included.
         give_up_after: So many failed calls in a row, retries included, mean that the endpoint is down.
+        unreadable_limit: Stop if so many replies came from the start and none could be read.
         max_tokens: Length limit of a reply. 16 is room for a letter and its wrapping; a model that thinks aloud needs
             more.
         token_limit_name: What the endpoint calls ``max_tokens``.
@@ -61,6 +65,7 @@ class EndpointConfig(Config):
     backoff_s: float = Field(default=1.0, ge=0)
     backoff_limit_s: float = Field(default=60.0, ge=0)
     give_up_after: int = Field(default=8, ge=1)
+    unreadable_limit: int = Field(default=5, ge=1)
     max_tokens: int = Field(default=16, ge=1)
     token_limit_name: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
     temperature: float | None = Field(default=0.0, ge=0)
@@ -77,7 +82,13 @@ class EndpointConfig(Config):
                 f"{value!r} is no address of an endpoint.",
                 fix="Use http:// or https://, host and path, without a user or a key in it.",
             )
-        return value.rstrip("/")
+        return value.rstrip("/").removesuffix("/chat/completions").rstrip("/")
+
+    @field_validator("api_key_env", mode="before")
+    @classmethod
+    def _no_key(cls, value: Any) -> Any:
+        """Nothing at all, as ``api_key_env:`` in YAML, is no key."""
+        return "" if value is None else value
 
     def rubric_of(self, preference: str) -> str:
         """What decides under ``preference``.
@@ -90,7 +101,7 @@ class EndpointConfig(Config):
             raise ConfigError(
                 f"There is no rubric for the preference {preference!r}. {nearest(preference, rubrics)}",
                 fix="Or say under this key what makes a response better.",
-                where=f"configuration key 'rubric.{preference}'",
+                where=f"configuration key '{'.'.join(SETTINGS)}.rubric.{preference}'",
             )
         return rubrics[preference]
 
@@ -108,6 +119,13 @@ def read_api_key(config: EndpointConfig) -> str:
         raise ConfigError(
             f"The environment variable {config.api_key_env} holds no key for {config.base_url}.",
             fix="Set it, or set api_key_env to '' for an endpoint that wants none.",
-            where="configuration key 'api_key_env'",
+            where=f"configuration key '{'.'.join(SETTINGS)}.api_key_env'",
+        )
+    if not (key.isascii() and key.isprintable()) or " " in key:
+        raise ConfigError(
+            f"The environment variable {config.api_key_env} holds what cannot be a key: it has spaces, line breaks or "
+            "letters beyond ASCII.",
+            fix="Set it to the key alone.",
+            where=f"configuration key '{'.'.join(SETTINGS)}.api_key_env'",
         )
     return key

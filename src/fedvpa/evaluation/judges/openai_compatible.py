@@ -1,7 +1,8 @@
 """A judge behind any endpoint that speaks OpenAI's chat completions: a language model compares the two responses.
 
 Nothing else ever stands in for the endpoint: a call that fails leaves its verdict missing. The questions are in
-:mod:`fedvpa.evaluation.judges.pairwise`, the retries in :mod:`fedvpa.evaluation.judges.chat_client`.
+:mod:`fedvpa.evaluation.judges.pairwise`, what replies mean in :mod:`fedvpa.evaluation.judges.replies`, the retries in
+:mod:`fedvpa.evaluation.judges.chat_client`.
 """
 
 from __future__ import annotations
@@ -9,30 +10,22 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeVar
 
 from fedvpa.core.errors import ConfigError, JudgeError
-from fedvpa.core.progress import track
-from fedvpa.evaluation.judges.answer_cache import Answer, AnswerCache
+from fedvpa.evaluation.judges.answer_cache import AnswerCache
+from fedvpa.evaluation.judges.asking import Asker
 from fedvpa.evaluation.judges.base import Duel, Verdict
-from fedvpa.evaluation.judges.chat_client import AttemptError, ChatClient, connect
-from fedvpa.evaluation.judges.cost import Estimate, Usage, estimate_cost
+from fedvpa.evaluation.judges.budget import CallBudget
+from fedvpa.evaluation.judges.cost import Estimate, Usage, estimate_cost, planned_cost
 from fedvpa.evaluation.judges.endpoint_config import EndpointConfig, read_api_key
-from fedvpa.evaluation.judges.pairwise import REMINDER, Question, all_questions, read_letter, read_verdict
+from fedvpa.evaluation.judges.pairwise import Question, all_questions, both_orders, read_verdict
+from fedvpa.evaluation.judges.planning import PROBE_CALLS
 from fedvpa.rewards.base import SETTINGS
 
 Result = TypeVar("Result")
-
-
-@dataclass(frozen=True, slots=True)
-class _Failure:
-    """Why a call gave no answer; ``replied`` if the endpoint works and the answer was neither A nor B."""
-
-    reason: str
-    replied: bool
 
 
 class OpenAICompatibleJudge:
@@ -59,6 +52,8 @@ class OpenAICompatibleJudge:
         self._api_key = read_api_key(config)
         self._cache = AnswerCache(cache)
         self.usage = Usage()
+        self.budget = CallBudget(path=None if cache is None else cache.with_suffix(".calls"))
+        self._asker = Asker(config, self._api_key, self.usage, self.budget)
 
     @property
     def name(self) -> str:
@@ -79,13 +74,14 @@ class OpenAICompatibleJudge:
 
         Raises:
             ConfigError: If a preference has no rubric.
-            JudgeError: If the endpoint is down: so many calls in a row failed as ``give_up_after`` says, or all of
-                them. Answers that came before are in the cache.
+            JudgeError: If the endpoint is down or its replies cannot be read (:mod:`fedvpa.evaluation.judges.asking`),
+                or no more calls are allowed. Answers that came before are in the cache.
         """
         todo, cached = self._open_questions(duels)
         self.usage.cached += cached
-        failures = _run(self._ask_all(todo)) if todo else {}
-        return [read_verdict(duel, self._config, self._cache, failures) for duel in duels]
+        failures = _run(self._asker.ask_all(todo, self._cache)) if todo else {}
+        reasons = {key: failure.reason for key, failure in failures.items()}
+        return [read_verdict(duel, self._config, self._cache, reasons) for duel in duels]
 
     def _open_questions(self, duels: Sequence[Duel]) -> tuple[list[Question], int]:
         """The questions without an answer in the cache, and how many have one."""
@@ -93,75 +89,41 @@ class OpenAICompatibleJudge:
         todo = [question for question in questions if question.key not in self._cache]
         return todo, len(questions) - len(todo)
 
-    async def _ask_all(self, questions: Sequence[Question]) -> dict[str, str]:
-        """Ask all questions, keep the answers as they come, and return key → reason of those without one."""
-        slots = asyncio.Semaphore(self._config.concurrency)
-        failures: dict[str, str] = {}
-        in_a_row = replies = 0
-        async with connect(self._config, self._api_key, self.usage) as client:
-            tasks = [asyncio.create_task(self._ask(client, question, slots)) for question in questions]
-            try:
-                for finished in track(asyncio.as_completed(tasks), f"judge {self.name}", len(tasks), unit="calls"):
-                    question, failure = await finished
-                    if failure is not None:
-                        failures[question.key] = failure.reason
-                    if failure is None or failure.replied:
-                        replies, in_a_row = replies + 1, 0
-                        continue
-                    in_a_row += 1
-                    if in_a_row >= self._config.give_up_after or (not replies and in_a_row == len(questions)):
-                        raise self._down(in_a_row, failure.reason)
-            finally:
-                for task in tasks:
-                    task.cancel()
-                await asyncio.gather(*tasks, return_exceptions=True)
-        return failures
+    def plan(self, duels: int, example: Duel) -> Estimate:
+        """What judging so many duels like ``example`` would take, and trying the judge. Calls nobody.
 
-    def _down(self, calls: int, reason: str) -> JudgeError:
-        kept = f"kept in {self._cache.path}" if self._cache.path else "given so far, kept in memory only"
-        return JudgeError(
-            f"The judge's endpoint is out of order: {calls} calls in a row failed, the last one with: {reason}.",
-            fix=f"Check address, model name and key, then judge again. Answers {kept}: {len(self._cache)}.",
-            where=self._config.base_url,
-        )
-
-    async def _ask(
-        self, client: ChatClient, question: Question, slots: asyncio.Semaphore
-    ) -> tuple[Question, _Failure | None]:
-        """Ask one question until A or B, or the end of all retries.
-
-        The slot is kept during pauses: an endpoint that limits its rate is then asked less by all.
+        Raises:
+            ConfigError: If the preference of the example has no rubric.
         """
-        async with slots:
-            outcome = await self._converse(client, question)
-        if isinstance(outcome, _Failure):
-            self.usage.failures += 1
-            return question, outcome
-        self._cache.add(outcome)
-        self.usage.answers += 1
-        return question, None
+        questions = both_orders(example, self._config)
+        if questions is None:
+            raise ConfigError("A duel of identical responses is no example: nobody is asked about it.")
+        calls = len(questions) * duels
+        return planned_cost(calls + PROBE_CALLS if duels else 0, questions[0], self._config)
 
-    async def _converse(self, client: ChatClient, question: Question) -> Answer | _Failure:
-        """Ask, and remind while the answer is neither A nor B."""
-        messages = list(question.messages)
-        reply = None
-        tokens_in = tokens_out = 0
-        for reminder in range(self._config.answer_retries + 1):
-            self.usage.reminders += reminder > 0
-            try:
-                reply = await client.complete(question.key, messages)
-            except AttemptError as error:
-                return _Failure(str(error), replied=reminder > 0)
-            tokens_in, tokens_out = tokens_in + reply.tokens_in, tokens_out + reply.tokens_out
-            letter = read_letter(reply.text)
-            if letter is not None:
-                return Answer(question.key, letter, reply.text, tokens_in, tokens_out)
-            messages += [
-                {"role": "assistant", "content": reply.text or "(nothing)"},
-                {"role": "user", "content": REMINDER},
-            ]
-        cut = f", cut at max_tokens = {self._config.max_tokens}" if reply is not None and reply.cut else ""
-        return _Failure(f"an answer that is neither A nor B{cut}", replied=True)
+    def probe(self, duel: Duel, preferences: Sequence[str]) -> None:
+        """Ask about one duel in both orders, whatever the cache knows, and keep nothing of it.
+
+        Raises:
+            ConfigError: If one of the preferences has no rubric.
+            JudgeError: If the endpoint gives no verdict; with the reason, and what it replied.
+        """
+        for preference in preferences:
+            self._config.rubric_of(preference)
+        answers = AnswerCache()
+        failures = _run(self._asker.ask_all(all_questions([duel], self._config), answers))
+        for failure in failures.values():
+            if failure.reply is not None:
+                raise self._asker.unreadable(failure, f"asked about a made-up pair, it gave {failure.reason}", answers)
+            raise JudgeError(
+                f"The judge {self.name!r}, asked about a made-up pair, gave no answer: {failure.reason}.",
+                fix=failure.hint,
+                where=self._config.base_url,
+            )
+
+    def limit_calls(self, most: int) -> None:
+        """Stop with a JudgeError before more than ``most`` calls are made, earlier ones into this cache included."""
+        self.budget.limit = most
 
 
 def make_openai_compatible_judge(settings: Mapping[str, Any], cache: Path | None) -> OpenAICompatibleJudge:

@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from fedvpa.evaluation.judges.answer_cache import AnswerCache, Letter
+from fedvpa.core.unicode import storable
+from fedvpa.data.text import plain_text
+from fedvpa.evaluation.judges.answer_cache import AnswerCache
 from fedvpa.evaluation.judges.base import Duel, Verdict
 from fedvpa.evaluation.judges.endpoint_config import EndpointConfig
+from fedvpa.evaluation.judges.replies import names_numbers
 
 SYSTEM_PROMPT = (
     "You are an impartial judge. You compare two responses to the same conversation by one criterion. The order of the "
@@ -28,11 +30,6 @@ USER_PROMPT = (
 )
 REMINDER = "Reply with one letter and nothing else: A or B."
 
-_THOUGHT = re.compile(r"<think>.*?</think>", re.DOTALL)
-_LETTER = re.compile(
-    r"\W*(?:(?:[Tt]he )?(?:[Ff]inal )?(?:[Aa]nswer|[Cc]hoice|[Rr]esponse|[Vv]erdict)\W+(?:is\W+)?)*([AB])\W*"
-)
-
 
 @dataclass(frozen=True, slots=True)
 class Question:
@@ -41,10 +38,12 @@ class Question:
     Attributes:
         key: A hash of what is asked, of whom, and how.
         messages: The conversation that the endpoint completes, as ``role`` and ``content``.
+        numbered: Whether the rubric calls the responses "Response 1" and "Response 2".
     """
 
     key: str
     messages: tuple[Mapping[str, str], ...]
+    numbered: bool = False
 
 
 def both_orders(duel: Duel, config: EndpointConfig) -> tuple[Question, Question] | None:
@@ -89,24 +88,17 @@ def read_verdict(duel: Duel, config: EndpointConfig, answers: AnswerCache, failu
     if first is None or second is None:
         return Verdict(None, failures[forward if first is None else backward])
     if first.letter == second.letter:
-        return Verdict(0.5, f"{first.letter} in both orders", flipped=True)
-    return Verdict(1.0 if first.letter == "A" else 0.0)
-
-
-def read_letter(text: str) -> Letter | None:
-    """A or B if that is the answer, in whatever wrapping ("**B**", "Answer: A", "[[A]]", after a closed thought).
-
-    Prose is no answer, even where it names one of the two: which one it prefers would be our guess.
-    """
-    match = _LETTER.fullmatch(_THOUGHT.sub("", text))
-    return None if match is None else ("A" if match[1] == "A" else "B")
+        seat = 1.0 if first.letter == "A" else 0.0
+        return Verdict(0.5, f"{first.letter} in both orders", flipped=True, first_seat=seat)
+    return Verdict(1.0 if first.letter == "A" else 0.0, first_seat=0.5)
 
 
 def _question(config: EndpointConfig, rubric: str, duel: Duel, a: str, b: str) -> Question:
-    content = USER_PROMPT.format(rubric=rubric, prompt=duel.prompt, a=a, b=b)
+    prompt = plain_text(duel.prompt)
+    content = storable(USER_PROMPT.format(rubric=rubric, prompt=prompt, a=a, b=b))
     messages = ({"role": "system", "content": SYSTEM_PROMPT}, {"role": "user", "content": content})
     how = [config.max_tokens, config.token_limit_name, config.temperature, dict(config.extra_body)]
     wording = [SYSTEM_PROMPT, USER_PROMPT, REMINDER]
-    parts = [duel.preference, rubric, duel.prompt, a, b]
+    parts = [duel.preference, rubric, prompt, a, b]
     text = json.dumps([config.base_url, config.model, how, wording, parts], sort_keys=True)
-    return Question(hashlib.sha256(text.encode()).hexdigest(), messages)
+    return Question(hashlib.sha256(text.encode()).hexdigest(), messages, names_numbers(rubric))

@@ -29,6 +29,18 @@ def judge_names() -> list[str]:
     return sorted({*JUDGES.names(), *REWARDS.names()})
 
 
+def how_to_set_a_judge() -> str:
+    """Which judges there are and what each needs, as the advice of an error."""
+    others = [name for name in judge_names() if name not in ("openai-compatible", "reward-model", "world")]
+    added = f" Added by packages or this program: {', '.join(others)}." if others else ""
+    return (
+        "Set policy.judging.judge to openai-compatible (a language model behind an endpoint; it needs "
+        "policy.judging.settings.base_url and policy.judging.settings.model) or to reward-model (it needs "
+        "policy.judging.settings.models.PREFERENCE=FOLDER for each preference); world judges the bundled world only."
+        f"{added}"
+    )
+
+
 def check_judge(name: str) -> str:
     """The name itself; checked without importing the judge.
 

@@ -1,0 +1,76 @@
+"""Before a comparison trains anything: how many calls its judge will make, and whether the judge answers at all."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from fedvpa.algorithms.registry import METHODS, make
+from fedvpa.core.errors import DataError
+from fedvpa.core.progress import say
+from fedvpa.data.load import load
+from fedvpa.data.schema import PairTable
+from fedvpa.data.text import plain_text
+from fedvpa.evaluation.judges.base import Duel
+from fedvpa.evaluation.judges.cost import CHARACTERS_PER_TOKEN
+from fedvpa.evaluation.judges.make import make_judge
+from fedvpa.evaluation.judges.planning import check_plan, plan, probe
+from fedvpa.experiments.cells import Cell
+from fedvpa.experiments.duels import PATH_STEPS
+from fedvpa.experiments.methods import OURS
+from fedvpa.runs.config import RunConfig
+
+VERDICTS = "verdicts.jsonl"
+"""The file of a comparison that keeps what a paid judge said."""
+
+
+def check_judging(config: RunConfig, cells: Sequence[Cell], out: Path) -> None:
+    """Say what judging will take, and let the judge decide a made-up duel; nothing is trained yet.
+
+    The judge is not tried where all cells are finished.
+
+    Args:
+        config: What all cells share.
+        cells: Of the policy stage, finished or not: the limit of calls is that of the whole folder.
+        out: The comparison's folder.
+
+    Raises:
+        ConfigError: If no judge is set, it cannot judge such data, or the plan needs more calls than are allowed.
+        DataError: If the data say no groups, or cannot be loaded.
+        JudgeError: If the judge gives no verdict.
+    """
+    rules, name = config.policy.judging, config.judge_name
+    judge = make_judge(name, rules.settings, out / VERDICTS, rules.max_calls)
+    table = load(config.resolved_data())
+    preferences = table.groups()
+    if not preferences:
+        raise DataError(
+            "The pairs have no groups, so that there is no preference to judge policies by.",
+            fix="Give a column of groups (--map group=COLUMN), or compare with --stage selector.",
+        )
+    duels = sum(most_duels(cell, table) for cell in cells)
+    estimate = plan(judge, duels, _example(config, table, preferences[0]))
+    if estimate is not None:
+        say(f"judge {judge.name}: {len(cells)} runs, at most {duels:,} duels in both orders; {estimate}")
+        check_plan(estimate, rules.max_calls)
+    if not all(cell.is_done for cell in cells):
+        probe(judge, preferences, table.pairs[0].prompt)
+
+
+def most_duels(cell: Cell, table: PairTable) -> int:
+    """How many duels a cell has at most: every preference, by seen and by unseen users, and the path between two."""
+    prompts = cell.config.policy.judging.prompts
+    if cell.config.data.source != "world":
+        prompts = min(prompts, len({pair.prompt for pair in table.pairs}))
+    personal = cell.method in METHODS and make(cell.method, cell.config.method_config).personal
+    kinds = 2 if personal and cell.config.partition.unseen else 1
+    preferences = len(table.groups())
+    path = 2 * PATH_STEPS if cell.method == OURS and preferences > 1 else 0
+    return prompts * (kinds * preferences + path)
+
+
+def _example(config: RunConfig, table: PairTable, preference: str) -> Duel:
+    """A duel about a prompt of average length, with answers as long as they may be."""
+    lengths = [len(plain_text(pair.prompt)) for pair in table.pairs]
+    answer = "x" * (CHARACTERS_PER_TOKEN * config.policy.candidates.max_new_tokens)
+    return Duel("x" * (sum(lengths) // len(lengths)), answer, f"{answer}.", preference)
