@@ -111,7 +111,9 @@ def judged_only(steps, scores):
         step: [
             replace(
                 o,
-                score=scores[o.preference][k] if np.isscalar(scores[o.preference][k]) else scores[o.preference][k][n % 31],
+                score=scores[o.preference][k]
+                if np.isscalar(scores[o.preference][k])
+                else scores[o.preference][k][n % 31],
                 utility=None,
                 base_utility=None,
                 parsed=None,

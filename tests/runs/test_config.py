@@ -71,3 +71,33 @@ def test_a_run_knows_where_its_files_are(tmp_path: Path, monkeypatch: pytest.Mon
 @pytest.mark.unit
 def test_off_without_quotes_is_the_word() -> None:
     assert read_config(None, ("variational.refinement=off",)).variational.refinement == "off"
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize("word", ["on", "null", "4.1", "1e3", "2024-05-01", "007", "no"])
+def test_the_name_of_a_column_and_of_a_model_is_text(word: str) -> None:
+    overrides = ["data.source=table", f"data.map.user_id={word}", "policy.judging.judge=openai-compatible"]
+    config = read_config(
+        None, [*overrides, f"policy.judging.settings.model={word}", "policy.judging.settings.api_key_env="]
+    )
+    assert config.data.map.user_id == word
+    assert config.policy.judging.settings == {"model": word, "api_key_env": ""}
+    assert with_overrides(config, [f"data.map.group={word}"]).data.map.group == word
+
+
+@pytest.mark.unit
+def test_a_file_and_the_run_it_becomes_say_the_same(tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text("data: {source: table, map: {user_id: on, group: 4.10}}\npolicy: {model: 007}\n")
+    config = read_config(path)
+    assert (config.data.map.user_id, config.data.map.group, config.policy.model) == ("on", "4.10", "007")
+    path.write_text(dump(config))
+    assert read_config(path) == config
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize("key", ["data.path", "data.map.group", "policy.judging.settings.model", "features.cache_dir"])
+@pytest.mark.parametrize(("text", "message"), [("caf\udce9", "half a surrogate pair"), ("a\0b", "a NUL")])
+def test_a_value_that_no_file_can_hold_is_an_error(key: str, text: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=rf"configuration key '{key}': .* holds {message}"):
+        read_config(None, ["data.source=table", "policy.judging.judge=openai-compatible", f"{key}={text}"])

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field
 
 from fedvpa.core.config import Config
 from fedvpa.core.numbers import LearningRate, LogVariance, Margin, Scale, Size, Temperature, Weight
@@ -86,12 +86,6 @@ class VariationalConfig(Config):
     gain: Margin = 4.5
     learn_prior: bool = True
     warmup: float = Field(default=0.02, ge=0, lt=1)
-
-    @field_validator("refinement", mode="before")
-    @classmethod
-    def _off_is_a_word(cls, value: Any) -> Any:
-        """YAML reads a bare ``off`` as false."""
-        return "off" if value is False else value
 
 
 class ServerConfig(Config):

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import ErrorDetails
 
 from fedvpa.core.errors import ConfigError, InputError, nearest
+from fedvpa.core.unicode import FIX, unusable
 
 UNSET = "–"
 """How tables and messages write a value that is None or empty."""
@@ -30,6 +32,7 @@ class Config(BaseModel):
         Raises:
             ConfigError: For the first unknown key or unusable value, with its dotted path.
         """
+        _check_texts(values, under)
         try:
             return cls.model_validate(values)
         except ValidationError as error:
@@ -43,6 +46,18 @@ class Config(BaseModel):
                 place = cause.where or (where if path else "configuration")
                 raise ConfigError(cause.problem, fix=cause.fix, where=place) from None
             raise ConfigError(f"{first['msg']} (given: {first['input']!r}).", fix=_share(first), where=where) from None
+
+
+def _check_texts(value: Any, path: tuple[str, ...]) -> None:
+    """Raise ConfigError for a text that no file or path can hold; see :mod:`fedvpa.core.unicode`."""
+    if isinstance(value, Mapping):
+        for name, item in value.items():
+            _check_texts(item, (*path, str(name)))
+    elif isinstance(value, list | tuple):
+        for item in value:
+            _check_texts(item, path)
+    elif isinstance(value, str | Path) and (problem := unusable(str(value))):
+        raise ConfigError(f"{str(value)!r} holds {problem}.", fix=FIX, where=f"configuration key {'.'.join(path)!r}")
 
 
 def _share(error: ErrorDetails) -> str:

@@ -30,3 +30,14 @@ def is_storable(text: str) -> bool:
 def storable(text: str) -> str:
     """The text with every half surrogate pair replaced by U+FFFD. Two halves that belong together become one letter."""
     return text if is_storable(text) else text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+
+
+FIX = "Give it without, or rename the file."
+"""What to do about a configuration value, or a path, that is :func:`unusable`."""
+
+
+def unusable(text: str) -> str:
+    """What a configuration value or a path holds that none may; empty if nothing."""
+    if not is_storable(text):
+        return "half a surrogate pair (or a byte that is not UTF-8), which no file can hold"
+    return "a NUL, which no path can hold" if "\0" in text else ""

@@ -17,7 +17,6 @@ from fedvpa.evaluation.outcomes import Outcome
 from fedvpa.evaluation.summaries import JsonResult, by_condition
 from fedvpa.evaluation.units import PromptSample
 
-
 Measure = Literal["utility", "win_rate"]
 """What a curve shows."""
 

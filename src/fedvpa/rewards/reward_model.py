@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from jinja2.exceptions import TemplateError
-from pydantic import Field
 
-from fedvpa.core.config import Config
 from fedvpa.core.errors import ConfigError, nearest
 from fedvpa.core.progress import track
 from fedvpa.core.short_repr import short_repr
@@ -24,22 +22,7 @@ from fedvpa.models.load import load_classifier
 from fedvpa.models.locate import locate
 from fedvpa.models.rendering import chat_messages
 from fedvpa.rewards.base import SETTINGS, Score, as_score
-
-
-class RewardModelConfig(Config):
-    """Which model scores which preference.
-
-    Attributes:
-        models: Preference → local folder or hub id of a model with a head of a single output.
-        tokens_per_batch: Upper bound of rows × longest row; 4,096 chosen by us: eight full responses of 512 tokens.
-        dtype: Precision of the forward pass; ``auto`` is bfloat16 on a GPU and float32 elsewhere.
-        device: ``auto`` (a GPU if there is one), or any torch device.
-    """
-
-    models: Mapping[str, str] = Field(min_length=1)
-    tokens_per_batch: int = Field(default=4096, ge=1)
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    device: str = "auto"
+from fedvpa.rewards.reward_model_config import RewardModelConfig
 
 
 @dataclass(frozen=True, slots=True, repr=False)

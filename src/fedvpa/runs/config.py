@@ -14,10 +14,12 @@ from fedvpa.algorithms.config import BiscuitConfig, LocalConfig, MethodConfig, S
 from fedvpa.algorithms.registry import METHODS
 from fedvpa.core.config import Config
 from fedvpa.core.errors import ConfigError
+from fedvpa.core.written import Given, NotYaml, Scalar, read_yaml, settled
 from fedvpa.data.config import DataConfig
 from fedvpa.data.partition_config import PartitionConfig
+from fedvpa.data.sources.registry import SOURCES
 from fedvpa.engines.config import EngineConfig
-from fedvpa.evaluation.judges.registry import check_judge, how_to_set_a_judge
+from fedvpa.evaluation.judges.registry import check_judge, how_to_set_a_judge, settings_section
 from fedvpa.features.config import FeatureConfig
 from fedvpa.models.folder import check_folder, local_folder
 from fedvpa.policy.config import PolicyConfig
@@ -173,7 +175,9 @@ class RunConfig(Config):
 
 
 def read_config(path: str | PathLike[str] | None = None, overrides: Sequence[str] = ()) -> RunConfig:
-    """Read a YAML file, then apply ``key.path=value`` overrides; values are YAML.
+    """Read a YAML file, then apply ``key.path=value`` overrides.
+
+    A key whose type is text takes its value as it is written; others are YAML. See :mod:`fedvpa.core.written`.
 
     Args:
         path: The file; None for defaults.
@@ -185,50 +189,62 @@ def read_config(path: str | PathLike[str] | None = None, overrides: Sequence[str
     values: dict[str, Any] = {}
     if path is not None:
         try:
-            loaded = yaml.safe_load(Path(path).expanduser().read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError) as error:
-            reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-            raise ConfigError(f"cannot be read: {reason}.", fix="Check --config.", where=str(path)) from error
-        except yaml.YAMLError as error:
+            loaded = read_yaml(Path(path).expanduser().read_text(encoding="utf-8"))
+        except UnicodeDecodeError as error:
+            raise ConfigError(
+                "cannot be read: it is not UTF-8 text.", fix="Check --config.", where=str(path)
+            ) from error
+        except OSError as error:
+            raise ConfigError(f"cannot be read: {error.strerror}.", fix="Check --config.", where=str(path)) from error
+        except ValueError as error:
             raise ConfigError(f"is not YAML: {error}.", fix="Correct the file.", where=str(path)) from error
-        if loaded is not None and not isinstance(loaded, dict):
+        if not _is_null(loaded) and not isinstance(loaded, dict):
             raise ConfigError("holds no mapping of keys to values.", fix="See configs/.", where=str(path))
-        values = loaded or {}
-    for override in overrides:
-        _override(values, override)
-    return RunConfig.parse(values)
+        values = loaded if isinstance(loaded, dict) else {}
+    return _parsed(values, overrides)
 
 
 def with_overrides(config: RunConfig, overrides: Sequence[str]) -> RunConfig:
     """``config`` with ``key.path=value`` overrides applied. Raises as :func:`read_config`."""
-    values = config.model_dump()
+    return _parsed(config.model_dump(), overrides)
+
+
+def _parsed(values: dict[str, Any], overrides: Sequence[str]) -> RunConfig:
     for override in overrides:
         _override(values, override)
-    return RunConfig.parse(values)
+    try:
+        return RunConfig.parse(settled(values, RunConfig, _section_of))
+    except NotYaml as error:
+        raise ConfigError(
+            f"The value of the override {error.key}={error.text} is not YAML: {error}.",
+            fix="Quote it, or close its brackets.",
+        ) from error
+
+
+def _section_of(path: tuple[str, ...], beside: Mapping[str, Any]) -> type[Config] | None:
+    """What declares the keys of ``settings``: the source or the judge that is chosen beside them."""
+    if path == ("data", "settings"):
+        source = beside.get("source", DataConfig().source)
+        return SOURCES.get(source).keys if source in SOURCES else None
+    return settings_section(str(beside.get("judge"))) if path == ("policy", "judging", "settings") else None
+
+
+def _is_null(value: Any) -> bool:
+    return value is None or (isinstance(value, Scalar) and value.value is None)
 
 
 def _override(values: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
     if not equals or not key:
         raise ConfigError(f"The override {override!r} is not key.path=value.", fix="Add '=' and a value.")
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(
-            f"The value of the override {override!r} is not YAML.", fix="Quote it, or close its brackets."
-        ) from error
-    _assign(values, key.split("."), value, override)
-
-
-def _assign(values: dict[str, Any], path: Sequence[str], value: Any, override: str) -> None:
-    *sections, last = path
+    *sections, last = key.split(".")
     for section in sections:
-        if values.get(section) is None:
+        if _is_null(values.get(section)):
             values[section] = {}
         values = values[section]
         if not isinstance(values, dict):
             raise ConfigError(f"The override {override!r} goes below {section!r}, which is no section.")
-    values[last] = value
+    values[last] = Given(text)
 
 
 def column_overrides(maps: Sequence[str]) -> list[str]:

@@ -6,10 +6,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from fedvpa.core.config import Config
 from fedvpa.core.errors import ConfigError, nearest
 from fedvpa.core.registry import Registry
 from fedvpa.evaluation.judges.base import Judge
+from fedvpa.evaluation.judges.endpoint_config import EndpointConfig
 from fedvpa.rewards.registry import REWARDS
+from fedvpa.rewards.reward_model_config import RewardModelConfig
 
 MakeJudge = Callable[[Mapping[str, Any], Path | None], Judge]
 """Makes a judge from its settings and the file, if any, that may keep what it said; raises ConfigError for a setting
@@ -55,3 +58,9 @@ def check_judge(name: str) -> str:
             f"{JUDGES.group!r} or {REWARDS.group!r}.",
         )
     return name
+
+
+def settings_section(name: str) -> type[Config] | None:
+    """The section that declares a judge's settings, so that texts are read as texts; None of judges that others add."""
+    sections: dict[str, type[Config]] = {"openai-compatible": EndpointConfig, "reward-model": RewardModelConfig}
+    return sections.get(name)

@@ -120,7 +120,12 @@ def history_figures(folder: Path) -> Figures:
     names = sorted(set.intersection(*(set(line["losses"]) for line in lines)))
     losses = {name: [line["losses"][name] for line in lines] for name in names}
     rounds, seconds = [line["round"] for line in lines], [line["seconds"] for line in lines]
-    return {"training": (partial(training_figure, rounds, losses, seconds), "Mean losses of the cohort's last local step, and the time of the rounds.")}
+    return {
+        "training": (
+            partial(training_figure, rounds, losses, seconds),
+            "Mean losses of the cohort's last local step, and the time of the rounds.",
+        )
+    }
 
 
 def _latents(compared: Mapping[str, Any]) -> dict[str, LatentReport]:
