@@ -39,7 +39,12 @@ def test_objectives_deal_into_clients_of_one_objective_with_a_fifth_for_test():
     assert Counter(client.group for client in dealt.clients) == {"helpful": 25, "harmless": 25}
     sizes = np.array([(len(client.train), len(client.test)) for client in dealt.clients])
     assert sizes.sum() == len(table)
-    assert sizes[:, 1].sum() / sizes.sum() == pytest.approx(0.2, abs=0.01)
+    assert sizes[:, 1].sum() / sizes.sum() == pytest.approx(0.2, abs=0.03)
+    trained, tested = (
+        {table.pairs[row].prompt for client in dealt.clients for row in getattr(client, part)}
+        for part in ("train", "test")
+    )
+    assert not trained & tested
 
 
 def test_harmless_base_loads_in_its_original_layout():

@@ -6,13 +6,15 @@ The bundled world has public pools. Of other data the prompts of the training pa
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from fedvpa.alignment.stage1 import Stage1
 from fedvpa.core.errors import DataError
+from fedvpa.core.progress import say
 from fedvpa.core.seeds import Label, entropy, numpy_generator
 from fedvpa.data.schema import Text
+from fedvpa.data.splits import prompt_name
 from fedvpa.world.config import Pool
 from fedvpa.world.prompts import prompts
 
@@ -21,7 +23,10 @@ VALIDATION_TENTHS = 1
 
 
 def public_prompts(stage: Stage1) -> tuple[list[Text], list[Text]]:
-    """Prompts to align on, and prompts to stop by; users' test prompts are in neither.
+    """Prompts to align on, and prompts to stop by; none that policies are judged on is in either.
+
+    Of public prompts those are left out that a user's held-out pairs have, and those whose hash holds them out, so that
+    a run without its users' text still knows which prompts it must not train on.
 
     Raises:
         DataError: If the prompt file cannot be read, or there are too few prompts.
@@ -31,28 +36,68 @@ def public_prompts(stage: Stage1) -> tuple[list[Text], list[Text]]:
         return world_prompts("train", limits.prompts, seed), world_prompts(
             "validation", limits.validation_prompts, seed
         )
-    texts = read_prompts(limits.prompt_file) if limits.prompt_file else stage.pairs.training_prompts()
+    texts = _kept_public(stage, read_prompts(limits.prompt_file)) if limits.prompt_file else None
+    texts = stage.pairs.training_prompts() if texts is None else texts
     held = [text for text in texts if entropy(0, "validation-prompt", repr(text)) % 10 < VALIDATION_TENTHS]
     aside = set(held)
     kept = [text for text in texts if text not in aside]
     if not kept or not held:
-        raise DataError(f"{len(texts)} prompts are too few to align on and to stop by.", fix="Give more prompts.")
+        raise DataError(
+            f"{len(texts)} prompts are too few to align on and to stop by.",
+            fix="Give more prompts: policy.candidates.prompt_file=FILE.",
+        )
+    check_unseen([*kept, *held], stage.pairs.held_out_prompts)
     return draw(kept, limits.prompts, seed, "train"), draw(held, limits.validation_prompts, seed, "validation")
 
 
 def evaluation_prompts(stage: Stage1, count: int) -> list[Text]:
-    """Prompts that no training has seen: of the world's test pool, or of users' test pairs.
+    """Prompts that no training of a policy has seen: of the world's test pool, or of users' held-out pairs.
+
+    Where the run knows no users' text, the public prompts that alignment leaves out are taken.
 
     Raises:
         DataError: If there is none.
     """
     if stage.world:
         return world_prompts("test", count, stage.seed)
-    used = set(stage.pairs.training_prompts())
-    texts = [text for text in stage.pairs.test_prompts() if text not in used]
+    texts, public = stage.pairs.test_prompts(), stage.policy.candidates.prompt_file
+    if not len(stage.pairs.table) and public:
+        texts = [text for text in read_prompts(public) if _holds_out(stage, text)]
     if not texts:
-        raise DataError("No test prompt is left that training has not seen.", fix="Split by prompt, or give more data.")
+        raise DataError(
+            "No prompt is left that no policy trains on.",
+            fix="Give more prompts, or public ones: policy.candidates.prompt_file=FILE.",
+        )
     return draw(texts, count, stage.seed, "test")
+
+
+def check_unseen(training: Sequence[Text], held_out: Collection[str]) -> None:
+    """Every alignment asks this: no prompt that policies are judged on is trained on.
+
+    Args:
+        training: The prompts to train on.
+        held_out: The names of those to judge on; see :func:`fedvpa.data.splits.prompt_name`.
+
+    Raises:
+        DataError: Naming the first one.
+    """
+    both = next((text for text in training if prompt_name(text) in held_out), None)
+    if both is not None:
+        raise DataError(f"The prompt {str(both)[:60]!r} would train and judge.", fix="Report this: it is a bug.")
+
+
+def _kept_public(stage: Stage1, texts: Sequence[Text]) -> list[Text]:
+    """The public prompts that may train."""
+    held = stage.pairs.held_out_prompts
+    kept = [text for text in texts if prompt_name(text) not in held and not _holds_out(stage, text)]
+    if len(kept) < len(texts):
+        say(f"{len(texts) - len(kept)} of {len(texts)} public prompts are held out for judging")
+    return kept
+
+
+def _holds_out(stage: Stage1, text: Text) -> bool:
+    rule = stage.pairs.partition.rule
+    return rule is not None and rule.holds_out(text)
 
 
 def world_prompts(pool: Pool, count: int, seed: int) -> list[Text]:

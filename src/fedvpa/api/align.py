@@ -162,7 +162,7 @@ def _by_clients(folder: RunFolder, config: RunConfig, command: str, stopped: Sto
 
     pairs = open_pairs(folder, config)
     inputs = _inputs(config, FEDDPO, pairs, {"selector": "", "users": ""}, stopped)
-    job = FedDPOJob(config.policy, config.features, pairs.of_seen("train"), config.seed)
+    job = FedDPOJob(config.policy, config.features, pairs.policy_training(), config.seed)
     policies = {job.name: _train(folder, job, inputs, command, resume=stopped is not None, first=True)}
     if job.is_main:
         write_json(folder.policy / PREFERENCES, {})

@@ -16,6 +16,7 @@ from fedvpa.runs.config import RunConfig
 from fedvpa.runs.folder import RunFolder
 
 if TYPE_CHECKING:
+    from fedvpa.data.splits import HeldOut
     from fedvpa.evaluation.accuracy_tables import AccuracyComparison
     from fedvpa.evaluation.latents import LatentReport
     from fedvpa.runs.fit import SelectorJob
@@ -35,6 +36,7 @@ class TrainResult:
         conflicting: Accuracy on the test pairs that the bundled world's groups order in different ways.
         latents: Diagnostics of the clients' posteriors; None where the method has no latent.
         rejected_updates: How many updates were rejected in all rounds; ``history.jsonl`` says whose.
+        held_out: What tested, and how much of it there was.
     """
 
     run: Path
@@ -44,6 +46,7 @@ class TrainResult:
     comparison: AccuracyComparison
     conflicting: tuple[ConflictRow, ...]
     latents: LatentReport | None
+    held_out: HeldOut
     rejected_updates: int = 0
 
     __repr__ = short_repr
@@ -69,6 +72,7 @@ class TrainResult:
             "conflicting": [row.to_dict() for row in self.conflicting],
             "latents": None if self.latents is None else self.latents.to_dict(),
             "rejected_updates": self.rejected_updates,
+            "held_out": self.held_out.to_dict(),
         }
 
 
@@ -139,6 +143,12 @@ def resume(run: str | PathLike[str]) -> TrainResult:
     from fedvpa.runs.prepare import prepare
 
     state, meta = load_checkpoint(folder.checkpoint)
+    if "unit" not in meta["config"]["partition"]:
+        raise RunError(
+            "was begun by fedvpa 0.1.0, which held out pairs client by client; its splits are not those of this release.",
+            fix="Go on with fedvpa 0.1.0, or start again with --overwrite.",
+            where=str(folder),
+        )
     folder.check_config(config, meta["config"])
     config.check_engine()
     saved = Compute.of(meta.get("compute"))
@@ -201,6 +211,7 @@ def _finish(run: RunFolder, job: SelectorJob, seconds: float) -> TrainResult:
         conflicting=conflict_rows(conflict_scores(config, prepared, trained)),
         latents=latents(trained),
         rejected_updates=rejections.rejected,
+        held_out=prepared.held_out,
     )
     write_json(run.path / "metrics.json", result.to_dict())
     return result

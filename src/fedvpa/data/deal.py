@@ -12,7 +12,7 @@ from fedvpa.core.errors import ConfigError, DataError, nearest
 from fedvpa.core.seeds import Label, entropy, numpy_generator
 from fedvpa.data.partition_config import PartitionConfig
 from fedvpa.data.schema import PairTable
-from fedvpa.data.splits import Ints
+from fedvpa.data.splits import TEST, TRAIN, Ints
 
 NOBODY = -1
 _SINKHORN_STEPS = 200
@@ -49,17 +49,18 @@ def apportion(total: int, shares: Sequence[float]) -> list[int]:
     return [int(count) for count in counts]
 
 
-def deal_groups(table: PairTable, config: PartitionConfig, seed: int) -> Deal:
+def deal_groups(table: PairTable, config: PartitionConfig, seed: int, held: Ints) -> Deal:
     """Deal the pairs of each group to the clients of that group.
 
     Without ``shares`` every pair is dealt. With them, the clients of all groups are given pairs at one rate, and the
     pairs that a group has left over go to nobody: were they dealt, few clients with many pairs each would undo the
-    imbalance that the shares ask for. Pairs whose split the data prescribe are dealt split by split.
+    imbalance that the shares ask for.
 
     Args:
         table: The pairs; all need a group.
         config: ``clients``, ``unseen``, ``shares``, ``sizes`` and ``sigma`` are read.
         seed: Names the draw.
+        held: The part of each pair; pairs are dealt part by part.
 
     Returns:
         Clients named ``<group>-<number>`` and ``<group>-unseen-<number>``, group by group.
@@ -85,7 +86,7 @@ def deal_groups(table: PairTable, config: PartitionConfig, seed: int) -> Deal:
             client_group += [names.index(name)] * count
     group_of, weights = np.array(client_group), _size_weights(ids, config, seed)
     owner = np.full(len(table), NOBODY, dtype=np.int64)
-    for stratum in _strata(table, seed):
+    for stratum in _strata(table, seed, held):
         held = {code: stratum[codes[stratum] == code] for code in set(client_group)}
         units = {code: len(rows) / weights[group_of == code].sum() for code, rows in held.items()}
         if config.shares:
@@ -96,7 +97,7 @@ def deal_groups(table: PairTable, config: PartitionConfig, seed: int) -> Deal:
     return Deal(tuple(ids), sum(seen), owner)
 
 
-def deal_dirichlet(table: PairTable, config: PartitionConfig, seed: int) -> Deal:
+def deal_dirichlet(table: PairTable, config: PartitionConfig, seed: int, held: Ints) -> Deal:
     """Deal pairs to clients that are mixtures of groups.
 
     Every client draws its mixture from Dirichlet(alpha). All pairs are dealt: the table (clients x groups) of mixture
@@ -107,6 +108,7 @@ def deal_dirichlet(table: PairTable, config: PartitionConfig, seed: int) -> Deal
         table: The pairs; all need a group.
         config: ``clients``, ``unseen``, ``alpha``, ``sizes`` and ``sigma`` are read.
         seed: Names the draw.
+        held: The part of each pair; pairs are dealt part by part.
 
     Returns:
         Clients named ``client-<number>`` and ``unseen-<number>``.
@@ -121,7 +123,7 @@ def deal_dirichlet(table: PairTable, config: PartitionConfig, seed: int) -> Deal
     mixtures = np.stack([numpy_generator(seed, "mixture", name).dirichlet(alpha) for name in ids])
     sizes = _size_weights(ids, config, seed)
     owner = np.full(len(table), NOBODY, dtype=np.int64)
-    for stratum in _strata(table, seed):
+    for stratum in _strata(table, seed, held):
         held = [stratum[codes[stratum] == code] for code in range(len(names))]
         quotas = _fit(mixtures, sizes, np.array([len(rows) for rows in held], dtype=float))
         for rows, quota in zip(held, quotas.T, strict=True):
@@ -129,13 +131,14 @@ def deal_dirichlet(table: PairTable, config: PartitionConfig, seed: int) -> Deal
     return Deal(tuple(ids), seen, owner)
 
 
-def deal_users(table: PairTable, config: PartitionConfig, seed: int) -> Deal:
+def deal_users(table: PairTable, config: PartitionConfig, seed: int, held: Ints) -> Deal:
     """Every user is a client.
 
     Args:
         table: The pairs; all need a user.
         config: ``clients``, ``unseen``, ``drop_small``, ``min_train`` and ``min_test`` are read.
         seed: Names the draw of the unseen users, and of the seen ones where there are more than needed.
+        held: The part of each pair; of a user that may be too small, the training and the test pairs count.
 
     Returns:
         Clients named after their users, sorted within the seen and within the unseen ones.
@@ -145,8 +148,8 @@ def deal_users(table: PairTable, config: PartitionConfig, seed: int) -> Deal:
     """
     names, codes = factorise([pair.user_id for pair in table.pairs])
     _check_users(codes)
-    counts = np.bincount(codes, minlength=len(names))
-    enough = counts >= (config.min_train + config.min_test if config.drop_small else 1)
+    train, test = (np.bincount(codes[held == part], minlength=len(names)) for part in (TRAIN, TEST))
+    enough = (train >= config.min_train) & (test >= config.min_test) | (not config.drop_small)
     users = np.flatnonzero(enough)
     users = users[np.argsort(hashed(seed, "user", [names[user] for user in users]), kind="stable")]
     if config.unseen + (config.clients or 1) > len(users):
@@ -193,8 +196,8 @@ def _groups(table: PairTable, config: PartitionConfig) -> tuple[list[str], Ints]
     return names, codes
 
 
-def _strata(table: PairTable, seed: int) -> list[Ints]:
-    """Rows in the order of the deal, apart for each prescribed split."""
+def _strata(table: PairTable, seed: int, held: Ints) -> list[Ints]:
+    """Rows in the order of the deal, apart for each part."""
     ids = [pair.pair_id for pair in table.pairs]
     if len(set(ids)) < len(ids):
         raise DataError(
@@ -202,8 +205,7 @@ def _strata(table: PairTable, seed: int) -> list[Ints]:
             fix="Give every pair its own pair_id.",
         )
     order = np.argsort(hashed(seed, "deal", ids), kind="stable")
-    _, splits = factorise([pair.split for pair in table.pairs])
-    return [order[splits[order] == split] for split in np.unique(splits)]
+    return [order[held[order] == part] for part in np.unique(held)]
 
 
 def _size_weights(ids: Sequence[str], config: PartitionConfig, seed: int) -> NDArray[np.float64]:

@@ -3,11 +3,13 @@
 A partition is a function of (table, configuration, seed). Every pair goes to at most one client and one part. What
 stays the same when something changes:
 
-- ``natural``: a client is a user, and the split of its pairs depends on the seed, its own id and its own pairs alone.
-  Another user's arrival or departure changes no other split. Which users are held out as unseen follows from their
-  hashed ids: an arrival displaces at most one of them per group.
+- What tests and validates is held out first, over all clients; see :mod:`fedvpa.data.splits`. It depends on the seed
+  and on the text of a prompt (or pair) alone, whoever holds it and whatever else is in the table.
+- ``natural``: a client is a user. Another user's arrival or departure changes nobody's split. Which users are held out
+  as unseen follows from their hashed ids: an arrival displaces at most one of them per group.
 - ``group`` and ``dirichlet``: pairs are shuffled by their hashed ids, so the order of the table does not matter; a
-  different number of clients deals all pairs anew. Pairs named after their row number are dealt by that number.
+  different number of clients deals all pairs anew. Pairs named after their row number are dealt by that number. Test
+  pairs are dealt apart from training pairs, so that all clients have their share of both.
 - ``pairs_per_client`` cuts after deal and split: raising it adds train pairs and moves none. (Only where the cut falls
   among pairs of one prompt does the order of the table decide.)
 """
@@ -21,22 +23,33 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from fedvpa.core.errors import DataError, nearest
+from fedvpa.core.errors import DataError
 from fedvpa.core.seeds import entropy
 from fedvpa.data.deal import NOBODY, Deal, deal_dirichlet, deal_groups, deal_users, factorise
 from fedvpa.data.partition_config import Kind, PartitionConfig
 from fedvpa.data.schema import Pair, PairTable, Text
-from fedvpa.data.shards import SPLITS
-from fedvpa.data.splits import TEST, TRAIN, UNDECIDED, UNUSED, VALIDATION, Ints, SplitRule, draw_splits
+from fedvpa.data.splits import (
+    TEST,
+    TRAIN,
+    UNUSED,
+    VALIDATION,
+    HeldOut,
+    Ints,
+    SplitRule,
+    cap_training,
+    check_held_out,
+    hold_out,
+    make_rule,
+    prompt_name,
+)
 
 __all__ = ["ClientRows", "Partition", "PartitionConfig", "partition"]
 
-_DEALERS: dict[Kind, Callable[[PairTable, PartitionConfig, int], Deal]] = {
+_DEALERS: dict[Kind, Callable[[PairTable, PartitionConfig, int, Ints], Deal]] = {
     "group": deal_groups,
     "dirichlet": deal_dirichlet,
     "natural": deal_users,
 }
-_CODES: dict[str | None, int] = {None: UNDECIDED, "train": TRAIN, "validation": VALIDATION, "test": TEST}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -62,9 +75,15 @@ class ClientRows:
 
 @dataclass(frozen=True)
 class Partition:
-    """All clients, seen ones first."""
+    """All clients, seen ones first.
+
+    Attributes:
+        clients: Who holds what.
+        rule: What is held out; None of clients that were not made by :func:`partition`.
+    """
 
     clients: tuple[ClientRows, ...]
+    rule: SplitRule | None = None
 
     def __len__(self) -> int:
         return len(self.clients)
@@ -84,16 +103,40 @@ class Partition:
         """Client id → client."""
         return {client.client_id: client for client in self.clients}
 
+    def held_out(self, table: PairTable, *, check: bool = True) -> HeldOut:
+        """What is held out of clients that :func:`partition` made.
+
+        Args:
+            table: Their pairs.
+            check: Whether it is an error if nothing is left to train or to test on.
+
+        Raises:
+            DataError: If so.
+        """
+        assert self.rule is not None
+        pairs, parts = self._parts(table)
+        found = HeldOut.of(pairs, parts, self.rule)
+        if check:
+            found.check(parts)
+        return found
+
+    def _parts(self, table: PairTable) -> tuple[list[Pair], Ints]:
+        """The pairs that clients hold, and the part of each."""
+        held = [
+            (rows, code)
+            for client in self.clients
+            for rows, code in ((client.train, TRAIN), (client.validation, VALIDATION), (client.test, TEST))
+        ]
+        pairs = [table.pairs[int(row)] for rows, _ in held for row in rows]
+        return pairs, np.repeat([code for _, code in held], [len(rows) for rows, _ in held])
+
 
 def partition(table: PairTable, config: PartitionConfig, seed: int) -> Partition:
-    """Deal the pairs to clients and split each client's pairs.
-
-    Pairs of one client that share their prompt stay in one part, unless the data prescribe otherwise. Where a pair
-    says its split, that is kept; the others are drawn.
+    """Hold out what tests, over all clients, then deal the pairs to clients.
 
     Args:
         table: The pairs.
-        config: The kind of partition, its sizes and fractions.
+        config: The kind of partition, its sizes, the unit that is held out and its fractions.
         seed: Names all draws.
 
     Returns:
@@ -101,36 +144,36 @@ def partition(table: PairTable, config: PartitionConfig, seed: int) -> Partition
 
     Raises:
         ConfigError: If a share names an unknown group, or a group gets no client.
-        DataError: If the pairs lack the groups or users that the partition needs, or are too few for its clients.
+        DataError: If the pairs lack the groups, users or splits that the partition needs, or are too few for its
+            clients, or too alike to be held out.
     """
-    deal = _DEALERS[config.kind](table, config, seed)
+    rule = make_rule(
+        table.pairs,
+        config.unit,
+        seed,
+        test_fraction=config.test_fraction,
+        validation_fraction=config.validation_fraction,
+    )
+    held = hold_out(table.pairs, rule)
+    deal = _DEALERS[config.kind](table, config, seed, held)
     rows = np.flatnonzero(deal.owner != NOBODY)
-    owner = deal.owner[rows]
+    owner, parts = deal.owner[rows], held[rows]
     pairs = [table.pairs[row] for row in rows]
-    prescribed = _prescribed(pairs)
-    prompt_key = _prompt_keys(seed, [deal.ids[client] for client in owner], [pair.prompt for pair in pairs])
-    rule = SplitRule(config.test_fraction, config.validation_fraction, config.min_test, config.pairs_per_client)
-    parts = draw_splits(owner, prompt_key, prescribed, len(deal.ids), rule)
+    if config.pairs_per_client is not None:
+        keys = _order_keys(seed, [deal.ids[client] for client in owner], [pair.prompt for pair in pairs])
+        parts = cap_training(parts, owner, keys, config.pairs_per_client)
     counts = np.bincount(owner * (UNUSED + 1) + parts, minlength=len(deal.ids) * (UNUSED + 1)).reshape(-1, UNUSED + 1)
     _check_counts(deal, counts, config)
+    check_held_out(pairs, parts, rule)
     groups = _client_groups(owner, [pair.group for pair in pairs], len(deal.ids))
     rows = rows[np.lexsort((rows, parts, owner))]
-    return Partition(tuple(_shortened(client, config.unseen_pairs) for client in _slice(deal, groups, rows, counts)))
+    clients = (_shortened(client, config.unseen_pairs) for client in _slice(deal, groups, rows, counts))
+    return Partition(tuple(clients), rule)
 
 
-def _prescribed(pairs: Sequence[Pair]) -> Ints:
-    """The split that the data prescribe for each pair, as a code."""
-    unknown = {pair.split for pair in pairs} - _CODES.keys()
-    if unknown:
-        name = str(sorted(map(str, unknown))[0])
-        raise DataError(f"the split {name!r} is not known.", fix=nearest(name, SPLITS))
-    return np.fromiter((_CODES[pair.split] for pair in pairs), np.int64, len(pairs))
-
-
-def _prompt_keys(seed: int, client_ids: Sequence[str], prompts: Sequence[Text]) -> NDArray[np.uint64]:
-    """A random number for each pair, a function of seed, client and prompt."""
-    texts = (prompt if isinstance(prompt, str) else repr(prompt) for prompt in prompts)
-    keys = (entropy(seed, "split", *names) >> 64 for names in zip(client_ids, texts, strict=True))
+def _order_keys(seed: int, client_ids: Sequence[str], prompts: Sequence[Text]) -> NDArray[np.uint64]:
+    """A random number for each pair, a function of seed, client and prompt: which pairs a cap keeps."""
+    keys = (entropy(seed, "cap", one, prompt_name(text)) >> 64 for one, text in zip(client_ids, prompts, strict=True))
     return np.fromiter(keys, np.uint64, len(prompts))
 
 
@@ -145,7 +188,7 @@ def _check_counts(deal: Deal, counts: Ints, config: PartitionConfig) -> None:
     raise DataError(
         f"client {deal.ids[client]!r} holds too few pairs: {total} in all, {train} train and {test} test, and it "
         f"needs at least {config.min_train} and {config.min_test} ({int(short.sum())} of {len(short)} clients fall "
-        "short; pairs of one prompt are never parted).",
+        f"short; what tests is held out over all clients, by {config.unit or 'prompt'}).",
         fix="Lower partition.min_train or partition.min_test, "
         + ("or leave such users out with partition.drop_small=true." if natural else "or lower partition.clients."),
     )

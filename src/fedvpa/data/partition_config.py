@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 from fedvpa.core.config import Config
 from fedvpa.core.errors import ConfigError
 from fedvpa.core.numbers import Concentration, LogDeviation, Scale
+from fedvpa.data.schema import Unit
 from fedvpa.data.unread import check_unread
 
 Kind = Literal["group", "dirichlet", "natural"]
@@ -24,6 +25,7 @@ _READ: dict[Kind, set[str]] = {
 }
 _ALWAYS_READ = {
     "kind",
+    "unit",
     "test_fraction",
     "validation_fraction",
     "pairs_per_client",
@@ -55,16 +57,23 @@ class PartitionConfig(Config):
         pairs_per_client: Most train pairs of a client; the ones above it are left unused.
         unseen_pairs: Most context pairs of an unseen client; the ones above it are left unused. Default: as for seen
             clients.
-        test_fraction: Share of a client's pairs that tests. Default: 0.2, FedVPA-GP's protocol as reported here.
-        validation_fraction: Share of a client's pairs that validates, taken from the training pairs.
+        unit: What is held out as a whole, over all clients and before they are split: ``prompt`` (a prompt in one
+            user's test is in nobody's training), ``pair`` (the unordered two responses with their prompt: for data whose
+            users judge the same few prompts), or ``split`` (what the data's own column says). Default: ``split`` where
+            every pair says its split, else ``prompt``.
+        test_fraction: Share of the units that tests, by their hash. Default: 0.2, FedVPA-GP's protocol as reported
+            here.
+        validation_fraction: Share of the units that validates.
         min_train: Fewest train pairs of a client. Default: 2, because a training step splits them again into context
             and target.
-        min_test: Fewest test pairs of a client; it gets them even where ``test_fraction`` gives fewer.
-        drop_small: ``natural`` only: leave out users with fewer than ``min_train + min_test`` pairs instead of
-            calling them an error.
+        min_test: Fewest test pairs of a client. Default: 0: what tests is held out over all clients, so that a small
+            client may have none. It trains, and its accuracy is not measured.
+        drop_small: ``natural`` only: leave out users with fewer than ``min_train`` train pairs or ``min_test`` test pairs
+            instead of calling them an error.
     """
 
     kind: Kind = "group"
+    unit: Unit | None = None
     clients: int | None = Field(default=None, ge=1)
     unseen: int = Field(default=0, ge=0)
     shares: dict[str, Scale] = Field(default_factory=dict)
@@ -76,7 +85,7 @@ class PartitionConfig(Config):
     test_fraction: float = Field(default=0.2, gt=0, lt=1)
     validation_fraction: float = Field(default=0.0, ge=0, lt=1)
     min_train: int = Field(default=2, ge=1)
-    min_test: int = Field(default=1, ge=1)
+    min_test: int = Field(default=0, ge=0)
     drop_small: bool = False
 
     @model_validator(mode="after")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 from fedvpa.data.report import DataReport, Effect
 
@@ -15,6 +16,9 @@ class Message:
     role: str
     content: str
 
+
+Unit = Literal["prompt", "pair", "split"]
+"""What is held out as a whole; see :mod:`fedvpa.data.splits`."""
 
 Text = str | tuple[Message, ...]
 """A plain string, or the messages of a conversation."""

@@ -39,6 +39,6 @@ def _node(config: str, context: Context) -> node_side.Node:
 @cache
 def _loaded(config_path: str, data: str, state: str) -> node_side.Node:
     config = read_config(Path(config_path), (f"data.path={data}", "data.source=table"))
-    prepared = prepare(config)
+    prepared = prepare(config, on_node=True)
     devices = OnDisk(Path(state)) if state else node_side.InContext()
     return node_side.Node(make(config.method, config.method_config), prepared.federation, devices)

@@ -35,7 +35,7 @@ def train_fedbiscuit_lora_policy(stage: Stage1) -> tuple[Policy, dict[str, Any]]
 
 def train_feddpo_policy(stage: Stage1) -> tuple[Policy, dict[str, Any]]:
     """FedDPO, which reads the pairs of the stage and not its selector."""
-    return train_in_memory(FedDPOJob(stage.policy, stage.features, stage.pairs.of_seen("train"), stage.seed))
+    return train_in_memory(FedDPOJob(stage.policy, stage.features, stage.pairs.policy_training(), stage.seed))
 
 
 def train_voters(stage: Stage1) -> tuple[Voters, dict[str, Any]]:

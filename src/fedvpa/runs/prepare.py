@@ -10,12 +10,14 @@ from typing import Any
 import numpy as np
 
 from fedvpa.core.errors import ModelError
+from fedvpa.core.progress import say
 from fedvpa.core.short_repr import short_repr
 from fedvpa.data.client_pairs import ClientPairs
 from fedvpa.data.holdout import load_holdout, rows_by_group
 from fedvpa.data.load import load
 from fedvpa.data.partition import partition
 from fedvpa.data.schema import PairTable
+from fedvpa.data.splits import HeldOut
 from fedvpa.engines.federation import Federation, federate
 from fedvpa.features.config import FeatureConfig
 from fedvpa.features.extract import cache_key, load_features
@@ -36,11 +38,13 @@ class Prepared:
         table: The pairs.
         federation: The clients.
         feature_key: Names the features, as JSON.
+        held_out: What tests, and how much of it there is.
     """
 
     table: PairTable
     federation: Federation
     feature_key: str
+    held_out: HeldOut
 
     __repr__ = short_repr
 
@@ -54,14 +58,21 @@ class Prepared:
         return data_fingerprint(self.table, self.federation.partition)
 
 
-def prepare(config: RunConfig) -> Prepared:
-    """Load the pairs, extract (or read) their features and deal them to clients."""
+def prepare(config: RunConfig, *, on_node: bool = False) -> Prepared:
+    """Load the pairs, deal them to clients and extract (or read) their features.
+
+    Args:
+        config: The run.
+        on_node: Whether these are the few clients of one node of a deployment, which may have nothing to test on.
+    """
     table = load(config.resolved_data())
     clients = partition(table, config.partition, config.seed)
+    held_out = clients.held_out(table, check=not on_node)
+    say(str(held_out))
     store = load_features(table, config.features)
     weights = np.array([pair.weight for pair in table.pairs], dtype=np.float32)
     federation = federate(store, clients, rms=config.selector.normalise == "rms", weights=weights)
-    return Prepared(table, federation, json.dumps(feature_key(config.features), sort_keys=True))
+    return Prepared(table, federation, json.dumps(feature_key(config.features), sort_keys=True), held_out)
 
 
 def feature_key(config: FeatureConfig) -> dict[str, Any]:

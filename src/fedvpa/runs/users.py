@@ -23,6 +23,7 @@ from fedvpa.core.short_repr import short_repr
 from fedvpa.core.tensors import write_tensors
 from fedvpa.core.tree import Tree, below, prefixed
 from fedvpa.data.partition import ClientRows, Partition
+from fedvpa.data.splits import SplitRule
 from fedvpa.engines.federation import Federation
 from fedvpa.evaluation.accuracy import infer_clients
 from fedvpa.selector.posterior import Posterior
@@ -72,6 +73,7 @@ def save_users(path: Path, users: RunUsers) -> None:
     header = {
         "schema_version": VERSIONS["users"],
         "data": users.data,
+        "held_out": users.partition.rule.to_dict() if users.partition.rule else None,
         "clients": [[client.client_id, client.group, client.seen] for client in clients],
     }
     # Plain ASCII: an id from JSON may hold a lone surrogate, which UTF-8 cannot.
@@ -99,7 +101,7 @@ def load_users(path: Path) -> RunUsers:
     return RunUsers(
         _users(seen, below("seen", tensors)),
         _users(unseen, below("unseen", tensors)),
-        Partition(clients),
+        Partition(clients, SplitRule(**header["held_out"]) if header.get("held_out") else None),
         header["data"],
     )
 
