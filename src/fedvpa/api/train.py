@@ -145,7 +145,7 @@ def resume(run: str | PathLike[str]) -> TrainResult:
     state, meta = load_checkpoint(folder.checkpoint)
     if "unit" not in meta["config"]["partition"]:
         raise RunError(
-            "was begun by fedvpa 0.1.0, which held out pairs client by client; its splits are not those of this release.",
+            "was begun by fedvpa 0.1.0, which held out pairs client by client: its splits are not this release's.",
             fix="Go on with fedvpa 0.1.0, or start again with --overwrite.",
             where=str(folder),
         )

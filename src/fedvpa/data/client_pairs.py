@@ -54,10 +54,11 @@ class ClientPairs:
         return list(dict.fromkeys(pair.prompt for pair in self._training() if not self._is_held(pair)))
 
     def test_prompts(self) -> list[Text]:
-        """The distinct prompts of all clients' test pairs that are held out."""
-        rows = sorted({int(row) for client in self.partition.clients for row in client.test})
-        tested = (self.table.pairs[row] for row in rows)
-        return list(dict.fromkeys(pair.prompt for pair in tested if self._is_held(pair)))
+        """The distinct prompts that are held out, whoever's pairs have them."""
+        clients = self.partition.clients
+        rows = sorted({int(row) for one in clients for part in (one.train, one.validation, one.test) for row in part})
+        everything = (self.table.pairs[row] for row in rows)
+        return list(dict.fromkeys(pair.prompt for pair in everything if self._is_held(pair)))
 
     def training_pairs(self, prompts: Collection[Text]) -> list[Pair]:
         """The training pairs of seen clients that have one of the prompts."""

@@ -58,9 +58,9 @@ class PartitionConfig(Config):
         unseen_pairs: Most context pairs of an unseen client; the ones above it are left unused. Default: as for seen
             clients.
         unit: What is held out as a whole, over all clients and before they are split: ``prompt`` (a prompt in one
-            user's test is in nobody's training), ``pair`` (the unordered two responses with their prompt: for data whose
-            users judge the same few prompts), or ``split`` (what the data's own column says). Default: ``split`` where
-            every pair says its split, else ``prompt``.
+            user's test is in nobody's training), ``pair`` (the unordered two responses with their prompt: for data
+            whose users judge the same few prompts), or ``split`` (what the data's own column says). Default:
+            ``split`` where every pair says its split, else ``prompt``.
         test_fraction: Share of the units that tests, by their hash. Default: 0.2, FedVPA-GP's protocol as reported
             here.
         validation_fraction: Share of the units that validates.
@@ -68,8 +68,8 @@ class PartitionConfig(Config):
             and target.
         min_test: Fewest test pairs of a client. Default: 0: what tests is held out over all clients, so that a small
             client may have none. It trains, and its accuracy is not measured.
-        drop_small: ``natural`` only: leave out users with fewer than ``min_train`` train pairs or ``min_test`` test pairs
-            instead of calling them an error.
+        drop_small: ``natural`` only: leave out users with fewer than ``min_train`` train pairs or ``min_test`` test
+            pairs instead of calling them an error.
     """
 
     kind: Kind = "group"

@@ -1,0 +1,93 @@
+from types import SimpleNamespace
+
+import pytest
+
+from fedvpa.alignment.prompts import check_unseen, evaluation_prompts, public_prompts
+from fedvpa.core.errors import DataError
+from fedvpa.data.client_pairs import ClientPairs
+from fedvpa.data.partition import Partition, partition
+from fedvpa.data.partition_config import PartitionConfig
+from fedvpa.data.schema import Pair, PairTable
+from fedvpa.policy.config import PolicyConfig
+
+pytestmark = pytest.mark.unit
+
+
+def clients(prompts, *, users=7, split=None, **settings):
+    """Every user judges every prompt."""
+    table = PairTable(
+        tuple(
+            Pair(
+                prompt,
+                f"c{user}",
+                f"r{number}",
+                f"u{user}",
+                split=split and split(user, number),
+                pair_id=f"{user}-{number}",
+            )
+            for user in range(users)
+            for number, prompt in enumerate(prompts)
+        )
+    )
+    config = PartitionConfig(kind="natural", unseen=2, min_train=1, **settings)
+    return ClientPairs(table, partition(table, config, seed=0))
+
+
+def stage(pairs, prompt_file=None):
+    policy = PolicyConfig.parse({"candidates": {"prompt_file": prompt_file}})
+    return SimpleNamespace(world=False, pairs=pairs, policy=policy, seed=0)
+
+
+PROMPTS = [f"p{number}" for number in range(211)]
+SPLITS = {
+    "prompt": {},
+    "pair": {"unit": "pair"},
+    "own split": {"split": lambda user, number: "test" if (user + number) % 5 == 0 else "train"},
+}
+
+
+@pytest.mark.parametrize("settings", SPLITS.values(), ids=SPLITS)
+def test_no_policy_trains_on_a_prompt_that_it_is_judged_on(settings):
+    pairs = clients(PROMPTS, **settings)
+    train, validation = public_prompts(stage(pairs))
+    judged = evaluation_prompts(stage(pairs), 500)
+    assert len(train) + len(validation) + len(judged) == len(PROMPTS)
+    assert set(train) | set(validation) | set(judged) == set(PROMPTS)
+    assert len(judged) == pytest.approx(0.2 * len(PROMPTS), abs=20)
+    trained = {pair.prompt for own in pairs.policy_training().values() for pair in own}
+    assert trained == set(train) | set(validation)
+    assert {pair.prompt for pair in pairs.training_pairs(train)} == set(train)
+    with pytest.raises(DataError, match="would train and judge"):
+        check_unseen([*train, judged[0]], pairs.held_out_prompts)
+
+
+def test_one_prompt_for_everybody_leaves_nothing_to_align_or_to_judge_on():
+    pairs = clients(["which?"] * 31, unit="pair")
+    with pytest.raises(DataError, match=r"prompt_file"):
+        public_prompts(stage(pairs))
+    if not pairs.partition.rule.holds_out("which?"):
+        with pytest.raises(DataError, match=r"prompt_file"):
+            evaluation_prompts(stage(pairs), 5)
+
+
+def test_public_prompts_leave_out_what_users_are_judged_on(tmp_path):
+    pairs = clients(PROMPTS[:97])
+    held = set(pairs.test_prompts())
+    file = tmp_path / "public.txt"
+    public = [f"q{number}" for number in range(97)]
+    file.write_text("\n".join([*public, *(f" {prompt}  " for prompt in sorted(held))]))
+    train, validation = public_prompts(stage(pairs, file))
+    assert set(train) | set(validation) < set(public)
+    assert evaluation_prompts(stage(pairs, file), 500) == evaluation_prompts(stage(pairs), 500)
+
+
+def test_without_users_text_the_hash_still_holds_out_public_prompts(tmp_path):
+    pairs = clients(PROMPTS)
+    nobody = ClientPairs(PairTable(()), Partition((), pairs.partition.rule))
+    file = tmp_path / "public.txt"
+    file.write_text("\n".join(PROMPTS))
+    train, validation = public_prompts(stage(nobody, file))
+    judged = evaluation_prompts(stage(nobody, file), 500)
+    assert set(judged) == set(pairs.test_prompts())
+    assert not set(judged) & {*train, *validation}
+    assert len(train) + len(validation) + len(judged) == len(PROMPTS)
