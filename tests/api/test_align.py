@@ -411,7 +411,7 @@ def test_prompts_of_a_file_are_shared_out(finished: Path, tmp_path: Path):
     assert not set(texts) & set(held)
     assert 0 < len(held) <= 5
     path.write_text("one ?\n")
-    with pytest.raises(DataError, match="1 prompts are too few"):
+    with pytest.raises(DataError, match="0 prompts to align on and 0 to stop by are too few"):
         public_prompts(stage_of(finished, f"policy.candidates.prompt_file={path}"))
     with pytest.raises(DataError, match=r"nowhere\.txt"):
         public_prompts(stage_of(finished, f"policy.candidates.prompt_file={tmp_path / 'nowhere.txt'}"))

@@ -43,7 +43,7 @@ def public_prompts(stage: Stage1) -> tuple[list[Text], list[Text]]:
     kept = [text for text in texts if text not in aside]
     if not kept or not held:
         raise DataError(
-            f"{len(texts)} prompts are too few to align on and to stop by.",
+            f"{len(kept)} prompts to align on and {len(held)} to stop by are too few: both need one.",
             fix="Give more prompts: policy.candidates.prompt_file=FILE.",
         )
     check_unseen([*kept, *held], stage.pairs.held_out_prompts)
