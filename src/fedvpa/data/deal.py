@@ -87,11 +87,11 @@ def deal_groups(table: PairTable, config: PartitionConfig, seed: int, held: Ints
     group_of, weights = np.array(client_group), _size_weights(ids, config, seed)
     owner = np.full(len(table), NOBODY, dtype=np.int64)
     for stratum in _strata(table, seed, held):
-        held = {code: stratum[codes[stratum] == code] for code in set(client_group)}
-        units = {code: len(rows) / weights[group_of == code].sum() for code, rows in held.items()}
+        mine = {code: stratum[codes[stratum] == code] for code in set(client_group)}
+        units = {code: len(rows) / weights[group_of == code].sum() for code, rows in mine.items()}
         if config.shares:
             units = dict.fromkeys(units, min((unit for unit in units.values() if unit), default=0.0))
-        for code, rows in held.items():
+        for code, rows in mine.items():
             clients = np.flatnonzero(group_of == code)
             _hand_out(owner, rows, clients, weights[clients] * units[code])
     return Deal(tuple(ids), sum(seen), owner)
@@ -124,9 +124,9 @@ def deal_dirichlet(table: PairTable, config: PartitionConfig, seed: int, held: I
     sizes = _size_weights(ids, config, seed)
     owner = np.full(len(table), NOBODY, dtype=np.int64)
     for stratum in _strata(table, seed, held):
-        held = [stratum[codes[stratum] == code] for code in range(len(names))]
-        quotas = _fit(mixtures, sizes, np.array([len(rows) for rows in held], dtype=float))
-        for rows, quota in zip(held, quotas.T, strict=True):
+        mine = [stratum[codes[stratum] == code] for code in range(len(names))]
+        quotas = _fit(mixtures, sizes, np.array([len(rows) for rows in mine], dtype=float))
+        for rows, quota in zip(mine, quotas.T, strict=True):
             _hand_out(owner, rows, np.arange(len(ids)), quota)
     return Deal(tuple(ids), seen, owner)
 
