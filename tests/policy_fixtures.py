@@ -16,6 +16,7 @@ from fedvpa.policy.config import PolicyConfig
 from fedvpa.policy.examples import Examples
 from fedvpa.policy.policy import Policy, new_policy
 from fedvpa.policy.rows import Ids
+from fedvpa.runs.presets import BUNDLED_MODEL
 from fedvpa.selector.config import SelectorConfig
 from fedvpa.selector.selector import InferenceConfig, Selector
 
@@ -76,11 +77,21 @@ def tiny_config(folder: Path, **values: Any) -> PolicyConfig:
         "prefix_tokens": TOKENS,
         "lora_rank": 2,
         "lora_alpha": 4,
+        "beta": 1.0,
+        "sft_weight": 40.0,
+        "language_weight": 100.0,
+        "lr": 3e-3,
+        "conditioner_lr": 2e-2,
         "steps": 6,
         "batch": 4,
         "candidates": {"max_new_tokens": 11, "prompts": 7, "samples": 3},
     }
     return PolicyConfig.parse({**small, **values})
+
+
+def world_config(**values: Any) -> PolicyConfig:
+    """Stage 2 of the bundled language model, as a run on the bundled world has it."""
+    return PolicyConfig.parse({**BUNDLED_MODEL["policy"], **values})
 
 
 @torch.no_grad()

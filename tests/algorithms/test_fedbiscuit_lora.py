@@ -26,11 +26,11 @@ from fedvpa.core.errors import ConfigError, DataError, RunError
 from fedvpa.data.schema import Pair
 from fedvpa.models.tokens import Limits
 from fedvpa.policy.adapters import new_adapter
-from fedvpa.policy.config import PolicyConfig
 from fedvpa.policy.policy import Policy
 from fedvpa.rewards.choice import Choices, Template
 from fedvpa.selector.posterior import single
 from fedvpa.selector.vote import majority_margins
+from policy_fixtures import world_config
 
 SEED = 11
 LONG, SHORT = "First, grab the saw. Second, check the clamps. Third, try the hammer.", "Sorry, I can't help."
@@ -44,7 +44,7 @@ def settings(**own: Any) -> BiscuitConfig:
 
 
 def fresh(config: BiscuitConfig) -> Policy:
-    return choosing_model(config, PolicyConfig(), "bundled", SEED, "cpu")
+    return choosing_model(config, world_config(), "bundled", SEED, "cpu")
 
 
 @pytest.fixture(scope="module")

@@ -16,6 +16,7 @@ from fedvpa.policy.config import PolicyConfig
 from fedvpa.policy.examples import Examples
 from fedvpa.policy.policy import Policy, load_policy, new_policy
 from fedvpa.world.generate import generate_world
+from policy_fixtures import world_config
 
 RULES = ("avg", "ffa", "svd")
 SEED = 13
@@ -24,7 +25,7 @@ SEED = 13
 def settings(averaging: str = "avg", **own: int) -> PolicyConfig:
     """Tiny; a learning rate and DPO alone such that a few steps show."""
     feddpo = {"rounds": 3, "cohort": 2, "steps": 2, "batch": 3, "averaging": averaging, **own}
-    return PolicyConfig(lora_rank=5, lora_alpha=10, sft_weight=0, language_weight=0, feddpo=feddpo)
+    return world_config(lora_rank=5, lora_alpha=10, sft_weight=0, language_weight=0, feddpo=feddpo)
 
 
 def fresh(config: PolicyConfig) -> Policy:

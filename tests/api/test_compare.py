@@ -94,7 +94,7 @@ def test_wrong_input_is_refused_before_anything_runs(
 def test_a_holdout_that_cannot_be_is_refused_before_anything_runs(tiny: RunConfig, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"partition\.unseen"):
         compare(tiny, holdout=tmp_path, out=tmp_path / "out", **SMALLEST)
-    real = read_config(None, ["data.source=table", f"data.path={tmp_path / 'pairs.jsonl'}"])
+    real = read_config(None, ["data.source=table", f"data.path={tmp_path / 'pairs.jsonl'}", "features.model=bundled"])
     with pytest.raises(DataError, match=r"nowhere\.jsonl: There is no such file"):
         compare(real, holdout=tmp_path / "nowhere.jsonl", out=tmp_path / "out", **SMALLEST)
 

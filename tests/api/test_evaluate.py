@@ -26,7 +26,13 @@ def write(path: Path, rows: list[dict]) -> Path:
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("table")
     data = write(folder / "pairs.jsonl", ROWS)
-    values = ("data.source=table", f"data.path={data}", "data.map.group=kind", "partition.kind=group")
+    values = (
+        "data.source=table",
+        f"data.path={data}",
+        "features.model=bundled",
+        "data.map.group=kind",
+        "partition.kind=group",
+    )
     train(read_config(None, (*values, "partition.clients=4", "server.rounds=3", "engine.workers=1")), folder / "run")
     return folder / "run"
 

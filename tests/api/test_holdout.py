@@ -30,7 +30,13 @@ def test_holdout_scores_every_client_on_the_pairs_of_its_group_and_leaves_out_wh
     pairs = write(tmp_path / "pairs.jsonl", [row(i, "ab"[i % 2]) for i in range(80)])
     held = [row(i, "a") for i in range(100, 113)] + [row(i, "b") for i in range(100, 111)]
     holdout = write(tmp_path / "held.jsonl", [*held, row(0, "a")])
-    values = ("data.source=table", f"data.path={pairs}", "data.map.group=kind", "partition.kind=group")
+    values = (
+        "data.source=table",
+        f"data.path={pairs}",
+        "features.model=bundled",
+        "data.map.group=kind",
+        "partition.kind=group",
+    )
     config = read_config(None, (*values, "engine.workers=1", "server.rounds=30"))
     compared = compare(
         config,
@@ -72,7 +78,13 @@ def test_compare_runs_on_real_pairs(tmp_path: Path) -> None:
     pairs = write(tmp_path / "pairs.jsonl", short)
     config = read_config(
         Path(__file__).resolve().parents[2] / "configs" / "hh_objectives.yaml",
-        (f"data.path={pairs}", "server.rounds=4", "features.max_response_tokens=32", f"features.cache_dir={tmp_path}"),
+        (
+            f"data.path={pairs}",
+            "features.model=bundled",
+            "server.rounds=4",
+            "features.max_response_tokens=32",
+            f"features.cache_dir={tmp_path}",
+        ),
     )
     compared = compare(config, methods=("fedvpa_gp", "global"), clients=(4,), seeds=1, out=tmp_path / "o", jobs=1)
     assert {row.method for row in compared.selectors.accuracy.rows} == {"fedvpa_gp", "global"}

@@ -19,7 +19,7 @@ from plugin import install
 pytestmark = pytest.mark.end_to_end
 
 TINY = (*run_fixtures.TINY, "partition.unseen=2", "server.rounds=2")
-OTHER_DATA = ("partition.unseen=2", "server.rounds=2", "local.steps=2", "engine.workers=1")
+OTHER_DATA = ("features.model=bundled", "partition.unseen=2", "server.rounds=2", "local.steps=2", "engine.workers=1")
 
 CODE = """
     from fedvpa.algorithms.fixed_latent import FixedLatent

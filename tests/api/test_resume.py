@@ -115,7 +115,13 @@ def test_other_data_are_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ]
     data = tmp_path / "pairs.jsonl"
     data.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    values = ("data.source=table", f"data.path={data}", "partition.kind=natural", "server.rounds=3")
+    values = (
+        "data.source=table",
+        f"data.path={data}",
+        "features.model=bundled",
+        "partition.kind=natural",
+        "server.rounds=3",
+    )
     config = read_config(None, (*values, "engine.checkpoint_every=1"))
     with monkeypatch.context() as patch:
         stop_after(patch, 2)

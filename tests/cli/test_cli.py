@@ -136,7 +136,7 @@ def write(path: Path, rows: list[dict]) -> Path:
 
 
 def table(path: Path, *more: str) -> list[str]:
-    return ["train", "data.source=table", f"data.path={path}", "partition.kind=group", *more]
+    return ["train", "data.source=table", f"data.path={path}", "features.model=bundled", "partition.kind=group", *more]
 
 
 def wrong(tmp_path: Path) -> dict[str, tuple[list[str], str]]:
@@ -270,7 +270,7 @@ def test_every_shipped_configuration_runs(path: Path, tmp_path: Path):
     if source == "world":
         tiny.append("data.pairs_per_user=10")
     elif source == "table":
-        tiny.append(f"data.path={write(tmp_path / 'pairs.jsonl', rows)}")
+        tiny += [f"data.path={write(tmp_path / 'pairs.jsonl', rows)}", "features.model=bundled"]
     else:
         tiny += [f"data.path={transcripts(tmp_path / 'hh', rows)}", "features.model=bundled"]
     config = read_config(path, tiny)

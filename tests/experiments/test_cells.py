@@ -75,7 +75,7 @@ def test_another_release_runs_its_own_cells(tmp_path: Path, monkeypatch: pytest.
 @pytest.mark.unit
 def test_a_cell_is_known_by_the_content_of_its_pairs(tmp_path: Path) -> None:
     path, row = tmp_path / "pairs.jsonl", {"prompt": "p", "chosen": "a", "rejected": "b", "group": "x"}
-    config = read_config(None, ["data.source=table", f"data.path={path}"])
+    config = read_config(None, ["data.source=table", f"data.path={path}", "features.model=bundled"])
     found = []
     flipped = {"chosen": "b", "rejected": "a"}
     for changed in ({}, flipped, {"group": "y"}, {"chosen": "c"}, {"user_id": "u"}, {"weight": 2.0}):
@@ -83,7 +83,7 @@ def test_a_cell_is_known_by_the_content_of_its_pairs(tmp_path: Path) -> None:
         found.append(names_of(config, tmp_path))
     assert [len(set(names)) for names in zip(*found, strict=True)] == [6, 6]
     moved = path.rename(tmp_path / "moved.jsonl")
-    elsewhere = read_config(None, ["data.source=table", f"data.path={moved}"])
+    elsewhere = read_config(None, ["data.source=table", f"data.path={moved}", "features.model=bundled"])
     assert names_of(elsewhere, tmp_path) == found[-1]
 
 
@@ -93,7 +93,7 @@ def test_a_cell_is_known_by_the_content_of_its_holdout_file_or_folder(tmp_path: 
     holdout.mkdir()
     row = {"prompt": "p", "chosen": "a", "rejected": "b", "group": "x"}
     path.write_text(json.dumps(row) + "\n")
-    config = read_config(None, ["data.source=table", f"data.path={path}"])
+    config = read_config(None, ["data.source=table", f"data.path={path}", "features.model=bundled"])
     found = {names_of(config, tmp_path)[0]}
     for changed in ({}, {"chosen": "b", "rejected": "a"}):
         (holdout / "pairs.jsonl").write_text(json.dumps(row | changed) + "\n")

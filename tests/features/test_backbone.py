@@ -35,9 +35,9 @@ def test_a_located_model_is_not_located_again(folder):
 
 
 @pytest.mark.unit
-def test_the_bundled_model_is_the_default_and_shares_prompts(tmp_path):
+def test_the_bundled_model_shares_prompts(tmp_path):
     table = PairTable((Pair("How do I bake a loaf?", "Thank you for this question.", "No."),))
-    features = load_features(table, FeatureConfig(cache_dir=tmp_path, device="cpu"))
+    features = load_features(table, FeatureConfig(model="bundled", cache_dir=tmp_path, device="cpu"))
     assert features.report.kind == "causal"
     assert features.report.pairs_sharing_prompt == 1
     assert abs(features.differences()).max() > 0

@@ -12,11 +12,10 @@ from transformers import PreTrainedTokenizerFast
 from fedvpa.core.errors import ConfigError, ModelError
 from fedvpa.data.schema import Pair
 from fedvpa.models.tokens import Limits
-from fedvpa.policy.config import PolicyConfig
 from fedvpa.policy.policy import Policy, new_policy
 from fedvpa.policy.rows import PolicyTokenizer
 from fedvpa.rewards.choice import TEMPLATE, Choices, Template, both_log_odds, log_odds, losses, margins, mean_loss
-from policy_fixtures import disturb, make_policy, make_tokenizer
+from policy_fixtures import disturb, make_policy, make_tokenizer, world_config
 
 LIMITS = Limits(512, 256, 256)
 PAIRS = [
@@ -29,7 +28,7 @@ PAIRS = [
 @pytest.fixture(scope="module")
 def policy() -> Policy:
     """The bundled model under a LoRA that does something; to read only."""
-    fresh = new_policy(PolicyConfig(lora_rank=3, lora_alpha=6), "bundled", None, 5, device="cpu")
+    fresh = new_policy(world_config(lora_rank=3, lora_alpha=6), "bundled", None, 5, device="cpu")
     return disturb(fresh, scale=0.3).eval()
 
 
@@ -144,7 +143,7 @@ def test_answers_with_a_space_come_first_and_none_is_an_error(base_folder: Path)
 
 @pytest.mark.unit
 def test_a_few_steps_teach_an_order(template):
-    policy = new_policy(PolicyConfig(lora_rank=4, lora_alpha=8), "bundled", None, 5, device="cpu")
+    policy = new_policy(world_config(lora_rank=4, lora_alpha=8), "bundled", None, 5, device="cpu")
     long, short = "First, grab the saw. Second, check the clamps. Third, try the hammer.", "Sorry, I can't help."
     choices = template.of_pairs([Pair(f"How do I fix {what}?", long, short) for what in ("a rug", "it", "my lamp")])
     before = both_log_odds(policy, template, choices)

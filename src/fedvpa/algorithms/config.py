@@ -122,7 +122,8 @@ class BiscuitLoraConfig(Config):
         cohort: Clients per round. The paper has 5 of 53; fewer, for more steps on the way.
         steps: Local optimiser steps.
         batch: Pairs per step, each in both orders.
-        lr: Learning rate, by AdamW(0.9, 0.95), fresh for every client and round.
+        lr: Learning rate, by AdamW(0.9, 0.95), fresh for every client and round. As ``policy.lr``, for a real language
+            model; the bundled world's takes 100 times that, see :mod:`fedvpa.runs.presets`.
         lora_rank: LoRA r.
         lora_alpha: LoRA α.
         report_pairs: Most pairs whose losses a client reports for a grouping, the first ones: bounds the server's wait.
@@ -135,7 +136,7 @@ class BiscuitLoraConfig(Config):
     cohort: int = Field(default=3, ge=1)
     steps: int = Field(default=8, ge=1)
     batch: int = Field(default=8, ge=1)
-    lr: LearningRate = 1e-2
+    lr: LearningRate = 1e-4
     lora_rank: Size = 8
     lora_alpha: Size = 16
     report_pairs: int = Field(default=24, ge=1)

@@ -15,7 +15,14 @@ from fedvpa.alignment.job import title
 from fedvpa.alignment.loop import dpo_steps
 from fedvpa.alignment.preferences import label_pairs, language_floor, selector_margins
 from fedvpa.alignment.prompts import draw, public_prompts
-from fedvpa.alignment.setup import Labeller, base_candidates, first_pairs, fresh_policy, latents_of
+from fedvpa.alignment.setup import (
+    Labeller,
+    base_candidates,
+    check_prompts_readable,
+    first_pairs,
+    fresh_policy,
+    latents_of,
+)
 from fedvpa.alignment.stage1 import ONE, Stage1
 from fedvpa.alignment.stopping import BestWeights, Validation, ValidationResult, margins_over_base
 from fedvpa.core.errors import ConfigError, RunError
@@ -63,6 +70,7 @@ class DPOJob:
         self.settings, self.seed = stage.policy, stage.seed
         self._policy = fresh_policy(stage)
         self._prompts, held = public_prompts(stage)
+        check_prompts_readable(stage, self._policy, self._prompts)
         self._margins = labeller.margins if labeller else selector_margins(stage.selector)
         candidates = base_candidates(stage, self._policy, self._prompts, "train")
         self._floor = language_floor(candidates)

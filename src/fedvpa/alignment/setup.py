@@ -22,6 +22,7 @@ from fedvpa.core.progress import say
 from fedvpa.core.seeds import Label
 from fedvpa.data.schema import Text
 from fedvpa.models.locate import locate
+from fedvpa.models.reading import check_readable
 from fedvpa.policy.policy import Policy, new_policy
 
 
@@ -45,6 +46,13 @@ def fresh_policy(stage: Stage1) -> Policy:
     if policy.source.tokenizer_hash() != locate(stage.features.model).tokenizer_hash():
         say("the policy's tokenizer is not the selector's: responses are handed over as text")
     return policy
+
+
+def check_prompts_readable(stage: Stage1, policy: Policy, texts: Sequence[Text]) -> None:
+    """Say it, or raise ModelError, if a policy on another base than the features' model knows too little of prompts."""
+    name = policy.source.name
+    if name != stage.features.model:
+        check_readable(texts, policy.tokenizer.base, name, key="policy.model")
 
 
 def base_candidates(stage: Stage1, policy: Policy, texts: Sequence[Text], purpose: str) -> Candidates:

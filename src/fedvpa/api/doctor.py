@@ -126,8 +126,9 @@ def _model_problems() -> list[str]:
     from fedvpa.features.backbone import load_backbone
     from fedvpa.features.config import FeatureConfig
     from fedvpa.features.extract import extract
+    from fedvpa.models.folder import BUNDLED
 
-    config = FeatureConfig()
+    config = FeatureConfig(model=BUNDLED)
     try:
         pair = Pair("how do i plan a picnic ?", "bring a rug .", "no .")
         store = extract(PairTable((pair,)), load_backbone(config), config)

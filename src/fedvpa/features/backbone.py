@@ -62,7 +62,7 @@ def load_backbone(config: FeatureConfig, source: ModelSource | None = None) -> B
             weights of the body are missing.
         ConfigError: If there is no such layer or device.
     """
-    source = source or locate(config.model)
+    source = source or locate(config.named_model())
     device = resolve_device(config.device)
     dtype = resolve_dtype(config.dtype, device)
     loaded = load_body(source, dtype, device)

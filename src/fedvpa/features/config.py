@@ -9,6 +9,7 @@ from typing import Literal
 from pydantic import Field
 
 from fedvpa.core.config import Config
+from fedvpa.core.errors import ConfigError
 
 CACHE_VARIABLE = "FEDVPA_CACHE"
 """Environment variable that moves every cache of fedvpa; features go to its ``features`` folder."""
@@ -22,7 +23,9 @@ class FeatureConfig(Config):
     A model with fewer positions than prompt and response need cuts more: see :class:`~fedvpa.models.tokens.Limits`.
 
     Attributes:
-        model: ``bundled`` (the tiny language model of the bundled world), a local folder or a hub id.
+        model: A local folder or a hub id; ``bundled`` is the tiny language model of the bundled world, which is the
+            default on that world's data. Empty for none: own data have no default, since no language model is right
+            for all of them.
         max_prompt_tokens: Longer prompts lose tokens on the left, where the oldest turns are. 512 keeps 99% of the
             prompts of HH-RLHF whole.
         max_response_tokens: Longer responses lose tokens on the right. 256 keeps 97% of the responses of HH-RLHF whole.
@@ -38,7 +41,7 @@ class FeatureConfig(Config):
         cache_dir: Where features are kept; None means ``$FEDVPA_CACHE/features``, else ``~/.cache/fedvpa/features``.
     """
 
-    model: str = Field(default="bundled", min_length=1)
+    model: str = ""
     max_prompt_tokens: int = Field(default=512, ge=1)
     max_response_tokens: int = Field(default=256, ge=1)
     layer: int = -1
@@ -48,6 +51,21 @@ class FeatureConfig(Config):
     tokens_per_batch: int | None = Field(default=None, ge=1)
     storage: Literal["float16", "float32"] = "float16"
     cache_dir: Path | None = None
+
+    def named_model(self) -> str:
+        """``model``.
+
+        Raises:
+            ConfigError: If none is named.
+        """
+        if not self.model:
+            raise ConfigError(
+                "No language model is named, and only the bundled world has one of its own.",
+                fix="Name the one that reads your data, a folder or a hub id: features.model=PATH. "
+                "(features.model=bundled is the toy model of the bundled world, which knows no other language.)",
+                where="configuration key 'features.model'",
+            )
+        return self.model
 
     def batch_budget(self, device_type: str) -> int:
         """``tokens_per_batch``, or its default for a type of device (``cpu``, ``cuda``)."""

@@ -180,7 +180,7 @@ def load_features(table: PairTable, config: FeatureConfig) -> FeatureStore:
     """
     if not table.pairs:
         raise DataError("There are no pairs to extract features of.")
-    source = locate(config.model)
+    source = locate(config.named_model())
     key = cache_key(table, config, source)
     folder = store.folder_of(config.cache_root(), key)
     with _locked(folder):

@@ -22,8 +22,17 @@ def local_folder(model: str) -> Path | None:
     """The folder of ``bundled`` or of a local model; None for what can only be a hub id.
 
     Raises:
-        ModelError: If ``model`` is written like a path, and there is no such folder.
+        ModelError: If ``model`` is empty or a GGUF file, or is written like a path and there is no such folder.
     """
+    if not model:
+        raise ModelError("No language model is named.", fix="Name a folder or a hub id.")
+    if model.lower().endswith(".gguf"):
+        raise ModelError(
+            "This is a GGUF file, which fedvpa does not read.",
+            fix="Give a folder in the layout of transformers. With the package gguf installed, its "
+            "AutoModelForCausalLM.from_pretrained(…, gguf_file=…) reads it, and save_pretrained writes a folder.",
+            where=model,
+        )
     if model == BUNDLED:
         return backbone_path()
     folder = Path(model).expanduser()

@@ -158,6 +158,16 @@ def load_tokenizer(folder: Path) -> Any:
     return AutoTokenizer.from_pretrained(folder)
 
 
+def open_tokenizer(source: ModelSource) -> Any:
+    """:func:`load_tokenizer` of a located model.
+
+    Raises:
+        ModelError: If it cannot be loaded.
+    """
+    with quiet(), explained(source):
+        return load_tokenizer(source.folder)
+
+
 @contextlib.contextmanager
 def explained(source: ModelSource) -> Iterator[None]:
     """Turn what transformers raises about an unusable folder into one message."""

@@ -1,4 +1,8 @@
-"""Hyper-parameters of stage 2. Defaults cite the paper (FedVPA-GP, arXiv 2605.30873) or say why they differ."""
+"""Hyper-parameters of stage 2. Defaults cite the paper (FedVPA-GP, arXiv 2605.30873) or say why they differ.
+
+The defaults are for a real chat model, from a hundred million parameters on. The bundled language model, which has a
+million, starts from values of its own: :mod:`fedvpa.runs.presets`.
+"""
 
 from __future__ import annotations
 
@@ -21,25 +25,28 @@ class CandidateConfig(Config):
         source: ``samples`` of the base policy, or the ``pairs`` of the run's data set, in which every prompt has two.
         prompt_file: A text file of public prompts, one a line; None for the bundled world's, or for the prompts of the
             training pairs.
-        prompts: How many prompts; fewer where there are not so many.
-        validation_prompts: How many further prompts choose the stopping step.
-        samples: K, responses to each prompt. The paper has 2; with more, best and worst differ by more, which is worth
-            as many steps. Chosen by us.
-        temperature: Of the samples.
+        prompts: How many prompts; fewer where there are not so many. Chosen by us: with two latents for each, as many
+            pairs as 125 steps of 8 read, so that the default steps read each pair about three times.
+        validation_prompts: How many further prompts choose the stopping step. Chosen by us: the standard error of a win
+            rate over 80 prompts is about 0.05.
+        samples: K, responses to each prompt. The paper has 2; with more, best and worst differ by more, which makes
+            them easier to order, and is worth as many steps. 4 are chosen by us: sampling is most of the work.
+        temperature: Of the samples. 1, the policy's own distribution, which DPO's reference is.
         top_p: Nucleus of the samples; 1 for the whole distribution.
-        max_new_tokens: Longest sample.
-        batch: Prompts sampled at once.
+        max_new_tokens: Longest sample. 256 tokens keep 97% of the responses of HH-RLHF whole.
+        batch: Responses sampled at once. Chosen by us: 64 rows of 768 tokens are 0.6 GB of keys and values in
+            Qwen2-0.5B, and 6.4 GB in Llama-3-8B.
     """
 
     source: Literal["samples", "pairs"] = "samples"
     prompt_file: Path | None = None
-    prompts: int = Field(default=450, ge=1)
+    prompts: int = Field(default=500, ge=1)
     validation_prompts: int = Field(default=80, ge=1)
-    samples: int = Field(default=16, ge=2)
+    samples: int = Field(default=4, ge=2)
     temperature: Temperature = 1.0
     top_p: float = Field(default=1.0, gt=0, le=1)
-    max_new_tokens: int = Field(default=112, ge=1)
-    batch: int = Field(default=300, ge=1)
+    max_new_tokens: int = Field(default=256, ge=1)
+    batch: int = Field(default=64, ge=1)
 
 
 class PreferenceConfig(Config):
@@ -50,7 +57,8 @@ class PreferenceConfig(Config):
         prototypes: Share of latents that sit on a prototype.
         posteriors: Share of latents drawn from the posterior of a seen client; the rest are mixtures of prototypes
             (the mixture prior's mean moves between them), which teach the policy what lies between. Chosen by us.
-        pairs_per_latent: Pairs kept for each prompt and latent, the widest margins first, no response twice.
+        pairs_per_latent: Pairs kept for each prompt and latent, the widest margins first, no response twice. 1 by
+            default, the widest pair, which is the one that is most often ordered right. Chosen by us.
         margin: Least difference of rewards, in standard deviations of the rewards of one prompt's candidates, pooled
             over all prompts and all latents: a latent to which candidates are alike so gives fewer pairs. Chosen by us.
     """
@@ -58,7 +66,7 @@ class PreferenceConfig(Config):
     latents_per_prompt: int = Field(default=2, ge=1)
     prototypes: float = Field(default=0.4, ge=0, le=1)
     posteriors: float = Field(default=0.4, ge=0, le=1)
-    pairs_per_latent: int = Field(default=2, ge=1)
+    pairs_per_latent: int = Field(default=1, ge=1)
     margin: Margin = 0.5
 
     @model_validator(mode="after")
@@ -98,7 +106,7 @@ class FedDPOConfig(Config):
 
     Attributes:
         rounds: Rounds. Fewer than theirs, such that all local steps together read as many pairs as the other methods'
-            ``steps`` × ``batch``.
+            ``steps`` × ``batch`` by default: 20 × 5 × 4 × 8 = 400 × 8.
         cohort: Clients per round.
         steps: Local steps.
         batch: Pairs per local step.
@@ -122,28 +130,30 @@ class PolicyConfig(Config):
         conditioning: ``soft_prefix``: z becomes ``prefix_tokens`` virtual tokens before the prompt. ``additive``: a
             linear map of z is added to every input embedding, as published.
         prefix_tokens: Virtual tokens of a soft prefix. Chosen by us.
-        lora_rank: LoRA r. The paper's 8.
-        lora_alpha: LoRA α. The paper's 16.
-        lora_dropout: The paper has 0.05; 0 by default because a policy of a million parameters does not overfit.
-        beta: DPO β. The paper's 0.1.
+        lora_rank: LoRA r, on all linear layers. The paper has 8; 16 is chosen by us, for two or more preferences
+            share it.
+        lora_alpha: LoRA α. The paper's ratio α / r = 2.
+        lora_dropout: The paper has 0.05; 0 by default, chosen by us: a pair is read about three times, and PEFT cannot
+            drop out before the experts of a mixture-of-experts model.
+        beta: DPO β. The paper's 0.1, as in the DPO paper (Rafailov et al., arXiv 2305.18290, appendix B).
         sft_weight: Weight of the preferred responses' negative log-likelihood per token, beside DPO (iterative RPO,
-            arXiv 2404.19733; Llama 3 has 0.2 of it). DPO alone lowers the probability of both responses, and what a
-            small policy then says instead is outside its language; measured by ``benchmarks/policy_choices.py``.
+            arXiv 2404.19733). DPO alone lowers the probability of both responses. Llama 3 (arXiv 2407.21783, section
+            4.1.4) has 0.2; 0.1 is chosen by us: the preferred responses are the base model's own, so less holds it.
         language_weight: Weight of the negative log-likelihood per token, in both responses, of those tokens that the
-            reference was sure of. DPO may move choices; this holds what follows from a choice, which it would
-            otherwise unlearn as readily. Chosen by us.
-        steps: Optimiser steps.
-        batch: Pairs per optimiser step.
+            reference was sure of. DPO may move choices; this holds what follows from a choice, which a small policy
+            at a high learning rate would otherwise unlearn as readily. 0 by default: DPO as published has none.
+        steps: Optimiser steps. The paper has 50 rounds of 30; 400 are chosen by us, for as many pairs as FedDPO's
+            clients read in all.
+        batch: Pairs per optimiser step. The paper has 32; 8 are chosen by us, for the memory of one small GPU.
         micro_batch: Pairs per forward pass, on one process; gradients accumulate to ``batch``. None for all at once.
-        lr: Peak learning rate of LoRA, by AdamW(0.9, 0.95), linear warm-up and cosine decay. The paper has 1e-5 for
-            Qwen2-0.5B; a policy of a million parameters wants more.
-        conditioner_lr: Peak learning rate of the z-conditioner. The paper trains the parts of z at 10× the rate;
-            chosen by us on validation prompts.
+        lr: Peak learning rate of LoRA, by AdamW(0.9, 0.95), linear warm-up and cosine decay. The paper's for Gemma-2B;
+            for Qwen2-0.5B it has 1e-5.
+        conditioner_lr: Peak learning rate of the z-conditioner. The paper trains the parts of z at 10× the rate.
         warmup: Share of the steps in which the learning rate rises. Chosen by us.
         clip_norm: Longest gradient. Chosen by us.
         evaluate_every: Steps between looks at the validation prompts; the stopping step is chosen among them.
         refresh_every: Steps between refreshes of the candidates by samples of the current policy; 0 for never, as
-            in the paper. What one is worth is measured by ``benchmarks/policy_choices.py``.
+            in the paper. What one is worth on the bundled world is measured by ``benchmarks/policy_choices.py``.
         refresh_prompts: To how many of the prompts, drawn anew, the policy responds at a refresh.
         checkpoint_every: Steps between checkpoints; 0 for none but the last.
         precision: ``auto`` is bfloat16 on a GPU and float32 elsewhere.
@@ -157,22 +167,22 @@ class PolicyConfig(Config):
     model: str | None = None
     conditioning: Conditioning = "soft_prefix"
     prefix_tokens: Size = 8
-    lora_rank: Size = 32
-    lora_alpha: Size = 64
+    lora_rank: Size = 16
+    lora_alpha: Size = 32
     lora_dropout: float = Field(default=0.0, ge=0, lt=1)
-    beta: Scale = 1.0
-    sft_weight: Weight = 40.0
-    language_weight: Weight = 100.0
-    steps: int = Field(default=450, ge=1)
+    beta: Scale = 0.1
+    sft_weight: Weight = 0.1
+    language_weight: Weight = 0.0
+    steps: int = Field(default=400, ge=1)
     batch: int = Field(default=8, ge=1)
     micro_batch: int | None = Field(default=None, ge=1)
-    lr: LearningRate = 3e-3
-    conditioner_lr: LearningRate = 2e-2
+    lr: LearningRate = 1e-4
+    conditioner_lr: LearningRate = 1e-3
     warmup: float = Field(default=0.1, ge=0, lt=1)
     clip_norm: Scale = 1.0
-    evaluate_every: int = Field(default=150, ge=1)
-    refresh_every: int = Field(default=225, ge=0)
-    refresh_prompts: int = Field(default=225, ge=1)
+    evaluate_every: int = Field(default=50, ge=1)
+    refresh_every: int = Field(default=0, ge=0)
+    refresh_prompts: int = Field(default=250, ge=1)
     checkpoint_every: int = Field(default=50, ge=0)
     precision: Precision = "auto"
     gradient_checkpointing: bool = False

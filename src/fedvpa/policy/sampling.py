@@ -18,8 +18,8 @@ class Sampling:
 
     temperature: float = 1.0
     top_p: float = 1.0
-    max_new_tokens: int = 112
-    batch: int = 300
+    max_new_tokens: int = 256
+    batch: int = 64
 
 
 SERVING = Sampling(temperature=0.7)

@@ -23,11 +23,12 @@ from fedvpa.evaluation.judges.registry import check_judge, how_to_set_a_judge, s
 from fedvpa.features.config import FeatureConfig
 from fedvpa.models.folder import check_folder, local_folder
 from fedvpa.policy.config import PolicyConfig
+from fedvpa.runs.presets import with_presets
 from fedvpa.selector.config import SelectorConfig
 
 
 class RunConfig(Config):
-    """One run.
+    """One run. On the bundled world, keys that are not given have the values of :mod:`fedvpa.runs.presets`.
 
     Attributes:
         data: Where the pairs come from.
@@ -59,10 +60,12 @@ class RunConfig(Config):
 
     @model_validator(mode="before")
     @classmethod
-    def _users_are_clients(cls, values: Any) -> Any:
-        """Keep ``kind`` natural where other keys of the section are given and it is not."""
-        given = values.get("partition") if isinstance(values, Mapping) else None
-        return {**values, "partition": {"kind": "natural", **given}} if isinstance(given, Mapping) else values
+    def _fill_in(cls, values: Any) -> Any:
+        """The bundled world's values where they are not given, and ``kind`` natural, whatever else a section holds."""
+        if not isinstance(values, Mapping):
+            return values
+        filled, given = with_presets(values), values.get("partition")
+        return {**filled, "partition": {"kind": "natural", **given}} if isinstance(given, Mapping) else filled
 
     @field_validator("method")
     @classmethod
@@ -132,11 +135,11 @@ class RunConfig(Config):
         data, features, policy = self.data, self.features, self.policy
         if data.path and Path(data.path).expanduser().exists():
             data = data.model_copy(update={"path": str(Path(data.path).expanduser().resolve())})
-        if Path(features.model).expanduser().is_dir():
+        if features.model and Path(features.model).expanduser().is_dir():
             features = features.model_copy(update={"model": str(Path(features.model).expanduser().resolve())})
         if features.cache_dir is not None:
             features = features.model_copy(update={"cache_dir": features.cache_dir.expanduser().resolve()})
-        if policy.model is not None and Path(policy.model).expanduser().is_dir():
+        if policy.model and Path(policy.model).expanduser().is_dir():
             policy = policy.model_copy(update={"model": str(Path(policy.model).expanduser().resolve())})
         if policy.candidates.prompt_file is not None:
             file = policy.candidates.prompt_file.expanduser().resolve()
@@ -157,12 +160,12 @@ class RunConfig(Config):
         A hub id is not looked up. Verbs call this before they import what computes.
 
         Raises:
-            ConfigError: If the source needs a path and none is set.
+            ConfigError: If the source needs a path and none is set, or no language model is named.
             DataError: If the data are not there.
             ModelError: If the model folder is not there, or not complete.
         """
         self.data.check_paths()
-        folder = local_folder(self.features.model)
+        folder = local_folder(self.features.named_model())
         if folder is not None:
             check_folder(folder)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,13 +17,16 @@ from fedvpa.data.client_pairs import ClientPairs
 from fedvpa.data.holdout import load_holdout, rows_by_group
 from fedvpa.data.load import load
 from fedvpa.data.partition import partition
-from fedvpa.data.schema import PairTable
+from fedvpa.data.schema import PairTable, Text
 from fedvpa.data.splits import HeldOut
 from fedvpa.engines.federation import Federation, federate
 from fedvpa.features.config import FeatureConfig
 from fedvpa.features.extract import cache_key, load_features
 from fedvpa.features.store import FeatureStore
+from fedvpa.models.folder import BUNDLED
+from fedvpa.models.load import open_tokenizer
 from fedvpa.models.locate import locate
+from fedvpa.models.reading import TEXTS, check_readable
 from fedvpa.runs.config import RunConfig
 from fedvpa.runs.identity import data_fingerprint
 from fedvpa.selector.pairs import Pairs
@@ -64,20 +68,44 @@ def prepare(config: RunConfig, *, on_node: bool = False) -> Prepared:
     Args:
         config: The run.
         on_node: Whether these are the few clients of one node of a deployment, which may have nothing to test on.
+
+    Raises:
+        InputError: If the data or the language model cannot be used, or the model cannot read the data.
     """
     table = load(config.resolved_data())
     clients = partition(table, config.partition, config.seed)
     held_out = clients.held_out(table, check=not on_node)
     say(str(held_out))
+    check_reader(config, table)
     store = load_features(table, config.features)
     weights = np.array([pair.weight for pair in table.pairs], dtype=np.float32)
     federation = federate(store, clients, rms=config.selector.normalise == "rms", weights=weights)
     return Prepared(table, federation, json.dumps(feature_key(config.features), sort_keys=True), held_out)
 
 
+def check_reader(config: RunConfig, table: PairTable) -> None:
+    """Say it, or raise ModelError, if the features' language model knows too little of the pairs' language.
+
+    The bundled world is not asked about its own model.
+    """
+    model = config.features.named_model()
+    if config.data.source != "world" or model != BUNDLED:
+        _check_reader(model, _some_texts(table), config.data.strict)
+
+
+@functools.lru_cache(maxsize=8)  # the cells of a comparison ask the same, and one answer is enough
+def _check_reader(model: str, texts: tuple[Text, ...], strict: bool) -> None:
+    check_readable(texts, open_tokenizer(locate(model)), model, key="features.model", strict=strict)
+
+
+def _some_texts(table: PairTable) -> tuple[Text, ...]:
+    pairs = table.pairs[:: max(1, len(table) // TEXTS)]
+    return tuple(text for pair in pairs for text in (pair.prompt, pair.chosen, pair.rejected))
+
+
 def feature_key(config: FeatureConfig) -> dict[str, Any]:
     """What features mean, whatever the data and the precision: a selector only reads those it was trained on."""
-    key = cache_key(PairTable(()), config, locate(config.model))
+    key = cache_key(PairTable(()), config, locate(config.named_model()))
     return {name: part for name, part in key.items() if name not in ("data", "pairs", "dtype", "storage")}
 
 

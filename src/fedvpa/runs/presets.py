@@ -1,0 +1,90 @@
+"""The bundled world's settings: what a run on it starts from where the user sets nothing.
+
+The defaults of every section are those for own data and a real language model. The bundled world has a language model
+of a million parameters and exact utilities, and wants other values: ``data.source=world`` brings its model and judge,
+and that model as the base policy brings stage 2's values. They are filled in *under* what the user gives, so an
+explicit setting wins, and a run's ``config.yaml`` holds the result in full: nothing is decided later. A configuration
+that holds all values, such as a run's, therefore reads as it was written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+from pydantic import BaseModel
+
+from fedvpa.models.folder import BUNDLED
+
+WORLD: Mapping[str, Any] = MappingProxyType(
+    {"features": {"model": BUNDLED}, "policy": {"judging": {"judge": "world"}}},
+)
+"""Where the data are the bundled world's: its language model, and the judge that knows its users' utilities."""
+
+BUNDLED_MODEL: Mapping[str, Any] = MappingProxyType(
+    {
+        "policy": {
+            "lora_rank": 32,
+            "lora_alpha": 64,
+            "beta": 1.0,
+            "sft_weight": 40.0,
+            "language_weight": 100.0,
+            "steps": 450,
+            "lr": 3e-3,
+            "conditioner_lr": 2e-2,
+            "evaluate_every": 150,
+            "refresh_every": 225,
+            "refresh_prompts": 225,
+            "candidates": {
+                "prompts": 450,
+                "validation_prompts": 80,
+                "samples": 16,
+                "max_new_tokens": 112,
+                "batch": 300,
+            },
+            "preferences": {"pairs_per_latent": 2},
+        },
+        "biscuit": {"lora": {"lr": 1e-2}},
+    }
+)
+"""Where the base policy is the bundled language model.
+
+Chosen by us on validation prompts, by ``benchmarks/policy_choices.py``. A policy of a million parameters takes a
+learning rate 30 times that of a real one, and then unlearns its language, which the two weights beside DPO hold; they
+are relative to β. Its samples cost little, so there are 16 for each prompt; its longest response has 103 tokens. One
+refresh comes half-way.
+"""
+
+
+def with_presets(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of a configuration, with those of the bundled world filled in where they are not given.
+
+    Args:
+        given: Section → its values, as a mapping or as a section that is already built; the latter stays as it is.
+
+    Returns:
+        A new mapping; ``given`` is not changed.
+    """
+    filled = _filled(given, WORLD) if _value(given, "data", "source", "world") == "world" else dict(given)
+    base = _value(filled, "policy", "model", None) or _value(filled, "features", "model", None)
+    return _filled(filled, BUNDLED_MODEL) if base == BUNDLED else filled
+
+
+def _value(values: Mapping[str, Any], section: str, key: str, default: Any) -> Any:
+    found = values.get(section)
+    if isinstance(found, BaseModel):
+        return getattr(found, key)
+    return found.get(key, default) if isinstance(found, Mapping) else default
+
+
+def _filled(given: Mapping[str, Any], preset: Mapping[str, Any]) -> dict[str, Any]:
+    """``given``, with the keys of ``preset`` that it lacks, sections merged key by key."""
+    filled = dict(given)
+    for key, value in preset.items():
+        if isinstance(value, Mapping):
+            own = filled.get(key, {})
+            filled[key] = _filled(own, value) if isinstance(own, Mapping) else own
+        else:
+            filled.setdefault(key, value)
+    return filled
