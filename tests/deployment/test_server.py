@@ -1,14 +1,16 @@
 """The server of a deployment, on nodes in this process: stopped anywhere, it ends where it would have."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from filelock import FileLock
 
-from fedvpa.core.errors import FedvpaError, RunError
+from fedvpa.core.errors import ConfigError, FedvpaError, RunError, TrainingError
 from fedvpa.runs.config import RunConfig
+from fedvpa.runs.folder import RunFolder
 from fedvpa.selector.selector import Selector
 
 httpx = pytest.importorskip("httpx", reason="fedvpa[flower] is not installed")
@@ -70,7 +72,7 @@ def test_a_server_that_is_stopped_and_started_again_ends_where_it_would_have(tmp
 def test_a_run_directory_in_use_or_of_another_run_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     out = tmp_path / "out"
     with pytest.raises(FedvpaError, match="2 of 3 nodes introduced themselves"):
-        deployment.serve(HereGrid(tmp_path / "a"), CONFIG, given(out, nodes=3, deadline=0.0))
+        deployment.serve(HereGrid(tmp_path / "a"), CONFIG, given(out, nodes=3))
     assert not (out / "config.yaml").exists()
     monkeypatch.setattr("fedvpa.deployment.server.HANDOVER_SECONDS", 0.01)
     with FileLock(out / ".lock"), pytest.raises(RunError, match="another program writes to it"):
@@ -80,6 +82,43 @@ def test_a_run_directory_in_use_or_of_another_run_is_refused(tmp_path: Path, mon
     other = RunConfig.parse({**CONFIG.model_dump(), "seed": 6})
     with pytest.raises(RunError, match="another configuration"):
         deployment.serve(HereGrid(tmp_path / "a"), other, given(out))
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize("changed", [{"nodes": 0}, {"deadline": -1}, {"quorum": 5}, {"quorum": 0}])
+def test_terms_that_cannot_be_are_refused_before_anything_is_written(changed: dict, tmp_path: Path):
+    with pytest.raises(ConfigError, match=f"'{next(iter(changed))}'"):
+        deployment.serve(HereGrid(tmp_path / "a"), CONFIG, given(tmp_path / "out", **changed))
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.unit
+def test_the_server_leaves_a_run_directory_that_other_verbs_open(tmp_path: Path, capsys):
+    out, grid = tmp_path / "out", HereGrid(tmp_path / "a")
+    grid.nodes[1] = replace(grid.nodes[1], left_out=("anna",))
+    deployment.serve(grid, CONFIG, given(out))
+    assert "1 further users are left out by their nodes" in capsys.readouterr().err
+    assert not any(b"anna" in path.read_bytes() for path in out.rglob("*") if path.is_file())
+    run = RunFolder.open(out)
+    assert run.config() == CONFIG
+    assert [line["round"] for line in run.lines()] == list(range(6))
+    written = json.loads((out / "metrics.json").read_text())
+    assert (written["method"], written["rounds"], written["clients"], written["nodes"]) == ("fedvpa_gp", 6, 6, 2)
+    assert (written["users_left_out"], written["rejected_updates"], written["rows"]) == (1, 0, [])
+    assert not run.clients.exists(), "no user's state is on the server"
+    from fedvpa.api.report import report
+
+    assert report(out).page.is_file()
+
+
+@pytest.mark.unit
+def test_updates_that_are_rejected_are_counted_and_a_run_that_all_reject_stops(tmp_path: Path, capsys):
+    deployment.serve(HereGrid(tmp_path / "a", {1: "nan"}), CONFIG, given(tmp_path / "out"))
+    written = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert written["rejected_updates"] > 0
+    assert f"WARNING: {written['rejected_updates']} of 24 updates were rejected" in capsys.readouterr().err
+    with pytest.raises(TrainingError, match=r"all 4 updates were rejected.*lower local\.head_lr"):
+        deployment.serve(HereGrid(tmp_path / "b", {0: "nan", 1: "nan"}), CONFIG, given(tmp_path / "other"))
 
 
 @pytest.mark.unit

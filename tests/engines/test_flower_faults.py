@@ -17,6 +17,9 @@ from fedvpa.features.standardise import Standardiser
 from tests_shared import replay
 
 pytest.importorskip("flwr", reason="fedvpa[flower] is not installed")
+from flwr.app import Error, Message
+
+from fedvpa.engines.flower import clocks
 from fedvpa.engines.flower.roster import gather
 from fedvpa.engines.flower.server import GridCohort
 from here_grid import SETTING, HereGrid, share, task
@@ -122,6 +125,121 @@ def test_too_few_nodes_and_a_client_on_two_nodes_are_refused(tmp_path: Path):
     twice.nodes[1] = twice.nodes[0]
     with pytest.raises(DataError, match="Two nodes host the client 'client-0'"):
         gather(twice, 2, deadline=0.0)
+
+
+def answers(grid: HereGrid, number: int, content) -> None:
+    """From now on a node answers with what ``content`` makes of its reply."""
+    plain = grid._push
+
+    def push(message):
+        name = plain(message)
+        if message.metadata.dst_node_id == number:
+            content(grid.replies[name])
+        return name
+
+    grid._push = push
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [("error", "out of memory"), ("empty", "none of its 4 users has enough pairs"), ("other", "another version")],
+)
+def test_the_run_starts_without_a_node_that_cannot_take_part_if_the_quorum_holds(fault, said, tmp_path: Path, capsys):
+    def change(reply) -> None:
+        if fault == "empty":
+            reply.content["facts"]["clients"], reply.content["facts"]["left-out"] = "{}", 4
+        elif fault == "other":
+            del reply.content["facts"]
+
+    grid = HereGrid(tmp_path, {1: "error"} if fault == "error" else {})
+    if fault != "error":
+        answers(grid, 1, change)
+    roster = gather(grid, 2, deadline=0.0, quorum=0.5)
+    assert roster.client_ids == ids(0)
+    for _ in range(3):
+        roster.refresh({0, 1})
+    assert capsys.readouterr().err.count(f"a node does not take part: {said}") == (fault != "other")
+    with pytest.raises(FedvpaError, match=rf"1 of 2 nodes introduced themselves within 0 s \(.*{said}.*\)"):
+        gather(grid, 2, deadline=0.0, quorum=0.6)
+
+
+@pytest.mark.unit
+def test_a_node_of_other_features_is_left_out_at_the_start_too(tmp_path: Path, capsys):
+    grid = HereGrid(tmp_path, {1: "narrow"})
+    assert gather(grid, 2, deadline=0.0, quorum=0.5).client_ids == ids(0)
+    assert "a node does not take part: its features have 3 dimensions, not 17" in capsys.readouterr().err
+
+
+@pytest.mark.unit
+def test_users_that_nodes_leave_out_are_counted_and_not_named(tmp_path: Path, capsys):
+    grid = HereGrid(tmp_path)
+    grid.nodes[1] = replace(grid.nodes[1], left_out=("anna", "bert"))
+    assert gather(grid, 2, deadline=0.0).left_out == 2
+    joined = HereGrid(tmp_path, gone={1})
+    joined.nodes[1] = grid.nodes[1]
+    roster, _ = cohort(joined)
+    capsys.readouterr()
+    joined.gone = set()
+    for _ in range(2):
+        roster.refresh({0, 1})
+    assert roster.left_out == 2
+    assert "a node that joined leaves out 2 users" in capsys.readouterr().err
+
+
+@pytest.mark.unit
+def test_an_answer_that_cannot_be_read_is_dropped_and_the_round_goes_on(tmp_path: Path, capsys):
+    grid = HereGrid(tmp_path)
+    roster, run = cohort(grid)
+    answers(grid, 1, lambda reply: reply.content.pop("parts"))
+    algorithm = make("fedvpa_gp", SETTING)
+    engine = EngineConfig(cohort=6, workers=1)
+    _, line = next(rounds(algorithm, roster, engine, 5, start(algorithm, roster, 5), run))
+    assert line["dropped"] == sorted(ids(1))
+    assert "(an answer that cannot be read: it may run another version of fedvpa)" in capsys.readouterr().err
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize(("ahead", "said"), [(4.0, "4 s ahead"), (-200.0, "200 s behind"), (0.5, None), (-0.5, None)])
+def test_a_clock_that_is_off_is_told_before_flower_refuses_it(ahead: float, said: str | None, tmp_path: Path, capsys):
+    def shift(reply) -> None:
+        reply.metadata.__dict__["_created_at"] = reply.metadata.created_at + ahead
+
+    grid = HereGrid(tmp_path)
+    answers(grid, 1, shift)
+    gather(grid, 2, deadline=0.0)
+    noted = [line for line in capsys.readouterr().err.splitlines() if "the clock of node 1 is" in line]
+    assert len(noted) == (said is not None)
+    if said is not None:
+        assert f"{said} of the server's. Flower refuses a node whose clock is more than 5 s ahead or 305 s" in noted[0]
+
+
+@pytest.mark.reference
+def test_the_bounds_of_clocks_are_flowers_own():
+    from flwr.common import constant
+
+    assert clocks.AHEAD_SECONDS == constant.SYSTEM_TIME_TOLERANCE
+    assert clocks.BEHIND_SECONDS == constant.TIMESTAMP_TOLERANCE + constant.SYSTEM_TIME_TOLERANCE
+    assert clocks.clock_ahead(100.0, 101.0, 102.0) == 0.0, "between request and reply nothing is known"
+    assert clocks.clock_ahead(100.0, 108.0, 102.0) == 6.0
+    assert clocks.clock_ahead(100.0, 93.0, 102.0) == -7.0
+
+
+@pytest.mark.unit
+def test_what_a_node_says_is_given_without_the_class_that_flower_puts_before_it(tmp_path: Path):
+    with pytest.raises(FedvpaError, match=r"within 0 s \(the node cannot go on \(KeyError\); its own log says why\)"):
+        gather(Says(tmp_path), 2, deadline=0.0)
+
+
+class Says(HereGrid):
+    """A grid whose nodes fail as Flower reports it."""
+
+    def _push(self, message):
+        name = super()._push(message)
+        told = "the node cannot go on (KeyError); its own log says why"
+        reason = f"<class 'fedvpa.engines.flower.client.NodeError'>:<'{told}'>"
+        self.replies[name] = Message(Error(2, reason), reply_to=message)
+        return name
 
 
 def ids(number: int | None = None) -> tuple[str, ...]:

@@ -43,7 +43,7 @@ class Between:
         also = f", or 0 {self.zero}" if self.zero else ""
         raise ConfigError(
             f"{value:g} cannot be used: {self.reason}.",
-            fix=f"Give a number from {self.least:g} to {self.most:g}{also}.",
+            fix=f"Give a number from {self.least:.7g} to {self.most:.7g}{also}.",
         )
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -19,14 +19,21 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from fedvpa.algorithms.registry import make
+from fedvpa.algorithms.rejections import Rejections
 from fedvpa.core.compute import Compute, restore
 from fedvpa.core.errors import FedvpaError, RunError
+from fedvpa.core.files import write_json
+from fedvpa.core.loop import check_finite
 from fedvpa.core.progress import say
+from fedvpa.core.schema import VERSIONS
 from fedvpa.deployment.node import CONFIG_FILE
+from fedvpa.deployment.terms import Terms
 from fedvpa.engines.checkpoint import load_checkpoint, save_checkpoint
 from fedvpa.engines.flower.roster import Roster, gather
 from fedvpa.engines.flower.server import GridCohort
 from fedvpa.engines.training import TrainState, rounds, start
+from fedvpa.evaluation.accuracy_results import AccuracyComparison
+from fedvpa.evaluation.intervals import DEFAULT_BOOTSTRAP
 from fedvpa.features.standardise import Standardiser
 from fedvpa.runs.config import RunConfig, read_config
 from fedvpa.runs.environment import environment
@@ -81,20 +88,25 @@ def serve(grid: Grid, config: RunConfig, given: Mapping[str, Any]) -> None:
             for the nodes to come; ``quorum``, the share of a round's clients that must answer.
 
     Raises:
+        ConfigError: If one of the numbers cannot be; see :class:`~fedvpa.deployment.terms.Terms`.
         RunError: If ``out`` holds a run of another configuration, or is not a folder, or another program writes to it.
         FedvpaError: If too few nodes come, or too few clients answer.
+        TrainingError: If the training has diverged.
     """
+    terms = Terms.parse({name: given[name] for name in Terms.model_fields})
     with RunFolder.at(str(given["out"])).locked(HANDOVER_SECONDS) as run:
-        _serve(grid, config, run, int(given["nodes"]), float(given["deadline"]), float(given["quorum"]))
+        _serve(grid, config, run, terms)
 
 
-def _serve(grid: Grid, config: RunConfig, run: RunFolder, nodes: int, deadline: float, quorum: float) -> None:
-    roster = gather(grid, nodes, deadline)
+def _serve(grid: Grid, config: RunConfig, run: RunFolder, terms: Terms) -> None:
+    roster = gather(grid, terms.nodes, terms.deadline, terms.quorum)
     say(f"{len(roster.client_ids)} clients on {len(roster.introductions)} nodes")
+    if roster.left_out:
+        say(f"{roster.left_out} further users are left out by their nodes: their pairs are too few to learn from")
     algorithm = make(config.method, config.method_config)
     state, scaling = _begin(run, config, roster)
     codec, standardiser = config.engine.codec, scaling.standardiser
-    cohort = GridCohort(grid, roster.hosts, False, deadline, quorum, codec, standardiser, roster.refresh)
+    cohort = GridCohort(grid, roster.hosts, False, terms.deadline, terms.quorum, codec, standardiser, roster.refresh)
     meta = {
         "config": config.model_dump(mode="json"),
         "scaling": _plain(standardiser),
@@ -103,7 +115,8 @@ def _serve(grid: Grid, config: RunConfig, run: RunFolder, nodes: int, deadline: 
     with run.history.open("a", encoding="utf-8") as log:
         for reached, line in rounds(algorithm, roster, config.engine, config.seed, state, cohort):
             state = reached
-            log.write(json.dumps(line) + "\n")
+            check_finite(line, f"{config.method}: round {state.server.round}")
+            log.write(json.dumps(line, allow_nan=False) + "\n")
             log.flush()
             os.fsync(log.fileno())
             save_checkpoint(run.checkpoint, state, meta)
@@ -111,7 +124,30 @@ def _serve(grid: Grid, config: RunConfig, run: RunFolder, nodes: int, deadline: 
             roster.refresh(set(grid.get_node_ids()))
     key = json.dumps(feature_key(config.features), sort_keys=True)
     replace(algorithm.selector(state.server), scaling=scaling, feature_key=key).save_pretrained(run.selector)
+    history = run.lines()
+    rejections = Rejections.of(history)
+    if rejections.rejected:
+        say(str(rejections))
+    write_json(run.path / "metrics.json", metrics(config.method, history, rejections, roster))
     say(f"selector: {run.selector}")
+
+
+def metrics(
+    method: str, history: Sequence[Mapping[str, Any]], rejections: Rejections, roster: Roster
+) -> dict[str, Any]:
+    """What ``metrics.json`` of a deployment's server holds; its tables are empty, for the server has no test pairs."""
+    nobody = AccuracyComparison(DEFAULT_BOOTSTRAP, rows=(), summary=(), controls=(), differences=())
+    return {
+        **nobody.to_dict(),
+        "schema_version": VERSIONS["metrics"],
+        "method": method,
+        "seconds": sum(line["seconds"] for line in history),
+        "rounds": len(history),
+        "clients": len(roster.client_ids),
+        "nodes": len(roster.introductions),
+        "users_left_out": roster.left_out,
+        "rejected_updates": rejections.rejected,
+    }
 
 
 def _begin(run: RunFolder, config: RunConfig, roster: Roster) -> tuple[TrainState, Scaling]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import reduce
 from typing import Protocol
@@ -13,6 +14,8 @@ from flwr.clientapp import ClientApp
 
 from fedvpa.algorithms.base import Algorithm, CohortUpdate, Private
 from fedvpa.algorithms.robust import Part
+from fedvpa.core.errors import FedvpaError
+from fedvpa.core.progress import say
 from fedvpa.core.short_repr import short_repr
 from fedvpa.engines import vectorised
 from fedvpa.engines.federation import Federation
@@ -57,33 +60,59 @@ class Node:
         algorithm: What each of its clients does.
         federation: The pairs of its clients.
         devices: Where their private state is kept.
+        left_out: The users whose pairs are too few to learn from; the node says so in its own log.
     """
 
     algorithm: Algorithm
     federation: Federation
     devices: Devices = field(default_factory=InContext)
+    left_out: tuple[str, ...] = ()
 
     __repr__ = short_repr
 
 
-def client_app(load: Callable[[Context], Node]) -> ClientApp:
+class NodeError(FedvpaError):
+    """What a server is told of an error on a node of a deployment: no id, path or text of the node."""
+
+
+@contextmanager
+def discreet() -> Iterator[None]:
+    """Say what goes wrong in the node's own log, and let the server know only that something did.
+
+    Raises:
+        NodeError: In place of any error, which may hold user ids, paths and texts.
+    """
+    try:
+        yield
+    except NodeError:
+        raise
+    except Exception as error:
+        say(f"fedvpa: {error}")
+        raise NodeError(f"the node cannot go on ({type(error).__name__}); its own log says why") from error
+
+
+def client_app(load: Callable[[Context], Node], guard: Callable[[], AbstractContextManager[None]]) -> ClientApp:
     """A ClientApp around the same functions that the other engines call.
 
     Private state (mixture weights, own posterior) stays on the node.
 
     Args:
         load: Gives the node's algorithm and pairs; called for each message, so it should remember what it loaded.
+        guard: Stands around each message: ``discreet`` in a deployment, ``nullcontext`` in a simulation.
     """
     app = ClientApp()
 
     @app.query()
     def introduce(message: Message, context: Context) -> Message:
-        federation = load(context).federation
-        clients = {name: federation.train_size(name) for name in federation.client_ids}
-        return Message(pack_introduction(Introduction(clients, federation.moments)), reply_to=message)
+        with guard():
+            return Message(pack_introduction(introduction(load(context))), reply_to=message)
 
     @app.train()
     def train(message: Message, context: Context) -> Message:
+        with guard():
+            return answer(message, context)
+
+    def answer(message: Message, context: Context) -> Message:
         torch.set_num_threads(1)
         node, request = load(context), unpack_request(message.content)
         round_, federation = request.broadcast.round, node.federation
@@ -100,3 +129,13 @@ def client_app(load: Callable[[Context], Node]) -> ClientApp:
         return Message(pack_reply(parts, request.clients, request.codec, kept if simulated else None), reply_to=message)
 
     return app
+
+
+def introduction(node: Node) -> Introduction:
+    """What a node says about itself; whom it leaves out it says in its own log alone."""
+    if node.left_out:
+        names = ", ".join(map(repr, node.left_out))
+        say(f"left out, with too few pairs to learn from: {names}. The server is told how many, not who.")
+    federation = node.federation
+    clients = {name: federation.train_size(name) for name in federation.client_ids}
+    return Introduction(clients, federation.moments, len(node.left_out))

@@ -26,6 +26,7 @@ from flwr.app import ArrayRecord, ConfigRecord, RecordDict
 
 from fedvpa.algorithms.base import Broadcast, CohortUpdate, Private
 from fedvpa.algorithms.robust import Part
+from fedvpa.core.errors import DataError
 from fedvpa.core.short_repr import short_repr
 from fedvpa.core.tree import Tree, below, prefixed
 from fedvpa.engines.codecs import decode, encode
@@ -145,7 +146,18 @@ def pack_reply(
 
 
 def unpack_reply(records: RecordDict, clients: Sequence[str], codec: Codec) -> tuple[list[Part], dict[str, Private]]:
-    """The updates of the clients that were asked, and their private state if the node is simulated."""
+    """The updates of the clients that were asked, and their private state if the node is simulated.
+
+    Raises:
+        DataError: If the records are no reply to what was asked.
+    """
+    try:
+        return _reply(records, clients, codec)
+    except (KeyError, ValueError, TypeError) as error:
+        raise DataError("an answer that cannot be read: it may run another version of fedvpa") from error
+
+
+def _reply(records: RecordDict, clients: Sequence[str], codec: Codec) -> tuple[list[Part], dict[str, Private]]:
     tensors, sums = (tree_of(records.array_records[name]) for name in ("posteriors", "sums"))
     numbers = {name: row for row, name in enumerate(clients)}
     parts = []
@@ -164,25 +176,39 @@ class Introduction:
     Attributes:
         clients: Client id → its number of training pairs.
         moments: Of the features of its training pairs: they add up, no vector leaves the node.
+        left_out: How many further users it holds whose pairs are too few to learn from; who they are stays there.
     """
 
     clients: Mapping[str, int]
     moments: Moments
+    left_out: int = 0
 
 
 def pack_introduction(introduction: Introduction) -> RecordDict:
     """An introduction as records."""
     moments = introduction.moments
     tensors = {"sum": torch.from_numpy(moments.sum), "sum_of_squares": torch.from_numpy(moments.sum_of_squares)}
-    facts = ConfigRecord({"clients": json.dumps(dict(introduction.clients)), "count": moments.count})
+    clients = json.dumps(dict(introduction.clients))
+    facts = ConfigRecord({"clients": clients, "count": moments.count, "left-out": introduction.left_out})
     return RecordDict({"moments": arrays(tensors), "facts": facts})
 
 
 def unpack_introduction(records: RecordDict) -> Introduction:
-    """What :func:`pack_introduction` packed."""
+    """What :func:`pack_introduction` packed.
+
+    Raises:
+        DataError: If it is none: the node runs another version.
+    """
+    try:
+        return _introduction(records)
+    except (KeyError, ValueError, TypeError) as error:
+        raise DataError("its introduction cannot be read: it may run another version of fedvpa") from error
+
+
+def _introduction(records: RecordDict) -> Introduction:
     tensors, facts = tree_of(records.array_records["moments"]), records.config_records["facts"]
     moments = Moments(int(str(facts["count"])), tensors["sum"].numpy(), tensors["sum_of_squares"].numpy())
-    return Introduction(json.loads(str(facts["clients"])), moments)
+    return Introduction(json.loads(str(facts["clients"])), moments, int(str(facts["left-out"])))
 
 
 def traffic(records: RecordDict) -> int:

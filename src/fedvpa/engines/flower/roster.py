@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from functools import reduce
@@ -12,8 +13,9 @@ from flwr.serverapp import Grid
 
 from fedvpa.core.errors import DataError, FedvpaError
 from fedvpa.core.progress import say
+from fedvpa.engines.flower.clocks import BOUNDS, NOTED_SECONDS, clock_ahead, clock_words
 from fedvpa.engines.flower.records import Introduction, unpack_introduction
-from fedvpa.engines.flower.server import POLL_SECONDS, exchange, send
+from fedvpa.engines.flower.server import POLL_SECONDS, exchange, reason_of, send
 from fedvpa.features.standardise import Moments
 
 
@@ -56,6 +58,11 @@ class Roster:
         """D."""
         return len(self.moments.sum)
 
+    @property
+    def left_out(self) -> int:
+        """How many users their nodes leave out, because their pairs are too few to learn from."""
+        return sum(introduction.left_out for introduction in self.introductions.values())
+
     def refresh(self, online: set[int]) -> None:
         """Take in the nodes that have introduced themselves, and ask those that are new. Waits for nobody.
 
@@ -77,20 +84,43 @@ class Roster:
             self.client_ids = tuple(sorted(self.hosts))
 
     def _take_in(self, node: int, reply: Message, online: Collection[int]) -> None:
-        if reply.has_error():
-            self._failed.add(node)
-            say(f"a node that joined does not take part: {reply.error.reason}")
-            return
-        introduction = unpack_introduction(reply.content)
-        if len(introduction.moments.sum) != self.dimension:
-            self._failed.add(node)
-            found = len(introduction.moments.sum)
-            say(f"a node that joined does not take part: its features have {found} dimensions, not {self.dimension}")
+        try:
+            introduction = usable(reply, self.dimension)
+        except DataError as error:
+            self.refuse(node, error)
             return
         twice = [name for name in introduction.clients if name in self.hosts and self.hosts[name] in online]
         if twice:
             say(f"a node that joined hosts clients that another node hosts, which keeps them: {', '.join(twice)}")
+        if introduction.left_out:
+            say(f"a node that joined leaves out {introduction.left_out} users, whose pairs are too few to learn from")
         self.introductions[node] = introduction
+
+    def refuse(self, node: int, error: DataError) -> None:
+        """Go on without a node, and do not ask it again before it has been offline."""
+        self._failed.add(node)
+        say(f"a node does not take part: {error}")
+
+
+def usable(reply: Message, dimension: int | None = None) -> Introduction:
+    """The introduction in a reply.
+
+    Args:
+        reply: What a node answered.
+        dimension: D of the others' features; None if it is not known yet.
+
+    Raises:
+        DataError: If the node cannot take part, with the reason.
+    """
+    if reply.has_error():
+        raise DataError(reason_of(reply))
+    introduction = unpack_introduction(reply.content)
+    if not introduction.clients:
+        raise DataError(f"none of its {introduction.left_out} users has enough pairs to learn from")
+    found = len(introduction.moments.sum)
+    if dimension not in (None, found):
+        raise DataError(f"its features have {found} dimensions, not {dimension}")
+    return introduction
 
 
 def assign(introductions: Mapping[int, Introduction], online: Collection[int]) -> dict[str, int]:
@@ -103,40 +133,73 @@ def assign(introductions: Mapping[int, Introduction], online: Collection[int]) -
     return hosts
 
 
-def gather(grid: Grid, nodes: int, deadline: float) -> Roster:
+def gather(grid: Grid, nodes: int, deadline: float, quorum: float = 1.0) -> Roster:
     """Wait for nodes, and ask them who they host.
+
+    A node that came and cannot take part is left out, with one message, as long as enough others can: it is asked again
+    once it has been offline.
 
     Args:
         grid: Flower's.
         nodes: How many nodes to wait for.
         deadline: Seconds to wait for them, and then for their answers.
+        quorum: The share of them that must be able to take part.
 
     Raises:
-        FedvpaError: If too few nodes come or answer in time.
-        DataError: If two nodes host the same client, or none hosts any.
+        FedvpaError: If too few nodes come or answer in time, or can take part.
+        DataError: If two nodes host the same client.
     """
     known = list(grid.get_node_ids())
     until = time.monotonic() + deadline
     while len(known) < nodes and time.monotonic() < until:
         time.sleep(POLL_SECONDS)
         known = list(grid.get_node_ids())
+    sent = time.time()
     replies, _ = exchange(grid, [_introduction_request(node) for node in known], deadline, POLL_SECONDS)
-    failed = [str(reply.error.reason) for reply in replies.values() if reply.has_error()]
-    if len(replies) - len(failed) < nodes:
+    _note_clocks(replies, sent, time.time())
+    introductions, refused = _sorted_out(replies)
+    if len(replies) < nodes or len(introductions) < quorum * nodes:
+        reasons = "; ".join(sorted(set(map(str, refused.values())))) or "the others did not answer"
         raise FedvpaError(
-            f"{len(replies) - len(failed)} of {nodes} nodes introduced themselves within {deadline:g} s "
-            f"({'; '.join(sorted(set(failed))) or 'the others did not answer'})."
+            f"{len(introductions)} of {nodes} nodes introduced themselves within {deadline:g} s ({reasons}). Check "
+            f"that they run, and their logs. {BOUNDS}, and does not say so: fedvpa doctor --superlink on it does."
         )
-    introductions = {
-        node: unpack_introduction(reply.content) for node, reply in sorted(replies.items()) if not reply.has_error()
-    }
-    hosts: dict[str, int] = {}
-    for node, introduction in introductions.items():
-        for name in introduction.clients:
-            if name in hosts:
-                raise DataError(f"Two nodes host the client {name!r}.", fix="Give every user one node.")
-            hosts[name] = node
-    if not hosts:
-        raise DataError("No node hosts a client.", fix="Check data-path in the nodes' --node-config.")
+    _check_hosts(introductions)
     by_name = sorted(introductions.values(), key=lambda introduction: sorted(introduction.clients))
-    return Roster(grid, introductions, reduce(Moments.__add__, (introduction.moments for introduction in by_name)))
+    moments = reduce(Moments.__add__, (introduction.moments for introduction in by_name))
+    roster = Roster(grid, introductions, moments)
+    for node, error in refused.items():
+        roster.refuse(node, error)
+    return roster
+
+
+def _sorted_out(replies: Mapping[int, Message]) -> tuple[dict[int, Introduction], dict[int, DataError]]:
+    """The nodes that can take part together, and why the others cannot; the dimension is that of most of them."""
+    introductions: dict[int, Introduction] = {}
+    refused: dict[int, DataError] = {}
+    for node, reply in sorted(replies.items()):
+        try:
+            introductions[node] = usable(reply)
+        except DataError as error:
+            refused[node] = error
+    sizes = Counter(len(introduction.moments.sum) for introduction in introductions.values())
+    common = max(sizes, key=lambda size: (sizes[size], size), default=0)
+    for node in [node for node, one in introductions.items() if len(one.moments.sum) != common]:
+        found = len(introductions.pop(node).moments.sum)
+        refused[node] = DataError(f"its features have {found} dimensions, not {common}")
+    return introductions, refused
+
+
+def _check_hosts(introductions: Mapping[int, Introduction]) -> None:
+    names = Counter(name for introduction in introductions.values() for name in introduction.clients)
+    for name, count in names.items():
+        if count > 1:
+            raise DataError(f"Two nodes host the client {name!r}.", fix="Give every user one node.")
+
+
+def _note_clocks(replies: Mapping[int, Message], sent: float, received: float) -> None:
+    """Tell of nodes whose clock is off, before Flower refuses them."""
+    for node, reply in sorted(replies.items()):
+        ahead = clock_ahead(sent, reply.metadata.created_at, received)
+        if abs(ahead) >= NOTED_SECONDS:
+            say(f"the clock of node {node} is {clock_words(ahead)} of the server's. {BOUNDS}: set it by NTP.")

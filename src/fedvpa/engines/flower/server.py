@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,7 +11,8 @@ from flwr.app import Message, MessageType
 from flwr.serverapp import Grid
 
 from fedvpa.algorithms.base import Private
-from fedvpa.core.errors import FedvpaError
+from fedvpa.algorithms.robust import Part
+from fedvpa.core.errors import DataError, FedvpaError
 from fedvpa.core.progress import say
 from fedvpa.engines import vectorised
 from fedvpa.engines.config import Codec
@@ -73,31 +75,35 @@ class GridCohort:
             ttl = self.deadline + CLOCK_SECONDS
             train = Message(content, dst_node_id=node, message_type=MessageType.TRAIN, ttl=ttl, group_id=group)
             messages.append(train)
-        outcomes = [
-            unpack_reply(reply.content, clients[reply.metadata.src_node_id], self.codec)
-            for reply in self._answers(messages, clients)
-        ]
+        outcomes = self._answers(messages, clients)
         kept = {name: own for _, mine in outcomes for name, own in mine.items()}
         rank = {name: position for position, name in enumerate(cohort)}
         parts = sorted((part for found, _ in outcomes for part in found), key=lambda part: rank[part.clients[0]])
         return parts, {name: kept[name] for name in cohort if name in kept}
 
-    def _answers(self, messages: Sequence[Message], clients: Mapping[int, Sequence[str]]) -> list[Message]:
-        """The replies, in the order of the requests, so that sums do not depend on who was faster.
+    def _answers(
+        self, messages: Sequence[Message], clients: Mapping[int, Sequence[str]]
+    ) -> list[tuple[list[Part], dict[str, Private]]]:
+        """What the replies hold, in the order of the requests, so that sums do not depend on who was faster.
 
         Raises:
             FedvpaError: If fewer clients than the quorum answered.
         """
         poll = SIMULATED_POLL_SECONDS if self.simulated else POLL_SECONDS
         replies, gone = exchange(self.grid, messages, self.deadline, poll, self.on_poll)
-        silent = {}
-        for node in clients:
+        silent, outcomes = {}, []
+        for node, names in clients.items():
             if node in gone:
                 silent[node] = "the node is gone"
             elif node not in replies:
                 silent[node] = f"no answer within {self.deadline:g} s"
             elif replies[node].has_error():
-                silent[node] = f"an error: {replies[node].error.reason}"
+                silent[node] = f"an error: {reason_of(replies[node])}"
+            else:
+                try:
+                    outcomes.append(unpack_reply(replies[node].content, names, self.codec))
+                except DataError as error:
+                    silent[node] = str(error)
         for node, reason in silent.items():
             say(f"dropped out: {', '.join(clients[node])} ({reason})")
         asked = sum(len(names) for names in clients.values())
@@ -107,7 +113,7 @@ class GridCohort:
                 f"{answered} of {asked} clients answered, and the quorum is {self.quorum:.0%}: the run stops at its "
                 f"last checkpoint ({'; '.join(sorted(set(silent.values())))})."
             )
-        return [replies[node] for node in clients if node not in silent]
+        return outcomes
 
     def _device(self, names: Sequence[str], private: Mapping[str, Private]) -> Mapping[str, Private] | None:
         """In simulation, the private state of clients that their node has not seen since it started."""
@@ -116,6 +122,13 @@ class GridCohort:
         fresh = {name: private[name] for name in names if name in private and name not in self._initialised}
         self._initialised.update(names)
         return fresh
+
+
+def reason_of(reply: Message) -> str:
+    """What a node says about its error, without the class that Flower puts before it."""
+    reason = str(reply.error.reason)
+    told = re.fullmatch(r"<class '[\w.]+'>:<'(.*)'>", reason, re.DOTALL)
+    return told[1] if told else reason
 
 
 def exchange(

@@ -7,7 +7,7 @@ import os
 import signal
 import threading
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import cache
 from importlib.util import find_spec
 from queue import Queue
@@ -169,7 +169,7 @@ class _Simulation:
 
             run_simulation(
                 server,
-                client_app(_Held(self._held)),
+                client_app(_Held(self._held), nullcontext),
                 num_supernodes=self._count,
                 backend_config={"client_resources": {"num_cpus": 1, "num_gpus": 0.0}},
             )
