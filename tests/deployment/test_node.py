@@ -45,19 +45,23 @@ def app(tmp_path: Path) -> Path:
 
 
 @pytest.mark.unit
-def test_a_user_with_two_pairs_is_left_out_and_named_in_the_nodes_log_alone(app: Path, capsys):
+def test_a_user_too_small_to_split_is_left_out_and_named_in_the_nodes_log_alone(app: Path, capsys):
+    """Of two pairs one is held out, so that one is left: too few for a context and a target."""
     lines = rows([12, 9])
-    lines += [{**line, "user_id": "small"} for line in lines[:2]]
+    whole = load_node(str(app / "run.yaml"), write(app, lines, "whole.jsonl"), "").federation.partition.clients[0]
+    two = [lines[whole.train[0]], lines[whole.test[0]]]
+    lines += [{**line, "user_id": "small"} for line in two] + [{**lines[0], "user_id": "smaller"}]
     node = load_node(str(app / "run.yaml"), write(app, lines), "")
-    assert node.left_out == ("small",)
+    assert node.left_out == ("small", "smaller")
     assert node.federation.client_ids == ("user-00000", "user-00001")
     capsys.readouterr()
     sent = pack_introduction(introduction(node))
-    assert "left out, with too few pairs to learn from: 'small'" in capsys.readouterr().err
+    said = "left out, with too few pairs to learn from: 'small', 'smaller'. The server is told how many, not who."
+    assert said in capsys.readouterr().err
     told = unpack_introduction(sent)
-    assert (told.left_out, sorted(told.clients)) == (1, ["user-00000", "user-00001"])
+    assert (told.left_out, sorted(told.clients)) == (2, ["user-00000", "user-00001"])
     assert "small" not in json.dumps(dict(sent.config_records["facts"]))
-    assert told.moments.count == 2 * sum(told.clients.values()), "nothing of the small user is in the moments"
+    assert told.moments.count == 2 * sum(told.clients.values()), "nothing of the small users is in the moments"
 
 
 @pytest.mark.unit
@@ -73,7 +77,7 @@ def test_a_user_whose_pairs_are_all_ties_and_one_with_none_change_nothing(app: P
 @pytest.mark.unit
 def test_a_node_without_a_usable_user_says_so(app: Path):
     with pytest.raises(DataError, match="too small"):
-        load_node(str(app / "run.yaml"), write(app, rows([2, 2])[:3]), "")
+        load_node(str(app / "run.yaml"), write(app, rows([1, 1])), "")
 
 
 @pytest.mark.unit
