@@ -118,6 +118,8 @@ def test_an_aligned_run_holds_what_others_read(aligned: Path):
     metrics = json.loads((aligned / "policy" / "metrics.json").read_text())
     found = metrics["policies"][""]
     assert metrics["method"] == "fedvpa_gp"
+    assert metrics["data"] == json.loads((aligned / "metrics.json").read_text())["data"]
+    assert metrics["data"]["read"] > 0
     assert found["steps"] == 6
     assert found["stopped"]["step"] in (3, 6)
     assert found["stopped"] in [line["validation"] for line in lines if "validation" in line]

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.unit
 
 SOURCE = ROOT / "src" / "fedvpa"
 ROOMS = sorted(path.name for path in SOURCE.iterdir() if (path / "__init__.py").is_file())
-FREE_SECTIONS = ("policy.judging.settings", "data.settings")
+FREE_SECTIONS = ("policy.judging.settings", "data.settings", "data.winner_values", "data.map.winner")
 """Sections whose keys a judge or a source declares."""
 
 

@@ -58,11 +58,14 @@ class AlignResult:
         run: The run directory.
         method: What trained them.
         policies: Name → policy: ``""`` for all users, or the name of a true group.
+        data: What of the run's data was left out, cut or changed, as the run's ``metrics.json`` has it; None if it is
+            of an earlier release.
     """
 
     run: Path
     method: str
     policies: Mapping[str, AlignedPolicy]
+    data: Mapping[str, Any] | None = None
 
     __repr__ = short_repr
 
@@ -84,7 +87,8 @@ class AlignResult:
     def to_dict(self) -> dict[str, Any]:
         """What ``policy/metrics.json`` holds."""
         notes = {name: dict(policy.notes) for name, policy in self.policies.items()}
-        return {"schema_version": VERSIONS["policy metrics"], "method": self.method, "policies": notes}
+        version = VERSIONS["policy metrics"]
+        return {"schema_version": version, "method": self.method, "policies": notes, "data": self.data}
 
 
 def align(
@@ -199,7 +203,7 @@ def _train(
 def _finish(folder: RunFolder, job: AlignmentJob, method: str, policies: Mapping[str, AlignedPolicy]) -> AlignResult:
     from fedvpa.core.files import write_json
 
-    result = AlignResult(folder.path, method, policies)
+    result = AlignResult(folder.path, method, policies, folder.metrics().get("data"))
     if job.is_main:
         write_json(folder.policy / "metrics.json", result.to_dict())
     return result

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from fedvpa.core.errors import RunError
 from fedvpa.core.schema import VERSIONS
 from fedvpa.core.short_repr import short_repr
+from fedvpa.data.report import DataReport, say_report
 from fedvpa.runs.config import RunConfig
 from fedvpa.runs.folder import RunFolder
 
@@ -37,6 +38,7 @@ class TrainResult:
         latents: Diagnostics of the clients' posteriors; None where the method has no latent.
         rejected_updates: How many updates were rejected in all rounds; ``history.jsonl`` says whose.
         held_out: What tested, and how much of it there was.
+        data: What was read, and what of it was left out, cut or changed.
     """
 
     run: Path
@@ -48,6 +50,7 @@ class TrainResult:
     latents: LatentReport | None
     held_out: HeldOut
     rejected_updates: int = 0
+    data: DataReport = field(default_factory=DataReport)
 
     __repr__ = short_repr
 
@@ -73,6 +76,7 @@ class TrainResult:
             "latents": None if self.latents is None else self.latents.to_dict(),
             "rejected_updates": self.rejected_updates,
             "held_out": self.held_out.to_dict(),
+            "data": self.data.to_dict(),
         }
 
 
@@ -101,6 +105,7 @@ def train(config: RunConfig, out: str | PathLike[str], *, overwrite: bool = Fals
     make(config.method, config.method_config)  # what it has against its settings, before features are extracted
     config = config.located()
     prepared = prepare(config)
+    say_report(prepared.table.report)
     job = SelectorJob(config, prepared)
     with run.locked():
         _check_place(run, overwrite=overwrite)  # another program may have trained here since
@@ -212,6 +217,7 @@ def _finish(run: RunFolder, job: SelectorJob, seconds: float) -> TrainResult:
         latents=latents(trained),
         rejected_updates=rejections.rejected,
         held_out=prepared.held_out,
+        data=prepared.table.report,
     )
     write_json(run.path / "metrics.json", result.to_dict())
     return result

@@ -34,6 +34,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 from fedvpa.core.errors import DataError
+from fedvpa.core.progress import say
 
 Effect = Literal["left out", "cut", "changed"]
 """What happened to it: it is not used, used in part, or used with another text."""
@@ -146,6 +147,17 @@ class DataReport:
     @property
     def _left_out(self) -> list[Finding]:
         return [one for one in self.findings if one.effect == "left out" and one.unit in ("row", "pair")]
+
+
+def say_report(report: DataReport, what: str = "data") -> None:
+    """Show a report on stderr; nothing if there is no finding.
+
+    Args:
+        report: What to show.
+        what: What was read, such as a file.
+    """
+    for line in report.lines(what):
+        say(line)
 
 
 def _refusal(finding: Finding) -> DataError:

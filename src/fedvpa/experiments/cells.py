@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -67,8 +67,13 @@ class Cell:
     @property
     def seconds(self) -> float:
         """The training time of a finished cell."""
-        seconds: float = json.loads(self.record.read_text(encoding="utf-8"))["seconds"]
-        return seconds
+        return float(self.notes["seconds"])
+
+    @property
+    def notes(self) -> Mapping[str, Any]:
+        """What :meth:`finish` kept of a finished cell."""
+        notes: dict[str, Any] = json.loads(self.record.read_text(encoding="utf-8"))
+        return notes
 
     def finish(self, seconds: float, **notes: Any) -> None:
         """Say that all other files are written.

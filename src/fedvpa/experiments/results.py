@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,16 +22,19 @@ class SelectorComparison:
     Attributes:
         accuracy: Rows, summary, controls and differences.
         conflicting: Accuracy on the test pairs that the bundled world's groups order in different ways.
+        data: What was read, and what of it was left out, cut or changed, as JSON: in the first run, and in the
+            hold-out, whose key is there only where there is one. None of runs that did not keep it.
     """
 
     accuracy: AccuracyComparison
     conflicting: tuple[ConflictRow, ...]
+    data: Mapping[str, Any] = field(default_factory=dict)
 
     __repr__ = short_repr
 
     def to_dict(self) -> dict[str, Any]:
         """The keys of ``comparison.json`` that are about selectors."""
-        return self.accuracy.to_dict() | {"conflicting": [row.to_dict() for row in self.conflicting]}
+        return self.accuracy.to_dict() | {"conflicting": [row.to_dict() for row in self.conflicting], **self.data}
 
 
 @dataclass(frozen=True, repr=False)

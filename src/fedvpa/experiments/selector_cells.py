@@ -9,6 +9,7 @@ from fedvpa.algorithms.registry import make
 from fedvpa.core.config import UNSET
 from fedvpa.core.identity import digest
 from fedvpa.core.version import __version__
+from fedvpa.data.report import say_report
 from fedvpa.evaluation.accuracy import infer_clients, score_clients
 from fedvpa.evaluation.accuracy_tables import comparison
 from fedvpa.evaluation.scores import ClientScore, load_scores, save_scores
@@ -69,12 +70,16 @@ def _prepare_data(cells: Sequence[Cell]) -> None:
     settings = {(cell.config.partition.clients, cell.config.seed): cell for cell in cells}
     configs = {cell.config.method: cell.config.method_config for cell in cells}
     algorithms = [make(name, config) for name, config in configs.items()]
-    for cell in settings.values():
+    for place, cell in enumerate(settings.values()):
         prepared = prepare(cell.config)
+        if not place:
+            say_report(prepared.table.report)
         for algorithm in algorithms:
             check_groups(algorithm, prepared)
         if cell.holdout is not None:
-            prepare_holdout(cell.config, cell.holdout, prepared.table, prepared.federation.scaling)
+            held = prepare_holdout(cell.config, cell.holdout, prepared.table, prepared.federation.scaling)
+            if not place:
+                say_report(held.report, str(cell.holdout))
         if cell.config.data.source != "world":
             return
 
@@ -94,7 +99,7 @@ def run_selector_cell(cell: Cell) -> None:
     config = cell.config.model_copy(update={"engine": cell.config.engine.model_copy(update={"workers": 1})})
     prepared = prepare(config)
     done = fit(config, prepared)
-    scores = run_scores(config, prepared, done)
+    scores, notes = run_scores(config, prepared, done), {"data": prepared.table.report.to_dict()}
     if cell.holdout is not None and done.seen.posterior is not None:
         held = prepare_holdout(config, cell.holdout, prepared.table, prepared.federation.scaling)
         seen = prepared.federation.partition.seen
@@ -105,12 +110,13 @@ def run_selector_cell(cell: Cell) -> None:
             done.seen.posterior,
             method=config.method,
             seed=config.seed,
-            holdout=held,
+            holdout=held.pairs,
         )
+        notes["holdout_data"] = held.report.to_dict()
         scores = further + [score for score in scores if not score.seen or score.method != config.method]
     save_scores(scores_path(cell), scores)
     save_scores(conflict_scores_path(cell), conflict_scores(config, prepared, done))
-    cell.finish(done.seconds)
+    cell.finish(done.seconds, **notes)
 
 
 def gather_selectors(cells: Sequence[Cell]) -> SelectorComparison:
@@ -124,7 +130,8 @@ def gather_selectors(cells: Sequence[Cell]) -> SelectorComparison:
         disagreed += load_scores(conflict_scores_path(cell))
         seconds[(cell.method, found[0].n_clients, cell.config.seed)] = cell.seconds
     save_scores(cells[0].out / "scores.jsonl", scores)
-    return SelectorComparison(comparison(scores, seconds), conflict_rows(disagreed))
+    data = {name: value for name, value in cells[0].notes.items() if name in ("data", "holdout_data")}
+    return SelectorComparison(comparison(scores, seconds), conflict_rows(disagreed), {"data": None, **data})
 
 
 def few_shot(config: RunConfig, shots: Sequence[int]) -> dict[int, list[ClientScore]]:

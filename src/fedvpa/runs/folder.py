@@ -187,6 +187,21 @@ class RunFolder:
         """The history."""
         return [json.loads(line) for line in self.history.read_text(encoding="utf-8").splitlines()]
 
+    def metrics(self) -> Mapping[str, Any]:
+        """What training found; empty while it is not finished.
+
+        Raises:
+            RunError: If the file is damaged.
+        """
+        path = self.path / "metrics.json"
+        if not path.is_file():
+            return {}
+        try:
+            found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise RunError(f"is not JSON ({error}).", fix="Restore it, or train again.", where=str(path)) from error
+        return found
+
     def rewind(self, rounds: int) -> list[dict[str, Any]]:
         """Keep the history of the rounds that a checkpoint holds; what a killed run wrote after them is dropped.
 

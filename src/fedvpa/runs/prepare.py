@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from fedvpa.data.client_pairs import ClientPairs
 from fedvpa.data.holdout import load_holdout, rows_by_group
 from fedvpa.data.load import load
 from fedvpa.data.partition import partition
+from fedvpa.data.report import DataReport
 from fedvpa.data.schema import PairTable, Text
 from fedvpa.data.splits import HeldOut
 from fedvpa.engines.federation import Federation, federate
@@ -60,6 +62,21 @@ class Prepared:
     def fingerprint(self) -> str:
         """What a resumed run must find again; see :func:`fedvpa.runs.identity.data_fingerprint`."""
         return data_fingerprint(self.table, self.federation.partition)
+
+
+@dataclass(frozen=True, repr=False)
+class Holdout:
+    """Further labelled pairs, which nobody trained on.
+
+    Attributes:
+        pairs: Group → their scaled features.
+        report: What was read, and what of it was left out, cut or changed.
+    """
+
+    pairs: Mapping[str, Pairs]
+    report: DataReport
+
+    __repr__ = short_repr
 
 
 def prepare(config: RunConfig, *, on_node: bool = False) -> Prepared:
@@ -126,8 +143,8 @@ def check_features(config: FeatureConfig, selector: Selector) -> None:
             )
 
 
-def prepare_holdout(config: RunConfig, path: Path, table: PairTable, scaling: Scaling) -> dict[str, Pairs]:
-    """Group → the scaled features of further labelled pairs, which nobody trained on.
+def prepare_holdout(config: RunConfig, path: Path, table: PairTable, scaling: Scaling) -> Holdout:
+    """Further labelled pairs, which nobody trained on.
 
     Args:
         config: The run; its columns (``data.map``) and language model are used.
@@ -140,7 +157,8 @@ def prepare_holdout(config: RunConfig, path: Path, table: PairTable, scaling: Sc
     """
     held = load_holdout(config.data.model_copy(update={"path": str(path), "split": ""}), table)
     store = load_features(held, config.features)
-    return {group: _pairs(store, rows, scaling) for group, rows in rows_by_group(held).items()}
+    pairs = {group: _pairs(store, rows, scaling) for group, rows in rows_by_group(held).items()}
+    return Holdout(pairs, held.report)
 
 
 def prepare_pairs(config: FeatureConfig, table: PairTable, scaling: Scaling) -> Pairs:
