@@ -17,7 +17,8 @@ ROW_KEYS = (
 USER_KEYS = ("preferences", "worse_axis", "oracle_share")
 PREFERENCE_KEYS = (
     "win_rate", "ci95", "length_controlled", "utility", "utility_ci95", "base_utility", "utility_gain",
-    "utility_gain_ci95", "parsed", "parsed_ci95", "base_parsed", "tokens", "missing", "outcomes", "prompts", "users",
+    "utility_gain_ci95", "parsed", "parsed_ci95", "base_parsed", "tokens", "missing", "ties",
+    "flipped", "outcomes", "prompts", "users",
 )  # fmt: skip
 DIFFERENCE_KEYS = (
     "n_clients", "preference", "first", "second", "mean", "ci95", "p_value", "prompts", "seeds", "p_holm",
@@ -31,7 +32,13 @@ def compared():
 
 def test_the_file_has_the_documented_keys_in_their_order(compared):
     written = compared.to_dict()
-    assert tuple(written) == ("policy_bootstrap", "policy_rows", "policy_summary", "policy_differences")
+    assert tuple(written) == (
+        "policy_bootstrap",
+        "policy_rows",
+        "policy_summary",
+        "policy_differences",
+        "policy_judges",
+    )
     assert written["policy_bootstrap"] == {"resamples": 2003, "seed": 3}
     assert all(tuple(row) == ROW_KEYS for row in written["policy_rows"])
     assert all(tuple(row) == DIFFERENCE_KEYS for row in written["policy_differences"])

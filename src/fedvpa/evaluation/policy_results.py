@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fedvpa.evaluation.intervals import Bootstrap, Estimate, Interval
+from fedvpa.evaluation.judge_bias import JudgeSummary
 from fedvpa.evaluation.summaries import JsonResult, bootstrap_as_json, fields_as_json
 
 
@@ -67,6 +68,8 @@ class PreferenceSummary(JsonResult):
         base_parsed: The same for the base policy's answers.
         tokens: Mean length of the answers.
         missing: Outcomes without a verdict.
+        ties: Outcomes that ended in a tie, flipped ones included.
+        flipped: Share of the outcomes judged in both orders whose verdict flipped with the order; None without any.
         outcomes: All outcomes.
         prompts: Different prompts.
         users: Users whose z steered the policy, counted once per seed.
@@ -85,6 +88,8 @@ class PreferenceSummary(JsonResult):
     base_parsed: float | None
     tokens: float | None
     missing: int
+    ties: int
+    flipped: float | None
     outcomes: int
     prompts: int
     users: int
@@ -168,12 +173,14 @@ class PolicyComparison:
         rows: One per (method, n_clients, seed).
         summary: One per (method, n_clients).
         differences: The chosen method against every other one, by number of clients and preference.
+        judges: How the judges decided; one, unless outcomes of several judges were gathered.
     """
 
     bootstrap: Bootstrap
     rows: tuple[PolicyRow, ...]
     summary: tuple[PolicySummary, ...]
     differences: tuple[PolicyDifferenceRow, ...]
+    judges: tuple[JudgeSummary, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """The keys of ``comparison.json``: the fields with the prefix ``policy_``, as plain JSON values."""

@@ -21,6 +21,7 @@ from fedvpa.evaluation.intervals import (
     holm,
     ratio,
 )
+from fedvpa.evaluation.judge_bias import flipped_share, judge_summaries
 from fedvpa.evaluation.judges.base import Duel, Verdict
 from fedvpa.evaluation.judges.length_control import length_controlled
 from fedvpa.evaluation.outcomes import Outcome
@@ -89,6 +90,7 @@ def policy_comparison(
             for condition, found in conditions.items()
         ),
         differences=_differences(seen, chosen, bootstrap),
+        judges=judge_summaries(ordered),
     )
 
 
@@ -231,6 +233,8 @@ def _preference(outcomes: Sequence[Outcome], bootstrap: Bootstrap) -> Preference
         base_parsed=_mean(outcomes, lambda outcome: outcome.base_parsed),
         tokens=_mean(outcomes, lambda outcome: outcome.tokens),
         missing=_missing(outcomes),
+        ties=sum(outcome.score == 0.5 for outcome in outcomes),
+        flipped=flipped_share(outcomes),
         outcomes=len(outcomes),
         prompts=len({outcome.prompt for outcome in outcomes}),
         users=len({(outcome.seed, outcome.user_id) for outcome in outcomes if outcome.user_id}),

@@ -8,7 +8,9 @@ from pathlib import Path
 
 from fedvpa.algorithms.registry import METHODS
 from fedvpa.core.identity import digest
+from fedvpa.core.progress import say
 from fedvpa.core.version import __version__
+from fedvpa.evaluation.judge_bias import bias_warnings
 from fedvpa.evaluation.outcomes import Outcome, load_outcomes
 from fedvpa.evaluation.samples import SideBySide, side_by_side
 from fedvpa.evaluation.switching import switching
@@ -51,7 +53,10 @@ def run_policies(cells: Sequence[Cell], jobs: int | None) -> PoliciesComparison:
         jobs: As of :func:`fedvpa.experiments.processes.run_all`.
     """
     run_all(run_policy_cell, [cell for cell in cells if not cell.is_done], jobs, label=lambda cell: cell.label)
-    return gather_policies(cells)
+    gathered = gather_policies(cells)
+    for warning in bias_warnings([judge.to_dict() for judge in gathered.win_rates.judges]):
+        say(warning)
+    return gathered
 
 
 def gather_policies(cells: Sequence[Cell]) -> PoliciesComparison:

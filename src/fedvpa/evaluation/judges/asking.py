@@ -54,6 +54,7 @@ class Asker:
         self._config, self._api_key, self._usage, self._budget = config, api_key, usage, budget
         self._read = 0  # replies that could be read, since this was made
         self._unread: list[Completion] = []  # replies that could not be, before the first that could
+        self._spent: JudgeError | None = None  # why no more calls are allowed
 
     async def ask_all(self, questions: Sequence[Question], answers: AnswerCache) -> dict[str, Failure]:
         """Ask all questions, keep the answers as they come, and return key → reason of those without one.
@@ -65,6 +66,7 @@ class Asker:
         slots = asyncio.Semaphore(self._config.concurrency)
         failures: dict[str, Failure] = {}
         in_a_row = replies = 0
+        self._spent = None
         async with connect(self._config, self._api_key, self._usage, self._budget) as client:
             tasks = [asyncio.create_task(self._ask(client, question, slots)) for question in questions]
             what = f"judge {self._config.model}"
@@ -78,6 +80,8 @@ class Asker:
                     else:
                         self._usage.failures += 1
                         failures[question.key] = outcome
+                    if self._spent is not None:  # calls in flight are paid for: their answers are waited for
+                        continue
                     if isinstance(outcome, Answer) or outcome.reply is not None:
                         replies, in_a_row = replies + 1, 0
                         self._check_readable(outcome, answers)
@@ -89,6 +93,8 @@ class Asker:
                 for task in tasks:
                     task.cancel()
                 await asyncio.gather(*tasks, return_exceptions=True)
+        if self._spent is not None:
+            raise self._spent
         return failures
 
     def _check_readable(self, outcome: Answer | Failure, answers: AnswerCache) -> None:
@@ -143,6 +149,9 @@ class Asker:
                 reply = await client.complete(question.key, messages)
             except AttemptError as error:
                 return Failure(str(error), error.hint, reply)
+            except JudgeError as error:
+                self._spent = error
+                return Failure("no more calls are allowed")
             tokens_in, tokens_out = tokens_in + reply.tokens_in, tokens_out + reply.tokens_out
             letter = None if reply.filtered else read_letter(reply.text, cut=reply.cut, numbered=question.numbered)
             if letter is not None:

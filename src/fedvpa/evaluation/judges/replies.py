@@ -57,7 +57,7 @@ _LATEX = re.compile(r"\\(?:boxed|fbox|text|textbf|textit|textrm|mathrm|mathbf|ma
 _ANSWER_TAG = re.compile(
     r"</?(?:answer|final_?answer|verdict|winner|choice|decision|output|result|preference|judge?ment|final)\s*>", re.I
 )
-_FENCE = re.compile(r"^\s*(?:```|~~~)\s*\w*\s*$", re.M)
+_FENCE = re.compile(r"^[ \t]*(?:```|~~~)[ \t]*\w*[ \t]*$", re.M)
 
 _SEPARATORS = re.compile(r"[\s\"'“”‘’«»„`*_#()\[\]{}<>.,:;$\\|=•–—/→-]+")
 """What may stand around a letter and between words. Other signs (?, +, >, ¬) mean something."""

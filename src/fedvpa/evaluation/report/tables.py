@@ -5,12 +5,14 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from textwrap import wrap
 from typing import Any
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from fedvpa.evaluation.judge_bias import bias_warnings, judge_lines
 from fedvpa.evaluation.report.drawing import Row
 from fedvpa.evaluation.summaries import GLOBAL, ORACLE, Condition
 
@@ -100,6 +102,7 @@ def policy_summary_text(compared: Mapping[str, Any]) -> TableText:
         ("of oracle's gain", _share_cell),
         ("parsed", lambda row: worded(row["parsed"])),
         ("missing", lambda row: str(row["missing"]) if any(other["missing"] for other in rows) else MISSING),
+        ("flipped", lambda row: MISSING if row.get("flipped") is None else f"{row['flipped']:.1%}"),
         ("seconds", lambda row: worded(seconds.get(_condition(row)), digits=1)),
     ]
     return _filled(columns, rows)
@@ -116,8 +119,10 @@ def policy_table(compared: Mapping[str, Any]) -> Table:
 
 
 def policy_table_text(compared: Mapping[str, Any], width: int = 120) -> str:
-    """The same as plain text, wrapped to ``width`` columns."""
-    return _printed(policy_table(compared), width)
+    """The same as plain text, wrapped to ``width`` columns; what is to be known about the judges stands below."""
+    judges = compared.get("policy_judges", [])  # comparisons of earlier releases have none
+    lines = [wrap(line, width) for line in (*judge_lines(judges), *bias_warnings(judges))]
+    return _printed(policy_table(compared), width) + "".join(f"{line}\n" for said in lines for line in said)
 
 
 def worded(value: float | None, interval: Sequence[float] | None = None, digits: int = 3) -> str:
