@@ -1,7 +1,6 @@
 """What is said about the judge of a comparison before anything trains, and what it costs."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +22,9 @@ CALL: dict[str, Any] = {"stage": "policy", "clients": [4], "seeds": 1, "jobs": 1
 
 
 @pytest.fixture
-def untrained(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def untrained(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing may be trained."""
     monkeypatch.setattr("fedvpa.api.compare._compare_selectors", lambda *_: pytest.fail("something was trained"))
-    yield
 
 
 def judged(tiny: RunConfig, url: str, *more: str) -> RunConfig:
@@ -46,13 +44,12 @@ def judged(tiny: RunConfig, url: str, *more: str) -> RunConfig:
 @pytest.mark.unit
 def test_the_plan_counts_every_duel_of_every_cell(tiny: RunConfig, tmp_path: Path) -> None:
     config = with_overrides(tiny, [*TINY_POLICY, "partition.unseen=2"])
-    cells = policy_cells(config, methods=["fedvpa_gp", "fedvpl", "global", "feddpo"], out=tmp_path, clients=[4], seeds=1,
-                         first_seed=0)  # fmt: skip
+    one: dict[str, Any] = {"clients": [4], "seeds": 1, "first_seed": 0, "out": tmp_path}
+    cells = policy_cells(config, methods=["fedvpa_gp", "fedvpl", "global", "feddpo"], **one)
     table = load(config.resolved_data())
     # Three prompts, two preferences; by seen and unseen users where z is personal; five steps of the path for ours.
     assert [most_duels(cell, table) for cell in cells] == [3 * (2 * 2 + 5 * 2), 3 * 2 * 2, 3 * 2, 3 * 2]
-    alone = policy_cells(with_overrides(config, ["partition.unseen=0"]), methods=["fedvpl"], out=tmp_path, clients=[4],
-                         seeds=1, first_seed=0)  # fmt: skip
+    alone = policy_cells(with_overrides(config, ["partition.unseen=0"]), methods=["fedvpl"], **one)
     assert most_duels(alone[0], table) == 3 * 2
 
 
