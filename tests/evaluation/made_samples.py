@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from fedvpa.evaluation.units import ClientSample, PromptSample
+from fedvpa.evaluation.client_sample import ClientSample
+from fedvpa.evaluation.prompt_sample import PromptSample
 
 
 def sample_of(*strata):

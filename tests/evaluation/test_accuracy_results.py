@@ -17,12 +17,17 @@ ROW_KEYS = (
     "seconds",
 )  # fmt: skip
 SUMMARY_KEYS = (
-    "method", "n_clients", "seeds", "clients", "mean", "ci95", "gap_closed", "gap_closed_ci95", "worst_decile",
-    "groups", "holdout_mean", "holdout_ci95", "holdout_gap_closed", "holdout_gap_closed_ci95", "holdout_groups",
-    "unseen_mean", "unseen_ci95", "unseen_gap_closed", "unseen_gap_closed_ci95",
+    "method", "n_clients", "seeds", "clients", "mean", "ci95", "method_ci95", "gap_closed", "gap_closed_ci95",
+    "gap_closed_method_ci95", "worst_decile", "groups", "holdout_mean", "holdout_ci95", "holdout_method_ci95",
+    "holdout_gap_closed", "holdout_gap_closed_ci95", "holdout_gap_closed_method_ci95", "holdout_groups",
+    "unseen_mean", "unseen_ci95", "unseen_method_ci95", "unseen_gap_closed", "unseen_gap_closed_ci95",
+    "unseen_gap_closed_method_ci95",
 )  # fmt: skip
-CONTROL_KEYS = ("method", "control", "n_clients", "mean", "ci95", "difference")
-DIFFERENCE_KEYS = ("n_clients", "first", "second", "mean", "ci95", "p_value", "p_holm", "clients", "seeds")
+CONTROL_KEYS = ("method", "control", "n_clients", "mean", "ci95", "method_ci95", "difference")
+DIFFERENCE_KEYS = (
+    "n_clients", "first", "second", "mean", "ci95", "method_ci95", "p_value", "p_holm", "method_p_value",
+    "method_p_holm", "clients", "seeds",
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +57,8 @@ def test_the_attributes_are_the_keys(compared):
     assert isinstance(compared, AccuracyComparison)
     (summary,) = [row for row in compared.summary if row.method == "m"]
     assert isinstance(summary, AccuracySummary)
-    assert (summary.mean, summary.ci95, summary.seeds, summary.clients) == (0.7, (0.6, 0.8), (0,), 2)
+    assert (summary.mean, summary.method_ci95, summary.seeds, summary.clients) == (0.7, None, (0,), 2)
+    assert summary.ci95[0] < 0.6 < 0.8 < summary.ci95[1]
     assert summary.groups == {"a": Estimate(0.8, None), "b": Estimate(0.6, None)}
     (control,) = compared.controls
     assert control.mean == pytest.approx(0.15)

@@ -3,6 +3,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy import stats
+from scipy.special import logit
 
 from evaluation.made_scores import by_hand, score
 from fedvpa.core.errors import ConfigError, DataError
@@ -42,15 +44,21 @@ def test_rows_by_hand():
 
 def test_summary_by_hand():
     row = find(compare(by_hand())["summary"], method="m")
-    assert (row["mean"], row["ci95"], row["clients"], row["seeds"]) == (0.7, [0.6, 0.8], 2, [0])
-    # One client is drawn: (0.8 - 0.5)/(0.8 - 0.5) or (0.6 - 0.5)/(0.7 - 0.5).
+    assert (row["mean"], row["clients"], row["seeds"]) == (0.7, 2, [0])
+    # Student's t with one degree of freedom, on the logarithm of the odds.
+    half = stats.t.ppf(0.975, 1) * 0.1 / (0.7 * 0.3)
+    assert logit(row["ci95"]) == pytest.approx([logit(0.7) - half, logit(0.7) + half])
+    assert row["method_ci95"] is None  # one seed says nothing about others
     assert row["gap_closed"] == pytest.approx(0.8)
-    assert row["gap_closed_ci95"] == pytest.approx([0.5, 1.0])
+    assert row["gap_closed_ci95"] is None  # the lead of two clients is not distinguishable from zero
     assert row["worst_decile"]["mean"] == 0.6
-    assert row["groups"] == {"a": {"mean": 0.8, "ci95": None}, "b": {"mean": 0.6, "ci95": None}}
+    assert row["groups"] == {
+        name: {"mean": mean, "ci95": None, "method_ci95": None} for name, mean in (("a", 0.8), ("b", 0.6))
+    }
+    others = 1 - 0.025**0.5
     assert (row["holdout_mean"], row["holdout_ci95"], row["holdout_gap_closed"]) == (
         0.6,
-        [0.6, 0.6],
+        pytest.approx([0.6 - 0.6 * others, 0.6 + 0.4 * others]),
         pytest.approx(0.5),
     )
     assert (row["unseen_mean"], row["unseen_ci95"]) == (0.6, None)
@@ -138,7 +146,8 @@ def test_what_cannot_be_compared_is_refused():
 def test_a_few_shot_curve_is_about_unseen_clients_only():
     shots = {k: [score("m", "z", k, seen=False), score("m", "x", 9)] for k in (4, 1)}
     shots[4].append(score("m", "u", 6, seen=False))
-    assert [point.to_dict() for point in few_shot_curve(shots, BOOTSTRAP)] == [
-        {"method": "m", "n_clients": 2, "context_pairs": 1, "mean": 0.1, "ci95": None, "clients": 1},
-        {"method": "m", "n_clients": 2, "context_pairs": 4, "mean": 0.5, "ci95": [0.4, 0.6], "clients": 2},
-    ]
+    one, both = (point.to_dict() for point in few_shot_curve(shots, BOOTSTRAP))
+    assert tuple(one) == ("method", "n_clients", "context_pairs", "mean", "ci95", "method_ci95", "clients")
+    assert (one["context_pairs"], one["mean"], one["ci95"], one["clients"]) == (1, 0.1, None, 1)
+    assert (both["context_pairs"], both["mean"], both["clients"]) == (4, 0.5, 2)
+    assert both["ci95"][0] < 0.4 < 0.6 < both["ci95"][1]

@@ -16,12 +16,13 @@ ROW_KEYS = (
 )  # fmt: skip
 USER_KEYS = ("preferences", "worse_axis", "oracle_share")
 PREFERENCE_KEYS = (
-    "win_rate", "ci95", "length_controlled", "utility", "utility_ci95", "base_utility", "utility_gain",
-    "utility_gain_ci95", "parsed", "parsed_ci95", "base_parsed", "tokens", "missing", "ties",
-    "flipped", "outcomes", "prompts", "users",
+    "win_rate", "ci95", "method_ci95", "length_controlled", "utility", "utility_ci95", "utility_method_ci95",
+    "base_utility", "utility_gain", "utility_gain_ci95", "utility_gain_method_ci95", "parsed", "parsed_ci95",
+    "parsed_method_ci95", "base_parsed", "tokens", "missing", "ties", "flipped", "outcomes", "prompts", "users",
 )  # fmt: skip
 DIFFERENCE_KEYS = (
-    "n_clients", "preference", "first", "second", "mean", "ci95", "p_value", "prompts", "seeds", "p_holm",
+    "n_clients", "preference", "first", "second", "mean", "ci95", "method_ci95", "p_value", "prompts", "seeds",
+    "p_holm", "method_p_value", "method_p_holm",
 )  # fmt: skip
 
 
@@ -45,7 +46,7 @@ def test_the_file_has_the_documented_keys_in_their_order(compared):
     for row in written["policy_summary"]:
         assert tuple(row) == ("method", "n_clients", "seeds", *USER_KEYS, "unseen")
         assert all(tuple(found) == PREFERENCE_KEYS for found in row["preferences"].values())
-        assert all(tuple(share) == ("mean", "ci95") for share in row["oracle_share"].values())
+        assert all(tuple(share) == ("mean", "ci95", "method_ci95") for share in row["oracle_share"].values())
     (unseen,) = [row["unseen"] for row in written["policy_summary"] if row["unseen"] is not None]
     assert tuple(unseen) == USER_KEYS
     assert json.loads(json.dumps(written, allow_nan=False)) == written

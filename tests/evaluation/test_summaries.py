@@ -13,6 +13,7 @@ from fedvpa.evaluation.summaries import (
     by_seed,
     check_level,
     ends_of,
+    method_ends_of,
     method_order,
     value_of,
 )
@@ -35,19 +36,26 @@ class Outer(JsonResult):
 
 def test_a_result_becomes_plain_json_in_the_order_of_its_fields():
     result = Outer(
-        "m", {"a": Inner((0.25, 0.5)), "b": Inner(None)}, (Estimate(1.0, (0.0, 2.0)), Estimate(3.0, None)), None
+        "m",
+        {"a": Inner((0.25, 0.5)), "b": Inner(None)},
+        (Estimate(1.0, (0.0, 2.0)), Estimate(3.0, None, (2.0, 4.0))),
+        None,
     )
     assert result.to_dict() == {
         "name": "m",
         "inner": {"a": {"ends": [0.25, 0.5]}, "b": {"ends": None}},
-        "estimates": [{"mean": 1.0, "ci95": [0.0, 2.0]}, {"mean": 3.0, "ci95": None}],
+        "estimates": [
+            {"mean": 1.0, "ci95": [0.0, 2.0], "method_ci95": None},
+            {"mean": 3.0, "ci95": None, "method_ci95": [2.0, 4.0]},
+        ],
         "unknown": None,
     }
     assert list(result.to_dict()) == ["name", "inner", "estimates", "unknown"]
 
 
 def test_what_is_not_known_has_neither_value_nor_interval():
-    assert (value_of(None), ends_of(None)) == (None, None)
+    assert (value_of(None), ends_of(None), method_ends_of(None)) == (None, None, None)
+    assert method_ends_of(Estimate(0.5, None, (0.1, 0.9))) == (0.1, 0.9)
     assert (value_of(Estimate(0.5, (0.25, 0.75))), ends_of(Estimate(0.5, (0.25, 0.75)))) == (0.5, (0.25, 0.75))
 
 

@@ -88,6 +88,7 @@ def test_the_curve_has_the_documented_keys_and_attributes():
         "utility",
         "win_rates",
         "ci95",
+        "method_ci95",
         "differences",
         "monotone",
         "change",
@@ -101,6 +102,7 @@ def test_the_curve_has_the_documented_keys_and_attributes():
     assert written["preferences"]["helpful"]["change"] == {
         "mean": helpful.change.value,
         "ci95": list(helpful.change.interval),
+        "method_ci95": None,
     }
     assert (curve.steps, curve.rising) == ((0.0, 0.5, 1.0), "helpful")
 

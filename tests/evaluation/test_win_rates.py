@@ -7,7 +7,8 @@ import pytest
 
 from evaluation.policies import made_up, outcome
 from fedvpa.core.errors import ConfigError, DataError
-from fedvpa.evaluation.intervals import Bootstrap, holm
+from fedvpa.evaluation.holm import holm
+from fedvpa.evaluation.intervals import Bootstrap
 from fedvpa.evaluation.judges.base import Duel, Verdict
 from fedvpa.evaluation.judges.length_control import length_controlled
 from fedvpa.evaluation.win_rates import policy_comparison

@@ -27,7 +27,7 @@ class EvaluateResult:
         pairs: How many pairs were scored.
         skipped: Reason → pairs of the file that were left out.
         accuracy: Mean over clients.
-        ci95: Its interval, over clients.
+        ci95: Its interval, over clients and pairs, of this trained model.
         groups: The same by group.
     """
 

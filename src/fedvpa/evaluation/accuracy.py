@@ -13,7 +13,14 @@ from fedvpa.core.errors import TrainingError
 from fedvpa.core.seeds import numpy_generator
 from fedvpa.data.partition import ClientRows
 from fedvpa.engines.federation import Federation, Split
-from fedvpa.evaluation.scores import PERMUTED_CONTEXTS, PRIOR_MEAN_Z, SWAPPED_Z, ClientScore, control_name
+from fedvpa.evaluation.scores import (
+    PERMUTED_CONTEXTS,
+    PRIOR_MEAN_Z,
+    SWAPPED_Z,
+    ClientScore,
+    control_name,
+    results_by_item,
+)
 from fedvpa.selector.pairs import Pairs
 from fedvpa.selector.posterior import Posterior
 from fedvpa.selector.selector import Selector
@@ -66,6 +73,8 @@ def score_clients(
     seed: int,
     split: Split = "test",
     holdout: Mapping[str, Pairs] | None = None,
+    items: Sequence[str] | None = None,
+    holdout_items: Mapping[str, Sequence[str]] | None = None,
 ) -> list[ClientScore]:
     """How many of each client's pairs the selector orders as the client did; a tie counts one half.
 
@@ -78,17 +87,25 @@ def score_clients(
         seed: The run's seed.
         split: Which of their own pairs. Clients without any have no score.
         holdout: Group → further pairs, scaled; every client is scored on those of its own group.
+        items: What each row of the table is about (see :func:`fedvpa.evaluation.scores.item_name`), so that intervals
+            know the pairs that seeds deal anew. Without it, each client's pairs are taken as its own.
+        holdout_items: Group → the same for its further pairs; without it, each of those is about something else.
     """
     scores = []
     for rows in _batches(selector, federation, clients, split):
         own, batch = posterior[rows], clients[rows]
         pairs = federation.cohort([client.client_id for client in batch], split)
-        correct = _correct(selector, own, pairs).sum(-1)
+        correct = _correct(selector, own, pairs).tolist()
         further = _holdout_correct(selector, own, batch, holdout or {})
         for row, client in enumerate(batch):
-            total = len(getattr(client, split))
-            if not total:
+            tested = getattr(client, split)
+            if not len(tested):
                 continue
+            right = [_half(value) for value in correct[row][: len(tested)]]
+            words, names = (None, None) if items is None else results_by_item(right, [items[pair] for pair in tested])
+            held = None if row not in further else [_half(value) for value in further[row]]
+            known = (holdout_items or {}).get(str(client.group))
+            about = [str(pair) for pair in range(len(held or ()))] if known is None else known
             scores.append(
                 ClientScore(
                     method,
@@ -97,9 +114,13 @@ def score_clients(
                     client.client_id,
                     client.group,
                     client.seen,
-                    float(correct[row]),
-                    total,
-                    *further.get(row, (None, None)),
+                    correct=sum(right),
+                    total=len(tested),
+                    holdout_correct=None if held is None else sum(held),
+                    holdout_total=None if held is None else len(held),
+                    results=words,
+                    items=names,
+                    holdout_results=None if held is None else results_by_item(held, about)[0],
                 )
             )
     return scores
@@ -113,10 +134,12 @@ def control_scores(
     *,
     method: str,
     seed: int,
+    items: Sequence[str] | None = None,
 ) -> list[ClientScore]:
     """The controls of the evaluation protocol: another group's z, the prior's mean, another client's context.
 
-    Clients without a single group, or without a second group, have no ``swapped_z``.
+    Arguments are as of :func:`score_clients`. Clients without a single group, or without a second group, have no
+    ``swapped_z``.
     """
     orders = {PERMUTED_CONTEXTS: _derangement(len(clients), seed)}
     swapped = _other_group(clients)
@@ -126,10 +149,10 @@ def control_scores(
     for control, order in orders.items():
         moved = posterior[torch.from_numpy(order)]
         name = control_name(method, control)
-        found += score_clients(selector, federation, clients, moved, method=name, seed=seed)
+        found += score_clients(selector, federation, clients, moved, method=name, seed=seed, items=items)
     mean = selector.prior_mean((len(clients),))
     name = control_name(method, PRIOR_MEAN_Z)
-    return found + score_clients(selector, federation, clients, mean, method=name, seed=seed)
+    return found + score_clients(selector, federation, clients, mean, method=name, seed=seed, items=items)
 
 
 def _correct(selector: Selector, posterior: Posterior, pairs: Pairs) -> Float[Tensor, "clients n"]:
@@ -154,18 +177,21 @@ def _correct(selector: Selector, posterior: Posterior, pairs: Pairs) -> Float[Te
     return total * (pairs.weight > 0)
 
 
+def _half(value: float) -> float:
+    """1, ½ or 0: a tie in only one order of a positional head counts as what the other order says."""
+    return round(2 * value) / 2
+
+
 def _holdout_correct(
     selector: Selector, posterior: Posterior, clients: Sequence[ClientRows], holdout: Mapping[str, Pairs]
-) -> dict[int, tuple[float, int]]:
-    found: dict[int, tuple[float, int]] = {}
+) -> dict[int, list[float]]:
+    """Row of the client → 1, ½ or 0 for each pair of its group's hold-out."""
+    found: dict[int, list[float]] = {}
     for group, pairs in holdout.items():
         rows = [row for row, client in enumerate(clients) if client.group == group]
         if rows:
-            correct = _correct(selector, posterior[torch.tensor(rows)], pairs).sum(-1)
-            # Both slots of a positional head, or a tie, give halves; more cannot come from a sum of halves.
-            found |= {
-                row: (round(2 * float(value)) / 2, len(pairs.weight)) for row, value in zip(rows, correct, strict=True)
-            }
+            correct = _correct(selector, posterior[torch.tensor(rows)], pairs).tolist()
+            found |= dict(zip(rows, correct, strict=True))
     return found
 
 

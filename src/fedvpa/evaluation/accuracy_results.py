@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from fedvpa.core.schema import VERSIONS
-from fedvpa.evaluation.intervals import Bootstrap, Estimate, Interval
+from fedvpa.evaluation.intervals import Bootstrap, Estimate
+from fedvpa.evaluation.student import Interval
 from fedvpa.evaluation.summaries import JsonResult, bootstrap_as_json, fields_as_json
 
 
@@ -53,9 +54,10 @@ class AccuracySummary(JsonResult):
         seeds: Their seeds, sorted.
         clients: Seen clients, counted once per seed.
         mean: Accuracy, mean over seen clients, then over seeds.
-        ci95: Its interval.
+        ci95: Its interval, of these trained models.
+        method_ci95: Its interval over training seeds too.
         gap_closed: Share of the gap between ``global`` (0) and ``oracle`` (1) that the method closes.
-        gap_closed_ci95: Its interval.
+        gap_closed_ci95: Its interval; ``gap_closed_method_ci95`` that of the method.
         worst_decile: Accuracy of the worst tenth of the seen clients.
         groups: True preference group → accuracy of its clients.
         holdout_mean: Accuracy on the hold-out; ``holdout_`` repeats the keys above for it.
@@ -68,19 +70,25 @@ class AccuracySummary(JsonResult):
     clients: int
     mean: float | None
     ci95: Interval | None
+    method_ci95: Interval | None
     gap_closed: float | None
     gap_closed_ci95: Interval | None
+    gap_closed_method_ci95: Interval | None
     worst_decile: Estimate | None
     groups: Mapping[str, Estimate]
     holdout_mean: float | None
     holdout_ci95: Interval | None
+    holdout_method_ci95: Interval | None
     holdout_gap_closed: float | None
     holdout_gap_closed_ci95: Interval | None
+    holdout_gap_closed_method_ci95: Interval | None
     holdout_groups: Mapping[str, Estimate]
     unseen_mean: float | None
     unseen_ci95: Interval | None
+    unseen_method_ci95: Interval | None
     unseen_gap_closed: float | None
     unseen_gap_closed_ci95: Interval | None
+    unseen_gap_closed_method_ci95: Interval | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +100,8 @@ class ControlRow(JsonResult):
         control: One of :data:`fedvpa.evaluation.scores.CONTROLS`.
         n_clients: How many clients the runs trained on.
         mean: Accuracy under the control.
-        ci95: Its interval.
+        ci95: Its interval, of these trained models.
+        method_ci95: Its interval over training seeds too.
         difference: Accuracy under the control less the method's own.
     """
 
@@ -101,6 +110,7 @@ class ControlRow(JsonResult):
     n_clients: int
     mean: float
     ci95: Interval | None
+    method_ci95: Interval | None
     difference: Estimate | None
 
 
@@ -113,9 +123,12 @@ class DifferenceRow(JsonResult):
         first: One method.
         second: The other.
         mean: Accuracy of the first less that of the second.
-        ci95: Its interval.
-        p_value: Wilcoxon's signed-rank test, two-sided.
+        ci95: Its interval, of these trained models.
+        method_ci95: Its interval over training seeds too.
+        p_value: Two-sided, by Student's t: below 0.05 just where ``ci95`` leaves out zero.
         p_holm: The same, adjusted over all differences of the comparison.
+        method_p_value: The same for ``method_ci95``.
+        method_p_holm: The same, adjusted.
         clients: Clients compared, counted once per seed.
         seeds: The seeds both were run with.
     """
@@ -125,8 +138,11 @@ class DifferenceRow(JsonResult):
     second: str
     mean: float
     ci95: Interval | None
+    method_ci95: Interval | None
     p_value: float
     p_holm: float
+    method_p_value: float | None
+    method_p_holm: float | None
     clients: int
     seeds: tuple[int, ...]
 
@@ -167,7 +183,8 @@ class FewShotPoint(JsonResult):
         n_clients: How many clients the runs trained on.
         context_pairs: Labelled pairs that each unseen client gave.
         mean: Accuracy, mean over unseen clients, then over seeds.
-        ci95: Its interval.
+        ci95: Its interval, of these trained models.
+        method_ci95: Its interval over training seeds too.
         clients: Unseen clients, counted once per seed.
     """
 
@@ -176,4 +193,5 @@ class FewShotPoint(JsonResult):
     context_pairs: int
     mean: float
     ci95: Interval | None
+    method_ci95: Interval | None
     clients: int

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import combinations
 
 from fedvpa.core.errors import DataError
@@ -15,6 +16,8 @@ from fedvpa.evaluation.accuracy_results import (
     DifferenceRow,
     FewShotPoint,
 )
+from fedvpa.evaluation.client_sample import ClientSample
+from fedvpa.evaluation.holm import holm, holm_of_known
 from fedvpa.evaluation.intervals import (
     DEFAULT_BOOTSTRAP,
     Bootstrap,
@@ -23,13 +26,14 @@ from fedvpa.evaluation.intervals import (
     difference,
     estimate,
     gap_closed,
-    holm,
 )
 from fedvpa.evaluation.scores import ClientScore, control_of
 from fedvpa.evaluation.summaries import (
     BAYES,
     GLOBAL,
     ORACLE,
+    SHARE,
+    SHARE_DIFFERENCE,
     YARDSTICKS,
     Condition,
     Seconds,
@@ -37,15 +41,60 @@ from fedvpa.evaluation.summaries import (
     by_seed,
     check_level,
     ends_of,
+    method_ends_of,
     value_of,
 )
-from fedvpa.evaluation.units import ClientSample, estimate_worst_decile
+from fedvpa.evaluation.worst_decile import estimate_worst_decile
 
 Select = Callable[[Iterable[ClientScore]], ClientSample | None]
 
 
+@dataclass(frozen=True, slots=True)
+class _Rule:
+    """What all of a comparison's estimates share; see :func:`comparison`."""
+
+    bootstrap: Bootstrap
+    same_users: bool
+
+    def seen(self, scores: Iterable[ClientScore]) -> ClientSample | None:
+        """Of the clients that took part in training, on their own test pairs."""
+        return ClientSample.of((score for score in scores if score.seen), same_users=self.same_users)
+
+    def holdout(self, scores: Iterable[ClientScore]) -> ClientSample | None:
+        """The same on the hold-out."""
+        return ClientSample.of(
+            (score for score in scores if score.seen),
+            lambda score: score.holdout_accuracy,
+            lambda score: score.holdout_tested(),
+            same_users=self.same_users,
+        )
+
+    def unseen(self, scores: Iterable[ClientScore]) -> ClientSample | None:
+        """Of the other clients."""
+        return ClientSample.of((score for score in scores if not score.seen), same_users=self.same_users)
+
+    def all(self, scores: Iterable[ClientScore]) -> ClientSample:
+        """Of all clients.
+
+        Raises:
+            DataError: Without any.
+        """
+        sample = ClientSample.of(scores, same_users=self.same_users)
+        if sample is None:
+            raise DataError("there is no score to estimate from.")
+        return sample
+
+    def estimate(self, sample: ClientSample) -> Estimate:
+        """An accuracy with its intervals."""
+        return estimate(sample, self.bootstrap, SHARE)
+
+
 def comparison(
-    scores: Iterable[ClientScore], seconds: Seconds, bootstrap: Bootstrap = DEFAULT_BOOTSTRAP
+    scores: Iterable[ClientScore],
+    seconds: Seconds,
+    bootstrap: Bootstrap = DEFAULT_BOOTSTRAP,
+    *,
+    same_users: bool = False,
 ) -> AccuracyComparison:
     """Everything that is said about methods compared on the same clients.
 
@@ -53,6 +102,7 @@ def comparison(
         scores: Of all methods, numbers of clients, seeds and clients; controls under ``method:control``.
         seconds: Wall-clock training time by (method, n_clients, seed); a missing one becomes None.
         bootstrap: How intervals are computed; the level must be 0.95, as the keys ``ci95`` say.
+        same_users: Whether a client's name stands for the same person in every seed: where every user is a client.
 
     Raises:
         DataError: Without any score, for a client scored twice, for a control without its method, or where methods
@@ -60,29 +110,32 @@ def comparison(
         ConfigError: For another level than 0.95.
     """
     check_level(bootstrap)
+    rule = _Rule(bootstrap, same_users)
     conditions = by_condition(scores)
     methods = {condition: found for condition, found in conditions.items() if control_of(condition.method)[1] is None}
     if not methods:
         raise DataError("there is no score of any method to compare.", fix="Score at least one method.")
     return AccuracyComparison(
         bootstrap,
-        rows=tuple(row for condition, found in methods.items() for row in _rows(condition, found, seconds)),
-        summary=tuple(_summary(condition, methods, bootstrap) for condition in methods),
-        controls=tuple(
-            _control(condition, conditions, bootstrap) for condition in conditions if condition not in methods
-        ),
-        differences=_differences({condition: _seen(found) for condition, found in methods.items()}, bootstrap),
+        rows=tuple(row for condition, found in methods.items() for row in _rows(condition, found, seconds, rule)),
+        summary=tuple(_summary(condition, methods, rule) for condition in methods),
+        controls=tuple(_control(condition, conditions, rule) for condition in conditions if condition not in methods),
+        differences=_differences({condition: rule.seen(found) for condition, found in methods.items()}, bootstrap),
     )
 
 
 def few_shot_curve(
-    scores: Mapping[int, Iterable[ClientScore]], bootstrap: Bootstrap = DEFAULT_BOOTSTRAP
+    scores: Mapping[int, Iterable[ClientScore]],
+    bootstrap: Bootstrap = DEFAULT_BOOTSTRAP,
+    *,
+    same_users: bool = False,
 ) -> tuple[FewShotPoint, ...]:
     """How accuracy on clients that training never saw grows with the pairs they give as context.
 
     Args:
         scores: Number of context pairs → scores; those of seen clients are ignored.
         bootstrap: How intervals are computed.
+        same_users: As of :func:`comparison`.
 
     Returns:
         One point per (context pairs, n_clients, method).
@@ -91,34 +144,15 @@ def few_shot_curve(
         DataError: For a client scored twice.
     """
     points = []
+    rule = _Rule(bootstrap, same_users)
     for context_pairs in sorted(scores):
         unseen = by_condition(score for score in scores[context_pairs] if not score.seen)
         for (method, n_clients), found in unseen.items():
-            sample = _required(found)
-            accuracy = estimate(sample, bootstrap)
-            points.append(
-                FewShotPoint(method, n_clients, context_pairs, accuracy.value, accuracy.interval, sample.units)
-            )
+            sample = rule.all(found)
+            accuracy = rule.estimate(sample)
+            ends = accuracy.interval, accuracy.method
+            points.append(FewShotPoint(method, n_clients, context_pairs, accuracy.value, *ends, sample.units))
     return tuple(points)
-
-
-def _seen(scores: Iterable[ClientScore]) -> ClientSample | None:
-    return ClientSample.of(score for score in scores if score.seen)
-
-
-def _holdout(scores: Iterable[ClientScore]) -> ClientSample | None:
-    return ClientSample.of((score for score in scores if score.seen), lambda score: score.holdout_accuracy)
-
-
-def _unseen(scores: Iterable[ClientScore]) -> ClientSample | None:
-    return ClientSample.of(score for score in scores if not score.seen)
-
-
-def _required(scores: Iterable[ClientScore]) -> ClientSample:
-    sample = ClientSample.of(scores)
-    if sample is None:
-        raise DataError("there is no score to estimate from.")
-    return sample
 
 
 def _by_group(scores: Iterable[ClientScore], select: Select) -> dict[str, ClientSample]:
@@ -130,7 +164,7 @@ def _by_group(scores: Iterable[ClientScore], select: Select) -> dict[str, Client
     return {name: sample for name, sample in samples.items() if sample is not None}
 
 
-def _rows(condition: Condition, scores: Sequence[ClientScore], seconds: Seconds) -> list[AccuracyRow]:
+def _rows(condition: Condition, scores: Sequence[ClientScore], seconds: Seconds, rule: _Rule) -> list[AccuracyRow]:
     def mean(sample: ClientSample | None) -> float | None:
         return None if sample is None else sample.mean
 
@@ -141,36 +175,34 @@ def _rows(condition: Condition, scores: Sequence[ClientScore], seconds: Seconds)
         AccuracyRow(
             *condition,
             seed,
-            accuracy=mean(_seen(found)),
-            groups=group_means(found, _seen),
-            holdout_accuracy=mean(_holdout(found)),
-            holdout_groups=group_means(found, _holdout),
-            unseen_accuracy=mean(_unseen(found)),
+            accuracy=mean(rule.seen(found)),
+            groups=group_means(found, rule.seen),
+            holdout_accuracy=mean(rule.holdout(found)),
+            holdout_groups=group_means(found, rule.holdout),
+            unseen_accuracy=mean(rule.unseen(found)),
             seconds=seconds.get((*condition, seed)),
         )
         for seed, found in by_seed(scores).items()
     ]
 
 
-def _summary(
-    condition: Condition, methods: Mapping[Condition, Sequence[ClientScore]], bootstrap: Bootstrap
-) -> AccuracySummary:
+def _summary(condition: Condition, methods: Mapping[Condition, Sequence[ClientScore]], rule: _Rule) -> AccuracySummary:
     scores = methods[condition]
     low, high = (methods.get(Condition(name, condition.n_clients), ()) for name in (GLOBAL, ORACLE))
 
     def mean(select: Select) -> Estimate | None:
         sample = select(scores)
-        return None if sample is None else estimate(sample, bootstrap)
+        return None if sample is None else rule.estimate(sample)
 
     def gap(select: Select) -> Estimate | None:
-        return gap_closed(select(scores), select(low), select(high), bootstrap)
+        return gap_closed(select(scores), select(low), select(high), rule.bootstrap)
 
     def groups(select: Select) -> dict[str, Estimate]:
-        return {name: estimate(sample, bootstrap) for name, sample in _by_group(scores, select).items()}
+        return {name: rule.estimate(sample) for name, sample in _by_group(scores, select).items()}
 
-    seen = _seen(scores)
+    seen = rule.seen(scores)
     (own, own_gap), (holdout, holdout_gap), (unseen, unseen_gap) = (
-        (mean(select), gap(select)) for select in (_seen, _holdout, _unseen)
+        (mean(select), gap(select)) for select in (rule.seen, rule.holdout, rule.unseen)
     )
     return AccuracySummary(
         *condition,
@@ -178,25 +210,29 @@ def _summary(
         clients=0 if seen is None else seen.units,
         mean=value_of(own),
         ci95=ends_of(own),
+        method_ci95=method_ends_of(own),
         gap_closed=value_of(own_gap),
         gap_closed_ci95=ends_of(own_gap),
-        worst_decile=None if seen is None else estimate_worst_decile(seen, bootstrap),
-        groups=groups(_seen),
+        gap_closed_method_ci95=method_ends_of(own_gap),
+        worst_decile=None if seen is None else estimate_worst_decile(seen, rule.bootstrap),
+        groups=groups(rule.seen),
         holdout_mean=value_of(holdout),
         holdout_ci95=ends_of(holdout),
+        holdout_method_ci95=method_ends_of(holdout),
         holdout_gap_closed=value_of(holdout_gap),
         holdout_gap_closed_ci95=ends_of(holdout_gap),
-        holdout_groups=groups(_holdout),
+        holdout_gap_closed_method_ci95=method_ends_of(holdout_gap),
+        holdout_groups=groups(rule.holdout),
         unseen_mean=value_of(unseen),
         unseen_ci95=ends_of(unseen),
+        unseen_method_ci95=method_ends_of(unseen),
         unseen_gap_closed=value_of(unseen_gap),
         unseen_gap_closed_ci95=ends_of(unseen_gap),
+        unseen_gap_closed_method_ci95=method_ends_of(unseen_gap),
     )
 
 
-def _control(
-    condition: Condition, conditions: Mapping[Condition, Sequence[ClientScore]], bootstrap: Bootstrap
-) -> ControlRow:
+def _control(condition: Condition, conditions: Mapping[Condition, Sequence[ClientScore]], rule: _Rule) -> ControlRow:
     """A control beside its method on the same clients, seen ones where there are any."""
     method, control = control_of(condition.method)
     own = Condition(method, condition.n_clients)
@@ -205,14 +241,15 @@ def _control(
             f"{condition.method!r} is a control of {method!r}, which has no scores at N = {condition.n_clients}.",
             fix="Score the method itself as well.",
         )
-    under, without = (_seen(conditions[one]) or _required(conditions[one]) for one in (condition, own))
-    accuracy, change = estimate(under, bootstrap), difference(under, without, bootstrap)
+    under, without = (rule.seen(conditions[one]) or rule.all(conditions[one]) for one in (condition, own))
+    accuracy, change = rule.estimate(under), difference(under, without, rule.bootstrap, bounds=SHARE_DIFFERENCE)
     return ControlRow(
         method,
         control,
         condition.n_clients,
         accuracy.value,
         accuracy.interval,
+        accuracy.method,
         difference=None if change is None else change.estimate,
     )
 
@@ -224,10 +261,12 @@ def _differences(samples: Mapping[Condition, ClientSample | None], bootstrap: Bo
         if n_clients != other or BAYES in (first, second) or {first, second} <= set(YARDSTICKS):
             continue
         ahead, behind = (second, first) if first in YARDSTICKS else (first, second)
-        gain = difference(samples[Condition(ahead, n_clients)], samples[Condition(behind, n_clients)], bootstrap)
+        pair = samples[Condition(ahead, n_clients)], samples[Condition(behind, n_clients)]
+        gain = difference(*pair, bootstrap, bounds=SHARE_DIFFERENCE)
         if gain is not None:
             found.append((n_clients, ahead, behind, gain))
     adjusted = holm([gain.p_value for *_, gain in found])
+    over_seeds = holm_of_known([gain.method_p_value for *_, gain in found])
     return tuple(
         DifferenceRow(
             n_clients,
@@ -235,10 +274,13 @@ def _differences(samples: Mapping[Condition, ClientSample | None], bootstrap: Bo
             second,
             gain.estimate.value,
             gain.estimate.interval,
+            gain.estimate.method,
             gain.p_value,
             p_holm,
+            gain.method_p_value,
+            method_p_holm,
             clients=gain.units,
             seeds=gain.seeds,
         )
-        for (n_clients, first, second, gain), p_holm in zip(found, adjusted, strict=True)
+        for (n_clients, first, second, gain), p_holm, method_p_holm in zip(found, adjusted, over_seeds, strict=True)
     )

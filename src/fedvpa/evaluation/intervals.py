@@ -1,24 +1,29 @@
-"""Means with their bootstrap intervals, ratios, paired differences with p-values, and Holm's correction.
+"""Means with their intervals, ratios, and paired differences with their p-values.
 
-Each formula reads a :class:`Sample`, whatever its units are; :mod:`fedvpa.evaluation.units` has the two kinds. Two
-samples on the same units are resampled with the same draws, which makes ratios and differences paired.
+Each formula reads a :class:`Sample`, whatever its units are; there are two kinds,
+:mod:`fedvpa.evaluation.client_sample` and :mod:`fedvpa.evaluation.prompt_sample`. Every number has two intervals: of
+these trained models, and of the method, whose training seeds vary too; see :mod:`fedvpa.evaluation.variance`, and
+``benchmarks/interval_coverage.py`` for how often they hold the truth.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, Self, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
-from scipy import stats
 
 from fedvpa.core.errors import ConfigError
-
-Values = NDArray[np.float64]
-Interval = tuple[float, float]
-"""(low, high)"""
+from fedvpa.evaluation.student import (
+    Interval,
+    constant_interval,
+    fieller_interval,
+    is_constant,
+    p_value,
+    t_interval,
+)
+from fedvpa.evaluation.variance import Design, Values, spread_of_method, spread_of_models
 
 MIN_RESAMPLES = 2000
 
@@ -28,8 +33,9 @@ class Bootstrap:
     """How intervals are computed.
 
     Attributes:
-        resamples: At least 2,000, so that 50 of them lie outside each end of a 95% interval; 4,000 chosen by us
-            because an end then moves by about a hundredth of the interval's length from one seed to the next.
+        resamples: Of what has no closed form, which is the worst tenth of clients. At least 2,000, so that 50 of them
+            lie outside each end of a 95% interval; 4,000 chosen by us because an end then moves by about a hundredth
+            of the interval's length from one seed to the next.
         level: Coverage of the interval.
         seed: Seed of the resampling streams.
 
@@ -59,26 +65,22 @@ DEFAULT_BOOTSTRAP = Bootstrap()
 
 
 class Sample(Protocol):
-    """Numbers whose mean is wanted, and the units that are resampled to say how sure that mean is."""
-
-    @property
-    def numbers(self) -> Values:
-        """[n] all numbers, in a fixed order."""
+    """Answers whose mean is wanted, and what they share, which says how sure that mean is."""
 
     @property
     def units(self) -> int:
-        """How many units are resampled."""
+        """How many units are counted: clients by seed, or prompts."""
 
     @property
     def seeds(self) -> list[int]:
-        """The runs' seeds, sorted. They are fixed strata and never resampled."""
+        """The runs' seeds, sorted."""
 
     @property
     def mean(self) -> float:
-        """The weighted mean of the numbers."""
+        """The weighted mean of the answers."""
 
-    def draws(self, bootstrap: Bootstrap) -> Values | None:
-        """[resamples] the mean in each resample; None where the units are too few to say anything."""
+    def answers(self) -> tuple[Design, Values]:
+        """What the answers share and count, and [n] their values."""
 
     def matched(self, *others: Self) -> Sequence[Self] | None:
         """This sample and the others on what all of them have; None if that is nothing.
@@ -87,8 +89,11 @@ class Sample(Protocol):
             DataError: If they are not on the same units.
         """
 
+    def aligned(self, other: Self) -> Values:
+        """[n] the values of a matched sample at this sample's answers."""
+
     def minus(self, other: Self) -> Self | None:
-        """The differences by unit; None if no unit has one.
+        """The differences by answer; None if nothing has one.
 
         Raises:
             DataError: If the two cannot be paired.
@@ -100,24 +105,18 @@ AnySample = TypeVar("AnySample", bound=Sample)
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """A number and its interval.
+    """A number and its intervals.
 
     Attributes:
         value: The point estimate.
-        interval: None where the data cannot bound the number.
+        interval: Of these trained models, on other people and other pairs or prompts; None where the data cannot bound
+            the number.
+        method: The same for other training seeds too: what it says of the method. None with a single seed.
     """
 
     value: float
     interval: Interval | None
-
-    @classmethod
-    def of(cls, value: float, draws: Values | None, bootstrap: Bootstrap) -> Self:
-        """With the percentile interval of the resampled values: None without any, or where an end is infinite."""
-        if draws is None:
-            return cls(value, None)
-        # Order statistics, never interpolated: an infinite ratio stays infinite instead of becoming NaN.
-        low, high = np.quantile(draws, [bootstrap.tail, 1 - bootstrap.tail], method="inverted_cdf")
-        return cls(value, (float(low), float(high)) if np.isfinite([low, high]).all() else None)
+    method: Interval | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,38 +124,49 @@ class Difference:
     """Two methods compared on the same units.
 
     Attributes:
-        estimate: Mean of first minus second, with its bootstrap interval.
-        p_value: Two-sided.
+        estimate: Mean of first minus second, with its intervals.
+        p_value: Two-sided, of these trained models.
+        method_p_value: Two-sided, of the methods, over training seeds too; None with a single seed.
         units: How many units were compared.
         seeds: The seeds both methods were run with.
     """
 
     estimate: Estimate
     p_value: float
+    method_p_value: float | None
     units: int
     seeds: tuple[int, ...]
 
 
 def estimate(sample: Sample, bootstrap: Bootstrap = DEFAULT_BOOTSTRAP, bounds: Interval | None = None) -> Estimate:
-    """The mean and its interval.
+    """The mean and its intervals: Student's t with the variances of :mod:`fedvpa.evaluation.variance`.
 
     Args:
-        sample: The numbers.
-        bootstrap: How to compute the interval.
-        bounds: The smallest and the largest number that there can be, where there are such. They are needed where all
-            numbers are the same: every resample is then the same too, and an interval of no length would be a lie
-            about the next unit. With probability at least ``level``, fewer than 1 - ((1 - level) / 2)^(1/n) of all
-            units give another number (Clopper and Pearson, Biometrika 26, 1934), and those reach the bounds at most.
+        sample: The answers.
+        bootstrap: The level.
+        bounds: The smallest and the largest number that there can be, where there are such. The interval is then
+            computed on the logarithm of the odds, so that it stays between them. Where all numbers are the same, an
+            interval of no length would be a lie about the next unit: see
+            :func:`fedvpa.evaluation.student.constant_interval`. Units are seeds where the claim is about the method.
     """
+    design, values = sample.answers()
     value = sample.mean
-    if bounds is None or not _is_constant(sample):
-        return Estimate.of(value, sample.draws(bootstrap), bootstrap)
-    others = 1 - bootstrap.tail ** (1 / sample.units)
-    return Estimate(value, (value - others * (value - bounds[0]), value + others * (bounds[1] - value)))
+    spreads = spread_of_models(design, values), spread_of_method(design, values)
+    if bounds is not None and is_constant(values):
+        counts = zip(spreads, (sample.units, len(sample.seeds)), strict=True)
+        exact = (
+            constant_interval(value, bounds, count, bootstrap.tail) if spread else None for spread, count in counts
+        )
+        return Estimate(value, *exact)
+    return Estimate(value, *(t_interval(value, spread, bounds, bootstrap.tail) for spread in spreads))
 
 
 def ratio(first: AnySample, second: AnySample, bootstrap: Bootstrap = DEFAULT_BOOTSTRAP) -> Estimate | None:
-    """The ratio of two means on the same units, with its paired interval; see :func:`gap_closed` on infinite ratios.
+    """The ratio of two means on the same units, with its paired intervals by Fieller's theorem.
+
+    They hold every θ for which first - θ second is not distinguishable from zero (Fieller, Journal of the Royal
+    Statistical Society B 16, 1954), and are None where that set is not bounded: the second mean is then not
+    distinguishable from zero.
 
     Returns:
         None if the samples have nothing in common, or if the second mean is not above zero.
@@ -167,11 +177,11 @@ def ratio(first: AnySample, second: AnySample, bootstrap: Bootstrap = DEFAULT_BO
     matched = first.matched(second)
     if matched is None:
         return None
-    means = [sample.mean for sample in matched]
-    if means[1] <= 0:
+    above, below = matched
+    if below.mean <= 0:
         return None
-    draws = [sample.draws(bootstrap) for sample in matched]
-    return Estimate.of(means[0] / means[1], _ratio_draws(draws[0], draws[1]), bootstrap)
+    design, values = above.answers()
+    return _fieller(design, np.stack([values, above.aligned(below)], axis=1), (above.mean, below.mean), bootstrap)
 
 
 def gap_closed(
@@ -182,16 +192,14 @@ def gap_closed(
 ) -> Estimate | None:
     """The share of the gap between two yardsticks that a method closes: (method - low) / (high - low).
 
-    A ratio of means over the seeds that all three were run with, not a mean of ratios. The same resampled units
-    enter all three means. A resample in which ``high`` does not lead counts as plus or minus infinity, by the sign of
-    the numerator; the interval is therefore None as soon as one of its ends would rest on such resamples: the lead is
-    then not distinguishable from zero, and neither would Fieller's interval be bounded.
+    A ratio of means over the seeds that all three were run with, not a mean of ratios; its intervals are those of
+    :func:`ratio`, paired, and None where the lead of ``high`` is not distinguishable from zero.
 
     Args:
         method: The method's numbers; None if it was not run.
         low: The yardstick worth 0 (``global``).
         high: The yardstick worth 1 (``oracle``).
-        bootstrap: How to compute the interval.
+        bootstrap: The level.
 
     Returns:
         None if one of the three is missing, they share no seed, or ``high`` does not lead.
@@ -204,39 +212,9 @@ def gap_closed(
     matched = method.matched(low, high)
     if matched is None:
         return None
-    means = [sample.mean for sample in matched]
-    lead = means[2] - means[1]
-    if lead <= 0:
-        return None
-    draws = [sample.draws(bootstrap) for sample in matched]
-    gains = (_minus(draws[0], draws[1]), _minus(draws[2], draws[1]))
-    return Estimate.of((means[0] - means[1]) / lead, _ratio_draws(*gains), bootstrap)
-
-
-def signed_rank_p_value(gains: Sample, bootstrap: Bootstrap = DEFAULT_BOOTSTRAP) -> float:
-    """Two-sided Wilcoxon signed-rank test over all numbers; 1 if none differs from zero.
-
-    It ranks numbers that are zero too and then drops them (Pratt 1959): with a few tens of test pairs per client such
-    ties are common, and dropping them before ranking overstates what the others show. ``bootstrap`` is not used.
-    """
-    numbers = gains.numbers
-    return float(stats.wilcoxon(numbers, zero_method="pratt").pvalue) if numbers.any() else 1.0
-
-
-def bootstrap_p_value(gains: Sample, bootstrap: Bootstrap = DEFAULT_BOOTSTRAP) -> float:
-    """Two-sided: twice the share of resamples on the other side of zero, of which there is always counted one more.
-
-    Below 0.05 just where the 95% interval leaves out zero, users' spread included; a rank test over prompts would take
-    the answers of one user as independent. Never below 2 / (resamples + 1). Where all differences are the same, as
-    every resample then is, it is that of the sign test over units.
-    """
-    if not gains.numbers.any():
-        return 1.0
-    draws = gains.draws(bootstrap)
-    if draws is None or _is_constant(gains):
-        return min(1.0, 2 * 0.5**gains.units)
-    tail = min(int((draws <= 0).sum()), int((draws >= 0).sum()))
-    return min(1.0, 2 * (1 + tail) / (1 + len(draws)))
+    own, bottom, top = matched
+    gain, lead = own.minus(bottom), top.minus(bottom)
+    return None if gain is None or lead is None else ratio(gain, lead, bootstrap)
 
 
 def difference(
@@ -245,16 +223,17 @@ def difference(
     bootstrap: Bootstrap = DEFAULT_BOOTSTRAP,
     *,
     bounds: Interval | None = None,
-    p_value: Callable[[AnySample, Bootstrap], float] = signed_rank_p_value,
 ) -> Difference | None:
-    """First minus second, paired by unit.
+    """First minus second, paired by answer.
+
+    The p-values are those of the intervals: below 0.05 just where the 95% interval leaves out zero. Where all
+    differences are the same, it is that of the sign test over units, or over seeds.
 
     Args:
         first: The numbers of one method; None if it was not run.
         second: Those of the other.
-        bootstrap: How to compute the interval.
+        bootstrap: The level.
         bounds: The smallest and the largest difference that there can be; see :func:`estimate`.
-        p_value: The test, on the paired differences.
 
     Returns:
         None if one of the two is missing or nothing can be paired.
@@ -265,35 +244,22 @@ def difference(
     gains = None if first is None or second is None else first.minus(second)
     if gains is None:
         return None
-    return Difference(estimate(gains, bootstrap, bounds), p_value(gains, bootstrap), gains.units, tuple(gains.seeds))
+    design, values = gains.answers()
+    found = estimate(gains, bootstrap, bounds)
+    counts = (gains.units, len(gains.seeds))
+    spreads = spread_of_models(design, values), spread_of_method(design, values)
+    fixed, over_seeds = (
+        p_value(found.value, None if is_constant(values) else spread, bounds, count)
+        for spread, count in zip(spreads, counts, strict=True)
+    )
+    return Difference(found, fixed, None if counts[1] < 2 else over_seeds, counts[0], tuple(gains.seeds))
 
 
-def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's step-down adjustment (Scandinavian Journal of Statistics 6, 1979).
-
-    The i-th smallest of m values is multiplied by m - i + 1 and made monotone; comparing the results with α keeps the
-    probability of any false claim in the whole family below α, under any dependence.
-    """
-    adjusted = [0.0] * len(p_values)
-    largest = 0.0
-    for rank, index in enumerate(sorted(range(len(p_values)), key=lambda index: p_values[index])):
-        largest = max(largest, (len(p_values) - rank) * p_values[index])
-        adjusted[index] = min(largest, 1.0)
-    return adjusted
-
-
-def _is_constant(sample: Sample) -> bool:
-    numbers = sample.numbers
-    return bool((numbers == numbers[0]).all())
-
-
-def _minus(first: Values | None, second: Values | None) -> Values | None:
-    return None if first is None or second is None else first - second
-
-
-def _ratio_draws(numerator: Values | None, denominator: Values | None) -> Values | None:
-    """The ratio in each resample; where the denominator is not above zero, infinite with the numerator's sign."""
-    if numerator is None or denominator is None:
-        return None
-    safe = np.where(denominator > 0, denominator, 1.0)
-    return np.where(denominator > 0, numerator / safe, np.where(numerator > 0, np.inf, -np.inf))
+def _fieller(design: Design, values: Values, means: tuple[float, float], bootstrap: Bootstrap) -> Estimate:
+    """The ratio of the means of two columns, with the intervals of these models and of the method."""
+    share = means[0] / means[1]
+    direction = np.array([1.0, -share])
+    spreads = spread_of_models(design, values, direction), spread_of_method(design, values, direction)
+    return Estimate(
+        share, *(None if spread is None else fieller_interval(spread, means, bootstrap.tail) for spread in spreads)
+    )

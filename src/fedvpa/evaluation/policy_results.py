@@ -12,8 +12,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from fedvpa.evaluation.intervals import Bootstrap, Estimate, Interval
+from fedvpa.evaluation.intervals import Bootstrap, Estimate
 from fedvpa.evaluation.judge_bias import JudgeSummary
+from fedvpa.evaluation.student import Interval
 from fedvpa.evaluation.summaries import JsonResult, bootstrap_as_json, fields_as_json
 
 
@@ -56,7 +57,9 @@ class PreferenceSummary(JsonResult):
 
     Attributes:
         win_rate: Answers preferred to the base policy's, in [0, 1]; a tie counts one half.
-        ci95: Its interval.
+        ci95: Its interval, of these trained policies; keys that end in ``ci95`` are likewise.
+        method_ci95: Its interval over training seeds too, which is what it says of the method; keys that end in
+            ``method_ci95`` are likewise. None with a single seed.
         length_controlled: The win rate predicted for answers as long as the base policy's.
         utility: Mean utility of the answers.
         utility_ci95: Its interval.
@@ -77,14 +80,18 @@ class PreferenceSummary(JsonResult):
 
     win_rate: float | None
     ci95: Interval | None
+    method_ci95: Interval | None
     length_controlled: float | None
     utility: float | None
     utility_ci95: Interval | None
+    utility_method_ci95: Interval | None
     base_utility: float | None
     utility_gain: float | None
     utility_gain_ci95: Interval | None
+    utility_gain_method_ci95: Interval | None
     parsed: float | None
     parsed_ci95: Interval | None
+    parsed_method_ci95: Interval | None
     base_parsed: float | None
     tokens: float | None
     missing: int
@@ -146,10 +153,12 @@ class PolicyDifferenceRow(JsonResult):
         second: The other.
         mean: Win rate of the first less that of the second.
         ci95: Its interval.
-        p_value: By bootstrap over prompts and users, two-sided.
+        p_value: Two-sided, by Student's t: below 0.05 just where ``ci95`` leaves out zero.
         prompts: Prompts compared.
         seeds: The seeds both were run with.
         p_holm: The p-value adjusted over all differences of the comparison.
+        method_p_value: The same as ``p_value`` for ``method_ci95``.
+        method_p_holm: The same, adjusted.
     """
 
     n_clients: int
@@ -158,10 +167,13 @@ class PolicyDifferenceRow(JsonResult):
     second: str
     mean: float
     ci95: Interval | None
+    method_ci95: Interval | None
     p_value: float
     prompts: int
     seeds: tuple[int, ...]
     p_holm: float
+    method_p_value: float | None
+    method_p_holm: float | None
 
 
 @dataclass(frozen=True, slots=True)

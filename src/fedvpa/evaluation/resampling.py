@@ -11,14 +11,14 @@ same units therefore see the same resamples.
 from __future__ import annotations
 
 import math
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fedvpa.core.seeds import numpy_generator
-from fedvpa.evaluation.intervals import Bootstrap, Values
+from fedvpa.evaluation.intervals import Bootstrap
+from fedvpa.evaluation.variance import Values
 
 Statistic = Callable[[Values], Values]
 """[..., units] → [...]: one number per row of the units' values."""
@@ -28,12 +28,6 @@ Strata = Mapping[int, Mapping[str, float]]
 
 DRAWS_AT_ONCE = 1 << 22
 WORST_FRACTION = 0.1
-
-AnswerKey = tuple[int, str, str]
-"""(seed, prompt, user id)"""
-
-PROMPTS, USERS = 0, 1
-"""The stratum, and with it the random stream, of each level of answers to prompts."""
 
 
 def mean_of_units(values: Values) -> Values:
@@ -71,57 +65,6 @@ def resampled(strata: Strata, bootstrap: Bootstrap, statistic: Statistic = mean_
         parts = [statistic(values[rows]) for rows in _rows(len(values), stratum, bootstrap)]
         total += np.concatenate(parts)
     return total / len(strata)
-
-
-def crossed_draws(mean: float, residuals: Mapping[AnswerKey, float], bootstrap: Bootstrap) -> Values | None:
-    """Resamples of a mean over answers, whose two levels are prompts and users.
-
-    A user whose z is wrong loses on all prompts at once, and no number of prompts shows how often that happens. The
-    two levels cross (a prompt has several users, a user several prompts), so neither can be resampled inside the
-    other. The variance of a mean over two crossed levels is
-
-        V = V_prompts + V_users - V_answers
-
-    (Cameron, Gelbach and Miller, "Robust Inference with Multiway Clustering", Journal of Business & Economic
-    Statistics 29, 2011), each term as if its units were independent. The two resampled means are added, the users'
-    deviation scaled by sqrt((V_users - V_answers) / V_users): what users vary by beyond the noise of their answers,
-    which the prompts carry already; nothing where that is not above zero. The scaling is ours. Users of different
-    seeds are different users.
-
-    For unequal numbers of answers, a unit's value is the linear one: the mean, plus the number of units times the
-    unit's weighted residuals. For equal numbers it is the unit's plain mean, moved by what its seed lies off the mean
-    of seeds.
-
-    Args:
-        mean: The weighted mean of the answers.
-        residuals: Each answer's weighted deviation from its seed's mean; an empty user id where no user is known.
-        bootstrap: How to resample.
-
-    Returns:
-        [resamples] means; None for a single prompt.
-    """
-    by_prompt = resampled({PROMPTS: _linear_values(mean, residuals, PROMPTS)}, bootstrap)
-    if by_prompt is None or len({(seed, user) for seed, _, user in residuals if user}) < 2:
-        return by_prompt
-    users = _linear_values(mean, residuals, USERS)
-    by_user = resampled({USERS: users}, bootstrap)
-    share = _user_share(sorted_values(users), np.array(list(residuals.values())))
-    return by_prompt if by_user is None else by_prompt + share * (by_user - mean)
-
-
-def _linear_values(mean: float, residuals: Mapping[AnswerKey, float], level: int) -> dict[str, float]:
-    """The linear value of every prompt or of every user."""
-    sums: dict[str, list[float]] = defaultdict(list)
-    for (seed, prompt, user), residual in residuals.items():
-        sums[prompt if level == PROMPTS else f"{seed} {user}"].append(residual)
-    return {unit: mean + len(sums) * math.fsum(found) for unit, found in sorted(sums.items())}
-
-
-def _user_share(users: Values, answers: Values) -> float:
-    """How much of the users' deviation is not the noise of their answers."""
-    of_answers = len(answers) * answers.var(ddof=1)
-    of_users = users.var(ddof=1) / len(users)
-    return math.sqrt(max(0.0, 1 - of_answers / of_users)) if of_users > 0 else 0.0
 
 
 def _rows(units: int, stratum: int, bootstrap: Bootstrap) -> Iterator[NDArray[np.int64]]:

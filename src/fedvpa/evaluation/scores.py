@@ -6,9 +6,14 @@ A control of a method (another group's z, the prior mean as z, permuted contexts
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import hashlib
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
 
 from fedvpa.core.errors import DataError
 from fedvpa.evaluation.records import load_records, save_records
@@ -30,6 +35,36 @@ CONTROLS = {
 """The controls of the evaluation protocol, and what the accuracy of a sound method does under each."""
 
 
+RESULTS = {"1": 1.0, "h": 0.5, "0": 0.0}
+"""How the result of one pair is written: right, a tie, wrong."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ItemResults:
+    """What a client was tested on.
+
+    Attributes:
+        items: [n] a number for each item; the same pairs of one prompt have the same wherever they are tested.
+        values: [n] the share of its pairs that was right.
+        counts: [n] how many pairs it has.
+    """
+
+    items: NDArray[np.int64]
+    values: NDArray[np.float64]
+    counts: NDArray[np.float64]
+
+    @classmethod
+    def single(cls, item: int, value: float) -> Self:
+        """One item with one number."""
+        return cls(np.array([item], dtype=np.int64), np.array([value]), np.ones(1))
+
+    def same(self, other: ItemResults | None) -> bool:
+        """Whether two methods were tested on the same items and pairs, in the same order."""
+        return (
+            other is not None and np.array_equal(self.items, other.items) and np.array_equal(self.counts, other.counts)
+        )
+
+
 @dataclass(frozen=True, slots=True)
 class ClientScore:
     """What one method got right on one client's test pairs in one run.
@@ -45,6 +80,11 @@ class ClientScore:
         total: Test pairs of the client, at least 1. A client without test pairs has no score.
         holdout_correct: The same on further pairs that nobody saw; None without hold-out.
         holdout_total: How many hold-out pairs; None without hold-out.
+        results: The result of each test pair, ``1``, ``h`` (a tie) or ``0``, pairs of one item together and items
+            apart by spaces; None where they are not kept.
+        items: The name of each item of ``results``, apart by spaces: what :func:`item_name` makes of a prompt, or of a
+            pair. Pairs that other clients or seeds are tested on too are known by it.
+        holdout_results: As ``results``, of the hold-out. The n-th item of a group is the same for all of its clients.
 
     Raises:
         DataError: For counts that cannot be.
@@ -60,6 +100,9 @@ class ClientScore:
     total: int
     holdout_correct: float | None = None
     holdout_total: int | None = None
+    results: str | None = None
+    items: str | None = None
+    holdout_results: str | None = None
 
     def __post_init__(self) -> None:
         _check_counts(self, "correct", self.correct, self.total)
@@ -69,6 +112,12 @@ class ClientScore:
             )
         if self.holdout_correct is not None and self.holdout_total is not None:
             _check_counts(self, "holdout_correct", self.holdout_correct, self.holdout_total)
+        if self.results is not None:
+            _check_results(self, self.results, self.correct, self.total)
+            if len((self.items or "").split()) != len(self.results.split()):
+                raise DataError(f"{self._name()} names other items than it has results.", fix="Give one name each.")
+        if self.holdout_results is not None:
+            _check_results(self, self.holdout_results, self.holdout_correct, self.holdout_total)
 
     @property
     def accuracy(self) -> float:
@@ -82,6 +131,20 @@ class ClientScore:
             return None
         return self.holdout_correct / self.holdout_total
 
+    def tested(self) -> ItemResults | None:
+        """The items of the test pairs; None where they are not known."""
+        if self.results is None or self.items is None:
+            return None
+        return _tested([_as_number(name) for name in self.items.split()], self.results)
+
+    def holdout_tested(self) -> ItemResults | None:
+        """The items of the hold-out; None where they are not known."""
+        if self.holdout_results is None:
+            return None
+        words = len(self.holdout_results.split())
+        first = _as_number(item_name(f"hold-out of {self.group}"))
+        return _tested([first ^ place for place in range(words)], self.holdout_results)
+
     def _name(self) -> str:
         return f"The score of client {self.client_id!r} ({self.method}, N = {self.n_clients}, seed {self.seed})"
 
@@ -93,6 +156,49 @@ def _check_counts(score: ClientScore, name: str, correct: float, total: int) -> 
         raise DataError(
             f"{score._name()} has {name} = {correct} of {total}.",
             fix="Correct pairs are whole or half: a tie is one half.",
+        )
+
+
+def item_name(text: str) -> str:
+    """A short name for what a pair is about, such as its prompt: 16 hexadecimal digits."""
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+
+def results_by_item(results: Sequence[float], names: Sequence[str]) -> tuple[str, str]:
+    """``results`` and ``items`` of a :class:`ClientScore`.
+
+    Args:
+        results: 1, ½ or 0 for each pair.
+        names: The item of each pair.
+    """
+    marks = {value: mark for mark, value in RESULTS.items()}
+    words: dict[str, str] = {}
+    for result, name in zip(results, names, strict=True):
+        words[name] = words.get(name, "") + marks[result]
+    return " ".join(words.values()), " ".join(words)
+
+
+def _as_number(name: str) -> int:
+    """63 of its bits, so that numbers below zero are free for items without a name."""
+    return int(name, 16) >> 1
+
+
+def _tested(items: Sequence[int], results: str) -> ItemResults:
+    words = results.split()
+    return ItemResults(
+        np.array(items, dtype=np.int64),
+        np.array([sum(RESULTS[mark] for mark in word) / len(word) for word in words]),
+        np.array([len(word) for word in words], dtype=np.float64),
+    )
+
+
+def _check_results(score: ClientScore, results: str, correct: float | None, total: int | None) -> None:
+    marks = results.replace(" ", "")
+    known = all(mark in RESULTS for mark in marks)
+    if not known or len(marks) != total or sum(RESULTS[mark] for mark in marks) != correct:
+        raise DataError(
+            f"{score._name()} has results that do not add up to {correct} of {total}.",
+            fix=f"Give {', '.join(RESULTS)} for each pair.",
         )
 
 

@@ -8,7 +8,8 @@ from dataclasses import fields, is_dataclass
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 from fedvpa.core.errors import ConfigError
-from fedvpa.evaluation.intervals import Bootstrap, Estimate, Interval
+from fedvpa.evaluation.intervals import Bootstrap, Estimate
+from fedvpa.evaluation.student import Interval
 
 LEVEL = 0.95
 """The level of every interval that is written under a key named ``ci95``."""
@@ -16,6 +17,11 @@ LEVEL = 0.95
 GLOBAL, LOCAL, ORACLE, BAYES = "global", "local", "oracle", "bayes"
 YARDSTICKS = (GLOBAL, LOCAL, ORACLE)
 """What stands in every table; differences between two of them are no claim and cost no correction."""
+
+
+SHARE = (0.0, 1.0)
+"""The bounds of an accuracy, of a win rate and of any other share."""
+SHARE_DIFFERENCE = (-1.0, 1.0)
 
 
 class Condition(NamedTuple):
@@ -58,7 +64,7 @@ class JsonResult:
 
 
 def fields_as_json(result: Any) -> dict[str, Any]:
-    """A data class as a JSON object: estimates as ``mean`` and ``ci95``, tuples as lists."""
+    """A data class as a JSON object: estimates as ``mean``, ``ci95`` and ``method_ci95``, tuples as lists."""
     return {field.name: _as_json(getattr(result, field.name)) for field in fields(result)}
 
 
@@ -70,6 +76,11 @@ def value_of(estimate: Estimate | None) -> float | None:
 def ends_of(estimate: Estimate | None) -> Interval | None:
     """The interval of an estimate; None without one."""
     return None if estimate is None else estimate.interval
+
+
+def method_ends_of(estimate: Estimate | None) -> Interval | None:
+    """The interval over training seeds too; None without an estimate, or with a single seed."""
+    return None if estimate is None else estimate.method
 
 
 def check_level(bootstrap: Bootstrap) -> None:
@@ -108,7 +119,7 @@ def by_seed(records: Iterable[AnyRecord]) -> dict[int, list[AnyRecord]]:
 
 def _as_json(value: Any) -> Any:
     if isinstance(value, Estimate):
-        return {"mean": value.value, "ci95": _as_json(value.interval)}
+        return {"mean": value.value, "ci95": _as_json(value.interval), "method_ci95": _as_json(value.method)}
     if is_dataclass(value):
         return fields_as_json(value)
     if isinstance(value, Mapping):

@@ -12,10 +12,11 @@ from itertools import pairwise
 from typing import Literal
 
 from fedvpa.core.errors import ConfigError, DataError
-from fedvpa.evaluation.intervals import DEFAULT_BOOTSTRAP, Bootstrap, Estimate, Interval, estimate
+from fedvpa.evaluation.intervals import DEFAULT_BOOTSTRAP, Bootstrap, Estimate, estimate
 from fedvpa.evaluation.outcomes import Outcome
+from fedvpa.evaluation.prompt_sample import PromptSample
+from fedvpa.evaluation.student import Interval
 from fedvpa.evaluation.summaries import JsonResult, by_condition
-from fedvpa.evaluation.units import PromptSample
 
 Measure = Literal["utility", "win_rate"]
 """What a curve shows."""
@@ -39,7 +40,8 @@ class PreferencePath(JsonResult):
         utility: Mean utility of the answers at each step; None where the judge knows none.
         win_rates: Share of the answers at each step that win against the base policy's, in [0, 1]; None for a step
             without any verdict.
-        ci95: The measure's interval at each step.
+        ci95: The measure's interval at each step, of these trained policies.
+        method_ci95: The same over training seeds too; None with a single seed.
         differences: Of the measure between neighbouring steps, paired by prompt: one less than steps.
         monotone: Whether the interval of each difference holds a change in the expected direction.
         change: Of the measure from the first step to the last, paired by prompt.
@@ -52,6 +54,7 @@ class PreferencePath(JsonResult):
     utility: tuple[float, ...] | None
     win_rates: tuple[float | None, ...]
     ci95: tuple[Interval | None, ...]
+    method_ci95: tuple[Interval | None, ...]
     differences: tuple[Estimate, ...]
     monotone: bool
     change: Estimate
@@ -178,6 +181,7 @@ def _path(
         utility=means if measure == "utility" else None,
         win_rates=means if measure == "win_rate" else _means(own, "win_rate"),
         ci95=tuple(found.interval for found in shown),
+        method_ci95=tuple(found.method for found in shown),
         differences=differences,
         monotone=all(_may_go(difference, rises) for difference in differences),
         change=change,

@@ -1,26 +1,18 @@
 """How good policies are: win rates and utilities against the base policy.
 
-All means are over prompts that no training saw, then over seeds; their intervals resample prompts and users, see
-:mod:`fedvpa.evaluation.units`. A missing verdict is counted as missing and as nothing else.
+All means are over prompts that no training saw, then over seeds. Prompts and users count in their intervals, training
+seeds in those of the method; see :mod:`fedvpa.evaluation.prompt_sample`. A missing verdict is counted as missing and as
+nothing else.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 from fedvpa.core.errors import DataError
-from fedvpa.evaluation.intervals import (
-    DEFAULT_BOOTSTRAP,
-    Bootstrap,
-    Difference,
-    Estimate,
-    Interval,
-    bootstrap_p_value,
-    difference,
-    estimate,
-    holm,
-    ratio,
-)
+from fedvpa.evaluation.holm import holm, holm_of_known
+from fedvpa.evaluation.intervals import DEFAULT_BOOTSTRAP, Bootstrap, Difference, Estimate, difference, estimate, ratio
 from fedvpa.evaluation.judge_bias import flipped_share, judge_summaries
 from fedvpa.evaluation.judges.base import Duel, Verdict
 from fedvpa.evaluation.judges.length_control import length_controlled
@@ -33,24 +25,36 @@ from fedvpa.evaluation.policy_results import (
     PreferenceSummary,
     UserSummary,
 )
+from fedvpa.evaluation.prompt_sample import PromptSample
+from fedvpa.evaluation.student import Interval
 from fedvpa.evaluation.summaries import (
     ORACLE,
+    SHARE,
+    SHARE_DIFFERENCE,
     Condition,
     Seconds,
     by_condition,
     by_seed,
     check_level,
     ends_of,
+    method_ends_of,
     value_of,
 )
-from fedvpa.evaluation.units import PromptSample
 
 CHOSEN = "fedvpa_gp"
-SHARE = (0.0, 1.0)
-"""The bounds of a score and of a parsed share."""
-SHARE_DIFFERENCE = (-1.0, 1.0)
-
 Value = Callable[[Outcome], float | None]
+
+
+@dataclass(frozen=True, slots=True)
+class _Rule:
+    """What all of a comparison's estimates share; see :func:`policy_comparison`."""
+
+    bootstrap: Bootstrap
+    same_users: bool
+
+    def sample(self, outcomes: Iterable[Outcome], value: Value) -> PromptSample | None:
+        """A number per outcome."""
+        return PromptSample.of(outcomes, value, same_users=self.same_users)
 
 
 def policy_comparison(
@@ -58,6 +62,8 @@ def policy_comparison(
     seconds: Seconds,
     chosen: str = CHOSEN,
     bootstrap: Bootstrap = DEFAULT_BOOTSTRAP,
+    *,
+    same_users: bool = False,
 ) -> PolicyComparison:
     """Everything that is said about policies compared on the same prompts.
 
@@ -66,12 +72,14 @@ def policy_comparison(
         seconds: Wall-clock time of making the policy by (method, n_clients, seed); a missing one becomes None.
         chosen: The method that is compared with every other one; nothing is compared where it is not there.
         bootstrap: How intervals are computed; the level must be 0.95, as the keys ``ci95`` say.
+        same_users: Whether a user's name stands for the same person in every seed: where every user is a client.
 
     Raises:
         DataError: Without any outcome, for an answer given twice, or where methods were judged on different prompts.
         ConfigError: For another level than 0.95.
     """
     check_level(bootstrap)
+    rule = _Rule(bootstrap, same_users)
     # Sums of floats depend on their order: the same outcomes in another order must give the same bits.
     ordered = sorted(outcomes, key=lambda outcome: (outcome.seed, outcome.user_id, outcome.prompt))
     conditions = by_condition(ordered)
@@ -86,10 +94,9 @@ def policy_comparison(
         bootstrap,
         rows=tuple(row for condition, found in conditions.items() for row in _rows(condition, found, seconds)),
         summary=tuple(
-            _summary(condition, tuple(by_seed(found)), seen, unseen, bootstrap)
-            for condition, found in conditions.items()
+            _summary(condition, tuple(by_seed(found)), seen, unseen, rule) for condition, found in conditions.items()
         ),
-        differences=_differences(seen, chosen, bootstrap),
+        differences=_differences(seen, chosen, rule),
         judges=judge_summaries(ordered),
     )
 
@@ -175,10 +182,10 @@ def _summary(
     seeds: tuple[int, ...],
     seen: Mapping[Condition, Sequence[Outcome]],
     unseen: Mapping[Condition, Sequence[Outcome]],
-    bootstrap: Bootstrap,
+    rule: _Rule,
 ) -> PolicySummary:
     oracle = Condition(ORACLE, condition.n_clients)
-    found = _users(seen[condition], seen.get(oracle, ()), bootstrap)
+    found = _users(seen[condition], seen.get(oracle, ()), rule)
     # The oracle's policies know no users: theirs may all count as seen.
     others = unseen.get(oracle) or seen.get(oracle, ())
     return PolicySummary(
@@ -187,49 +194,51 @@ def _summary(
         found.preferences,
         found.worse_axis,
         found.oracle_share,
-        unseen=_users(unseen[condition], others, bootstrap) if unseen[condition] else None,
+        unseen=_users(unseen[condition], others, rule) if unseen[condition] else None,
     )
 
 
-def _users(outcomes: Sequence[Outcome], oracle: Sequence[Outcome], bootstrap: Bootstrap) -> UserSummary:
+def _users(outcomes: Sequence[Outcome], oracle: Sequence[Outcome], rule: _Rule) -> UserSummary:
     by_name, yardstick = _by_preference(outcomes), _by_preference(oracle)
-    preferences = {name: _preference(found, bootstrap) for name, found in by_name.items()}
+    preferences = {name: _preference(found, rule) for name, found in by_name.items()}
     rates = {name: found.win_rate for name, found in preferences.items() if found.win_rate is not None}
     return UserSummary(
         preferences,
         worse_axis=min(rates, key=lambda name: rates[name]) if rates else None,
-        oracle_share={
-            name: _oracle_share(found, yardstick.get(name, ()), bootstrap) for name, found in by_name.items()
-        },
+        oracle_share={name: _oracle_share(found, yardstick.get(name, ()), rule) for name, found in by_name.items()},
     )
 
 
-def _oracle_share(outcomes: Sequence[Outcome], oracle: Sequence[Outcome], bootstrap: Bootstrap) -> Estimate | None:
+def _oracle_share(outcomes: Sequence[Outcome], oracle: Sequence[Outcome], rule: _Rule) -> Estimate | None:
     """The mean gain over the oracle's, whose policies know no users; None where it answered other prompts."""
-    gain, whole = PromptSample.of(outcomes, _gain), PromptSample.of(oracle, _gain)
+    gain, whole = rule.sample(outcomes, _gain), rule.sample(oracle, _gain)
     if gain is None or whole is None or gain.seed_prompts != whole.seed_prompts:
         return None
-    return ratio(gain, whole, bootstrap)
+    return ratio(gain, whole, rule.bootstrap)
 
 
-def _preference(outcomes: Sequence[Outcome], bootstrap: Bootstrap) -> PreferenceSummary:
+def _preference(outcomes: Sequence[Outcome], rule: _Rule) -> PreferenceSummary:
     def estimated(value: Value, bounds: Interval | None = None) -> Estimate | None:
-        sample = PromptSample.of(outcomes, value)
-        return None if sample is None else estimate(sample, bootstrap, bounds)
+        sample = rule.sample(outcomes, value)
+        return None if sample is None else estimate(sample, rule.bootstrap, bounds)
 
     win_rate, parsed = estimated(_score, SHARE), estimated(_parsed, SHARE)
     utility, gain = estimated(_utility), estimated(_gain)
     return PreferenceSummary(
         win_rate=value_of(win_rate),
         ci95=ends_of(win_rate),
+        method_ci95=method_ends_of(win_rate),
         length_controlled=_length_controlled(outcomes),
         utility=value_of(utility),
         utility_ci95=ends_of(utility),
+        utility_method_ci95=method_ends_of(utility),
         base_utility=_mean(outcomes, lambda outcome: outcome.base_utility),
         utility_gain=value_of(gain),
         utility_gain_ci95=ends_of(gain),
+        utility_gain_method_ci95=method_ends_of(gain),
         parsed=value_of(parsed),
         parsed_ci95=ends_of(parsed),
+        parsed_method_ci95=method_ends_of(parsed),
         base_parsed=_mean(outcomes, lambda outcome: outcome.base_parsed),
         tokens=_mean(outcomes, lambda outcome: outcome.tokens),
         missing=_missing(outcomes),
@@ -252,7 +261,7 @@ def _length_controlled(outcomes: Iterable[Outcome]) -> float | None:
 
 
 def _differences(
-    conditions: Mapping[Condition, Sequence[Outcome]], chosen: str, bootstrap: Bootstrap
+    conditions: Mapping[Condition, Sequence[Outcome]], chosen: str, rule: _Rule
 ) -> tuple[PolicyDifferenceRow, ...]:
     """The chosen method's win rate less that of every other; p adjusted over the whole table."""
     found: list[tuple[Condition, str, Difference]] = []
@@ -262,15 +271,15 @@ def _differences(
         others = _by_preference(outcomes)
         for name, own in _by_preference(conditions.get(Condition(chosen, condition.n_clients), ())).items():
             gain = difference(
-                PromptSample.of(own, _score),
-                PromptSample.of(others.get(name, ()), _score),
-                bootstrap,
+                rule.sample(own, _score),
+                rule.sample(others.get(name, ()), _score),
+                rule.bootstrap,
                 bounds=SHARE_DIFFERENCE,
-                p_value=bootstrap_p_value,
             )
             if gain is not None:
                 found.append((condition, name, gain))
     adjusted = holm([gain.p_value for *_, gain in found])
+    over_seeds = holm_of_known([gain.method_p_value for *_, gain in found])
     return tuple(
         PolicyDifferenceRow(
             condition.n_clients,
@@ -279,10 +288,13 @@ def _differences(
             condition.method,
             gain.estimate.value,
             gain.estimate.interval,
+            gain.estimate.method,
             gain.p_value,
             prompts=gain.units,
             seeds=gain.seeds,
             p_holm=p_holm,
+            method_p_value=gain.method_p_value,
+            method_p_holm=method_p_holm,
         )
-        for (condition, name, gain), p_holm in zip(found, adjusted, strict=True)
+        for (condition, name, gain), p_holm, method_p_holm in zip(found, adjusted, over_seeds, strict=True)
     )

@@ -73,7 +73,9 @@ def gather_policies(cells: Sequence[Cell]) -> PoliciesComparison:
                 if step_path(cell, step).is_file():
                     path[step / (PATH_STEPS - 1)] += load_outcomes(step_path(cell, step))
     curve = switching(path) if path else None
-    return PoliciesComparison(policy_comparison(outcomes, seconds), curve, _samples(path) if path else ())
+    same_users = cells[0].config.partition.kind == "natural"
+    compared = policy_comparison(outcomes, seconds, same_users=same_users)
+    return PoliciesComparison(compared, curve, _samples(path) if path else ())
 
 
 def _samples(path: Mapping[float, Sequence[Outcome]]) -> tuple[SideBySide, ...]:

@@ -20,7 +20,7 @@ from fedvpa.runs.config import RunConfig
 from fedvpa.runs.fit import check_groups, fit
 from fedvpa.runs.identity import pairs_content, selector_content, selector_settings
 from fedvpa.runs.prepare import prepare, prepare_holdout
-from fedvpa.runs.scores import conflict_rows, conflict_scores, run_scores
+from fedvpa.runs.scores import conflict_rows, conflict_scores, item_names, run_scores
 
 
 def selector_cells(
@@ -111,6 +111,7 @@ def run_selector_cell(cell: Cell) -> None:
             method=config.method,
             seed=config.seed,
             holdout=held.pairs,
+            items=item_names(prepared),
         )
         notes["holdout_data"] = held.report.to_dict()
         scores = further + [score for score in scores if not score.seen or score.method != config.method]
@@ -121,6 +122,7 @@ def run_selector_cell(cell: Cell) -> None:
 
 def gather_selectors(cells: Sequence[Cell]) -> SelectorComparison:
     """What the finished cells say; their scores are left in ``scores.jsonl``."""
+    same_users = cells[0].config.partition.kind == "natural"
     scores: list[ClientScore] = []
     disagreed: list[ClientScore] = []
     seconds = {}
@@ -131,7 +133,11 @@ def gather_selectors(cells: Sequence[Cell]) -> SelectorComparison:
         seconds[(cell.method, found[0].n_clients, cell.config.seed)] = cell.seconds
     save_scores(cells[0].out / "scores.jsonl", scores)
     data = {name: value for name, value in cells[0].notes.items() if name in ("data", "holdout_data")}
-    return SelectorComparison(comparison(scores, seconds), conflict_rows(disagreed), {"data": None, **data})
+    return SelectorComparison(
+        comparison(scores, seconds, same_users=same_users),
+        conflict_rows(disagreed, same_users=same_users),
+        {"data": None, **data},
+    )
 
 
 def few_shot(config: RunConfig, shots: Sequence[int]) -> dict[int, list[ClientScore]]:
@@ -143,6 +149,12 @@ def few_shot(config: RunConfig, shots: Sequence[int]) -> dict[int, list[ClientSc
     for count in shots:
         posterior = infer_clients(done.selector, prepared.federation, unseen, shots=count)
         found[count] = score_clients(
-            done.selector, prepared.federation, unseen, posterior, method=config.method, seed=config.seed
+            done.selector,
+            prepared.federation,
+            unseen,
+            posterior,
+            method=config.method,
+            seed=config.seed,
+            items=item_names(prepared),
         )
     return found

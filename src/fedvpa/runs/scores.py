@@ -12,12 +12,14 @@ from numpy.typing import NDArray
 from fedvpa.algorithms.registry import make
 from fedvpa.data.partition import Partition
 from fedvpa.data.schema import Pair, PairTable
+from fedvpa.data.splits import unit_names
 from fedvpa.evaluation.accuracy import control_scores, score_clients
-from fedvpa.evaluation.intervals import Interval, estimate
+from fedvpa.evaluation.client_sample import ClientSample
+from fedvpa.evaluation.intervals import estimate
 from fedvpa.evaluation.latents import LatentReport, diagnose
-from fedvpa.evaluation.scores import SWAPPED_Z, ClientScore, control_name, control_of
-from fedvpa.evaluation.summaries import JsonResult, ends_of, value_of
-from fedvpa.evaluation.units import ClientSample
+from fedvpa.evaluation.scores import SWAPPED_Z, ClientScore, control_name, control_of, item_name
+from fedvpa.evaluation.student import Interval
+from fedvpa.evaluation.summaries import SHARE, JsonResult, ends_of, method_ends_of, value_of
 from fedvpa.runs.config import RunConfig
 from fedvpa.runs.fit import Trained
 from fedvpa.runs.prepare import Prepared
@@ -27,16 +29,26 @@ from fedvpa.world.users import Utility, find_population
 
 def run_scores(config: RunConfig, prepared: Prepared, done: Trained) -> list[ClientScore]:
     """Seen and unseen clients, and the controls of methods with a latent."""
-    federation = prepared.federation
+    federation, items = prepared.federation, item_names(prepared)
     method, seed = config.method, config.seed
     scores: list[ClientScore] = []
     for users, clients in ((done.seen, federation.partition.seen), (done.unseen, federation.partition.unseen)):
         if users.posterior is not None:
-            scores += score_clients(done.selector, federation, clients, users.posterior, method=method, seed=seed)
+            posterior = users.posterior
+            scores += score_clients(
+                done.selector, federation, clients, posterior, method=method, seed=seed, items=items
+            )
     seen = federation.partition.seen
     if make(method, config.method_config).personal and len(seen) > 1 and done.seen.posterior is not None:
-        scores += control_scores(done.selector, federation, seen, done.seen.posterior, method=method, seed=seed)
+        posterior = done.seen.posterior
+        scores += control_scores(done.selector, federation, seen, posterior, method=method, seed=seed, items=items)
     return scores
+
+
+def item_names(prepared: Prepared) -> list[str]:
+    """What each pair is about, for intervals: the unit that is held out as a whole, by its short name."""
+    rule = prepared.federation.partition.rule
+    return [item_name(name) for name in unit_names(prepared.table.pairs, "prompt" if rule is None else rule.unit)]
 
 
 def conflict_scores(config: RunConfig, prepared: Prepared, done: Trained) -> list[ClientScore]:
@@ -51,9 +63,11 @@ def conflict_scores(config: RunConfig, prepared: Prepared, done: Trained) -> lis
         return []
     seen = [replace(client, test=client.test[disagreed[client.test]]) for client in prepared.federation.partition.seen]
     federation = replace(prepared.federation, partition=Partition(tuple(seen)))
-    method, seed = config.method, config.seed
-    own = score_clients(done.selector, federation, seen, done.seen.posterior, method=method, seed=seed)
-    controls = control_scores(done.selector, federation, seen, done.seen.posterior, method=method, seed=seed)
+    method, seed, items = config.method, config.seed, item_names(prepared)
+    own = score_clients(done.selector, federation, seen, done.seen.posterior, method=method, seed=seed, items=items)
+    controls = control_scores(
+        done.selector, federation, seen, done.seen.posterior, method=method, seed=seed, items=items
+    )
     return own + [score for score in controls if score.method == control_name(method, SWAPPED_Z)]
 
 
@@ -66,7 +80,8 @@ class ConflictRow(JsonResult):
         control: The control of it; None for the method itself.
         n_clients: How many clients trained.
         mean: Mean over clients.
-        ci95: Its interval.
+        ci95: Its interval, of these trained models.
+        method_ci95: Its interval over training seeds too; None with a single seed.
     """
 
     method: str
@@ -74,19 +89,26 @@ class ConflictRow(JsonResult):
     n_clients: int
     mean: float | None
     ci95: Interval | None
+    method_ci95: Interval | None
 
 
-def conflict_rows(scores: Iterable[ClientScore]) -> tuple[ConflictRow, ...]:
-    """One row for each method and control at each number of clients."""
+def conflict_rows(scores: Iterable[ClientScore], *, same_users: bool = False) -> tuple[ConflictRow, ...]:
+    """One row for each method and control at each number of clients.
+
+    Args:
+        scores: As of :func:`conflict_scores`.
+        same_users: As of :func:`fedvpa.evaluation.accuracy_tables.comparison`.
+    """
     cells: dict[tuple[str, int], list[ClientScore]] = {}
     for score in scores:
         cells.setdefault((score.method, score.n_clients), []).append(score)
     rows = []
     for (name, n_clients), scored in cells.items():
         method, control = control_of(name)
-        sample = ClientSample.of(scored)
-        value = estimate(sample) if sample is not None else None
-        rows.append(ConflictRow(method, control, n_clients, value_of(value), ends_of(value)))
+        sample = ClientSample.of(scored, same_users=same_users)
+        value = estimate(sample, bounds=SHARE) if sample is not None else None
+        ends = ends_of(value), method_ends_of(value)
+        rows.append(ConflictRow(method, control, n_clients, value_of(value), *ends))
     return tuple(rows)
 
 

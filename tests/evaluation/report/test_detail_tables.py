@@ -19,12 +19,12 @@ def test_controls_stand_beside_what_is_expected_of_them(compared):
 
 def test_a_star_marks_differences_that_survive_the_correction(compared):
     changed = {**compared, "differences": [{**compared["differences"][0], "p_holm": p} for p in (0.0004, 0.0499, 0.05)]}
-    assert [row[-1] for row in differences_text(changed).rows] == ["< 0.001 *", "0.050 *", "0.050"]
+    assert [row[-2] for row in differences_text(changed).rows] == ["< 0.001 *", "0.050 *", "0.050"]
 
 
 def test_a_star_marks_differences_of_win_rates_that_survive_the_correction(policies):
     rows = [{**policies["policy_differences"][0], "p_holm": p} for p in (0.0004, 0.0499, 0.05)]
-    assert [row[-1] for row in policy_differences_text({"policy_differences": rows}).rows] == [
+    assert [row[-2] for row in policy_differences_text({"policy_differences": rows}).rows] == [
         "< 0.001 *",
         "0.050 *",
         "0.050",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from fedvpa.evaluation.latents import LatentReport
@@ -23,7 +23,7 @@ def controls_text(compared: Mapping[str, Any]) -> TableText:
                 str(row["n_clients"]),
                 row["method"],
                 row["control"].replace("_", " "),
-                worded(row["mean"], row["ci95"]),
+                _estimate(row),
                 _estimate(row["difference"]),
                 CONTROLS.get(row["control"], MISSING),
             )
@@ -33,31 +33,31 @@ def controls_text(compared: Mapping[str, Any]) -> TableText:
 
 
 def differences_text(compared: Mapping[str, Any]) -> TableText:
-    """Paired differences, a star where Holm's adjusted p is below 0.05."""
+    """Paired differences, a star where Holm's adjusted p is below 0.05: of these trained models, and of the methods."""
+    rows = compared["differences"]
+    header, cells = _p_columns(rows, "these models")
     return TableText(
-        ("N", "difference", "accuracy", "p (Holm)"),
-        tuple(
-            (str(row["n_clients"]), _pair(row), worded(row["mean"], row["ci95"]), _starred(row["p_holm"]))
-            for row in compared["differences"]
-        ),
+        ("N", "difference", "accuracy", *header),
+        tuple((str(row["n_clients"]), _pair(row), _estimate(row), *cells(row)) for row in rows),
     )
 
 
 def policy_differences_text(policies: Mapping[str, Any]) -> TableText:
-    """Paired differences of win rates, a star where Holm's adjusted p is below 0.05."""
+    """The same for win rates."""
+    rows = policies["policy_differences"]
+    header, cells = _p_columns(rows, "these policies")
     return TableText(
-        ("N", "difference", "preference", "win rate", "p (Holm)"),
-        tuple(
-            (
-                str(row["n_clients"]),
-                _pair(row),
-                row["preference"],
-                worded(row["mean"], row["ci95"]),
-                _starred(row["p_holm"]),
-            )
-            for row in policies["policy_differences"]
-        ),
+        ("N", "difference", "preference", "win rate", *header),
+        tuple((str(row["n_clients"]), _pair(row), row["preference"], _estimate(row), *cells(row)) for row in rows),
     )
+
+
+def _p_columns(rows: Sequence[Row], trained: str) -> tuple[tuple[str, ...], Callable[[Row], tuple[str, ...]]]:
+    """The names of the columns of adjusted p-values and their cells; that of methods where any row knows it."""
+    if all(row.get("method_p_holm") is None for row in rows):
+        return (f"p (Holm), {trained}",), lambda row: (_starred(row["p_holm"]),)
+    header = f"p (Holm), {trained}", "p (Holm), the methods"
+    return header, lambda row: (_starred(row["p_holm"]), _starred(row.get("method_p_holm")))
 
 
 def samples_text(sample: SideBySide) -> TableText:
@@ -96,14 +96,16 @@ def latents_text(latents: Mapping[str, LatentReport]) -> TableText:
 
 
 def _estimate(value: Mapping[str, Any] | None) -> str:
-    return MISSING if value is None else worded(value["mean"], value["ci95"])
+    return MISSING if value is None else worded(value["mean"], value["ci95"], value.get("method_ci95"))
 
 
 def _pair(row: Row) -> str:
     return f"{row['first']} − {row['second']}"
 
 
-def _starred(p_value: float) -> str:
+def _starred(p_value: float | None) -> str:
+    if p_value is None:
+        return MISSING
     words = "< 0.001" if p_value < 0.001 else f"{p_value:.3f}"
     return f"{words} *" if p_value < SIGNIFICANT else words
 

@@ -50,12 +50,12 @@ def summary_text(compared: Mapping[str, Any]) -> TableText:
     columns: list[tuple[str, Callable[[Row], str]]] = [
         ("N", lambda row: str(row["n_clients"])),
         ("method", lambda row: str(row["method"])),
-        ("accuracy", lambda row: worded(row["mean"], row["ci95"])),
+        ("accuracy", lambda row: worded(row["mean"], row["ci95"], row.get("method_ci95"))),
         ("gap closed", _gap_cell("")),
         *((name, _group_cell(name)) for name in groups),
         ("worst tenth", lambda row: worded(row["worst_decile"]["mean"] if row["worst_decile"] else None)),
-        ("unseen users", lambda row: worded(row["unseen_mean"], row["unseen_ci95"])),
-        ("hold-out", lambda row: worded(row["holdout_mean"], row["holdout_ci95"])),
+        ("unseen users", lambda row: _prefixed(row, "unseen_")),
+        ("hold-out", lambda row: _prefixed(row, "holdout_")),
         ("hold-out gap", _gap_cell("holdout_")),
         ("seconds", lambda row: worded(seconds.get(_condition(row)), digits=1)),
     ]
@@ -64,10 +64,20 @@ def summary_text(compared: Mapping[str, Any]) -> TableText:
 
 def table(compared: Mapping[str, Any]) -> Table:
     """The summary as a rich table, intervals below their numbers so that it fits 120 columns."""
-    resamples = compared["bootstrap"]["resamples"]
-    return _rich(
-        summary_text(compared), f"Mean over clients [95% interval: {resamples} resamples of clients within seeds]."
-    )
+    return _rich(summary_text(compared), f"Mean over clients. {interval_key(compared['summary'], 'models')}")
+
+
+def interval_key(summary: Sequence[Row], trained: str) -> str:
+    """What the brackets of a table mean, by how many seeds it has.
+
+    Args:
+        summary: The rows of its summary.
+        trained: What was trained: models, or policies.
+    """
+    most = max((len(row["seeds"]) for row in summary), default=0)
+    if most < 2:
+        return f"[95% interval of these trained {trained}]: with one seed, nothing is said about the method."
+    return f"[95% interval of these trained {trained}] ([95% interval of the method, over training seeds too])."
 
 
 def table_text(compared: Mapping[str, Any], width: int = 120) -> str:
@@ -96,9 +106,9 @@ def policy_summary_text(compared: Mapping[str, Any]) -> TableText:
         ("method", lambda row: str(row["method"])),
         ("preference", lambda row: f"{row['preference']}{WORSE if row['worse'] else ''}"),
         ("users", lambda row: MISSING if all(other["whose"] == "seen" for other in rows) else row["whose"]),
-        ("win rate", lambda row: worded(row["win_rate"], row["ci95"])),
+        ("win rate", lambda row: worded(row["win_rate"], row["ci95"], row.get("method_ci95"))),
         ("same length", lambda row: worded(row["length_controlled"])),
-        ("gain over base", lambda row: worded(row["utility_gain"], row["utility_gain_ci95"], digits=2)),
+        ("gain over base", _gain_cell),
         ("of oracle's gain", _share_cell),
         ("parsed", lambda row: worded(row["parsed"])),
         ("missing", lambda row: str(row["missing"]) if any(other["missing"] for other in rows) else MISSING),
@@ -110,11 +120,10 @@ def policy_summary_text(compared: Mapping[str, Any]) -> TableText:
 
 def policy_table(compared: Mapping[str, Any]) -> Table:
     """The summary of policies as a rich table, intervals below their numbers so that it fits 120 columns."""
-    resamples = compared["policy_bootstrap"]["resamples"]
+    key = interval_key(compared["policy_summary"], "policies")
     return _rich(
         policy_summary_text(compared),
-        f"Against the base policy, mean over prompts [95% interval: {resamples} resamples of prompts and users]."
-        f"{WORSE} the method's worse axis.",
+        f"Against the base policy, mean over prompts. {key}{WORSE} the method's worse axis.",
     )
 
 
@@ -125,12 +134,25 @@ def policy_table_text(compared: Mapping[str, Any], width: int = 120) -> str:
     return _printed(policy_table(compared), width) + "".join(f"{line}\n" for said in lines for line in said)
 
 
-def worded(value: float | None, interval: Sequence[float] | None = None, digits: int = 3) -> str:
-    """``0.801 [0.789, 0.812]``; no brackets where there is no interval, ``MISSING`` where there is no value."""
+def worded(
+    value: float | None,
+    interval: Sequence[float] | None = None,
+    method: Sequence[float] | None = None,
+    digits: int = 3,
+) -> str:
+    """``0.801 [0.789, 0.812] ([0.770, 0.830])``, the last where the method's interval is known.
+
+    No brackets where there is no interval, ``MISSING`` where there is no value.
+    """
     if value is None:
         return MISSING
-    number, *ends = (f"{end:z.{digits}f}" for end in (value, *(interval or ())))
-    return f"{number} [{', '.join(ends)}]" if ends else number
+    ends = "".join(
+        f" {left}{low:z.{digits}f}, {high:z.{digits}f}{right}"
+        for left, found, right in (("[", interval, "]"), ("([", method, "])"))
+        if found
+        for low, high in [found]
+    )
+    return f"{value:z.{digits}f}{ends}"
 
 
 def _filled(columns: Sequence[tuple[str, Callable[[Row], str]]], rows: Sequence[Row]) -> TableText:
@@ -147,7 +169,7 @@ def _rich(text: TableText, caption: str) -> Table:
     sizes = [row[0] for row in text.rows]
     for position, row in enumerate(text.rows):
         last_of_size = position + 1 == len(sizes) or sizes[position + 1] != sizes[position]
-        shown.add_row(*(cell.replace(" [", "\n[") for cell in row), end_section=last_of_size)
+        shown.add_row(*(cell.replace(" [", "\n[").replace(" ([", "\n([") for cell in row), end_section=last_of_size)
     return shown
 
 
@@ -162,15 +184,27 @@ def _share_cell(row: Row) -> str:
     share = row["oracle_share"]
     if share is None:
         return MISSING
-    return worded(share["mean"], None if row["method"] == ORACLE else share["ci95"], digits=2)
+    if row["method"] == ORACLE:
+        return worded(share["mean"], digits=2)
+    return worded(share["mean"], share["ci95"], share.get("method_ci95"), digits=2)
+
+
+def _gain_cell(row: Row) -> str:
+    return worded(row["utility_gain"], row["utility_gain_ci95"], row.get("utility_gain_method_ci95"), digits=2)
+
+
+def _prefixed(row: Row, prefix: str) -> str:
+    return worded(row[f"{prefix}mean"], row[f"{prefix}ci95"], row.get(f"{prefix}method_ci95"))
 
 
 def _gap_cell(prefix: str) -> Callable[[Row], str]:
     """Global closes 0 of the gap and oracle 1 by definition: their intervals would only be noise on the page."""
 
     def cell(row: Row) -> str:
-        interval = None if row["method"] in (GLOBAL, ORACLE) else row[f"{prefix}gap_closed_ci95"]
-        return worded(row[f"{prefix}gap_closed"], interval, digits=2)
+        name = f"{prefix}gap_closed"
+        if row["method"] in (GLOBAL, ORACLE):
+            return worded(row[name], digits=2)
+        return worded(row[name], row[f"{name}_ci95"], row.get(f"{name}_method_ci95"), digits=2)
 
     return cell
 
