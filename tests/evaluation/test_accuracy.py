@@ -140,3 +140,39 @@ def test_shots_are_the_first_pairs() -> None:
     few = [replace(client, train=client.train[:2]) for client in clients]
     expected = infer_clients(selector, replace(federation, partition=Partition(tuple(few))), few)
     assert infer_clients(selector, federation, clients, shots=2).weights.allclose(expected.weights)
+
+
+@pytest.mark.unit
+def test_scores_say_which_pairs_were_right_and_what_they_are_about() -> None:
+    federation, selector = made(), selector_of()
+    clients = federation.partition.seen
+    posterior = infer_clients(selector, federation, clients)
+    names = [f"{row // 2:x}" for row in range(len(federation.store.chosen))]  # two neighbouring rows share an item
+    arguments = {"method": "m", "seed": 0, "items": names}
+    first, turned = (
+        {score.client_id: score for score in score_clients(selector, one, clients, posterior, **arguments)}
+        for one in (federation, flipped(federation, "test"))
+    )
+    mirror = str.maketrans("10", "01")
+    for client in clients[:4]:
+        score = first[client.client_id]
+        assert score.results is not None
+        assert score.items == " ".join(dict.fromkeys(names[row] for row in client.test))
+        assert score.results.translate(mirror) == turned[client.client_id].results
+        assert score.results.count("1") + score.results.count("h") / 2 == score.correct
+    assert len(set("".join(score.results or "" for score in first.values()))) > 2  # right, wrong and a space
+
+
+@pytest.mark.unit
+def test_a_hold_out_keeps_its_results_in_the_order_of_its_pairs() -> None:
+    federation, selector = made(), selector_of()
+    clients = federation.partition.seen
+    posterior = infer_clients(selector, federation, clients)
+    held = {"a": federation.read(np.arange(6)), "b": federation.read(np.arange(3))}
+    about = {"a": list("xxyzzz")}
+    scores = score_clients(
+        selector, federation, clients, posterior, method="m", seed=0, holdout=held, holdout_items=about
+    )
+    words = {score.group: (score.holdout_results or "").split() for score in scores}
+    assert [len(word) for word in words["a"]] == [2, 1, 3]
+    assert [len(word) for word in words["b"]] == [1, 1, 1]

@@ -1,10 +1,18 @@
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import pytest
 
 from fedvpa.core.errors import DataError
-from fedvpa.evaluation.scores import ClientScore, control_name, control_of, load_scores, save_scores
+from fedvpa.evaluation.scores import (
+    ClientScore,
+    control_name,
+    control_of,
+    item_name,
+    load_scores,
+    results_by_item,
+    save_scores,
+)
 
 pytestmark = pytest.mark.unit
 
@@ -61,3 +69,19 @@ def test_a_line_that_is_no_score_is_refused(tmp_path, line, message):
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(DataError, match=r"none\.jsonl"):
         load_scores(tmp_path / "none.jsonl")
+
+
+def test_results_add_up_to_the_counts_or_are_refused():
+    good = ClientScore("m", 2, 0, "a", None, True, 1.5, 3, results="1h 0", items="0a 0b")
+    assert good.tested().values.tolist() == [0.75, 0.0]
+    assert good.tested().counts.tolist() == [2, 1]
+    for change in ({"correct": 2}, {"total": 4}, {"results": "1x 0"}, {"items": "0a"}, {"items": None}):
+        with pytest.raises(DataError):
+            replace(good, **change)
+    assert replace(good, results=None, items=None).tested() is None
+
+
+def test_results_by_item_put_the_pairs_of_an_item_together():
+    assert results_by_item([1.0, 0.0, 0.5], ["b", "a", "b"]) == ("1h 0", "b a")
+    assert item_name("ü") == item_name("ü") != item_name("u")
+    assert len(item_name("anything")) == 16
