@@ -4,7 +4,14 @@ from fedvpa.core.errors import DataError
 from fedvpa.data.delimited import Cell
 from fedvpa.data.messages import Skip
 from fedvpa.data.schema import Message
-from fedvpa.data.text import is_empty, parse_text, split_explicit, split_implicit, split_transcripts
+from fedvpa.data.text import (
+    is_empty,
+    parse_text,
+    split_explicit,
+    split_implicit,
+    split_transcripts,
+    transcript_messages,
+)
 
 pytestmark = pytest.mark.unit
 
@@ -144,3 +151,25 @@ def test_strings_stay_as_they_are():
 def test_a_string_against_messages_is_an_error(split):
     with pytest.raises(DataError, match="f:2: one response is a string"):
         split("Blue.", (ASK, RED), "f:2")
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize(
+    ("text", "turns"),
+    [
+        ("\n\nHuman: Hi.\n\nAssistant:", [("user", "Hi.")]),
+        (
+            "\n\nHuman: a\n\nb\n\nAssistant: c\n\nHuman: d\n\nAssistant:",
+            [("user", "a\n\nb"), ("assistant", "c"), ("user", "d")],
+        ),
+        ("How do I bake bread?", None),
+        ("\n\nHuman: Hi.\n\nAssistant: Yes?", None),
+        ("\n\nHuman: Hi.", None),
+        ("So. \n\nHuman: Hi.\n\nAssistant:", None),
+        ("\n\nAssistant: Hi.\n\nAssistant:", None),
+        ("", None),
+    ],
+)
+def test_a_transcript_that_waits_for_the_assistant_is_turns(text, turns):
+    found = transcript_messages(text)
+    assert (None if found is None else [(turn.role, turn.content) for turn in found]) == turns

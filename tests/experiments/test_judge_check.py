@@ -10,7 +10,6 @@ from evaluation.judges.conftest import endpoint
 from evaluation.judges.endpoint import Endpoint, Status
 from fedvpa.api.compare import compare
 from fedvpa.core.errors import ConfigError, DataError, JudgeError
-from fedvpa.data.load import load
 from fedvpa.experiments.judge_check import most_duels
 from fedvpa.experiments.policy_cells import policy_cells
 from fedvpa.runs.config import RunConfig, read_config, with_overrides
@@ -46,11 +45,10 @@ def test_the_plan_counts_every_duel_of_every_cell(tiny: RunConfig, tmp_path: Pat
     config = with_overrides(tiny, [*TINY_POLICY, "partition.unseen=2"])
     one: dict[str, Any] = {"clients": [4], "seeds": 1, "first_seed": 0, "out": tmp_path}
     cells = policy_cells(config, methods=["fedvpa_gp", "fedvpl", "global", "feddpo"], **one)
-    table = load(config.resolved_data())
     # Three prompts, two preferences; by seen and unseen users where z is personal; five steps of the path for ours.
-    assert [most_duels(cell, table) for cell in cells] == [3 * (2 * 2 + 5 * 2), 3 * 2 * 2, 3 * 2, 3 * 2]
+    assert [most_duels(cell, 2, 3) for cell in cells] == [3 * (2 * 2 + 5 * 2), 3 * 2 * 2, 3 * 2, 3 * 2]
     alone = policy_cells(with_overrides(config, ["partition.unseen=0"]), methods=["fedvpl"], **one)
-    assert most_duels(alone[0], table) == 3 * 2
+    assert most_duels(alone[0], 2, 3) == 3 * 2
 
 
 @pytest.mark.end_to_end

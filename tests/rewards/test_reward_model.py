@@ -1,6 +1,7 @@
 """Reward models are tiny and random, but laid out as any published one is."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from transformers import (
 )
 
 from fedvpa.core.errors import ConfigError, ModelError
+from fedvpa.data.schema import Message
 from fedvpa.evaluation.judges.base import Duel, Verdict
 from fedvpa.evaluation.judges.by_reward import RewardJudge
 from fedvpa.rewards import reward_model
@@ -57,7 +59,7 @@ DUELS = [
 ]
 
 
-def save_tokenizer(folder, chat):
+def save_tokenizer(folder, chat, template=TEMPLATE):
     backend = Tokenizer(models.WordLevel(VOCABULARY, unk_token="<unk>"))
     backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     backend.post_processor = processors.TemplateProcessing(
@@ -67,7 +69,7 @@ def save_tokenizer(folder, chat):
     fast = PreTrainedTokenizerFast(
         tokenizer_object=backend, pad_token="<pad>", unk_token="<unk>", model_input_names=names
     )
-    fast.chat_template = TEMPLATE if chat else None
+    fast.chat_template = template if chat else None
     fast.save_pretrained(folder)
 
 
@@ -129,6 +131,29 @@ def test_rewards_are_those_of_each_text_alone(name, expected, tokens, request):
     rewards = reward_of(tokens, helpful=place).score(items, "helpful")
     assert rewards == pytest.approx([expected(place, *item) for item in items], abs=2e-5)
     assert max(rewards) - min(rewards) > 1e-2
+
+
+@pytest.mark.reference
+def test_a_conversation_goes_through_the_models_own_template(qwen, bert):
+    talk = (Message("user", "w1 w2"), Message("assistant", "w3"), Message("user", "w4"))
+    transcript = "\n\nHuman: w1 w2\n\nAssistant: w3\n\nHuman: w4\n\nAssistant:"
+    whole = ids("user w1 w2 [SEP] assistant w3 [SEP] user w4 [SEP] assistant w5 [SEP]")
+    rewards = reward_of(helpful=qwen).score([(talk, "w5"), (transcript, "w5")], "helpful")
+    assert rewards == pytest.approx([reference(qwen, {"input_ids": whole})] * 2, abs=2e-5)
+    # A model without a template reads it as one text; "user:" is no word of this one.
+    (flat,) = reward_of(helpful=bert).score([(talk, "w5")], "helpful")
+    assert flat == pytest.approx(bert_reference(bert, "<unk> w1 w2 <unk> w3 <unk> w4", "w5"), abs=2e-5)
+
+
+@pytest.mark.unit
+def test_a_conversation_that_the_template_refuses_has_no_reward(qwen, tmp_path):
+    shutil.copytree(qwen, tmp_path / "strict")
+    refusal = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system') }}{% endif %}"
+    save_tokenizer(tmp_path / "strict", chat=True, template=refusal + TEMPLATE)
+    told = Duel((Message("system", "w9"), Message("user", "w1")), "w2", "w3", "helpful")
+    verdicts = judge_of(helpful=str(tmp_path / "strict")).compare([told, DUELS[0]])
+    assert verdicts[0] == Verdict(None, "the reward model's chat template refuses the conversation: no system")
+    assert verdicts[1].score in (0.0, 1.0)
 
 
 @pytest.mark.unit

@@ -48,7 +48,8 @@ def check_judging(config: RunConfig, cells: Sequence[Cell], out: Path) -> None:
             "The pairs have no groups, so that there is no preference to judge policies by.",
             fix="Give a column of groups (--map group=COLUMN), or compare with --stage selector.",
         )
-    duels = sum(most_duels(cell, table) for cell in cells)
+    prompts = _prompts(config, table)
+    duels = sum(most_duels(cell, len(preferences), prompts) for cell in cells)
     estimate = plan(judge, duels, _example(config, table, preferences[0]))
     if estimate is not None:
         say(f"judge {judge.name}: {len(cells)} runs, at most {duels:,} duels in both orders; {estimate}")
@@ -57,16 +58,24 @@ def check_judging(config: RunConfig, cells: Sequence[Cell], out: Path) -> None:
         probe(judge, preferences, table.pairs[0].prompt)
 
 
-def most_duels(cell: Cell, table: PairTable) -> int:
-    """How many duels a cell has at most: every preference, by seen and by unseen users, and the path between two."""
-    prompts = cell.config.policy.judging.prompts
-    if cell.config.data.source != "world":
-        prompts = min(prompts, len({pair.prompt for pair in table.pairs}))
+def most_duels(cell: Cell, preferences: int, prompts: int) -> int:
+    """How many duels a cell has at most: every preference, by seen and by unseen users, and the path between two.
+
+    Args:
+        cell: Of the policy stage.
+        preferences: How many preferences judge.
+        prompts: On how many prompts.
+    """
     personal = cell.method in METHODS and make(cell.method, cell.config.method_config).personal
     kinds = 2 if personal and cell.config.partition.unseen else 1
-    preferences = len(table.groups())
     path = 2 * PATH_STEPS if cell.method == OURS and preferences > 1 else 0
     return prompts * (kinds * preferences + path)
+
+
+def _prompts(config: RunConfig, table: PairTable) -> int:
+    """On how many prompts policies are judged at most; the bundled world has more than its pairs are about."""
+    asked = config.policy.judging.prompts
+    return asked if config.data.source == "world" else min(asked, len({pair.prompt for pair in table.pairs}))
 
 
 def _example(config: RunConfig, table: PairTable, preference: str) -> Duel:

@@ -136,7 +136,7 @@ def score_all(reward: RewardModel, items: Sequence[tuple[Text, str]], tokens_per
     and response as a pair of sentences, the form of the reward models that are no chat models.
     """
     encoded = [_encode(reward.tokenizer, prompt, response) for prompt, response in items]
-    scores: list[Score] = [row if isinstance(row, str) else _too_long(row, reward) for row in encoded]
+    scores: list[Score] = [row if isinstance(row, str) else _unfit(row, reward) for row in encoded]
     lengths = np.array([0 if isinstance(row, str) else len(row["input_ids"]) for row in encoded])
     fits = np.flatnonzero((lengths > 0) & (lengths <= (reward.positions or lengths.max())))
     if reward.pad_id is None:
@@ -165,7 +165,9 @@ def _encode(tokenizer: Any, prompt: Text, response: str) -> Mapping[str, list[in
     return whole
 
 
-def _too_long(row: Mapping[str, list[int]], reward: RewardModel) -> str:
+def _unfit(row: Mapping[str, list[int]], reward: RewardModel) -> str:
+    if not row["input_ids"]:
+        return "no token that the reward model could read"
     return f"{len(row['input_ids'])} tokens, and the reward model reads at most {reward.positions}"
 
 

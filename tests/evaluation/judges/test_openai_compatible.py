@@ -20,6 +20,7 @@ from evaluation.judges.endpoint import (
     scores,
 )
 from fedvpa.core.errors import ConfigError, JudgeError
+from fedvpa.data.schema import Message
 from fedvpa.evaluation.judges import openai_compatible as module
 from fedvpa.evaluation.judges.answer_cache import AnswerCache
 from fedvpa.evaluation.judges.base import Duel, Verdict, check_missing
@@ -240,3 +241,18 @@ def test_a_cache_line_can_be_read_by_anything(endpoint, tmp_path):
     assert [(line["text"], line["tokens_in"], line["tokens_out"]) for line in lines] == [
         (line["letter"], 101, 3) for line in lines
     ]
+
+
+@pytest.mark.unit
+def test_addresses_are_read_as_they_are_pasted(endpoint):
+    for pasted in ("", "/", "/chat/completions", "/chat/completions/"):
+        assert config(endpoint, base_url=endpoint.url + pasted).base_url == endpoint.url
+    for nothing in ("", None):  # as ``api_key_env:`` in YAML
+        assert config(endpoint, api_key_env=nothing).api_key_env == ""
+
+
+@pytest.mark.unit
+def test_a_conversation_is_shown_turn_by_turn(endpoint):
+    talk = (Message("user", "Hi."), Message("assistant", "Hello."), Message("user", "Who?"))
+    OpenAICompatibleJudge(config(endpoint)).compare([Duel(talk, SHORT, LONG, "helpful")])
+    assert {asked.prompt for asked in endpoint.asked} == {"user: Hi.\n\nassistant: Hello.\n\nuser: Who?"}

@@ -84,7 +84,7 @@ def test_an_endpoint_is_asked_about_one_duel_in_both_orders_and_nothing_is_kept(
 def test_a_judge_that_cannot_judge_is_said_in_one_message(endpoint, reaction, message):
     endpoint.react = lambda asked: reaction
     with pytest.raises(JudgeError, match=message) as raised:
-        probe(OpenAICompatibleJudge(config(endpoint)), GROUPS)
+        probe(OpenAICompatibleJudge(config(endpoint, backoff_s=9.0)), GROUPS)  # nobody would wait so long
     assert "\n" not in str(raised.value)
     assert KEY not in str(raised.value)
     assert str(raised.value).startswith(endpoint.url)
@@ -98,12 +98,19 @@ def test_half_a_verdict_of_the_trial_is_none(endpoint):
 
 
 @pytest.mark.unit
+def test_an_endpoint_that_says_it_is_busy_is_asked_again(endpoint):
+    endpoint.react = lambda asked: "AB"[len(asked.a) < len(asked.b)] if asked.turn else Status(503)
+    probe(OpenAICompatibleJudge(config(endpoint)), GROUPS)
+    assert len(endpoint.asked) == 4
+
+
+@pytest.mark.unit
 def test_a_server_that_is_not_there_is_said(monkeypatch):
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{unused.getsockname()[1]}/v1"
-        judge = OpenAICompatibleJudge(EndpointConfig(base_url=url, model="m", api_key_env="", backoff_s=0, retries=1))
+        judge = OpenAICompatibleJudge(EndpointConfig(base_url=url, model="m", api_key_env="", backoff_s=9.0, retries=5))
         with pytest.raises(JudgeError, match=r"no connection: .*Does a server run at this address.*HTTPS_PROXY"):
             probe(judge, GROUPS)
 

@@ -56,8 +56,15 @@ class Asker:
         self._unread: list[Completion] = []  # replies that could not be, before the first that could
         self._spent: JudgeError | None = None  # why no more calls are allowed
 
-    async def ask_all(self, questions: Sequence[Question], answers: AnswerCache) -> dict[str, Failure]:
+    async def ask_all(
+        self, questions: Sequence[Question], answers: AnswerCache, *, patient: bool = True
+    ) -> dict[str, Failure]:
         """Ask all questions, keep the answers as they come, and return key → reason of those without one.
+
+        Args:
+            questions: What to ask.
+            answers: Where answers are kept.
+            patient: Whether a server that cannot be reached, or replies with no completion, is asked again.
 
         Raises:
             JudgeError: If the endpoint is down, its replies cannot be read, or no more calls are allowed.
@@ -67,7 +74,7 @@ class Asker:
         failures: dict[str, Failure] = {}
         in_a_row = replies = 0
         self._spent = None
-        async with connect(self._config, self._api_key, self._usage, self._budget) as client:
+        async with connect(self._config, self._api_key, self._usage, self._budget, patient=patient) as client:
             tasks = [asyncio.create_task(self._ask(client, question, slots)) for question in questions]
             what = f"judge {self._config.model}"
             try:

@@ -27,8 +27,10 @@ Send = Callable[..., Awaitable[Any]]
 class ChatClient:
     """Asks an endpoint for completions; made by :func:`connect`."""
 
-    def __init__(self, send: Send, config: EndpointConfig, api_key: str, usage: Usage, budget: CallBudget) -> None:
-        self._send, self._config, self._api_key = send, config, api_key
+    def __init__(
+        self, send: Send, config: EndpointConfig, api_key: str, usage: Usage, budget: CallBudget, *, patient: bool
+    ) -> None:
+        self._send, self._config, self._api_key, self._patient = send, config, api_key, patient
         self._usage, self._budget = usage, budget
         self._pause = SharedPause(config.model, config.backoff_limit_s)
 
@@ -52,7 +54,8 @@ class ChatClient:
                 reply = await self._attempt(messages)
             except AttemptError as error:
                 self._pause.extend(error.pause)
-                if not error.passing or attempt == self._config.retries:
+                again = error.passing and (self._patient or error.busy)
+                if not again or attempt == self._config.retries:
                     raise
                 await asyncio.sleep(self._backoff(key, attempt))
             else:
@@ -111,6 +114,7 @@ class ChatClient:
         return AttemptError(
             f"status {status}: {self._short(error)}",
             passing=is_passing(status) and not broke,
+            busy=is_passing(status) and not broke,
             pause=0.0 if broke else wished_pause(headers, limited=status == 429),
             hint="The account has no credit left." if broke else _hint(status, self._config),
         )
@@ -137,7 +141,7 @@ def _hint(status: int, config: EndpointConfig) -> str:
 
 @asynccontextmanager
 async def connect(
-    config: EndpointConfig, api_key: str, usage: Usage, budget: CallBudget | None = None
+    config: EndpointConfig, api_key: str, usage: Usage, budget: CallBudget, *, patient: bool = True
 ) -> AsyncIterator[ChatClient]:
     """A client whose connections are closed at the end.
 
@@ -145,7 +149,8 @@ async def connect(
         config: Where the endpoint is and how it is asked.
         api_key: Its key.
         usage: Where requests, retries and tokens are counted.
-        budget: How many calls may be made; None for any number.
+        budget: How many calls may be made.
+        patient: Whether every failure that can pass is retried; else only those of an endpoint that says it is busy.
 
     Raises:
         ConfigError: If the client cannot be made: the address, a proxy or a certificate file of the environment is
@@ -163,4 +168,5 @@ async def connect(
             where=config.base_url,
         ) from error
     async with sdk:
-        yield ChatClient(sdk.chat.completions.with_raw_response.create, config, api_key, usage, budget or CallBudget())
+        send = sdk.chat.completions.with_raw_response.create
+        yield ChatClient(send, config, api_key, usage, budget, patient=patient)

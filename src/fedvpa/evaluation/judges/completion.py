@@ -65,10 +65,13 @@ class AttemptError(Exception):
         passing: Whether another attempt may succeed.
         pause: Seconds that the endpoint wants to be left alone before it.
         hint: What to do about it, for people; empty where nothing is known.
+        busy: Whether the endpoint itself says that it works and another attempt may succeed.
     """
 
-    def __init__(self, problem: str, *, passing: bool = True, pause: float = 0.0, hint: str = "") -> None:
-        self.passing, self.pause, self.hint = passing, pause, hint
+    def __init__(
+        self, problem: str, *, passing: bool = True, pause: float = 0.0, hint: str = "", busy: bool = False
+    ) -> None:
+        self.passing, self.pause, self.hint, self.busy = passing, pause, hint, busy
         super().__init__(problem)
 
 

@@ -104,6 +104,8 @@ class OpenAICompatibleJudge:
     def probe(self, duel: Duel, preferences: Sequence[str]) -> None:
         """Ask about one duel in both orders, whatever the cache knows, and keep nothing of it.
 
+        Only an endpoint that says it is busy is asked again: a wrong address must be said at once.
+
         Raises:
             ConfigError: If one of the preferences has no rubric.
             JudgeError: If the endpoint gives no verdict; with the reason, and what it replied.
@@ -111,7 +113,7 @@ class OpenAICompatibleJudge:
         for preference in preferences:
             self._config.rubric_of(preference)
         answers = AnswerCache()
-        failures = _run(self._asker.ask_all(all_questions([duel], self._config), answers))
+        failures = _run(self._asker.ask_all(all_questions([duel], self._config), answers, patient=False))
         for failure in failures.values():
             if failure.reply is not None:
                 raise self._asker.unreadable(failure, f"asked about a made-up pair, it gave {failure.reason}", answers)
