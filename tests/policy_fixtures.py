@@ -124,10 +124,15 @@ def random_ids(rng: np.random.Generator, length: int) -> Ids:
     return rng.integers(6, len(VOCABULARY), size=length).astype(np.int32)
 
 
+def random_prompt(rng: np.random.Generator, length: int) -> Ids:
+    """<bos> and so many words."""
+    return np.append(ids(BOS), random_ids(rng, length))
+
+
 def prompts_and_responses(count: int, seed: int = 0) -> tuple[list[Ids], list[Ids]]:
     """Rows whose lengths all differ, each response ended."""
     rng = np.random.default_rng(seed)
-    prompts = [random_ids(rng, 2 + 3 * number % 11) for number in range(count)]
+    prompts = [random_prompt(rng, 2 + 3 * number % 11) for number in range(count)]
     responses = [np.append(random_ids(rng, 1 + 5 * number % 7), EOS).astype(np.int32) for number in range(count)]
     return prompts, responses
 
@@ -163,7 +168,7 @@ def make_candidates(features: torch.Tensor, distinct: torch.Tensor | None = None
 def make_examples(count: int, *, with_z: bool = True, seed: int = 0) -> Examples:
     """Random examples of unequal length; about half of all tokens are sure ones."""
     rng = np.random.default_rng(seed)
-    prompts = [random_ids(rng, int(rng.integers(1, 9))) for _ in range(count)]
+    prompts = [random_prompt(rng, int(rng.integers(1, 9))) for _ in range(count)]
     chosen, rejected = (
         [np.append(random_ids(rng, int(rng.integers(1, 8))), EOS).astype(np.int32) for _ in range(count)]
         for _ in range(2)

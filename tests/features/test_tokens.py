@@ -5,10 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from chat_models import metaspace
 from fedvpa.core.errors import DataError
 from fedvpa.data.schema import Message, Pair
 from fedvpa.features.tokens import tokenise
-from fedvpa.models.rendering import render
+from fedvpa.models.encoding import TextEncoder
+from fedvpa.models.rendering import Renderer
 from fedvpa.models.tokens import Frame, Limits, TokenCounts, frame_of
 
 PAIR = Pair("w1 w2 w3", "w4 w5", "w6 w7 w8 w9 w10")
@@ -26,7 +28,8 @@ def one(tokenizer_of):
     def tokenise_one(pair: Pair, family: str, limits: Limits = WIDE, *, chat: bool = False):
         tokenizer, kind = tokenizer_of(family, chat=chat), "encoder" if family == "bert" else "causal"
         frame = frame_of(tokenizer, kind)
-        rows, counts = tokenise([pair], tokenizer, frame=frame, kind=kind, template="plain", limits=limits)
+        encoder = TextEncoder(Renderer(tokenizer), frame.before, joined=kind == "causal")
+        rows, counts, _ = tokenise([pair], encoder, frame=frame, kind=kind, limits=limits)
         return rows[0], counts
 
     return tokenise_one
@@ -72,7 +75,7 @@ def test_a_response_without_tokens_is_an_error_that_names_its_row(tokenizer_of, 
     texts = {"chosen": "w1", "rejected": "w2", side: "  "}
     pairs = [PAIR, PAIR, Pair("w1", pair_id="odd", **texts)]
     with pytest.raises(DataError, match=rf"row 2 \('odd'\).*{side}"):
-        tokenise(pairs, tokenizer_of("qwen2"), frame=Frame(), kind="causal", template="plain", limits=WIDE)
+        tokenise(pairs, TextEncoder(Renderer(tokenizer_of("qwen2"))), frame=Frame(), kind="causal", limits=WIDE)
 
 
 @pytest.mark.unit
@@ -85,7 +88,7 @@ def test_an_empty_prompt_is_allowed(one):
 @pytest.mark.unit
 def test_conversations_go_through_the_chat_template(one, ids, tokenizer_of):
     pair = Pair((Message("user", "w1 w2"),), (Message("assistant", "w4"),), (Message("assistant", "w5 w6"),))
-    rendered = render(pair, tokenizer_of("llama", chat=True), "plain")
+    rendered = Renderer(tokenizer_of("llama", chat=True)).render(pair)
     assert rendered.prompt == "<bos> user w1 w2 <eos> assistant"
     assert rendered.chosen == " w4 <eos>"
     assert rendered.rejected == " w5 w6 <eos>"
@@ -99,9 +102,38 @@ def test_conversations_go_through_the_chat_template(one, ids, tokenizer_of):
 
 @pytest.mark.unit
 def test_many_pairs_keep_their_order(ids, tokenizer_of, monkeypatch):
-    monkeypatch.setattr("fedvpa.features.tokens.TOKENISED_AT_ONCE", 3)
+    monkeypatch.setattr("fedvpa.models.encoding.AT_ONCE", 3)
     pairs = [Pair(f"w{n}", f"w{n + 1}", f"w{n + 2}") for n in range(11)]
-    rows, counts = tokenise(pairs, tokenizer_of("qwen2"), frame=Frame(), kind="causal", template="plain", limits=WIDE)
+    encoder = TextEncoder(Renderer(tokenizer_of("qwen2")))
+    rows, counts, _ = tokenise(pairs, encoder, frame=Frame(), kind="causal", limits=WIDE)
     assert [int(row.rejected[0]) for row in rows] == [ids(f"w{n + 2}")[0] for n in range(11)]
     assert counts == TokenCounts(prompt_tokens=11, response_tokens=22)
     assert all(row.prefix.dtype == np.int32 for row in rows)
+
+
+@pytest.mark.unit
+def test_pairs_whose_responses_are_equal_once_cut_are_noted(tokenizer_of):
+    pairs = [
+        PAIR,
+        Pair("w1", "w4 w5 w6", "w4 w5 w7"),
+        Pair("w1", "w4 w5 w6", "w4 w6"),
+        Pair("w2", "w8 w9 w1", "w8 w9 w3"),
+    ]
+    encoder = TextEncoder(Renderer(tokenizer_of("qwen2")))
+    for limit, equal in ((3, []), (2, [1, 3]), (1, [1, 2, 3])):
+        _, _, notes = tokenise(pairs, encoder, frame=Frame(), kind="causal", limits=Limits(101, limit))
+        assert notes.equal == equal
+
+
+@pytest.mark.unit
+def test_a_response_follows_its_prompt_as_in_one_text():
+    """Where a mark for a space is put in front of every text, a response tokenised apart would begin with a space."""
+    tokenizer = metaspace(None)
+    prompt, chosen, rejected = "Human: How do I bake?\n\nAssistant:\n", "Use warm water.", "I cannot."
+    for joined in (True, False):
+        (ids,) = TextEncoder(Renderer(tokenizer), joined=joined).pairs([Pair(prompt, chosen, rejected)])
+        whole = tokenizer(prompt + chosen)["input_ids"]
+        assert ([*ids.prompt.ids, *ids.chosen] == whole) is joined
+        assert ids.prompt.ids.tolist() == tokenizer(prompt)["input_ids"]
+    (ids,) = TextEncoder(Renderer(tokenizer)).pairs([Pair("How do I b", "ake", "ite")])
+    assert ids.prompt.ids.tolist() == tokenizer("How do I b")["input_ids"]  # a straddling token changes no prompt

@@ -23,7 +23,7 @@ from policy_fixtures import (
     latents,
     make_policy,
     prompts_and_responses,
-    random_ids,
+    random_prompt,
     save_model,
     tiny_config,
 )
@@ -40,7 +40,7 @@ def z_for(policy: Policy, count: int, seed: int = 5) -> torch.Tensor | None:
 def dense_logits(policy: Policy, row: np.ndarray, z: torch.Tensor | None) -> torch.Tensor:
     """Logits of one unpadded row with z put in by hand: [bos] prefix tokens, or the map of z added to every token."""
     embed = policy.model.get_input_embeddings()
-    shown = embed(torch.from_numpy(np.concatenate([policy.tokenizer.before, row]).astype(np.int64)))
+    shown = embed(torch.from_numpy(row.astype(np.int64)))
     if policy.conditioner is not None:
         made = torch.nn.functional.linear(z, policy.conditioner.map.weight, policy.conditioner.map.bias)
         if policy.conditioner.kind == "additive":
@@ -71,7 +71,7 @@ def test_fused_log_probabilities_are_those_of_dense_logits(policies, kind):
 def test_greedy_generation_follows_the_training_path_token_by_token(policies, kind):
     policy = policies[kind]
     rng = np.random.default_rng(1)
-    prompts = [random_ids(rng, length) for length in (3, 8, 1, 5)]
+    prompts = [random_prompt(rng, length) for length in (3, 8, 1, 5)]
     z = z_for(policy, 4)
     found = policy.sample(prompts, z, GREEDY, 0)
     assert max(map(len, found)) > 3
@@ -105,7 +105,7 @@ def test_the_reference_is_the_base_model_whatever_was_trained(policies, base_fol
     plain = LlamaForCausalLM.from_pretrained(base_folder).eval()
     found = policy.reference_log_probs(prompts, responses, batch=2)
     for prompt, response, scores in zip(prompts, responses, found, strict=True):
-        row = torch.from_numpy(np.concatenate([policy.tokenizer.before, prompt, response]).astype(np.int64))
+        row = torch.from_numpy(np.concatenate([prompt, response]).astype(np.int64))
         with torch.no_grad():
             dense = plain(row.unsqueeze(0)).logits[0].log_softmax(-1)
         expected = dense[:-1].gather(1, row[1:].unsqueeze(1)).squeeze(1)[-len(response) :]
@@ -178,7 +178,7 @@ def test_rows_fit_into_the_positions(policies):
     words = policies["soft_prefix"].tokenizer  # 97 positions, 5 of the prefix, samples of 11
     assert (words.max_prompt_tokens, words.max_tokens) == (97 - 5 - 11 - 2, 97 - 5)
     ((prompt, chosen, _),), counts = words.pairs([Pair("w1 " * 80, "w2 " * 30, "w3")])
-    assert (len(prompt), len(chosen)) == (79, 12)
+    assert (len(prompt), len(chosen)) == (80, 12)
     assert (counts.prompts_truncated, counts.responses_truncated) == (1, 1)
 
 

@@ -15,7 +15,7 @@ from fedvpa.models.tokens import Limits
 from fedvpa.policy.policy import Policy, new_policy
 from fedvpa.policy.rows import PolicyTokenizer
 from fedvpa.rewards.choice import TEMPLATE, Choices, Template, both_log_odds, log_odds, losses, margins, mean_loss
-from policy_fixtures import disturb, make_policy, make_tokenizer, world_config
+from policy_fixtures import BOS, disturb, make_policy, make_tokenizer, world_config
 
 LIMITS = Limits(512, 256, 256)
 PAIRS = [
@@ -84,8 +84,18 @@ def test_swapping_the_responses_changes_the_sign_of_the_margin(policy, template)
     torch.testing.assert_close(margins(one), -margins(other), atol=1e-6, rtol=0)
     # A mere preference for the letter A is no preference.
     assert margins(torch.tensor([[3.0, 2.0], [3.0, -1.0]])).tolist() == [0.0, 1.5]
-    alike = [Pair("Why?", "No.", "No.")]
-    assert margins(both_log_odds(policy, template, template.of_pairs(alike))).tolist() == [0.0]
+    alike = [policy.tokenizer.encode(text) for text in ("Why?", "No.", "No.")]
+    told = both_log_odds(policy, template, template.of_tokens(*([ids] for ids in alike)))
+    assert margins(told).tolist() == [0.0]
+
+
+@pytest.mark.unit
+def test_labelled_pairs_of_equal_responses_are_left_out_and_counted(policy):
+    pairs = [Pair("Why?", "No.", "No."), PAIRS[0], Pair("Why?", "First, grab the saw.", "First, grab the rug.")]
+    found = Template.of(policy.tokenizer, LIMITS).of_pairs(pairs)
+    assert (len(found), found.equal) == (2, 1)
+    found = Template.of(policy.tokenizer, Limits(512, 3, 256)).of_pairs(pairs)
+    assert (len(found), found.equal) == (1, 2)
 
 
 @pytest.mark.unit
@@ -136,9 +146,9 @@ def test_answers_with_a_space_come_first_and_none_is_an_error(base_folder: Path)
     backend = Tokenizer(models.WordLevel({"?": 0, **{word: row for row, word in enumerate(words, 1)}}, unk_token="?"))
     backend.pre_tokenizer = pre_tokenizers.Split("\n", "isolated")
     fast = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="?", unk_token="?")
-    assert Template.of(PolicyTokenizer(fast, (), 99), LIMITS).answers == (1, 2)
+    assert Template.of(PolicyTokenizer.of(fast, 99), LIMITS).answers == (1, 2)
     with pytest.raises(ModelError, match=r"no two single tokens .*' A' → \[3\], ' B' → \[3\]"):
-        Template.of(PolicyTokenizer(make_tokenizer(), (1,), 99), LIMITS)
+        Template.of(PolicyTokenizer.of(make_tokenizer(), 99), LIMITS)
 
 
 @pytest.mark.unit
@@ -162,9 +172,10 @@ def test_a_few_steps_teach_an_order(template):
 def test_another_architecture_with_a_beginning_of_text(base_folder: Path):
     policy = make_policy(base_folder, None)
     template = Template(policy.tokenizer, tuple(np.asarray([7 + n], np.int32) for n in range(3)), (11, 13), LIMITS)
-    choices = template.of_tokens(*([np.arange(20, 20 + n, dtype=np.int32)] for n in (3, 5, 2)))
+    prompt, *responses = (np.arange(20, 20 + n, dtype=np.int32) for n in (3, 5, 2))
+    choices = template.of_tokens([np.append(np.int32(BOS), prompt)], *([one] for one in responses))
     with torch.no_grad():
         told = log_odds(policy, template, choices.preferred_first)
-        ids = torch.cat([torch.tensor([1]), torch.from_numpy(choices.preferred_first[0]).long()])
+        ids = torch.from_numpy(choices.preferred_first[0]).long()
         logits = policy.model(input_ids=ids[None]).logits[0, -1]
     torch.testing.assert_close(told[0], logits[11] - logits[13], atol=1e-4, rtol=1e-4)

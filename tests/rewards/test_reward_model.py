@@ -145,6 +145,12 @@ def test_a_conversation_goes_through_the_models_own_template(qwen, bert):
     assert flat == pytest.approx(bert_reference(bert, "<unk> w1 w2 <unk> w3 <unk> w4", "w5"), abs=2e-5)
 
 
+REFUSED = (
+    "of the reward model: the model's chat template refuses a conversation with the turns system, user, assistant: "
+    "no system"
+)
+
+
 @pytest.mark.unit
 def test_a_conversation_that_the_template_refuses_has_no_reward(qwen, tmp_path):
     shutil.copytree(qwen, tmp_path / "strict")
@@ -152,7 +158,7 @@ def test_a_conversation_that_the_template_refuses_has_no_reward(qwen, tmp_path):
     save_tokenizer(tmp_path / "strict", chat=True, template=refusal + TEMPLATE)
     told = Duel((Message("system", "w9"), Message("user", "w1")), "w2", "w3", "helpful")
     verdicts = judge_of(helpful=str(tmp_path / "strict")).compare([told, DUELS[0]])
-    assert verdicts[0] == Verdict(None, "the reward model's chat template refuses the conversation: no system")
+    assert verdicts[0] == Verdict(None, REFUSED)
     assert verdicts[1].score in (0.0, 1.0)
 
 

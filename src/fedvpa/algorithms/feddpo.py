@@ -42,6 +42,7 @@ from fedvpa.policy.config import PolicyConfig
 from fedvpa.policy.dpo_trainer import DPOTrainer, Step
 from fedvpa.policy.examples import Examples, reference_of
 from fedvpa.policy.policy import Policy
+from fedvpa.policy.rows import equal_rows
 
 METHOD = "feddpo"
 """Its name; no run is trained with it, since stage 1 has nothing to do for it."""
@@ -109,13 +110,18 @@ class Round:
 
 
 def client_examples(policy: Policy, pairs: Sequence[Pair]) -> Examples:
-    """A client's pairs, tokenised, with the log-probabilities of the frozen base."""
+    """A client's pairs, tokenised, with the log-probabilities of the frozen base.
+
+    Pairs whose responses have the same tokens are left out: they have nothing to learn from.
+    """
     tokens, _ = policy.tokenizer.pairs(pairs)
+    equal = set(equal_rows(tokens))
+    tokens = [row for place, row in enumerate(tokens) if place not in equal]
     prompts = [prompt for prompt, _, _ in tokens]
     chosen, rejected = [good for _, good, _ in tokens], [bad for _, _, bad in tokens]
     told = policy.reference_log_probs(prompts * 2, chosen + rejected)
-    both = list(zip(told[: len(pairs)], told[len(pairs) :], strict=True))
-    return Examples(prompts, chosen, rejected, *reference_of(both), None, torch.zeros(len(pairs), dtype=torch.long))
+    both = list(zip(told[: len(tokens)], told[len(tokens) :], strict=True))
+    return Examples(prompts, chosen, rejected, *reference_of(both), None, torch.zeros(len(tokens), dtype=torch.long))
 
 
 def train_feddpo(

@@ -31,6 +31,7 @@ from fedvpa.features.backbone import Backbone
 from fedvpa.features.config import FeatureConfig
 from fedvpa.features.extract import extract
 from fedvpa.models.device import resolve_device, resolve_dtype
+from fedvpa.models.tokens import TokenCounts
 from fedvpa.policy.config import CandidateConfig
 from fedvpa.policy.policy import Policy
 from fedvpa.policy.rows import Ids, say_cuts
@@ -140,11 +141,19 @@ def sample_candidates(
     return _assemble(policy, texts, prompts, flat, count, backbone, features)
 
 
-def pair_candidates(policy: Policy, pairs: Sequence[Pair], backbone: Backbone, features: FeatureConfig) -> Candidates:
-    """The two responses of each pair of a data set as candidates, whichever of them was chosen."""
+def pair_candidates(
+    policy: Policy, pairs: Sequence[Pair], config: CandidateConfig, backbone: Backbone, features: FeatureConfig
+) -> Candidates:
+    """The two responses of each pair of a data set as candidates, whichever of them was chosen.
+
+    They are as the policy could have given them: no longer than ``policy.candidates.max_new_tokens``, and ended only if
+    they end before that. A response that was cut when the data were sampled is so not taught to end there.
+    """
     tokens, counts = policy.tokenizer.pairs(pairs)
-    say_cuts(counts, f"{len(pairs)} pairs")
-    flat = [ids for _, chosen, rejected in tokens for ids in (chosen, rejected)]
+    whole = [ids for _, chosen, rejected in tokens for ids in (chosen, rejected)]
+    flat = [ids[: config.max_new_tokens] for ids in whole]
+    longer = sum(len(short) < len(ids) for short, ids in zip(flat, whole, strict=True))
+    say_cuts(counts + TokenCounts(responses_truncated=longer), f"{len(pairs)} pairs")
     store = extract(PairTable(tuple(pairs)), backbone, features)
     raw = np.stack([np.asarray(store.chosen), np.asarray(store.rejected)], axis=1)
     return _finish(policy, [prompt for prompt, _, _ in tokens], flat, 2, torch.from_numpy(raw.astype(np.float32)))
@@ -190,7 +199,7 @@ def candidates_key(
     """Names candidates by everything that decides them. Devices are no part: they only move rounding.
 
     Args:
-        policy: Whose base is sampled: its weights, tokenizer, precision and longest prompt.
+        policy: Whose base is sampled: its weights, tokenizer, rendering, stop set, precision and longest prompt.
         texts: The prompts.
         config: How many and how.
         feature_key: What the features mean.
@@ -204,6 +213,7 @@ def candidates_key(
         policy.source.tokenizer_hash(),
         str(policy.model.get_input_embeddings().weight.dtype),
         policy.tokenizer.max_prompt_tokens,
+        policy.tokenizer.identity(),
         config.model_dump(mode="json"),
         feature_key,
         str(resolve_dtype(features.dtype, resolve_device(features.device))),

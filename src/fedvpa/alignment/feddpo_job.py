@@ -13,13 +13,17 @@ from torch import Tensor
 from fedvpa.algorithms.feddpo import METHOD, FedDPOState, client_examples, settle, train_feddpo
 from fedvpa.alignment.job import cohorts, title
 from fedvpa.alignment.stage1 import ONE
+from fedvpa.core.progress import say
 from fedvpa.core.tree import Tree
+from fedvpa.data.report import DataReport
 from fedvpa.data.schema import Pair
 from fedvpa.features.config import FeatureConfig
+from fedvpa.models.encoding import SAME_TOKENS, place_of
 from fedvpa.policy.adapters import snapshot
 from fedvpa.policy.config import PolicyConfig
 from fedvpa.policy.policy import Policy, new_policy
-from fedvpa.policy.rows import say_cuts
+from fedvpa.policy.rows import equal_rows, say_cuts
+from fedvpa.policy.templates import with_template
 
 
 class FedDPOJob:
@@ -32,19 +36,28 @@ class FedDPOJob:
         features: Names the base model, if ``settings`` does not, and the device.
         pairs: Client id → its training pairs.
         seed: Names its random streams.
+        strict: Whether a pair that is left out is an error (``data.strict``).
     """
 
     method, name = METHOD, ONE
     unit: Literal["round"] = "round"
 
     def __init__(
-        self, settings: PolicyConfig, features: FeatureConfig, pairs: Mapping[str, Sequence[Pair]], seed: int
+        self,
+        settings: PolicyConfig,
+        features: FeatureConfig,
+        pairs: Mapping[str, Sequence[Pair]],
+        seed: int,
+        *,
+        strict: bool = False,
     ) -> None:
         self.settings, self.seed = settings, seed
-        self._policy = new_policy(settings, features.model, None, seed, device=features.device)
+        self._policy = new_policy(with_template(settings, features), features.model, None, seed, device=features.device)
         self._state = FedDPOState(snapshot(self._policy))
         everything = [pair for own in pairs.values() for pair in own]
-        say_cuts(self._policy.tokenizer.pairs(everything)[1], f"{len(everything)} training pairs")
+        tokens, cut = self._policy.tokenizer.pairs(everything)
+        self._report = _left_out(everything, equal_rows(tokens), strict)
+        say_cuts(cut, f"{len(everything)} training pairs")
         self._examples = {name: client_examples(self._policy, own) for name, own in pairs.items()}
         self._counts: dict[str, Any] = {"uplink_bytes": 0, "rejected": 0}
 
@@ -95,4 +108,15 @@ class FedDPOJob:
         """The policy of the last round; rounds, averaging, bytes that the last round sent, rejected updates."""
         settle(self._policy, self._state)
         averaging = self.settings.feddpo.averaging
-        return self._policy.eval(), {"rounds": self._state.round, "averaging": averaging, **self._counts}
+        notes = {"rounds": self._state.round, "averaging": averaging, **self._counts}
+        return self._policy.eval(), notes | {"data": self._report.to_dict()}
+
+
+def _left_out(pairs: Sequence[Pair], equal: Sequence[int], strict: bool) -> DataReport:
+    """What of the training pairs is left out; said on the terminal too."""
+    report = DataReport(len(pairs), strict)
+    for row in equal:
+        report = report.add(SAME_TOKENS, place_of(pairs[row], row))
+    for line in report.lines("training pairs"):
+        say(line)
+    return report

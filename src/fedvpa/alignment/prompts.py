@@ -7,12 +7,12 @@ The bundled world has public pools. Of other data the prompts of the training pa
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from pathlib import Path
 
 from fedvpa.alignment.stage1 import Stage1
 from fedvpa.core.errors import DataError
 from fedvpa.core.progress import say
 from fedvpa.core.seeds import Label, entropy, numpy_generator
+from fedvpa.data.prompt_files import read_prompts
 from fedvpa.data.schema import Text
 from fedvpa.data.splits import prompt_name
 from fedvpa.world.config import Pool
@@ -109,18 +109,3 @@ def draw(texts: Sequence[Text], count: int, seed: int, *path: Label) -> list[Tex
     """Up to ``count`` of the texts, in a random order that (seed, path) names."""
     order = numpy_generator(seed, "policy-prompts", *path).permutation(len(texts))
     return [texts[row] for row in order[:count]]
-
-
-def read_prompts(path: Path) -> list[Text]:
-    """The distinct lines of a text file that hold something.
-
-    Raises:
-        DataError: If it cannot be read.
-    """
-    try:
-        lines = path.expanduser().read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(
-            f"cannot be read ({error}).", fix="Give a text file, one prompt a line.", where=str(path)
-        ) from error
-    return list(dict.fromkeys(line for line in lines if line.strip()))

@@ -24,6 +24,7 @@ from fedvpa.data.schema import Text
 from fedvpa.models.locate import locate
 from fedvpa.models.reading import check_readable
 from fedvpa.policy.policy import Policy, new_policy
+from fedvpa.policy.templates import with_template
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,13 @@ class Labeller:
 def fresh_policy(stage: Stage1) -> Policy:
     """The base model with a fresh LoRA, the same for all methods, and a conditioner if the method has a latent."""
     latent = int(stage.selector.prototypes.shape[1]) if stage.personal else None
-    policy = new_policy(stage.policy, stage.features.model, latent, stage.seed, device=stage.features.device)
+    policy = new_policy(
+        with_template(stage.policy, stage.features),
+        stage.features.model,
+        latent,
+        stage.seed,
+        device=stage.features.device,
+    )
     if policy.source.tokenizer_hash() != locate(stage.features.model).tokenizer_hash():
         say("the policy's tokenizer is not the selector's: responses are handed over as text")
     return policy
@@ -66,7 +73,7 @@ def base_candidates(stage: Stage1, policy: Policy, texts: Sequence[Text], purpos
     """
     limits, features = stage.policy.candidates, stage.features
     if limits.source == "pairs" and purpose == "train":
-        return pair_candidates(policy, stage.pairs.training_pairs(texts), stage.backbone, features)
+        return pair_candidates(policy, stage.pairs.training_pairs(texts), limits, stage.backbone, features)
     key = candidates_key(policy, texts, limits, stage.selector.feature_key, features, stage.seed, purpose)
     path = features.cache_root() / "candidates" / f"{key}.safetensors"
 

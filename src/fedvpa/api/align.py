@@ -166,7 +166,8 @@ def _by_clients(folder: RunFolder, config: RunConfig, command: str, stopped: Sto
 
     pairs = open_pairs(folder, config)
     inputs = _inputs(config, FEDDPO, pairs, {"selector": "", "users": ""}, stopped)
-    job = FedDPOJob(config.policy, config.features, pairs.policy_training(), config.seed)
+    training, strict = pairs.policy_training(), pairs.table.report.strict
+    job = FedDPOJob(config.policy, config.features, training, config.seed, strict=strict)
     policies = {job.name: _train(folder, job, inputs, command, resume=stopped is not None, first=True)}
     if job.is_main:
         write_json(folder.policy / PREFERENCES, {})

@@ -106,6 +106,7 @@ def train(config: RunConfig, out: str | PathLike[str], *, overwrite: bool = Fals
     config = config.located()
     prepared = prepare(config)
     say_report(prepared.table.report)
+    config = config.model_copy(update={"features": prepared.features})
     job = SelectorJob(config, prepared)
     with run.locked():
         _check_place(run, overwrite=overwrite)  # another program may have trained here since

@@ -88,6 +88,18 @@ class Partition:
     def __len__(self) -> int:
         return len(self.clients)
 
+    def without(self, rows: Sequence[int]) -> Partition:
+        """The same clients, none of which holds any of these rows; all of them stay, even without a pair."""
+        if not len(rows):
+            return self
+        taken = np.asarray(rows)
+
+        def left(client: ClientRows) -> ClientRows:
+            parts = {name: getattr(client, name) for name in ("train", "validation", "test")}
+            return replace(client, **{name: part[~np.isin(part, taken)] for name, part in parts.items()})
+
+        return replace(self, clients=tuple(map(left, self.clients)))
+
     @cached_property
     def seen(self) -> tuple[ClientRows, ...]:
         """The clients that train."""

@@ -17,9 +17,11 @@ from fedvpa.alignment.stage1 import Stage1
 from fedvpa.alignment.voting import voting_labeller
 from fedvpa.core.progress import say, track
 from fedvpa.models.architecture import positions_of
+from fedvpa.models.encoding import SAME_TOKENS
 from fedvpa.models.tokens import Limits, TokenCounts
 from fedvpa.policy.policy import Policy
 from fedvpa.policy.rows import say_cuts
+from fedvpa.policy.templates import with_template
 from fedvpa.rewards.choice import Template
 
 
@@ -35,7 +37,8 @@ def train_fedbiscuit_lora_policy(stage: Stage1) -> tuple[Policy, dict[str, Any]]
 
 def train_feddpo_policy(stage: Stage1) -> tuple[Policy, dict[str, Any]]:
     """FedDPO, which reads the pairs of the stage and not its selector."""
-    return train_in_memory(FedDPOJob(stage.policy, stage.features, stage.pairs.policy_training(), stage.seed))
+    pairs, strict = stage.pairs.policy_training(), stage.pairs.table.report.strict
+    return train_in_memory(FedDPOJob(stage.policy, stage.features, pairs, stage.seed, strict=strict))
 
 
 def train_voters(stage: Stage1) -> tuple[Voters, dict[str, Any]]:
@@ -46,12 +49,15 @@ def train_voters(stage: Stage1) -> tuple[Voters, dict[str, Any]]:
     """
     biscuit, started = stage.algorithm.config.biscuit, time.monotonic()
     rules, features = biscuit.lora, stage.features
-    model = choosing_model(biscuit, stage.policy, features.model, stage.seed, features.device)
+    model = choosing_model(biscuit, with_template(stage.policy, features), features.model, stage.seed, features.device)
     limits = Limits(features.max_prompt_tokens, features.max_response_tokens, positions_of(model.model))
     template = Template.of(model.tokenizer, limits)
     choices = {name: template.of_pairs(pairs) for name, pairs in stage.pairs.of_seen("train").items()}
     cut = sum((own.counts for own in choices.values()), TokenCounts())
     say_cuts(cut, "training pairs")
+    equal = sum(own.equal for own in choices.values())
+    if equal:
+        say(f"{equal} training pairs left out: {SAME_TOKENS}")
     rounds = train_selectors(
         model, template, choices, biscuit, stage.seed, cohorts(list(choices), rules.cohort, stage.seed)
     )
@@ -63,6 +69,7 @@ def train_voters(stage: Stage1) -> tuple[Voters, dict[str, Any]]:
     voters = Voters(model.eval(), template, state.selectors, rules.base_samples)
     notes |= {
         "seconds": time.monotonic() - started,
+        "pairs_left_out": equal,
         "prompts_truncated": cut.prompts_truncated,
         "responses_truncated": cut.responses_truncated,
         "accuracy": _accuracy(stage, voters),

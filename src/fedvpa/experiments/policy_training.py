@@ -34,6 +34,7 @@ def run_policy_cell(cell: Cell) -> None:
     """Both stages of one cell, and its duels."""
     config = cell.config.model_copy(update={"engine": cell.config.engine.model_copy(update={"workers": 1})})
     prepared = prepare(config)
+    config = config.model_copy(update={"features": prepared.features})
     stage = stage1_of(config, prepared, fit(config, prepared))
     started = time.monotonic()
     if cell.method in TRAINED_BY_CLIENTS:

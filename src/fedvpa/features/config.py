@@ -10,6 +10,7 @@ from pydantic import Field
 
 from fedvpa.core.config import Config
 from fedvpa.core.errors import ConfigError
+from fedvpa.models.template_config import TemplateArguments, TemplateKind
 
 CACHE_VARIABLE = "FEDVPA_CACHE"
 """Environment variable that moves every cache of fedvpa; features go to its ``features`` folder."""
@@ -30,8 +31,13 @@ class FeatureConfig(Config):
             prompts of HH-RLHF whole.
         max_response_tokens: Longer responses lose tokens on the right. 256 keeps 97% of the responses of HH-RLHF whole.
         layer: Which hidden states are pooled: -1 is the last layer after its final norm, 0 the embeddings.
-        template: ``plain`` tokenises strings as they are; ``chat`` wraps a string prompt into one user message and a
-            string response into one assistant message. Conversations always go through the tokenizer's chat template.
+        template: How strings are read. ``plain``: as text. ``chat``: a prompt as one user message, a response as one
+            assistant message. ``rendered``: as text that a chat template wrote already; only there are control tokens
+            in a string control tokens. Conversations always go through the tokenizer's chat template; where most
+            prompts of a run's data are conversations, training sets ``chat``, so that strings that come later are
+            read as they are.
+        template_arguments: Further arguments of the chat template, such as ``enable_thinking: false``. ``today``
+            (2024-07-26 unless given) is the day that the template believes to have.
         dtype: Precision of the forward pass; ``auto`` is bfloat16 on a GPU and float32 elsewhere.
         device: ``auto`` (a GPU if there is one), or any torch device.
         tokens_per_batch: Upper bound of rows × longest row, so that memory is bounded whatever the lengths; a single
@@ -45,7 +51,8 @@ class FeatureConfig(Config):
     max_prompt_tokens: int = Field(default=512, ge=1)
     max_response_tokens: int = Field(default=256, ge=1)
     layer: int = -1
-    template: Literal["plain", "chat"] = "plain"
+    template: TemplateKind = "plain"
+    template_arguments: TemplateArguments = Field(default_factory=dict)
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     device: str = "auto"
     tokens_per_batch: int | None = Field(default=None, ge=1)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +26,14 @@ from fedvpa.features.backbone import Backbone, load_backbone
 from fedvpa.features.config import FeatureConfig
 from fedvpa.features.forward import check_causal, dimension, separate, shared, sharing_obstacle
 from fedvpa.features.store import FeatureReport, FeatureStore, Writer
-from fedvpa.features.tokens import Row, tokenise
+from fedvpa.features.tokens import Notes, Row, tokenise
 from fedvpa.models.batching import batches, processing_order
+from fedvpa.models.chat_template import template_fingerprint
 from fedvpa.models.device import resolve_device, resolve_dtype
+from fedvpa.models.encoding import TextEncoder
+from fedvpa.models.load import open_tokenizer
 from fedvpa.models.locate import ModelSource, locate
+from fedvpa.models.rendering import Renderer
 from fedvpa.models.tokens import Frame, Limits, TokenCounts, frame_of
 
 CHECKPOINT_SECONDS = 5.0
@@ -45,6 +51,7 @@ class TokenisedPairs:
         frame: Special tokens of the model.
         sharing: Which pairs compute their prompt once for both responses.
         counts: What tokenisation kept and cut.
+        notes: Rows of which the user should hear.
         obstacle: Why some pairs do not share their prompt.
     """
 
@@ -52,6 +59,7 @@ class TokenisedPairs:
     frame: Frame
     sharing: Bool[np.ndarray, " n"]
     counts: TokenCounts
+    notes: Notes
     obstacle: str
 
     __repr__ = short_repr
@@ -74,6 +82,8 @@ class TokenisedPairs:
             kind=backbone.kind,
             pairs_sharing_prompt=int(self.sharing.sum()),
             obstacle=self.obstacle,
+            equal_rows=tuple(self.notes.equal),
+            spelling_rows=tuple(self.notes.spelling),
             **asdict(self.counts),
         )
 
@@ -89,9 +99,8 @@ def prepare(pairs: Sequence[Pair], backbone: Backbone, config: FeatureConfig) ->
         raise DataError("There are no pairs to extract features of.")
     limits = Limits(config.max_prompt_tokens, config.max_response_tokens, backbone.positions)
     frame = frame_of(backbone.tokenizer, backbone.kind)
-    rows, counts = tokenise(
-        pairs, backbone.tokenizer, frame=frame, kind=backbone.kind, template=config.template, limits=limits
-    )
+    encoder = encoder_of(backbone, config, frame)
+    rows, counts, notes = tokenise(pairs, encoder, frame=frame, kind=backbone.kind, limits=limits)
     if backbone.kind == "causal":
         check_causal(backbone)
     obstacle = sharing_obstacle(backbone)
@@ -100,7 +109,13 @@ def prepare(pairs: Sequence[Pair], backbone: Backbone, config: FeatureConfig) ->
         sharing = np.array([row.longest <= backbone.window for row in rows])
         beyond = int((~sharing).sum())
         obstacle = f"{beyond} pairs are longer than the attention window of {backbone.window} tokens" if beyond else ""
-    return TokenisedPairs(rows, frame, sharing, counts, obstacle)
+    return TokenisedPairs(rows, frame, sharing, counts, notes, obstacle)
+
+
+def encoder_of(backbone: Backbone, config: FeatureConfig, frame: Frame) -> TextEncoder:
+    """What gives the tokens of texts for features."""
+    renderer = Renderer(backbone.tokenizer, config.template, config.template_arguments)
+    return TextEncoder(renderer, frame.before, joined=backbone.kind == "causal")
 
 
 def compute(
@@ -143,10 +158,15 @@ def extract(table: PairTable, backbone: Backbone, config: FeatureConfig) -> Feat
 
 
 def cache_key(table: PairTable, config: FeatureConfig, source: ModelSource) -> dict[str, Any]:
-    """Everything that decides the features, in clear. Batch size and device are no part: they only move rounding."""
+    """Everything that decides the features, in clear. Batch size and device are no part: they only move rounding.
+
+    What the chat template writes for a probe is a part, since more than the tokenizer's files decides it.
+    """
+    tokenizer = source.tokenizer_hash()
     return {
         "model": source.identity(),
-        "tokenizer": source.tokenizer_hash(),
+        "tokenizer": tokenizer,
+        "rendering": _rendering(source, tokenizer, json.dumps(config.template_arguments, sort_keys=True)),
         "layer": config.layer,
         "pooling": POOLING,
         "template": config.template,
@@ -157,6 +177,12 @@ def cache_key(table: PairTable, config: FeatureConfig, source: ModelSource) -> d
         "data": store.data_hash(table.pairs),
         "pairs": len(table),
     }
+
+
+@lru_cache(maxsize=8)
+def _rendering(source: ModelSource, tokenizer_hash: str, arguments: str) -> str:
+    """The fingerprint of a model's chat template; the tokenizer's content is a part of the cache's key."""
+    return template_fingerprint(open_tokenizer(source), json.loads(arguments))
 
 
 def load_features(table: PairTable, config: FeatureConfig) -> FeatureStore:

@@ -49,6 +49,9 @@ class FeatureReport:
         response_tokens: Response tokens read.
         prompts_truncated: Prompts that lost tokens on the left.
         responses_truncated: Responses (two per pair) that lost tokens on the right.
+        equal_rows: Rows whose two responses have the same tokens once they are cut: nobody can learn from them, or be
+            scored on them.
+        spelling_rows: Rows of which a text spells a control token of the model; it is read as text.
     """
 
     pairs: int
@@ -60,6 +63,8 @@ class FeatureReport:
     response_tokens: int
     prompts_truncated: int
     responses_truncated: int
+    equal_rows: tuple[int, ...] = ()
+    spelling_rows: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -116,7 +121,10 @@ def read_complete(folder: Path, key: Mapping[str, Any]) -> FeatureStore | None:
     progress = _read_json(folder / PROGRESS) if meta is not None else None
     if meta is None or progress is None or "report" not in progress:
         return None
-    return FeatureStore(*_arrays(folder, meta, "r"), FeatureReport(**progress["report"]))
+    report: dict[str, Any] = {
+        name: tuple(part) if isinstance(part, list) else part for name, part in progress["report"].items()
+    }
+    return FeatureStore(*_arrays(folder, meta, "r"), FeatureReport(**report))
 
 
 def read_meta(folder: Path, key: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -13,10 +12,8 @@ from fedvpa.core.errors import DataError
 from fedvpa.core.short_repr import short_repr
 from fedvpa.data.schema import Pair
 from fedvpa.models.architecture import Kind
-from fedvpa.models.rendering import render
+from fedvpa.models.encoding import TextEncoder, cut_prompt, place_of
 from fedvpa.models.tokens import Frame, Ids, Limits, TokenCounts
-
-TOKENISED_AT_ONCE = 1024
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -46,69 +43,69 @@ class Row:
         return len(self.prefix) + max(len(self.chosen), len(self.rejected))
 
 
-def tokenise(
-    pairs: Sequence[Pair], tokenizer: Any, *, frame: Frame, kind: Kind, template: str, limits: Limits
-) -> tuple[list[Row], TokenCounts]:
-    """Render, tokenise, truncate and frame every pair.
+@dataclass(frozen=True, slots=True)
+class Notes:
+    """Rows of which the user should hear.
 
-    Prompt and response are tokenised apart and concatenated, so that no token straddles their boundary.
+    Attributes:
+        equal: Pairs whose two responses have the same tokens once they are cut: there is nothing to learn or to order.
+        spelling: Pairs of which a text spells a control token of the model, which is read as text.
+    """
+
+    equal: list[int] = field(default_factory=list)
+    spelling: list[int] = field(default_factory=list)
+
+    def add(self, row: int, *, equal: bool, spells: bool) -> None:
+        """Note a row."""
+        if equal:
+            self.equal.append(row)
+        if spells:
+            self.spelling.append(row)
+
+
+def tokenise(
+    pairs: Sequence[Pair], encoder: TextEncoder, *, frame: Frame, kind: Kind, limits: Limits
+) -> tuple[list[Row], TokenCounts, Notes]:
+    """Render, tokenise, truncate and frame every pair.
 
     Args:
         pairs: In table order.
-        tokenizer: A fast Hugging Face tokenizer.
-        frame: From :func:`frame_of`.
+        encoder: Gives the tokens of their texts.
+        frame: From :func:`~fedvpa.models.tokens.frame_of`.
         kind: ``causal`` rows have special tokens in front only; ``encoder`` rows are [CLS] prompt [SEP] response.
-        template: ``plain`` or ``chat``, see :class:`~fedvpa.features.config.FeatureConfig`.
         limits: Lengths to truncate to.
 
     Returns:
-        One row per pair, in order, and what was kept and cut.
+        One row per pair, in order; what was kept and cut; and which rows need a word.
 
     Raises:
-        DataError: If a response has no tokens; names the row.
-        ModelError: If a conversation meets a tokenizer without a chat template.
+        DataError: If a response has no tokens, or the chat template refuses a conversation; names the row.
+        ModelError: If a conversation meets a tokenizer without a usable chat template.
     """
     rows: list[Row] = []
-    counts = TokenCounts()
-    for start in range(0, len(pairs), TOKENISED_AT_ONCE):
-        for row, counted in _tokenise_chunk(pairs, start, tokenizer, kind, template, limits, frame):
-            rows.append(row)
-            counts += counted
-    return rows, counts
-
-
-def _tokenise_chunk(
-    pairs: Sequence[Pair], start: int, tokenizer: Any, kind: Kind, template: str, limits: Limits, frame: Frame
-) -> Iterator[tuple[Row, TokenCounts]]:
-    """Rows of the pairs from ``start`` on, tokenised in one call."""
-    rendered = [render(pair, tokenizer, template) for pair in pairs[start : start + TOKENISED_AT_ONCE]]
-    texts = [text for item in rendered for text in (item.prompt, item.chosen, item.rejected)]
-    ids = tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
-    for offset, item in enumerate(rendered):
-        place = start + offset
-        prompt, chosen, rejected = (np.asarray(each, dtype=np.int32) for each in ids[3 * offset : 3 * offset + 3])
-        for name, response in (("chosen", chosen), ("rejected", rejected)):
+    counts, notes = TokenCounts(), Notes()
+    for place, (pair, ids) in enumerate(zip(pairs, encoder.pairs(pairs), strict=True)):
+        for name, response in (("chosen", ids.chosen), ("rejected", ids.rejected)):
             if not len(response):
-                named = f" ({pairs[place].pair_id!r})" if pairs[place].pair_id else ""
                 raise DataError(
                     f"The {name} response has no tokens, so it has no features.",
                     fix="Remove the pair, or give the response a text.",
-                    where=f"row {place}{named}",
+                    where=place_of(pair, place),
                 )
-        if kind == "causal" and item.conversation:
-            # The template wrote its own BOS, if any; truncation on the left must keep it.
-            own = tuple(int(token) for token in prompt[:1] if token == tokenizer.bos_token_id)
-            yield _truncate(prompt[len(own) :], chosen, rejected, replace(frame, before=own), limits)
-        else:
-            yield _truncate(prompt, chosen, rejected, frame, limits)
+        # A template writes its own special tokens in front, or none; truncation on the left keeps them.
+        framed = replace(frame, before=ids.prompt.head) if kind == "causal" else frame
+        row, counted = _truncate(ids.prompt.ids, ids.chosen, ids.rejected, framed, limits)
+        rows.append(row)
+        counts += counted
+        notes.add(place, equal=np.array_equal(row.chosen, row.rejected), spells=ids.spells)
+    return rows, counts, notes
 
 
 def _truncate(prompt: Ids, chosen: Ids, rejected: Ids, frame: Frame, limits: Limits) -> tuple[Row, TokenCounts]:
     """Cut prompt (left) and responses (right) to the limits and put the special tokens around the prompt."""
     space = sys.maxsize if limits.positions is None else limits.positions - len(frame)
     kept = [response[: min(limits.response, space)] for response in (chosen, rejected)]
-    room = min(limits.prompt, space - max(map(len, kept)))
-    kept_prompt = prompt[max(0, len(prompt) - room) :]
+    kept_prompt = cut_prompt(prompt, min(limits.prompt, space - max(map(len, kept))))
     prefix = np.concatenate([np.asarray(frame.before, np.int32), kept_prompt, np.asarray(frame.between, np.int32)])
     counts = TokenCounts(
         prompt_tokens=len(kept_prompt),

@@ -45,8 +45,14 @@ def new_conditioner(config: PolicyConfig, base: Any, latent: int) -> Conditioner
 def limited_tokenizer(tokenizer: Any, model: Any, config: PolicyConfig) -> PolicyTokenizer:
     """The tokenizer with its limits: prefix, prompt and a response of the longest sample fit into the positions."""
     positions = positions_of(model)
+    texts = model.config.get_text_config()
+    template: dict[str, Any] = {
+        "template": config.template or "plain",
+        "arguments": config.template_arguments,
+        "configurations": (model.config, texts, model.generation_config),
+    }
     if positions is None:
-        return PolicyTokenizer.of(tokenizer, 2**31)
+        return PolicyTokenizer.of(tokenizer, 2**31, **template)
     room = positions - config.candidates.max_new_tokens - config.prefix_tokens - 2
     if room < 1:
         raise ConfigError(
@@ -54,7 +60,7 @@ def limited_tokenizer(tokenizer: Any, model: Any, config: PolicyConfig) -> Polic
             "fill alone.",
             fix="Lower policy.candidates.max_new_tokens.",
         )
-    return PolicyTokenizer.of(tokenizer, room, positions - config.prefix_tokens)
+    return PolicyTokenizer.of(tokenizer, room, positions - config.prefix_tokens, **template)
 
 
 @contextlib.contextmanager

@@ -13,6 +13,7 @@ from pydantic import Field, model_validator
 
 from fedvpa.core.config import Config
 from fedvpa.core.numbers import GreedyTemperature, LearningRate, Margin, Scale, Size, Temperature, Weight
+from fedvpa.models.template_config import TemplateArguments, TemplateKind
 
 Conditioning = Literal["soft_prefix", "additive"]
 Precision = Literal["auto", "float32", "bfloat16"]
@@ -23,7 +24,8 @@ class CandidateConfig(Config):
 
     Attributes:
         source: ``samples`` of the base policy, or the ``pairs`` of the run's data set, in which every prompt has two.
-        prompt_file: A text file of public prompts, one a line; None for the bundled world's, or for the prompts of the
+        prompt_file: A file of public prompts, one a line: as they are, or, in a ``.jsonl`` file, as strings, lists of
+            messages or objects with ``prompt`` or ``messages``; None for the bundled world's, or for the prompts of the
             training pairs.
         prompts: How many prompts; fewer where there are not so many. Chosen by us: with two latents for each, as many
             pairs as 125 steps of 8 read, so that the default steps read each pair about three times.
@@ -127,6 +129,8 @@ class PolicyConfig(Config):
 
     Attributes:
         model: The base policy: ``bundled``, a folder or a hub id; None for the language model of the features.
+        template: How strings are read, as ``features.template`` has it; None for that of the features.
+        template_arguments: Further arguments of the chat template; None for those of the features.
         conditioning: ``soft_prefix``: z becomes ``prefix_tokens`` virtual tokens before the prompt. ``additive``: a
             linear map of z is added to every input embedding, as published.
         prefix_tokens: Virtual tokens of a soft prefix. Chosen by us.
@@ -165,6 +169,8 @@ class PolicyConfig(Config):
     """
 
     model: str | None = None
+    template: TemplateKind | None = None
+    template_arguments: TemplateArguments | None = None
     conditioning: Conditioning = "soft_prefix"
     prefix_tokens: Size = 8
     lora_rank: Size = 16

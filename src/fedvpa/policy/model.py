@@ -21,6 +21,7 @@ from fedvpa.core.seeds import Label, entropy
 from fedvpa.models.load import quiet
 from fedvpa.models.locate import ModelSource
 from fedvpa.policy.conditioning import Conditioner
+from fedvpa.policy.generation import StopTexts, inheriting_nothing, rows_of, settings_of
 from fedvpa.policy.rows import IGNORED, Batch, Ids, Layout, PolicyTokenizer
 from fedvpa.policy.sampling import Sampling
 
@@ -125,10 +126,10 @@ class PolicyModel(nn.Module):
         seed: int,
         *path: Label,
     ) -> list[Ids]:
-        """One response per prompt, its end-of-text token included if it came to it.
+        """One response per prompt, the token that ended it included if it came to one.
 
         Args:
-            prompts: Tokens, without special ones.
+            prompts: Tokens, special ones in front included.
             z: A latent per prompt.
             sampling: How.
             seed: Names, with ``path``, the random stream.
@@ -148,20 +149,16 @@ class PolicyModel(nn.Module):
 
     def _sample(self, prompts: Sequence[Ids], z: Tensor | None, sampling: Sampling) -> list[Ids]:
         rows = self.layout.rows(prompts).to(self.device)
-        how: dict[str, Any] = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
-        if sampling.temperature > 0:
-            how = {"do_sample": True, "temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": 0}
+        texts = [self.tokenizer.stop_texts(prompt) for prompt in prompts]
         z = None if z is None else z.to(self.device)
-        with quiet(), self.listening(z):
+        with quiet(), self.listening(z), inheriting_nothing(self.model.get_base_model()):
             tokens = self.model.generate(
                 inputs_embeds=self.embed(rows, z),
                 attention_mask=rows.attention,
-                max_new_tokens=sampling.max_new_tokens,
-                eos_token_id=self.tokenizer.eos,
-                pad_token_id=self.tokenizer.pad,
-                **how,
+                generation_config=settings_of(sampling, self.tokenizer),
+                stopping_criteria=[StopTexts(self.tokenizer, texts)] if any(texts) else None,
             )
-        return [_until(row, self.tokenizer.eos) for row in tokens.cpu().numpy().astype("int32")]
+        return rows_of(tokens, self.tokenizer, texts)
 
     @contextlib.contextmanager
     def reference(self) -> Iterator[PolicyModel]:
@@ -173,9 +170,3 @@ class PolicyModel(nn.Module):
                 yield PolicyModel(self.model, None, self.tokenizer, self.source).eval()
         finally:
             self.train(training)
-
-
-def _until(row: Any, eos: int) -> Ids:
-    """A generated row up to its first end-of-text token, which stays."""
-    ends = (row == eos).nonzero()[0]
-    return row[: ends[0] + 1] if len(ends) else row

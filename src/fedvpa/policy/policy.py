@@ -22,6 +22,7 @@ from fedvpa.core.seeds import entropy
 from fedvpa.core.tensors import write_tensors
 from fedvpa.data.messages import Prompt, as_texts
 from fedvpa.models.locate import ModelSource, locate
+from fedvpa.models.rendering import with_system
 from fedvpa.policy.base import load_base, new_conditioner, quiet_peft
 from fedvpa.policy.conditioning import Conditioner
 from fedvpa.policy.config import PolicyConfig
@@ -93,6 +94,7 @@ class Policy(PolicyModel):
         prompts: Prompt | Sequence[Prompt],
         *,
         preference: Preference | None = None,
+        system: str | None = None,
         temperature: float | None = None,
         top_p: float | None = None,
         max_new_tokens: int | None = None,
@@ -101,9 +103,12 @@ class Policy(PolicyModel):
         """One answer to each prompt.
 
         Args:
-            prompts: A prompt or several: strings, or lists of messages with ``role`` and ``content``.
+            prompts: A prompt or several: strings, or lists of messages with ``role`` and ``content``. A string is one
+                message of the user, if the policy was trained on conversations. A conversation that ends in an
+                assistant turn is continued there.
             preference: Whose: the name of a group, a place from 0 to 1 between two groups, or a z of k numbers, such as
                 :func:`fedvpa.personalize` gives. None for a policy without z.
+            system: The text of a system turn in front of each prompt.
             temperature: 0 for greedy decoding; by default 0.7.
             top_p: Nucleus; by default 1.
             max_new_tokens: Longest answer; by default that of the candidates in training.
@@ -114,8 +119,11 @@ class Policy(PolicyModel):
 
         Raises:
             ConfigError: If the preference is unknown, missing or unasked for, or prompt and answer do not fit.
+            DataError: If the chat template of the base model refuses a conversation.
         """
         texts = as_texts(prompts)
+        if system is not None:
+            texts = [with_system(text, system) for text in texts]
         sampling = replace(
             self.sampling,
             temperature=self.sampling.temperature if temperature is None else temperature,
@@ -147,7 +155,7 @@ class Policy(PolicyModel):
 
     def _check_room(self, prompt: int, answer: int) -> None:
         whole = self.tokenizer.max_tokens
-        room = None if whole is None else whole - len(self.tokenizer.before) - prompt
+        room = None if whole is None else whole - prompt
         if room is not None and answer > room:
             raise ConfigError(
                 f"max_new_tokens = {answer} and a prompt of {prompt} tokens do not fit into the policy's positions.",
@@ -182,6 +190,7 @@ class Policy(PolicyModel):
                 "model": self.source.name,
                 "base": self.source.identity(),
                 "max_prompt_tokens": self.tokenizer.max_prompt_tokens,
+                "reading": self.tokenizer.identity(),
                 "conditioner": shape,
                 **(notes or {}),
             },
@@ -243,7 +252,16 @@ def load_policy(folder: Path, config: PolicyConfig, *, device: str = "auto") -> 
             fix="Give the base model that it was trained on: policy.model=PATH.",
             where=str(source.folder),
         )
-    base, tokenizer = load_base(source, config, device)
+    reading = saved.get("reading", {})  # policies of earlier releases did not record it
+    kept = {"template": reading.get("template", config.template), "template_arguments": reading.get("arguments")}
+    base, tokenizer = load_base(source, config.model_copy(update=kept), device)
+    if reading and reading["rendering"] != tokenizer.encoder.fingerprint:
+        raise ModelError(
+            "The policy was trained with other tokens of the same texts: the tokenizer or the chat template of its "
+            "base model has changed, or the library that runs it.",
+            fix="Restore the tokenizer's files, or align again.",
+            where=str(source.folder),
+        )
     with quiet_peft():
         adapted = PeftModel.from_pretrained(base, folder, is_trainable=True)
     conditioner = None

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,7 +16,10 @@ from fedvpa.core.errors import DataError, ModelError
 from fedvpa.core.progress import say
 from fedvpa.core.short_repr import short_repr
 from fedvpa.data.schema import Pair, Text
-from fedvpa.models.rendering import open_conversation, render
+from fedvpa.models.encoding import PromptIds, TextEncoder, cut_prompt
+from fedvpa.models.rendering import Renderer
+from fedvpa.models.stops import Stops, stops_of
+from fedvpa.models.template_config import TemplateKind
 from fedvpa.models.tokens import TokenCounts, frame_of
 
 Ids = NDArray[np.int32]
@@ -54,14 +58,18 @@ class Layout:
     """Where things lie in a row: [bos] slots prompt response.
 
     Attributes:
-        before: Special tokens in front of every prompt (BOS); empty for many models.
-        slots: Virtual tokens between them and the prompt.
+        heads: Special tokens that a prompt may begin with (BOS), the longest first; the slots stand behind them.
+        slots: Virtual tokens between them and the rest of the prompt.
         pad: The padding token.
     """
 
-    before: tuple[int, ...]
+    heads: tuple[tuple[int, ...], ...]
     slots: int
     pad: int
+
+    def head(self, prompt: Ids) -> int:
+        """How many tokens of a prompt are special ones in front."""
+        return next((len(head) for head in self.heads if tuple(prompt[: len(head)].tolist()) == head), 0)
 
     def rows(
         self, prompts: Sequence[Ids], responses: Sequence[Ids] | None = None, sure: Sequence[Flags] | None = None
@@ -70,20 +78,21 @@ class Layout:
         empty = np.zeros(0, np.int32)
         tails = [empty] * len(prompts) if responses is None else list(responses)
         width = max(len(prompt) + len(tail) for prompt, tail in zip(prompts, tails, strict=True))
-        width += len(self.before) + self.slots
+        width += self.slots
         ids = np.full((len(prompts), width), self.pad, dtype=np.int64)
         attention, labels = np.zeros_like(ids), np.full_like(ids, IGNORED)
         first, marked = np.zeros(len(prompts), dtype=np.int64), np.zeros(ids.shape, dtype=bool)
         gap = np.full(self.slots, self.pad, np.int32)
         for place, (prompt, tail) in enumerate(zip(prompts, tails, strict=True)):
-            row = np.concatenate([np.asarray(self.before, np.int32), gap, prompt, tail])
+            head = self.head(prompt)
+            row = np.concatenate([prompt[:head], gap, prompt[head:], tail])
             start = width - len(row) if responses is None else 0
             stop = start + len(row)
             ids[place, start:stop], attention[place, start:stop] = row, 1
             labels[place, stop - len(tail) : stop] = tail
             if sure is not None:
                 marked[place, stop - len(tail) : stop] = sure[place]
-            first[place] = start + len(self.before)
+            first[place] = start + head
         return Batch(*(torch.from_numpy(part) for part in (ids, attention, labels, marked, first)))
 
 
@@ -92,53 +101,99 @@ class PolicyTokenizer:
     """Texts ↔ tokens of one policy.
 
     Attributes:
-        base: A fast Hugging Face tokenizer.
-        before: The special tokens in front of a prompt.
-        max_prompt_tokens: Longer prompts lose tokens on the left.
+        encoder: Gives the tokens of texts.
+        stops: What ends a response.
+        max_prompt_tokens: Longer prompts lose tokens on the left, behind the special ones in front.
         max_tokens: Special tokens, prompt and response together: responses of a data set that do not fit lose tokens on
             the right. None for no limit.
     """
 
-    base: object
-    before: tuple[int, ...]
+    encoder: TextEncoder
+    stops: Stops
     max_prompt_tokens: int
     max_tokens: int | None = None
 
     __repr__ = short_repr
 
     @classmethod
-    def of(cls, tokenizer: object, max_prompt_tokens: int, max_tokens: int | None = None) -> PolicyTokenizer:
+    def of(
+        cls,
+        tokenizer: Any,
+        max_prompt_tokens: int,
+        max_tokens: int | None = None,
+        *,
+        template: TemplateKind = "plain",
+        arguments: Mapping[str, Any] | None = None,
+        configurations: Sequence[Any] = (),
+    ) -> PolicyTokenizer:
         """Read the special tokens off a tokenizer.
+
+        Args:
+            tokenizer: A fast Hugging Face tokenizer.
+            max_prompt_tokens: See above.
+            max_tokens: See above.
+            template: How strings are read.
+            arguments: Of the chat template.
+            configurations: The model's configurations, which may name further tokens that end a response.
 
         Raises:
             ModelError: If it has no end-of-text token: a policy could not learn to stop.
         """
-        if getattr(tokenizer, "eos_token_id", None) is None:
+        if tokenizer.eos_token_id is None:
             raise ModelError("The policy's tokenizer has no end-of-text token, so no response could end.")
-        return cls(tokenizer, frame_of(tokenizer, "causal").before, max_prompt_tokens, max_tokens)
+        renderer = Renderer(tokenizer, template, arguments or {})
+        encoder = TextEncoder(renderer, frame_of(tokenizer, "causal").before)
+        stops = stops_of(renderer.controls, renderer.template.frame(), *configurations)
+        return cls(encoder, stops, max_prompt_tokens, max_tokens)
+
+    @property
+    def base(self) -> Any:
+        """The Hugging Face tokenizer."""
+        return self.encoder.tokenizer
+
+    @property
+    def before(self) -> tuple[int, ...]:
+        """The special tokens in front of a string."""
+        return self.encoder.before
 
     @property
     def eos(self) -> int:
-        """The token that ends a response."""
-        return int(self.base.eos_token_id)  # type: ignore[attr-defined]
+        """The token that ends the response of a data set of strings."""
+        return int(self.base.eos_token_id)
 
     @property
     def pad(self) -> int:
         """The padding token; masked, so its value does not matter."""
-        pad = self.base.pad_token_id  # type: ignore[attr-defined]
+        pad = self.base.pad_token_id
         return self.eos if pad is None else int(pad)
+
+    @property
+    def conversational(self) -> bool:
+        """Whether a string stands for one message of the user."""
+        return self.encoder.renderer.kind == "chat"
+
+    def identity(self) -> dict[str, Any]:
+        """Everything that decides the tokens of a prompt and where a response ends, for keys of caches."""
+        return {
+            "template": self.encoder.renderer.kind,
+            "arguments": dict(self.encoder.renderer.arguments),
+            "rendering": self.encoder.fingerprint,
+            "stops": [list(self.stops.tokens), [list(pair) for pair in self.stops.texts]],
+        }
 
     def layout(self, slots: int) -> Layout:
         """Rows with so many slots."""
-        return Layout(self.before, slots, self.pad)
+        bos = self.base.bos_token_id
+        heads = {self.before, *(() if bos is None else ((int(bos),),))} - {()}
+        return Layout(tuple(sorted(heads, key=lambda head: (-len(head), head))), slots, self.pad)
 
     def prompts(self, texts: Sequence[Text]) -> list[Ids]:
-        """The tokens of prompts: strings as they are, conversations by the chat template.
+        """The tokens of prompts, special ones in front included: strings as they are, conversations by the template.
 
         Raises:
-            DataError: If a prompt has no token, and the tokenizer puts none in front.
+            DataError: If a prompt has no token, and the tokenizer puts none in front; or the chat template refuses it.
         """
-        return [self._cut(self.encode(self._opened(text)), text) for text in texts]
+        return [self._whole(self.encoder.prompt(text), text) for text in texts]
 
     def pairs(self, pairs: Sequence[Pair]) -> tuple[list[tuple[Ids, Ids, Ids]], TokenCounts]:
         """The tokens of prompt, chosen and rejected response of each pair, and what was kept and cut.
@@ -146,46 +201,53 @@ class PolicyTokenizer:
         Each response ends with end-of-text or end-of-turn, unless it is cut. Raises as :meth:`prompts`.
         """
         found, counts = [], TokenCounts()
-        for pair in pairs:
-            rendered = render(pair, self.base, "plain")
-            whole = self.encode(rendered.prompt)
-            prompt = self._cut(whole, pair.prompt)
-            room = None if self.max_tokens is None else self.max_tokens - len(self.before) - len(prompt)
-            end = np.zeros(0, np.int32) if rendered.conversation else np.asarray([self.eos], np.int32)
-            full = [np.concatenate([self.encode(text), end]) for text in (rendered.chosen, rendered.rejected)]
+        for pair, ids in zip(pairs, self.encoder.pairs(pairs), strict=True):
+            prompt = self._whole(ids.prompt, pair.prompt)
+            room = None if self.max_tokens is None else self.max_tokens - len(prompt)
+            full = [response if ids.conversation else self._ended(response) for response in (ids.chosen, ids.rejected)]
             chosen, rejected = (response[:room] for response in full)
             found.append((prompt, chosen, rejected))
+            kept = len(prompt) - len(ids.prompt.head)
             counts += TokenCounts(
-                prompt_tokens=len(prompt),
+                prompt_tokens=kept,
                 response_tokens=len(chosen) + len(rejected),
-                prompts_truncated=int(len(prompt) < len(whole)),
+                prompts_truncated=int(kept < len(ids.prompt.ids)),
                 responses_truncated=(len(chosen) < len(full[0])) + (len(rejected) < len(full[1])),
             )
         return found, counts
 
     def text(self, ids: Sequence[int] | Ids) -> str:
         """What tokens say, special ones left out."""
-        decoded = self.base.decode(list(map(int, ids)), skip_special_tokens=True)  # type: ignore[attr-defined]
-        return str(decoded)
+        return str(self.base.decode(list(map(int, ids)), skip_special_tokens=True))
+
+    def stop_texts(self, prompt: Ids) -> tuple[str, ...]:
+        """The texts that end a response to a prompt, besides the tokens that do."""
+        return self.stops.texts_for(str(self.base.decode(prompt.tolist())))
 
     def encode(self, text: str) -> Ids:
         """The tokens of a text as it is, without the special ones in front."""
-        encoded = self.base(text, add_special_tokens=False, verbose=False)  # type: ignore[operator]
-        ids = np.asarray(encoded["input_ids"], dtype=np.int32)
-        # A chat template writes its own BOS; the layout puts it before the slots.
-        return ids[len(self.before) :] if self.before and tuple(ids[: len(self.before)]) == self.before else ids
+        return self.encoder.encode([text])[0]
 
-    def _opened(self, text: Text) -> str:
-        return text if isinstance(text, str) else open_conversation(text, self.base)[1]
+    def _ended(self, response: Ids) -> Ids:
+        """A response of a data set of strings, with its end."""
+        if len(response) and int(response[-1]) in self.stops.tokens:
+            return response
+        return np.append(response, np.int32(self.eos))
 
-    def _cut(self, ids: Ids, text: Text) -> Ids:
-        if not len(ids) and not self.before:
+    def _whole(self, prompt: PromptIds, text: Text) -> Ids:
+        if not len(prompt.ids) and not prompt.head:
             raise DataError(
                 f"The prompt {text!r} has no tokens, and this policy's tokenizer puts none in front: a response would "
                 "follow nothing.",
                 fix="Give a prompt with text.",
             )
-        return ids[max(0, len(ids) - self.max_prompt_tokens) :]
+        kept = cut_prompt(prompt.ids, self.max_prompt_tokens)
+        return np.concatenate([np.asarray(prompt.head, np.int32), kept])
+
+
+def equal_rows(tokens: Sequence[tuple[Ids, Ids, Ids]]) -> list[int]:
+    """Which pairs, from :meth:`PolicyTokenizer.pairs`, have two equal responses: there is nothing in them to learn."""
+    return [row for row, (_, chosen, rejected) in enumerate(tokens) if np.array_equal(chosen, rejected)]
 
 
 def say_cuts(counts: TokenCounts, whose: str) -> None:

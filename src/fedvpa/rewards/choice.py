@@ -27,7 +27,8 @@ from torch.nn.functional import linear
 from fedvpa.core.errors import ConfigError, ModelError
 from fedvpa.core.short_repr import short_repr
 from fedvpa.data.schema import Pair
-from fedvpa.models.rendering import render
+from fedvpa.models.encoding import cut_prompt
+from fedvpa.models.stops import Stops
 from fedvpa.models.tokens import Limits, TokenCounts
 from fedvpa.objectives.bradley_terry import choice_log_likelihood
 from fedvpa.policy.policy import Policy
@@ -51,11 +52,13 @@ class Choices:
         preferred_first: The row of each pair in which A is the preferred (or simply the first) response.
         preferred_second: The row in which it is B.
         counts: What is left of the texts, and what was cut; of every pair once.
+        equal: Pairs that were left out because both responses have the same tokens.
     """
 
     preferred_first: list[Ids]
     preferred_second: list[Ids]
     counts: TokenCounts
+    equal: int = 0
 
     __repr__ = short_repr
 
@@ -68,7 +71,14 @@ class Choices:
 
     def head(self, count: int) -> Choices:
         """The first so many pairs; what was cut is of all."""
-        return Choices(self.preferred_first[:count], self.preferred_second[:count], self.counts)
+        return Choices(self.preferred_first[:count], self.preferred_second[:count], self.counts, self.equal)
+
+    def differing(self) -> Choices:
+        """Those whose two responses differ once they are cut."""
+        both = zip(self.preferred_first, self.preferred_second, strict=True)
+        kept = [(first, second) for first, second in both if not np.array_equal(first, second)]
+        left = len(self) - len(kept)
+        return Choices([first for first, _ in kept], [second for _, second in kept], self.counts, self.equal + left)
 
     def rows(self, pairs: Sequence[int]) -> list[Ids]:
         """The rows of some pairs: all with the preferred one first, then all with it second."""
@@ -112,36 +122,33 @@ class Template:
 
     @property
     def room(self) -> int:
-        """Tokens that prompt and responses may have together; a large number where the model sets none."""
-        fixed = len(self.tokenizer.before) + sum(map(len, self.parts))
+        """Tokens that prompt (with BOS) and responses may have together; a large number where the model sets none."""
+        fixed = sum(map(len, self.parts))
         return 2**31 if self.limits.positions is None else self.limits.positions - fixed
 
     def of_pairs(self, pairs: Sequence[Pair]) -> Choices:
-        """Labelled pairs of a data set; the chosen response is the preferred one."""
-        tokens = []
-        for pair in pairs:
-            rendered = render(pair, self.tokenizer.base, "plain")
-            tokens.append(
-                [self.tokenizer.encode(text) for text in (rendered.prompt, rendered.chosen, rendered.rejected)]
-            )
-        prompts, chosen, rejected = ([each[part] for each in tokens] for part in range(3))
-        return self.of_tokens(prompts, chosen, rejected)
+        """Labelled pairs of a data set, without those of equal responses; the chosen response is the preferred one."""
+        found = list(self.tokenizer.encoder.pairs(pairs))
+        prompts = [np.concatenate([np.asarray(ids.prompt.head, np.int32), ids.prompt.ids]) for ids in found]
+        return self.of_tokens(prompts, [ids.chosen for ids in found], [ids.rejected for ids in found]).differing()
 
     def of_tokens(self, prompts: Sequence[Ids], preferred: Sequence[Ids], others: Sequence[Ids]) -> Choices:
         """Pairs of responses in the model's tokens; what follows the end of a response's text is left out.
 
         Responses are cut on the right, to the limit and to half of the room; then the prompt on the left.
         """
-        preferred_first, preferred_second, counts = [], [], TokenCounts()
+        preferred_first, preferred_second, counts, layout = [], [], TokenCounts(), self.tokenizer.layout(0)
         for prompt, preferred_response, other in zip(prompts, preferred, others, strict=True):
-            whole = [_without_end(response, self.tokenizer.eos) for response in (preferred_response, other)]
+            whole = [_without_end(response, self.tokenizer.stops) for response in (preferred_response, other)]
             kept = [response[: min(self.limits.response, (self.room - 1) // 2)] for response in whole]
             space = min(self.limits.prompt, self.room - sum(map(len, kept)))
-            opened = prompt[max(0, len(prompt) - space) :]
+            head = layout.head(prompt)
+            kept_prompt = cut_prompt(prompt[head:], space - head)
+            opened = np.concatenate([prompt[:head], kept_prompt])
             preferred_first.append(self._row(opened, kept[0], kept[1]))
             preferred_second.append(self._row(opened, kept[1], kept[0]))
             counts += TokenCounts(
-                prompt_tokens=len(opened),
+                prompt_tokens=len(kept_prompt),
                 response_tokens=sum(map(len, kept)),
                 prompts_truncated=int(len(opened) < len(prompt)),
                 responses_truncated=sum(len(cut) < len(full) for cut, full in zip(kept, whole, strict=True)),
@@ -200,9 +207,9 @@ def mean_loss(odds: Float[Tensor, "2 pairs"], empty: float) -> float:
     return float(loss.mean()) if loss.numel() else empty
 
 
-def _without_end(ids: Ids, eos: int) -> Ids:
-    """A response up to its first end-of-text token, which is left out."""
-    ends = (ids == eos).nonzero()[0]
+def _without_end(ids: Ids, stops: Stops) -> Ids:
+    """A response up to its first token that ends one, which is left out."""
+    ends = np.isin(ids, stops.tokens).nonzero()[0]
     return ids[: ends[0]] if len(ends) else ids
 
 

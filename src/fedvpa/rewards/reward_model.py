@@ -8,9 +8,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from jinja2.exceptions import TemplateError
 
-from fedvpa.core.errors import ConfigError, nearest
+from fedvpa.core.errors import ConfigError, DataError, nearest
 from fedvpa.core.progress import track
 from fedvpa.core.short_repr import short_repr
 from fedvpa.data.schema import Text
@@ -18,9 +17,11 @@ from fedvpa.data.text import plain_text, transcript_messages
 from fedvpa.models.architecture import position_limit
 from fedvpa.models.batching import batches
 from fedvpa.models.device import resolve_device, resolve_dtype
+from fedvpa.models.encoding import TextEncoder
 from fedvpa.models.load import load_classifier
 from fedvpa.models.locate import locate
-from fedvpa.models.rendering import chat_messages
+from fedvpa.models.rendering import Renderer
+from fedvpa.models.tokens import frame_of
 from fedvpa.rewards.base import SETTINGS, Score, as_score
 from fedvpa.rewards.reward_model_config import RewardModelConfig
 
@@ -152,17 +153,30 @@ def score_all(reward: RewardModel, items: Sequence[tuple[Text, str]], tokens_per
 
 def _encode(tokenizer: Any, prompt: Text, response: str) -> Mapping[str, list[int]] | str:
     """The token ids, and what else the model takes per token; or why the chat template refuses the conversation."""
+    encoder = TextEncoder(Renderer(tokenizer))
     if not tokenizer.chat_template:
-        encoded: Mapping[str, list[int]] = tokenizer(plain_text(prompt), response, verbose=False)
-        return encoded
+        return _encode_sentences(encoder, plain_text(prompt), response)
     turns = (transcript_messages(prompt) if isinstance(prompt, str) else None) or prompt
-    conversation = chat_messages(turns, "user") + chat_messages(response, "assistant")
     try:
-        text = tokenizer.apply_chat_template(conversation, tokenize=False)
-    except TemplateError as error:
-        return f"the reward model's chat template refuses the conversation: {error}"
-    whole: Mapping[str, list[int]] = tokenizer(text, add_special_tokens=False, verbose=False)
-    return whole
+        whole = encoder.renderer.whole(turns, response)
+    except DataError as error:
+        return f"of the reward model: {error.problem}"
+    (ids,) = encoder.encode([whole.prompt], sealed=whole.sealed)
+    return {"input_ids": ids.tolist(), "attention_mask": [1] * len(ids), "token_type_ids": [0] * len(ids)}
+
+
+def _encode_sentences(encoder: TextEncoder, prompt: str, response: str) -> Mapping[str, list[int]]:
+    """Prompt and response as a pair of sentences; what they spell of control tokens stays text."""
+    tokenizer, controls = encoder.tokenizer, encoder.renderer.controls
+    encoded: Mapping[str, list[int]] = tokenizer(prompt, response, verbose=False)
+    if not (controls.spelled_in(prompt) or controls.spelled_in(response)):
+        return encoded
+    frame = frame_of(tokenizer, "encoder")
+    first, second = controls.encode([controls.seal(controls.quote(text)) for text in (prompt, response)])
+    start, stop = len(frame.before) + len(first) + len(frame.between), len(second) + len(frame.after)
+    ids = [*frame.before, *first, *frame.between, *second, *frame.after]
+    types = [0] * start + [frame.response_type or 0] * stop
+    return {"input_ids": ids, "attention_mask": [1] * len(ids), "token_type_ids": types}
 
 
 def _unfit(row: Mapping[str, list[int]], reward: RewardModel) -> str:

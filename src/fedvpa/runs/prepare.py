@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from fedvpa.core.errors import ModelError
+from fedvpa.core.errors import DataError, ModelError
 from fedvpa.core.progress import say
 from fedvpa.core.short_repr import short_repr
 from fedvpa.data.client_pairs import ClientPairs
@@ -24,16 +24,23 @@ from fedvpa.data.splits import HeldOut
 from fedvpa.engines.federation import Federation, federate
 from fedvpa.features.config import FeatureConfig
 from fedvpa.features.extract import cache_key, load_features
-from fedvpa.features.store import FeatureStore
+from fedvpa.features.store import FeatureReport, FeatureStore
+from fedvpa.models.encoding import SAME_TOKENS
 from fedvpa.models.folder import BUNDLED
 from fedvpa.models.load import open_tokenizer
 from fedvpa.models.locate import locate
 from fedvpa.models.reading import TEXTS, check_readable
+from fedvpa.models.rendering import is_conversational
 from fedvpa.runs.config import RunConfig
 from fedvpa.runs.identity import data_fingerprint
 from fedvpa.selector.pairs import Pairs
 from fedvpa.selector.scaling import Scaling
 from fedvpa.selector.selector import Selector
+
+SPELLED_CONTROL = (
+    "the text spells a control token of the model and is read as text "
+    "(features.template=rendered reads strings that a chat template wrote)"
+)
 
 
 @dataclass(frozen=True, repr=False)
@@ -43,12 +50,14 @@ class Prepared:
     Attributes:
         table: The pairs.
         federation: The clients.
+        features: How the language model was read, with ``template`` as the data have it.
         feature_key: Names the features, as JSON.
         held_out: What tests, and how much of it there is.
     """
 
     table: PairTable
     federation: Federation
+    features: FeatureConfig
     feature_key: str
     held_out: HeldOut
 
@@ -90,14 +99,32 @@ def prepare(config: RunConfig, *, on_node: bool = False) -> Prepared:
         InputError: If the data or the language model cannot be used, or the model cannot read the data.
     """
     table = load(config.resolved_data())
+    features = read_as(table, config.features)
     clients = partition(table, config.partition, config.seed)
     held_out = clients.held_out(table, check=not on_node)
     say(str(held_out))
     check_reader(config, table)
-    store = load_features(table, config.features)
+    store = load_features(table, features)
+    table = noted(table, store.report)
+    if store.report.equal_rows:
+        clients = clients.without(store.report.equal_rows)
+        held_out = clients.held_out(table, check=not on_node)
     weights = np.array([pair.weight for pair in table.pairs], dtype=np.float32)
     federation = federate(store, clients, rms=config.selector.normalise == "rms", weights=weights)
-    return Prepared(table, federation, json.dumps(feature_key(config.features), sort_keys=True), held_out)
+    return Prepared(table, federation, features, json.dumps(feature_key(features), sort_keys=True), held_out)
+
+
+def read_as(table: PairTable, features: FeatureConfig) -> FeatureConfig:
+    """How texts of a run are read: where its data are conversations, a string is one message."""
+    if features.template != "plain" or not is_conversational([pair.prompt for pair in table.pairs]):
+        return features
+    return features.model_copy(update={"template": "chat"})
+
+
+def noted(table: PairTable, report: FeatureReport) -> PairTable:
+    """The same table, whose report says what its texts lost on the way to features."""
+    table = table.noting(report.equal_rows, SAME_TOKENS)
+    return table.noting(report.spelling_rows, SPELLED_CONTROL, effect="changed", asked=True)
 
 
 def check_reader(config: RunConfig, table: PairTable) -> None:
@@ -134,6 +161,8 @@ def check_features(config: FeatureConfig, selector: Selector) -> None:
     """
     trained, now = json.loads(selector.feature_key or "{}"), feature_key(config)
     for name in now:
+        if name == "rendering" and name not in trained:
+            continue  # runs of releases that did not record it
         if trained.get(name) != now[name]:
             raise ModelError(
                 f"The selector was trained on features with {name} = {trained.get(name)!r}, and these have "
@@ -157,13 +186,31 @@ def prepare_holdout(config: RunConfig, path: Path, table: PairTable, scaling: Sc
     """
     held = load_holdout(config.data.model_copy(update={"path": str(path), "split": ""}), table)
     store = load_features(held, config.features)
-    pairs = {group: _pairs(store, rows, scaling) for group, rows in rows_by_group(held).items()}
+    held, equal = noted(held, store.report), store.report.equal_rows
+    rows = {group: np.setdiff1d(own, equal) for group, own in rows_by_group(held).items()}
+    pairs = {group: _pairs(store, own, scaling) for group, own in rows.items() if len(own)}
     return Holdout(pairs, held.report)
 
 
 def prepare_pairs(config: FeatureConfig, table: PairTable, scaling: Scaling) -> Pairs:
     """The scaled features of a table of pairs."""
     return _pairs(load_features(table, config), np.arange(len(table)), scaling)
+
+
+def prepare_table(config: FeatureConfig, table: PairTable, scaling: Scaling) -> tuple[PairTable, Pairs]:
+    """The pairs of a table that can be ordered, and their scaled features.
+
+    Those whose responses have the same tokens are left out; the report of the table counts them.
+
+    Raises:
+        DataError: If none is left.
+    """
+    store = load_features(table, config)
+    rows = np.setdiff1d(np.arange(len(table)), store.report.equal_rows)
+    found = noted(table, store.report)
+    if not len(rows):
+        raise DataError(f"None of the {len(table)} pairs can be used: {SAME_TOKENS}.", fix="Give other pairs.")
+    return found.select(rows.tolist()), _pairs(store, rows, scaling)
 
 
 def _pairs(store: FeatureStore, rows: np.ndarray, scaling: Scaling) -> Pairs:
