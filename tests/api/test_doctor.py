@@ -7,8 +7,10 @@ import socket
 import ssl
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from email.utils import formatdate
 from importlib import metadata
 from pathlib import Path
 
@@ -47,7 +49,7 @@ def test_what_was_exported_is_in_order_on_the_server_and_on_a_node(keys: Path):
     assert found.hosts == (HOST,)
     ends = (datetime.datetime.now(datetime.UTC) + datetime.timedelta(days=365)).date()
     assert set(found.expires.values()) <= {str(ends), str(ends - datetime.timedelta(days=1))}
-    for name in ("server.crt", "server.key", "ca.key", "node-0.key", "node-0.pub", "node-1.pub"):
+    for name in ("server.crt", "server.key", "node-0.key", "node-0.pub", "node-1.pub"):
         (keys / name).unlink()
     found = check_certificates(keys, HOST)
     assert (found.problems, found.hosts, list(found.expires)) == ((), (), ["ca.crt"])
@@ -67,6 +69,8 @@ def spoil(case: str, keys: Path, other: Path) -> None:
         shutil.copy(other / "node-1.pub", keys)
     elif case == "damaged key":
         (keys / "node-0.key").write_text("secret")
+    elif case == "authority":
+        shutil.copy(other.with_name("two-ca") / "ca.key", keys)
     elif case == "open key":
         (keys / "node-1.key").chmod(0o644)
 
@@ -82,6 +86,7 @@ def spoil(case: str, keys: Path, other: Path) -> None:
         ("other node", "node-1.key", "does not belong to node-1.pub"),
         ("damaged key", "node-0.key", "cannot be read: it is damaged"),
         ("open key", "node-1.key", "others on this machine can read it. chmod 600"),
+        ("authority", "ca.key", "whoever has it can pass for the server"),
     ],
 )
 def test_each_fault_is_named_with_what_to_do(case: str, file: str, said: str, keys: Path, made: Path):
@@ -152,31 +157,41 @@ def test_flower_is_accepted_in_the_releases_it_was_tested_with(version: str, acc
 
 
 @contextmanager
-def listener(keys: Path | None) -> Iterator[str]:
-    """A server that accepts connections, with TLS if it has keys, and hangs up."""
+def listener(keys: Path | None, *, date: float | None = None) -> Iterator[str]:
+    """A server that answers every request with its time, with TLS if it has keys.
+
+    Args:
+        keys: Of its certificate.
+        date: How far its clock is ahead, in seconds; None if it does not tell its time.
+    """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     if keys is not None:
         context.load_cert_chain(keys / "server.crt", keys / "server.key")
 
-    def serve() -> None:
-        try:
-            connection, _ = server.accept()
-        except OSError:
-            return
-        with connection:
-            if keys is None:
-                connection.recv(1)
-                connection.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
-                return
-            try:
-                context.wrap_socket(connection, server_side=True).close()
-            except (ssl.SSLError, ConnectionError):
-                return
+    def answer(connection: socket.socket) -> None:
+        connection.settimeout(2)
+        with connection if keys is None else context.wrap_socket(connection, server_side=True) as end:
+            if end.recv(1000).startswith(b"GET /health"):
+                line = "" if date is None else f"Date: {formatdate(time.time() + date, usegmt=True)}\r\n"
+                end.sendall(f"HTTP/1.1 200 OK\r\n{line}Content-Length: 0\r\n\r\n".encode())
+            else:
+                end.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
 
+    def serve() -> None:
+        while not closed.is_set():
+            try:
+                connection, _ = server.accept()
+                answer(connection)
+            except (OSError, ValueError):
+                continue
+
+    closed = threading.Event()
     with socket.create_server((HOST, 0)) as server:
+        server.settimeout(0.05)
         thread = threading.Thread(target=serve)
         thread.start()
         yield f"{HOST}:{server.getsockname()[1]}"
+        closed.set()
         thread.join(10)
 
 
@@ -193,12 +208,56 @@ def test_a_superlink_is_reached_with_its_ca_and_with_no_other(made: Path):
     assert "its certificate is refused" in found.problems[0]
     with listener(None) as address:
         assert "answers, but not with TLS" in doctor(certificates=one, superlink=address).problems[0]
-    with listener(None) as address, socket.create_connection(address.split(":")) as occupied:
-        occupied.sendall(b"x")
+    with listener(None) as address:
         assert doctor(superlink=address).ok
     # Nobody listens there any more.
     (problem,) = doctor(superlink=address).problems
     assert problem.startswith(f"{address}: no SuperLink answers (Connection refused). Check that it runs there")
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize(
+    ("theirs", "said"),
+    [
+        (-60.0, "60 s ahead"),
+        (400.0, "400 s behind"),
+        (-4.0, None),
+        (299.0, None),
+        (0.0, None),
+    ],
+)
+def test_a_clock_that_flower_refuses_is_found_and_by_how_much(theirs: float, said: str | None, made: Path):
+    with listener(made / "one", date=theirs) as address:
+        found = doctor(certificates=made / "one", superlink=address)
+    assert found.clock_ahead_s == pytest.approx(-theirs, abs=0.8)
+    assert found.to_dict()["clock_ahead_s"] == found.clock_ahead_s
+    if said is None:
+        assert found.ok
+        return
+    (problem,) = found.problems
+    bounds = "Flower refuses a node whose clock is more than 5 s ahead or 305 s behind"
+    assert f"this machine's clock is {said}. {bounds}" in problem
+
+
+@pytest.mark.unit
+def test_a_clock_is_compared_with_and_without_tls_and_without_trust(made: Path):
+    for keys in (None, made / "two"):
+        with listener(keys, date=0.0) as address:
+            for shift in (0.0, 5.5, -310.0):
+                found = network.clock_difference(address, lambda shift=shift: time.time() + shift)
+                assert found == pytest.approx(shift, abs=0.8)
+    with listener(None) as address:
+        assert network.clock_difference(address) is None, "no time came back"
+    assert network.clock_difference(address) is None, "nobody is there any more"
+
+
+@pytest.mark.reference
+@pytest.mark.parametrize("ahead", [-305.0, -304.9, 0.0, 4.9, 5.0])
+def test_a_clock_is_refused_exactly_where_flower_refuses_it(ahead: float):
+    from flwr.common import constant
+
+    accepted = -constant.SYSTEM_TIME_TOLERANCE < -ahead < constant.TIMESTAMP_TOLERANCE + constant.SYSTEM_TIME_TOLERANCE
+    assert (network.clock_problem("here:1", ahead) is None) == accepted
 
 
 @pytest.mark.unit

@@ -1,8 +1,7 @@
 """What ``fedvpa export`` writes, and what it refuses."""
 
-import ssl
+import re
 import tomllib
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -12,8 +11,9 @@ from fedvpa.engines.flower.simulation import FLOWER_VERSIONS
 from fedvpa.runs.config import read_config
 
 pytest.importorskip("flwr", reason="fedvpa[flower] is not installed")
-from fedvpa.api.export import export_flower
+from fedvpa.api.export import export_flower, export_keys
 from fedvpa.deployment.keys import make_keys
+from tls_handshake import strict_refusal
 
 
 @pytest.mark.unit
@@ -42,18 +42,75 @@ def test_an_app_asks_for_the_oldest_flower_that_fedvpa_takes(tmp_path: Path) -> 
     assert project["tool"]["flwr"]["app"]["flwr-version-target"] == oldest
 
 
+@pytest.mark.unit
+@pytest.mark.parametrize(
+    ("changed", "key"),
+    [
+        ({"nodes": 0}, "nodes"),
+        ({"nodes": -2}, "nodes"),
+        ({"deadline": -1.0}, "deadline"),
+        ({"deadline": 0.0}, "deadline"),
+        ({"deadline": float("nan")}, "deadline"),
+        ({"deadline": 1e9}, "deadline"),
+        ({"quorum": 5.0}, "quorum"),
+        ({"quorum": 0.0}, "quorum"),
+        ({"quorum": float("inf")}, "quorum"),
+    ],
+)
+def test_terms_that_cannot_be_are_refused_and_nothing_is_written(changed: dict, key: str, tmp_path: Path):
+    with pytest.raises(ConfigError, match=f"'{key}'"):
+        export_flower(read_config(None, ()), tmp_path / "a", out=tmp_path, **{"nodes": 2, **changed})
+    assert not (tmp_path / "a").exists()
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize("name", ["runs", 'a "b" c', "back\\slash", "ü 😀", "tab\tbell\x07\x7f"])
+def test_a_path_of_any_letters_arrives_at_the_server(name: str, tmp_path: Path):
+    export_flower(read_config(None, ()), tmp_path / "app", out=tmp_path / name, nodes=3, deadline=60, quorum=0.9)
+    project = tomllib.loads((tmp_path / "app" / "pyproject.toml").read_text(encoding="utf-8"))
+    given = project["tool"]["flwr"]["app"]["config"]
+    assert given == {"out": str(tmp_path / name), "nodes": 3, "deadline": 60.0, "quorum": 0.9}
+
+
+@pytest.mark.unit
+def test_the_guide_gives_each_node_of_one_machine_a_port_of_its_own(tmp_path: Path):
+    from flwr.supercore.constant import SUPERNODE_UVICORN_DEFAULT_PORT
+
+    export_flower(read_config(None, ()), tmp_path / "app", out=tmp_path, nodes=3)
+    guide = (tmp_path / "app" / "README.md").read_text(encoding="utf-8")
+    ports = [int(port) for port in re.findall(r"--port (\d+) ", guide)]
+    assert ports == [SUPERNODE_UVICORN_DEFAULT_PORT + number for number in range(3)]
+
+
+@pytest.mark.unit
+def test_the_key_of_the_authority_is_in_no_folder_of_the_federation(tmp_path: Path):
+    made = export_keys(tmp_path / "keys", host="example.org", nodes=2)
+    assert made.to_dict() == {"keys": str(tmp_path / "keys"), "authority": str(tmp_path / "keys-ca")}
+    assert sorted(path.name for path in made.keys.iterdir()) == [
+        *("ca.crt", "node-0.key", "node-0.pub", "node-1.key", "node-1.pub", "server.crt", "server.key"),
+    ]
+    assert [path.name for path in made.authority.iterdir()] == ["ca.key"]
+    assert (made.authority.stat().st_mode & 0o077, (made.authority / "ca.key").stat().st_mode & 0o077) == (0, 0)
+    (tmp_path / "keys").rename(tmp_path / "moved")
+    with pytest.raises(RunError, match=r"keys-ca: holds files already"):
+        make_keys(tmp_path / "keys", host="example.org", nodes=1)
+    assert not (tmp_path / "keys").exists()
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize(
+    "host", ["", "server:9092", "http://server", "a b", "bücher.example", "-a.org", "a..b", "x" * 64]
+)
+def test_what_is_no_name_of_a_server_gets_no_certificate(host: str, tmp_path: Path):
+    with pytest.raises(ConfigError, match="is no name or address of a server"):
+        make_keys(tmp_path / "keys", host=host, nodes=1)
+    with pytest.raises(ConfigError, match="no keys for -1 nodes"):
+        make_keys(tmp_path / "keys", host="example.org", nodes=-1)
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.reference
-@pytest.mark.parametrize("host", ["server.example.org", "127.0.0.1"])
+@pytest.mark.parametrize("host", ["server.example.org", "127.0.0.1", "::1", f"{'a' * 60}.{'b' * 60}.example.org"])
 def test_certificates_pass_the_strict_checks_that_python_makes_from_3_13_on(host: str, tmp_path: Path) -> None:
     make_keys(tmp_path / "keys", host=host, nodes=1)
-    serving = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    serving.load_cert_chain(tmp_path / "keys" / "server.crt", tmp_path / "keys" / "server.key")
-    trusting = ssl.create_default_context(cafile=str(tmp_path / "keys" / "ca.crt"))
-    trusting.verify_flags |= ssl.VERIFY_X509_STRICT
-    up, down = ssl.MemoryBIO(), ssl.MemoryBIO()
-    client, server = trusting.wrap_bio(down, up, server_hostname=host), serving.wrap_bio(up, down, server_side=True)
-    for side in (client, server, client, server):
-        with suppress(ssl.SSLWantReadError):
-            side.do_handshake()
-    assert client.getpeercert()
-    assert server.version() == client.version() == "TLSv1.3"
+    assert strict_refusal(tmp_path / "keys", host) is None

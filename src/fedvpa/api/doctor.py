@@ -43,6 +43,8 @@ class DoctorResult:
         ports: Program of Flower → whether its port is free; None without Flower.
         certificates: None if they were not asked for.
         superlink: ``reachable`` or ``unreachable``; None if it was not asked for.
+        clock_ahead_s: How far this machine's clock is ahead of the SuperLink's, in seconds, negative if it is behind;
+            exact to half a second and half the answer's time. None if it was not asked for, or no time came back.
     """
 
     environment: Environment
@@ -53,6 +55,7 @@ class DoctorResult:
     ports: Mapping[str, str] | None = None
     certificates: Certificates | None = None
     superlink: str | None = None
+    clock_ahead_s: float | None = None
 
     @property
     def ok(self) -> bool:
@@ -66,6 +69,7 @@ class DoctorResult:
             "ports": None if self.ports is None else dict(self.ports),
             "certificates": certificates and {"expires": dict(certificates.expires), "hosts": list(certificates.hosts)},
             "superlink": self.superlink,
+            "clock_ahead_s": self.clock_ahead_s,
         }
         return {
             **self.environment.to_dict(),
@@ -89,7 +93,8 @@ def doctor(
     Args:
         certificates: A folder of certificates and keys to check too.
         host: The name or address that the server's certificate has to be valid for.
-        superlink: ``HOST:PORT`` of a SuperLink to connect to, with TLS if ``certificates`` is given.
+        superlink: ``HOST:PORT`` of a SuperLink to connect to, with TLS if ``certificates`` is given; its clock is
+            compared with this machine's.
 
     Raises:
         ConfigError: If ``superlink`` is no address, ``host`` is given without ``certificates``, or Flower is missing.
@@ -104,6 +109,7 @@ def doctor(
     versions = installed(OPTIONAL)
     checked, bad_certificates = _certificates(folder, host)
     reached, unreachable = _superlink(superlink, folder)
+    ahead, off = (None, ()) if superlink is None or reached == "unreachable" else _clock(superlink)
     cache = FeatureConfig().cache_root()
     existing = next(path for path in (cache, *cache.parents) if path.exists())
     return DoctorResult(
@@ -111,10 +117,11 @@ def doctor(
         feature_cache=cache,
         free_disk_gib=round(shutil.disk_usage(existing).free / 2**30, 1),
         optional={name: versions.get(name) for name in OPTIONAL},
-        problems=(*bad_certificates, *unreachable, *_model_problems(), *_flower_problems(versions)),
+        problems=(*bad_certificates, *unreachable, *off, *_model_problems(), *_flower_problems(versions)),
         ports=ports() if "flwr" in versions else None,
         certificates=checked,
         superlink=reached,
+        clock_ahead_s=ahead,
     )
 
 
@@ -176,3 +183,12 @@ def _superlink(address: str | None, certificates: Path | None) -> tuple[str | No
 
     problem = reach(address, authority)
     return ("reachable", ()) if problem is None else ("unreachable", (problem,))
+
+
+def _clock(address: str) -> tuple[float | None, Sequence[str]]:
+    """How far this machine's clock is ahead of a SuperLink's, and what is wrong with that."""
+    from fedvpa.deployment.network import clock_difference, clock_problem
+
+    ahead = clock_difference(address)
+    problem = None if ahead is None else clock_problem(address, ahead)
+    return None if ahead is None else round(ahead, 1), () if problem is None else (problem,)

@@ -30,14 +30,16 @@ class ExportedKeys:
     """Certificates and keys of a federation.
 
     Attributes:
-        keys: Their folder.
+        keys: Their folder: for the server, and each node its own part of it.
+        authority: The folder of the CA's own key, for none of them.
     """
 
     keys: Path
+    authority: Path
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
-        return {"keys": str(self.keys)}
+        return {"keys": str(self.keys), "authority": str(self.authority)}
 
 
 def export_flower(
@@ -55,18 +57,21 @@ def export_flower(
         config: The run. ``data.path`` is each node's own affair and is left out; users are clients.
         folder: Where to; must be empty or not exist.
         out: The run directory on the server's machine.
-        nodes: Nodes that the server waits for.
-        deadline: Seconds that it waits, for them and in each round. Chosen by us.
-        quorum: Share of the clients asked that must answer. Chosen by us.
+        nodes: Nodes that the server waits for, at least 1.
+        deadline: Seconds that it waits, for them and in each round, at least 1. Chosen by us.
+        quorum: Share of the clients asked that must answer, and of the nodes that must be able to take part; in
+            (0, 1]. Chosen by us.
 
     Raises:
-        ConfigError: If Flower is not installed, or the configuration cannot be deployed.
+        ConfigError: If Flower is not installed, the configuration cannot be deployed, or a number is out of bounds.
         RunError: If ``folder`` holds files.
     """
     from fedvpa.deployment.app import write_app
+    from fedvpa.deployment.terms import Terms
 
+    terms = Terms.parse({"nodes": nodes, "deadline": deadline, "quorum": quorum})
     app = Path(folder).expanduser()
-    write_app(config, app, out=Path(out), nodes=nodes, deadline=deadline, quorum=quorum)
+    write_app(config, app, out=Path(out), terms=terms)
     return ExportedApp(app)
 
 
@@ -79,8 +84,8 @@ def export_keys(folder: str | PathLike[str], *, host: str, nodes: int = 2) -> Ex
         nodes: How many nodes.
 
     Raises:
-        ConfigError: If Flower is not installed, or there is no node.
-        RunError: If ``folder`` holds files.
+        ConfigError: If Flower is not installed, ``host`` is no name or address, or there is no node.
+        RunError: If ``folder`` or ``<folder>-ca``, for the CA's own key, holds files.
     """
     from fedvpa.engines.flower.simulation import require_flower
 
@@ -88,5 +93,4 @@ def export_keys(folder: str | PathLike[str], *, host: str, nodes: int = 2) -> Ex
     from fedvpa.deployment.keys import make_keys
 
     keys = Path(folder).expanduser()
-    make_keys(keys, host=host, nodes=nodes)
-    return ExportedKeys(keys)
+    return ExportedKeys(keys, make_keys(keys, host=host, nodes=nodes))

@@ -47,4 +47,8 @@ def keys(
     from fedvpa.api.export import export_keys
 
     result = export_keys(folder, host=host, nodes=nodes)
-    finish(result.to_dict(), as_json, lambda: str(result.keys))
+    finish(
+        result.to_dict(),
+        as_json,
+        lambda: f"{result.keys}\nthe CA's own key, for no machine of the federation: {result.authority}",
+    )

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from fedvpa.algorithms.registry import make
 from fedvpa.core.errors import ConfigError, RunError
 from fedvpa.core.files import write_text
 from fedvpa.core.version import __version__
+from fedvpa.deployment.network import PORTS
+from fedvpa.deployment.terms import Terms
 from fedvpa.engines.flower.simulation import FLOWER_VERSIONS, require_flower
 from fedvpa.runs.config import RunConfig, dump
 
@@ -41,7 +44,7 @@ serverapp = "{package}.server_app:app"
 clientapp = "{package}.client_app:app"
 
 [tool.flwr.app.config]
-out = "{out}"
+out = {out}
 nodes = {nodes}
 deadline = {deadline}
 quorum = {quorum}
@@ -63,8 +66,23 @@ GUIDE = """\
 `fedvpa_app/run.yaml` is the run; `pyproject.toml` says where the server writes (`out`), how many nodes it waits for,
 how long a round may take (`deadline`, in seconds) and what share of a round's clients must answer (`quorum`).
 
+Each node, with its own pairs, key and folder for its users' private state. A node listens on a port of its machine:
+several nodes on one machine need one each.
+
+{nodes}
+
+Then, where runs are started:
+
     flwr run . SUPERLINK --stream
 """
+
+NODE = """\
+    flower-supernode --superlink SERVER:9092 --port {port} \\
+      --root-certificates ca.crt --auth-supernode-private-key node-{number}.key \\
+      --node-config 'data-path="PAIRS-{number}.jsonl" state-path="STATE-{number}"'"""
+
+SHOWN_NODES = 16
+"""For how many nodes the guide spells out the command. Chosen by us."""
 
 LICENSE = """\
 SPDX-License-Identifier: Apache-2.0
@@ -73,8 +91,19 @@ Licensed under the Apache License, Version 2.0: https://www.apache.org/licenses/
 """
 
 
-def write_app(config: RunConfig, folder: Path, *, out: Path, nodes: int, deadline: float, quorum: float) -> None:
-    """Write the folder; arguments and errors as :func:`fedvpa.export_flower`."""
+def write_app(config: RunConfig, folder: Path, *, out: Path, terms: Terms) -> None:
+    """Write the folder.
+
+    Args:
+        config: The run.
+        folder: Where to; must be empty or not exist.
+        out: The run directory on the server's machine.
+        terms: On what terms the server runs it.
+
+    Raises:
+        ConfigError: If Flower is not installed, or the configuration cannot be deployed.
+        RunError: If ``folder`` holds files.
+    """
     require_flower()
     if config.partition.kind != "natural" or config.partition.unseen or config.partition.clients is not None:
         raise ConfigError(
@@ -88,8 +117,9 @@ def write_app(config: RunConfig, folder: Path, *, out: Path, nodes: int, deadlin
             f"{config.method!r} cannot be deployed: it reads true groups or needs no federation.",
             fix="Use fedvpa_gp, fedvpl or global.",
         )
-    if folder.exists() and any(folder.iterdir()):
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise RunError("holds files already.", fix="Choose an empty folder.", where=str(folder))
+    place = toml_text(str(out.expanduser().resolve()))
     data = config.data.model_copy(update={"source": "table", "path": "set by data-path"})
     package = folder / PACKAGE
     write_text(package / "run.yaml", dump(config.model_copy(update={"data": data})))
@@ -101,11 +131,26 @@ def write_app(config: RunConfig, folder: Path, *, out: Path, nodes: int, deadlin
         version=__version__,
         flower=FLOWER,
         package=PACKAGE,
-        out=out.expanduser().resolve(),
-        nodes=nodes,
-        deadline=deadline,
-        quorum=quorum,
+        out=place,
+        nodes=terms.nodes,
+        deadline=terms.deadline,
+        quorum=terms.quorum,
     )
     write_text(folder / "pyproject.toml", project)
-    write_text(folder / "README.md", GUIDE)
+    commands = [
+        NODE.format(number=number, port=PORTS["flower-supernode"] + number)
+        for number in range(min(terms.nodes, SHOWN_NODES))
+    ]
+    write_text(folder / "README.md", GUIDE.format(nodes="\n".join(commands)))
     write_text(folder / "LICENSE", LICENSE)
+
+
+def toml_text(text: str) -> str:
+    """A path as a TOML string: JSON escapes what TOML must have escaped, but for the delete character.
+
+    Raises:
+        ConfigError: If UTF-8 cannot hold it.
+    """
+    if not text.isprintable() and text.encode("utf-8", "replace").decode() != text:
+        raise ConfigError(f"the path {text!r} is no UTF-8 text.", fix="Choose another --out.")
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")

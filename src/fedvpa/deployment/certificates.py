@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 import ipaddress
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -13,6 +13,9 @@ from typing import TypeVar
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
+
+from fedvpa.deployment.network import STRICT_ADVICE
+from fedvpa.deployment.strict import authority_faults, server_faults
 
 Loaded = TypeVar("Loaded")
 
@@ -37,8 +40,9 @@ class Certificates:
 def check_certificates(folder: Path, host: str | None = None, now: datetime.datetime | None = None) -> Certificates:
     """Check a folder as ``fedvpa export keys`` writes it, or what of it a server or a node was given.
 
-    Certificates must be readable, in date and, for the server's, issued by ``ca.crt`` and valid for ``host``; keys must
-    match their certificate or public key, and be readable by their owner alone.
+    Certificates must be readable, in date, complete enough for a strict check and, for the server's, issued by
+    ``ca.crt`` and valid for ``host``; keys must match their certificate or public key, and be readable by their owner
+    alone. The CA's own key must not be there.
 
     Args:
         folder: With ``ca.crt`` and, as far as this machine has them, ``server.crt``, ``server.key``, ``node-*.key``
@@ -54,6 +58,7 @@ def check_certificates(folder: Path, host: str | None = None, now: datetime.date
     chains = {name: chain for name, chain in found.items() if chain}
     for name, chain in chains.items():
         problems += _in_date(folder / name, chain, now or datetime.datetime.now(datetime.UTC))
+    problems += _incomplete(folder, chains)
     authority, server = chains.get("ca.crt"), chains.get("server.crt")
     hosts = _hosts(server[0]) if server else ()
     if authority and server and not _issued(server, authority):
@@ -67,8 +72,23 @@ def check_certificates(folder: Path, host: str | None = None, now: datetime.date
             f"with fedvpa export keys --host {host}, or let nodes use a name that it has."
         )
     problems += _keys(folder, server)
+    if (folder / "ca.key").exists():
+        problems.append(
+            f"{folder / 'ca.key'}: whoever has it can pass for the server, and no machine of the federation needs it. "
+            "Move it to a place apart."
+        )
     ends = {name: min(one.not_valid_after_utc for one in chain).date().isoformat() for name, chain in chains.items()}
     return Certificates(ends, hosts, tuple(problems))
+
+
+def _incomplete(folder: Path, chains: Mapping[str, Chain]) -> Iterator[str]:
+    """What a strict check would refuse."""
+    for name, chain in chains.items():
+        for place, one in enumerate(chain):
+            leaf = name == "server.crt" and place == 0
+            faults = server_faults(one) if leaf else authority_faults(one, root=name == "ca.crt")
+            if faults:
+                yield f"{folder / name}: {', '.join(faults)}. {STRICT_ADVICE}"
 
 
 def _keys(folder: Path, server: Chain | None) -> Iterator[str]:

@@ -1,13 +1,15 @@
 """Certificates and keys for a federation of your own: a CA, the server's certificate, a key pair per node.
 
 For organisations without a certificate authority of their own. Keep the ``*.key`` files secret: give each node its own
-key pair and ``ca.crt``, and nothing else.
+key pair and ``ca.crt``, and nothing else. The CA's own key lies in a folder apart, because no machine of the federation
+needs it, and whoever has it can pass for the server.
 """
 
 from __future__ import annotations
 
 import datetime
 import ipaddress
+import re
 from pathlib import Path
 
 from cryptography import x509
@@ -20,24 +22,40 @@ from fedvpa.core.errors import ConfigError, RunError
 DAYS = 365
 """How long certificates are valid. Chosen by us."""
 
+MOST_NODES = 10_000
+"""Keys made at once. Chosen by us: more is a slip of the keyboard."""
 
-def make_keys(folder: Path, *, host: str, nodes: int) -> None:
-    """Write ``ca.crt``, ``ca.key``, ``server.crt``, ``server.key`` and for each node ``node-<i>.key`` and ``.pub``.
+_LABEL = re.compile(r"(?!-)[a-z0-9-]{1,63}(?<!-)", re.IGNORECASE)
+_LONGEST_NAME = 64
+"""Of a common name (X.520)."""
+
+
+def make_keys(folder: Path, *, host: str, nodes: int) -> Path:
+    """Write ``ca.crt``, ``server.crt``, ``server.key`` and for each node ``node-<i>.key`` and ``node-<i>.pub``.
 
     Args:
-        folder: Where to; must be empty or not exist.
+        folder: Where to; must be empty or not exist, as must ``<folder>-ca`` beside it.
         host: The name or address under which nodes reach the server; the certificate is valid for it alone.
         nodes: How many nodes.
 
+    Returns:
+        ``<folder>-ca``, with ``ca.key`` in it.
+
     Raises:
-        ConfigError: If there is no node.
-        RunError: If ``folder`` holds files.
+        ConfigError: If there is no node, or far too many, or ``host`` is neither a name nor an address.
+        RunError: If a folder holds files.
     """
-    if nodes < 1:
-        raise ConfigError("There is no node to make a key for.", fix="Give --nodes.")
-    if folder.exists() and any(folder.iterdir()):
-        raise RunError("holds files already.", fix="Choose an empty folder.", where=str(folder))
+    if not 1 <= nodes <= MOST_NODES:
+        raise ConfigError(f"There are no keys for {nodes} nodes.", fix=f"Give --nodes from 1 to {MOST_NODES}.")
+    check_host(host)
+    folder = folder.absolute()
+    apart = folder.with_name(f"{folder.name}-ca")
+    for place in (folder, apart):
+        if place.exists() and (not place.is_dir() or any(place.iterdir())):
+            what = "holds files already." if place.is_dir() else "is a file, and keys need a folder."
+            raise RunError(what, fix="Choose an empty folder.", where=str(place))
     folder.mkdir(parents=True, exist_ok=True)
+    apart.mkdir(mode=0o700, exist_ok=True)
     authority, server = (ec.generate_private_key(ec.SECP384R1()) for _ in range(2))
     issuer = _name("fedvpa federation CA")
     root = _authority_builder(issuer, authority)
@@ -45,13 +63,26 @@ def make_keys(folder: Path, *, host: str, nodes: int) -> None:
     for name, builder in (("ca", root), ("server", certificate)):
         signed = builder.sign(authority, hashes.SHA384())
         (folder / f"{name}.crt").write_bytes(signed.public_bytes(serialization.Encoding.PEM))
-    _write_secret(folder / "ca.key", authority, serialization.PrivateFormat.PKCS8)
+    _write_secret(apart / "ca.key", authority, serialization.PrivateFormat.PKCS8)
     _write_secret(folder / "server.key", server, serialization.PrivateFormat.PKCS8)
     for number in range(nodes):
         key = ec.generate_private_key(ec.SECP384R1())
         _write_secret(folder / f"node-{number}.key", key, serialization.PrivateFormat.OpenSSH)
         public = key.public_key().public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH)
         (folder / f"node-{number}.pub").write_bytes(public + b"\n")
+    return apart
+
+
+def check_host(host: str) -> None:
+    """Raise ConfigError if a certificate cannot name a host: it is neither an address nor a DNS name."""
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        if len(host) > 253 or not all(map(_LABEL.fullmatch, host.removesuffix(".").split("."))):
+            raise ConfigError(
+                f"{host!r} is no name or address of a server.",
+                fix="Give it without a port, as in --host server.example.org; a name with other letters as xn--….",
+            ) from None
 
 
 def _write_secret(path: Path, key: ec.EllipticCurvePrivateKey, form: serialization.PrivateFormat) -> None:
@@ -85,7 +116,7 @@ def _server_builder(
 ) -> x509.CertificateBuilder:
     """The server's certificate: valid for ``host`` alone, and for nothing but a TLS server."""
     return (
-        _builder(_name(host), key, issuer, issuer_key)
+        _builder(_name(host if len(host) <= _LONGEST_NAME else "fedvpa server"), key, issuer, issuer_key)
         .add_extension(x509.SubjectAlternativeName([_general_name(host)]), critical=False)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(_key_usage(digital_signature=True), critical=True)
