@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedvpa.core.errors import ConfigError, DataError, InputError, nearest
-from fedvpa.core.files import write_json, write_text
+from fedvpa.core.files import user_path, write_json, write_text
 from fedvpa.core.signals import interrupting
 from fedvpa.experiments.methods import DEFAULT_METHODS, DEFAULT_POLICY_METHODS, STAGES, Stage, policy_methods
 from fedvpa.experiments.processes import check_jobs
@@ -56,7 +56,7 @@ def compare(
         FedvpaError: If a run fails; it is named.
         Interrupted: After SIGINT or SIGTERM; finished runs are kept.
     """
-    out, held = Path(out).expanduser(), None if holdout is None else Path(holdout).expanduser()
+    out, held = user_path(out), None if holdout is None else user_path(holdout)
     names = _checked_names(stage, methods)
     _check_numbers(clients, seeds, first_seed, jobs)
     if held is not None:

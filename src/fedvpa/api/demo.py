@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from fedvpa.api.compare import compare, write_result
+from fedvpa.core.files import user_path
 from fedvpa.core.signals import interrupting
 from fedvpa.evaluation.accuracy import infer_clients
 from fedvpa.evaluation.accuracy_tables import few_shot_curve
@@ -53,7 +54,7 @@ def demo(
         Interrupted: After SIGINT or SIGTERM; finished runs are kept.
     """
     with interrupting(f"the demo stopped. Its finished runs are kept in {out}, and the same command goes on."):
-        return _demo(Path(out).expanduser(), seeds, clients, jobs)
+        return _demo(user_path(out), seeds, clients, jobs)
 
 
 def _demo(out: Path, seeds: int, clients: int, jobs: int | None) -> ComparisonResult:

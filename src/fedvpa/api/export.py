@@ -7,6 +7,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
+from fedvpa.core.files import user_path
 from fedvpa.runs.config import RunConfig
 
 
@@ -70,7 +71,7 @@ def export_flower(
     from fedvpa.deployment.terms import Terms
 
     terms = Terms.parse({"nodes": nodes, "deadline": deadline, "quorum": quorum})
-    app = Path(folder).expanduser()
+    app = user_path(folder)
     write_app(config, app, out=Path(out), terms=terms)
     return ExportedApp(app)
 
@@ -92,5 +93,5 @@ def export_keys(folder: str | PathLike[str], *, host: str, nodes: int = 2) -> Ex
     require_flower()
     from fedvpa.deployment.keys import make_keys
 
-    keys = Path(folder).expanduser()
+    keys = user_path(folder)
     return ExportedKeys(keys, make_keys(keys, host=host, nodes=nodes))

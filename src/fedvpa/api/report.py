@@ -10,6 +10,7 @@ from shlex import quote
 from typing import Any
 
 from fedvpa.core.errors import RunError
+from fedvpa.core.files import user_path
 from fedvpa.runs.folder import RunFolder
 
 
@@ -34,7 +35,7 @@ def report(folder: str | PathLike[str]) -> ReportResult:
     Raises:
         RunError: If it holds neither ``metrics.json`` nor ``comparison.json``.
     """
-    place = Path(folder).expanduser()
+    place = user_path(folder)
     path = next((place / name for name in ("comparison.json", "metrics.json") if (place / name).is_file()), None)
     if path is None:
         raise RunError("holds neither comparison.json nor metrics.json.", fix=_next_step(place), where=str(folder))

@@ -7,8 +7,12 @@ import json
 import os
 import tempfile
 from collections.abc import Iterator
+from os import PathLike
 from pathlib import Path
 from typing import Any
+
+from fedvpa.core.errors import ConfigError
+from fedvpa.core.unicode import FIX, unusable
 
 
 @contextlib.contextmanager
@@ -40,3 +44,15 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Write ``value`` as indented JSON to ``path`` atomically. NaN is an error: JSON has none."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def user_path(path: str | PathLike[str]) -> Path:
+    """A path as a user gives it, ``~`` resolved.
+
+    Raises:
+        ConfigError: If it holds something that no file can say again; see :mod:`fedvpa.core.unicode`.
+    """
+    problem = unusable(os.fspath(path))
+    if problem:
+        raise ConfigError(f"The path {os.fspath(path)!r} holds {problem}.", fix=FIX)
+    return Path(path).expanduser()

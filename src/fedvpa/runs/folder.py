@@ -15,7 +15,7 @@ from filelock import FileLock, Timeout
 
 from fedvpa.core.config import flat
 from fedvpa.core.errors import ConfigError, RunError
-from fedvpa.core.files import write_json, write_text
+from fedvpa.core.files import user_path, write_json, write_text
 from fedvpa.core.schema import VERSIONS, check_version
 from fedvpa.runs.config import RunConfig, dump, read_config, with_overrides
 
@@ -47,7 +47,7 @@ class RunFolder:
         Raises:
             RunError: If there is none, or one of another schema version.
         """
-        folder = cls(Path(path).expanduser())
+        folder = cls(user_path(path))
         if not folder.config_file.is_file():
             raise RunError(
                 "holds no run (config.yaml is missing).", fix="Give the folder that train wrote.", where=str(path)
@@ -66,7 +66,7 @@ class RunFolder:
         Raises:
             RunError: If something else than a folder is there.
         """
-        folder = cls(Path(path).expanduser())
+        folder = cls(user_path(path))
         if folder.path.exists() and not folder.path.is_dir():
             raise RunError("is a file, and a run is a folder.", fix="Choose another place.", where=str(folder))
         return folder

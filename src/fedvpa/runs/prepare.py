@@ -21,6 +21,7 @@ from fedvpa.data.partition import partition
 from fedvpa.data.report import DataReport
 from fedvpa.data.schema import PairTable, Text
 from fedvpa.data.splits import HeldOut
+from fedvpa.data.unused import note_unused
 from fedvpa.engines.federation import Federation, federate
 from fedvpa.features.config import FeatureConfig
 from fedvpa.features.extract import cache_key, load_features
@@ -103,6 +104,7 @@ def prepare(config: RunConfig, *, on_node: bool = False) -> Prepared:
     clients = partition(table, config.partition, config.seed)
     held_out = clients.held_out(table, check=not on_node)
     say(str(held_out))
+    table = note_unused(table, clients, config.partition)
     check_reader(config, table)
     store = load_features(table, features)
     table = noted(table, store.report)

@@ -1,8 +1,10 @@
 import json
+from dataclasses import asdict
 
 import pytest
 
 from evaluation.judges.endpoint import completion
+from fedvpa.evaluation.judges.answer_cache import Answer, AnswerCache
 from fedvpa.evaluation.judges.completion import AttemptError, Completion, printable, read_completion
 
 
@@ -86,3 +88,28 @@ def test_a_reply_is_shown_short_and_safe_for_a_terminal():
     assert Completion("so\n long", "length").shown == "'so long' (finish_reason: length)"
     assert Completion(" ", "").shown == "nothing (finish_reason: not said)"
     assert Completion("", "stop", "a refusal, 'no'").shown == "a refusal, 'no' (finish_reason: stop)"
+
+
+def reply(text, place="message"):
+    return json.dumps({"choices": [{place: {"content": text}}]})
+
+
+@pytest.mark.unit
+def test_a_reply_with_half_a_surrogate_pair_can_be_kept(tmp_path):
+    text = read_completion(reply("A \ud83d")).text
+    assert text == "A \ufffd"
+    answer = Answer("key", "A", text)
+    AnswerCache(tmp_path / "answers.jsonl").add(answer)
+    assert asdict(AnswerCache(tmp_path / "answers.jsonl").get("key")) == asdict(answer)
+
+
+@pytest.mark.unit
+def test_two_chunks_that_part_a_letter_give_it():
+    chunks = "".join(f"data: {reply(part, 'delta')}\n" for part in ("A \ud83d", "\ude00"))
+    assert read_completion(chunks).text == "A \U0001f600"
+
+
+@pytest.mark.unit
+def test_a_reply_that_is_nested_too_deeply_is_no_completion():
+    with pytest.raises(AttemptError):
+        read_completion("[" * 100_000)

@@ -10,8 +10,10 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
+
+from fedvpa.core.unicode import storable
 
 RETRIED_STATUS = frozenset({408, 409, 425, 429})
 """Statuses below 500 that can pass; every status from 500 on is retried too."""
@@ -88,16 +90,21 @@ def is_passing(status: int) -> bool:
 
 
 def read_completion(body: str) -> Completion:
-    """The completion in the body of a response.
+    """The completion in the body of a response, its text as UTF-8 can hold it (see :mod:`fedvpa.core.unicode`).
 
     Raises:
         AttemptError: If it is no completion, because it was cut or is something else.
     """
+    found = _read(body)
+    return replace(found, text=storable(found.text))
+
+
+def _read(body: str) -> Completion:
     if body.lstrip().startswith(CHUNK):
         return _read_chunks(body)
     try:
         value = json.loads(body)
-    except ValueError:
+    except (ValueError, RecursionError):
         raise AttemptError(
             f"a reply that is no JSON: {printable(body)}",
             hint="Does base_url lead to the API and end in its version, such as /v1?",
