@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from functools import partial
+from typing import Any
 
 
 class FedvpaError(Exception):
@@ -48,6 +50,28 @@ class JudgeError(FedvpaError, RuntimeError):
 
 class TrainingError(FedvpaError, ArithmeticError):
     """A training that cannot go on: a loss or a reward is no finite number, or every update was rejected."""
+
+
+class StorageError(FedvpaError, OSError):
+    """A file cannot be written: the disk is full, a quota or a limit is reached, or the place is read-only.
+
+    Args:
+        path: The file.
+        reason: What the system says.
+        free: How much room its disk has left, in bytes; None where that cannot be known.
+        fix: How to go on.
+    """
+
+    def __init__(self, path: str, reason: str, *, free: int | None = None, fix: str = "") -> None:
+        self.path, self.reason, self.free, self.fix = path, reason, free, fix
+        room = "" if free is None else f" {free / 1e6:,.0f} MB are free on its disk."
+        super().__init__(f"{path}: cannot be written: {reason}.{room}{f' {fix}' if fix else ''}")
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return partial(type(self), free=self.free, fix=self.fix), (self.path, self.reason)
 
 
 class DataError(InputError):

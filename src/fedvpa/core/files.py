@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from fedvpa.core.errors import ConfigError
+from fedvpa.core.errors import ConfigError, StorageError
 from fedvpa.core.unicode import FIX, unusable
 
 
@@ -20,19 +21,59 @@ def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside ``path``; rename it over ``path`` only if the block succeeds.
 
     A full disk or a kill inside the block leaves the previous file whole.
+
+    Raises:
+        StorageError: If the system refuses; it names ``path`` and the room that is left.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-    os.close(descriptor)
-    temporary = Path(name)
+    with storing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+        os.close(descriptor)
+        temporary = Path(name)
+        try:
+            yield temporary
+            with temporary.open("rb") as written:
+                os.fsync(written.fileno())
+            temporary.chmod(0o644)
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def storing(path: Path, fix: str = "") -> Iterator[None]:
+    """While inside, a refusal of the system to write is one message about ``path``.
+
+    Whatever writes files does so inside, also by another library: safetensors has an error of its own for a full disk.
+
+    Args:
+        path: What is written.
+        fix: How to go on; replaces that of an inner ``storing``.
+
+    Raises:
+        StorageError: In place of the system's or the library's error.
+    """
     try:
-        yield temporary
-        with temporary.open("rb") as written:
-            os.fsync(written.fileno())
-        temporary.chmod(0o644)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        yield
+    except StorageError as error:
+        if not fix:
+            raise
+        raise StorageError(error.path, error.reason, free=error.free, fix=fix) from error
+    except OSError as error:
+        raise StorageError(str(path), error.strerror or str(error), free=_free(path), fix=fix) from error
+    except Exception as error:
+        if type(error).__name__ != "SafetensorError":
+            raise
+        raise StorageError(str(path), str(error), free=_free(path), fix=fix) from error
+
+
+def _free(path: Path) -> int | None:
+    """Bytes that are free on the disk of a path, or of the nearest folder above it that is there."""
+    place = next((folder for folder in (path, *path.absolute().parents) if folder.exists()), None)
+    try:
+        return None if place is None else shutil.disk_usage(place).free
+    except OSError:
+        return None
 
 
 def write_text(path: Path, text: str) -> None:

@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from fedvpa.core.errors import TrainingError
+from fedvpa.core.files import storing
 from fedvpa.core.progress import track
-from fedvpa.core.signals import Interrupted, stopping
+from fedvpa.core.signals import Interrupted, interrupting, stopping
 
 
 class Job(Protocol):
@@ -66,10 +67,13 @@ def run_job(job: Job, history: Path, save: Callable[[], None], resume_command: s
 
     Raises:
         Interrupted: After SIGINT or SIGTERM; a checkpoint was saved.
+        StorageError: If the history or a checkpoint cannot be written; the files before them are whole.
         TrainingError: If a step gives a number that is not finite; nothing of that step was written.
     """
     seconds, steps = 0.0, job.run()
+    go_on = f"Make room, then go on from the last checkpoint with: {resume_command}"
     with (
+        interrupting(f"stopped at once; go on from the last checkpoint with: {resume_command}"),
         closing(steps),
         stopping(f"finishing the {job.unit}; once more to stop at once") as stopped,
         history.open("a", encoding="utf-8") as log,
@@ -79,11 +83,12 @@ def run_job(job: Job, history: Path, save: Callable[[], None], resume_command: s
             seconds += line["seconds"]
             number = stopped()
             if job.is_main:
-                log.write(json.dumps(line, allow_nan=False) + "\n")
-                log.flush()
-                if number or job.checkpoint_due:
-                    os.fsync(log.fileno())
-                    save()
+                with storing(history, fix=go_on):
+                    log.write(json.dumps(line, allow_nan=False) + "\n")
+                    log.flush()
+                    if number or job.checkpoint_due:
+                        os.fsync(log.fileno())
+                        save()
             if number:
                 raise Interrupted(
                     f"{signal.Signals(number).name}: stopped after {job.unit} {job.done} of {job.total}; "
@@ -91,7 +96,8 @@ def run_job(job: Job, history: Path, save: Callable[[], None], resume_command: s
                     number,
                 )
     if job.is_main:
-        save()
+        with storing(history, fix=go_on):
+            save()
     return seconds
 
 
