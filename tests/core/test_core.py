@@ -134,3 +134,15 @@ def test_trees_combine_stack_and_nest():
     assert tree.size(one) == 3 * 4
     assert tree.below("a", one).keys() == {"x"}
     assert tree.prefixed("c", two).keys() == {"c.a.x", "c.b"}
+
+
+@pytest.mark.unit
+def test_work_inside_other_work_shows_its_progress_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    seen = [
+        (outer, inner)
+        for outer in track("ab", "outer", 2)
+        for inner in track(range(3), f"inner {outer}", 3, unit="steps")
+    ]
+    assert seen == [(outer, inner) for outer in "ab" for inner in range(3)]
+    assert list(track("cd", "after", 2)) == ["c", "d"]

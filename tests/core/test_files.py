@@ -50,9 +50,11 @@ def test_a_file_that_cannot_be_written_is_named_with_the_room_that_is_left(tmp_p
 
 def test_the_outer_advice_says_how_to_go_on(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(StorageError, match=r"file/below: cannot be written: .*Go on with: x") as refused, storing(
-        tmp_path, fix="Go on with: x"
-    ), replacing(tmp_path / "file" / "below"):
+    with (
+        pytest.raises(StorageError, match=r"file/below: cannot be written: .*Go on with: x") as refused,
+        storing(tmp_path, fix="Go on with: x"),
+        replacing(tmp_path / "file" / "below"),
+    ):
         pass
     assert refused.value.path == str(tmp_path / "file" / "below")
     assert str(pickle.loads(pickle.dumps(refused.value))) == str(refused.value)

@@ -7,7 +7,9 @@ import sys
 import pytest
 
 TEXT = "━ Größe – café ↓ … ≥ 0.5 \N{GRINNING FACE} \ud83d ─"
-SCRIPT = f"from fedvpa.core.streams import widen; import sys; widen(); print({TEXT!a}); print({TEXT!a}, file=sys.stderr)"
+SCRIPT = (
+    f"from fedvpa.core.streams import widen; import sys; widen(); print({TEXT!a}); print({TEXT!a}, file=sys.stderr)"
+)
 
 
 @pytest.mark.unit

@@ -13,6 +13,7 @@ from transformers import LlamaForCausalLM
 from fedvpa.core.errors import ConfigError, ModelError, RunError
 from fedvpa.data.schema import Pair
 from fedvpa.policy.adapters import restore, snapshot
+from fedvpa.policy.partial_samples import PartialSamples
 from fedvpa.policy.policy import Policy, load_policy, new_policy
 from fedvpa.policy.sampling import Sampling
 from policy_fixtures import (
@@ -263,3 +264,35 @@ def test_gradient_checkpointing_changes_memory_and_not_gradients(base_folder):
         gradients.append([weight.grad for weight in policy.trained().values()])
     for plain, saved in zip(*gradients, strict=True):
         torch.testing.assert_close(plain, saved)
+
+
+@pytest.mark.unit
+def test_samples_that_were_stopped_go_on_as_if_they_had_never_been(policies, tmp_path, monkeypatch, capsys):
+    policy = policies["soft_prefix"]
+    prompts, _ = prompts_and_responses(7)
+    z, sampling = latents(7), Sampling(temperature=1.0, max_new_tokens=9, batch=2)
+    whole = policy.sample(prompts, z, sampling, 0, "a")
+    kept, ordinary, calls = PartialSamples(tmp_path / "some.partial"), type(policy)._sample, []
+
+    def stopped(self, part, *others):
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        calls.append(len(part))
+        return ordinary(self, part, *others)
+
+    with monkeypatch.context() as during:
+        during.setattr(type(policy), "_sample", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            policy.sample(prompts, z, sampling, 0, "a", kept=kept)
+    assert all(map(np.array_equal, kept.load(), whole[:4]))
+    monkeypatch.setattr(
+        type(policy), "_sample", lambda self, *given: calls.append(len(given[0])) or ordinary(self, *given)
+    )
+    found = policy.sample(prompts, z, sampling, 0, "a", kept=kept)
+    assert calls == [2, 2, 2, 1]
+    assert len(found) == 7
+    assert all(map(np.array_equal, found, whole))
+    assert "4 responses were sampled before" in capsys.readouterr().err
+    kept.path.write_bytes(b"damaged")
+    assert kept.load() == []
+    assert "everything is sampled again" in capsys.readouterr().err

@@ -33,6 +33,7 @@ from fedvpa.features.extract import extract
 from fedvpa.models.device import resolve_device, resolve_dtype
 from fedvpa.models.tokens import TokenCounts
 from fedvpa.policy.config import CandidateConfig
+from fedvpa.policy.partial_samples import PartialSamples
 from fedvpa.policy.policy import Policy
 from fedvpa.policy.rows import Ids, say_cuts
 from fedvpa.policy.sampling import Sampling
@@ -114,6 +115,7 @@ def sample_candidates(
     *path: Label,
     own: bool = False,
     z: Float[Tensor, "p k"] | None = None,
+    kept: PartialSamples | None = None,
 ) -> Candidates:
     """Draw K responses to each prompt, from the reference policy or from the policy itself.
 
@@ -127,6 +129,7 @@ def sample_candidates(
         *path: Labels.
         own: Sample the policy itself.
         z: A latent per prompt, for samples of a policy that follows one.
+        kept: Where responses are kept until all are there.
     """
     prompts = policy.tokenizer.prompts(texts)
     count = config.samples
@@ -134,10 +137,10 @@ def sample_candidates(
     sampling = Sampling(config.temperature, config.top_p, config.max_new_tokens, config.batch)
     if not own:
         with policy.reference() as base:
-            flat = base.sample(repeated, None, sampling, seed, "candidates", *path)
+            flat = base.sample(repeated, None, sampling, seed, "candidates", *path, kept=kept)
     else:
         latents = None if z is None else z.repeat_interleave(count, 0)
-        flat = policy.sample(repeated, latents, sampling, seed, "candidates", *path)
+        flat = policy.sample(repeated, latents, sampling, seed, "candidates", *path, kept=kept)
     return _assemble(policy, texts, prompts, flat, count, backbone, features)
 
 
@@ -178,12 +181,19 @@ def features_of(
     return torch.from_numpy(sides[places[:, 0], places[:, 1]])
 
 
-def load_or_make(path: Path, make: Callable[[], Candidates]) -> Candidates:
-    """The candidates at ``path``, made and kept first where there are none; of two processes one makes them."""
+def load_or_make(path: Path, make: Callable[[PartialSamples], Candidates]) -> Candidates:
+    """The candidates at ``path``, made and kept first where there are none; of two processes one makes them.
+
+    Args:
+        path: The file.
+        make: Makes them; what it samples is kept in the file that it is given, so that it goes on after Ctrl-C.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(path.with_suffix(".lock")):
         if not path.is_file():
-            make().save(path)
+            partial = PartialSamples(path.with_suffix(".partial"))
+            make(partial).save(path)
+            partial.remove()
         return Candidates.load(path)
 
 

@@ -30,6 +30,7 @@ from fedvpa.core.tree import Tree, below, prefixed
 from fedvpa.policy.adapters import restore, snapshot
 from fedvpa.policy.dpo_trainer import DPOTrainer
 from fedvpa.policy.examples import Examples
+from fedvpa.policy.partial_samples import PartialSamples
 from fedvpa.policy.policy import Policy
 from fedvpa.policy.rows import Ids
 
@@ -173,7 +174,7 @@ class DPOJob:
         texts = draw(self._prompts, settings.refresh_prompts, self.seed, "refresh", step)
         latents = latents_of(stage, self.name, len(texts), "refresh", step)
 
-        def sampled() -> Candidates:
+        def sampled(kept: PartialSamples | None = None) -> Candidates:
             return sample_candidates(
                 self._policy,
                 texts,
@@ -185,6 +186,7 @@ class DPOJob:
                 step,
                 z=latents.z if stage.personal else None,
                 own=True,
+                kept=kept,
             )
 
         path = self._folder / f"{refresh_file(self.name)}{step}.safetensors" if self._folder else None

@@ -23,6 +23,7 @@ from fedvpa.core.seeds import Label
 from fedvpa.data.schema import Text
 from fedvpa.models.locate import locate
 from fedvpa.models.reading import check_readable
+from fedvpa.policy.partial_samples import PartialSamples
 from fedvpa.policy.policy import Policy, new_policy
 from fedvpa.policy.templates import with_template
 
@@ -77,9 +78,9 @@ def base_candidates(stage: Stage1, policy: Policy, texts: Sequence[Text], purpos
     key = candidates_key(policy, texts, limits, stage.selector.feature_key, features, stage.seed, purpose)
     path = features.cache_root() / "candidates" / f"{key}.safetensors"
 
-    def sampled() -> Candidates:
+    def sampled(kept: PartialSamples) -> Candidates:
         say(f"sampling {limits.samples} responses to each of {len(texts)} prompts ({purpose})")
-        return sample_candidates(policy, texts, limits, stage.backbone, features, stage.seed, purpose)
+        return sample_candidates(policy, texts, limits, stage.backbone, features, stage.seed, purpose, kept=kept)
 
     return load_or_make(path, sampled)
 

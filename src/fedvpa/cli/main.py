@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
-from typing import Annotated
+from collections.abc import Callable
+from typing import Annotated, Any
 
 import typer
 
 from fedvpa.cli import align, compare, demo, doctor, evaluate, export, generate, personalize, report, train
 from fedvpa.cli.common import complain
 from fedvpa.core.errors import FedvpaError
+from fedvpa.core.signals import interrupting
+from fedvpa.core.streams import widen
 from fedvpa.core.version import __version__
 
 app = typer.Typer(
@@ -30,14 +34,26 @@ def _root(version: Annotated[bool, typer.Option("--version", help="Print the ver
         raise typer.Exit
 
 
-for verb in (demo, train, align, evaluate, compare, personalize, generate, report, doctor):
-    name = verb.__name__.rpartition(".")[2]
-    app.command(name)(getattr(verb, name))
+def interruptible(verb: Callable[..., None]) -> Callable[..., None]:
+    """The verb, which Ctrl-C ends in one message wherever it is; a verb that knows more says so itself."""
+
+    @functools.wraps(verb)
+    def guarded(*args: Any, **options: Any) -> None:
+        with interrupting("stopped. Features and samples computed so far are kept, and the same command goes on."):
+            verb(*args, **options)
+
+    return guarded
+
+
+for module in (demo, train, align, evaluate, compare, personalize, generate, report, doctor):
+    name = module.__name__.rpartition(".")[2]
+    app.command(name)(interruptible(getattr(module, name)))
 app.add_typer(export.export, name="export")
 
 
 def main() -> None:
     """Run the command line; set FEDVPA_DEBUG for the traceback of an error that is reported in one message."""
+    widen()
     try:
         app()
     except (FedvpaError, OSError) as error:

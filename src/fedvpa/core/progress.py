@@ -6,14 +6,17 @@ import os
 import sys
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 Item = TypeVar("Item")
 
 PLAIN_INTERVAL_SECONDS = 5.0
+
+_shown: list[Progress] = []
 
 
 def speaks() -> bool:
@@ -38,18 +41,11 @@ def track(items: Iterable[Item], what: str, total: int, *, unit: str = "it", wei
         weight: How many units one item is worth.
     """
     if speaks() and sys.stderr.isatty():
-        columns = (
-            TextColumn(what),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[rate]}"),
-        )
-        with Progress(*columns, console=Console(stderr=True)) as bar:
-            task, start = bar.add_task(what, total=total, rate=""), time.monotonic()
+        with _bar(what, total) as (bars, task):
+            began = time.monotonic()
             for done, item in enumerate(items, start=1):
                 yield item
-                bar.update(task, advance=1, rate=_rate(done * weight, start, unit))
+                bars.update(task, advance=1, rate=_rate(done * weight, began, unit))
         return
     start = last = time.monotonic()
     for done, item in enumerate(items, start=1):
@@ -59,6 +55,31 @@ def track(items: Iterable[Item], what: str, total: int, *, unit: str = "it", wei
             left = (now - start) / done * (total - done)
             say(f"{what}: {done}/{total}, {_rate(done * weight, start, unit)}, {left:.0f} s left")
             last = now
+
+
+@contextmanager
+def _bar(what: str, total: int) -> Iterator[tuple[Progress, TaskID]]:
+    """A bar; work inside other work gets a bar below that one's, which leaves with it. A terminal shows one display."""
+    if _shown:
+        task = _shown[0].add_task(what, total=total, rate="")
+        try:
+            yield _shown[0], task
+        finally:
+            _shown[0].remove_task(task)
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[rate]}"),
+    )
+    with Progress(*columns, console=Console(stderr=True)) as bars:
+        _shown.append(bars)
+        try:
+            yield bars, bars.add_task(what, total=total, rate="")
+        finally:
+            _shown.pop()
 
 
 def _rate(units: int, start: float, unit: str) -> str:

@@ -17,11 +17,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from fedvpa.core.errors import ConfigError
+from fedvpa.core.progress import track
 from fedvpa.core.seeds import Label, entropy
 from fedvpa.models.load import quiet
 from fedvpa.models.locate import ModelSource
 from fedvpa.policy.conditioning import Conditioner
 from fedvpa.policy.generation import StopTexts, inheriting_nothing, rows_of, settings_of
+from fedvpa.policy.partial_samples import PartialSamples
 from fedvpa.policy.rows import IGNORED, Batch, Ids, Layout, PolicyTokenizer
 from fedvpa.policy.sampling import Sampling
 
@@ -125,8 +127,12 @@ class PolicyModel(nn.Module):
         sampling: Sampling,
         seed: int,
         *path: Label,
+        kept: PartialSamples | None = None,
     ) -> list[Ids]:
         """One response per prompt, the token that ended it included if it came to one.
+
+        Every ``sampling.batch`` prompts have a random stream of their own, so that samples that were stopped between
+        two of them go on as if they had never been.
 
         Args:
             prompts: Tokens, special ones in front included.
@@ -134,16 +140,21 @@ class PolicyModel(nn.Module):
             sampling: How.
             seed: Names, with ``path``, the random stream.
             *path: Labels.
+            kept: Where samples are kept until all are there; what it holds is not sampled again.
         """
-        found: list[Ids] = []
+        found = kept.load() if kept else []
         training = self.training
         self.eval()
         devices = [self.device] if self.device.type == "cuda" else []
+        blocks = range(len(found), len(prompts), sampling.batch)
         with torch.random.fork_rng(devices=devices):
-            torch.manual_seed(entropy(seed, *path) % 2**63)
-            for start in range(0, len(prompts), sampling.batch):
+            several = track(blocks, "sampling", len(blocks), unit="responses", weight=sampling.batch)
+            for start in several if len(blocks) > 1 else blocks:
+                torch.manual_seed(entropy(seed, *path, start) % 2**63)
                 part = slice(start, start + sampling.batch)
                 found += self._sample(prompts[part], None if z is None else z[part], sampling)
+                if kept:
+                    kept.save(found)
         self.train(training)
         return found
 
