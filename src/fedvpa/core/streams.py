@@ -17,9 +17,9 @@ _PLAIN = {
 def widen() -> None:
     """Let standard output and error take any text, whatever their encoding.
 
-    A character that the encoding lacks (``PYTHONIOENCODING=ascii``, an old console) becomes its nearest plain form, such
-    as ``-`` for a rule of a table, or ``?``: results that were computed for hours must not end in an encoding error.
-    Half an emoji (a lone surrogate) becomes ``?`` in UTF-8 too. Streams that Python did not open itself stay as they are.
+    A character that the encoding lacks (``PYTHONIOENCODING=ascii``, an old console) becomes its nearest plain form,
+    such as ``-`` for a rule of a table, or ``?``: results of hours must not end in an encoding error. Half an emoji (a
+    lone surrogate) becomes ``?`` in UTF-8 too. Streams that Python did not open itself stay as they are.
     """
     codecs.register_error(_HANDLER, _plain)
     for stream in (sys.stdout, sys.stderr):
