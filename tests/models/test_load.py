@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 from fedvpa.core.errors import ModelError
 from fedvpa.models.load import LoadedModel, load_body, load_causal_lm, load_classifier, load_tokenizer
 from fedvpa.models.locate import locate
-from tiny_models import config_of, make_tokenizer
+from tiny_models import VOCABULARY, config_of, make_tokenizer
 
 CPU = torch.device("cpu")
 
@@ -99,3 +99,78 @@ def test_a_head_that_is_missing_is_not_drawn_at_random(folder, model_folder):
 def test_the_bundled_model_shares_its_head_with_its_embedding_and_lacks_nothing():
     model = load_causal_lm(locate("bundled"), torch.float32, CPU).model
     assert model.lm_head.weight is model.get_input_embeddings().weight
+
+
+def save_with_tokens(folder: Path, *added: str, **special: str) -> Path:
+    """A causal model with as many rows as its tokenizer had tokens before some were added to it."""
+    AutoModelForCausalLM.from_config(config_of("llama")).save_pretrained(folder)
+    tokenizer = make_tokenizer("llama")
+    tokenizer.add_special_tokens({"additional_special_tokens": list(added), **special})
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize("load", [load_body, load_causal_lm])
+def test_a_tokenizer_with_more_tokens_than_the_model_has_rows_is_refused(load, tmp_path):
+    folder = save_with_tokens(tmp_path, "<|tool|>", pad_token="<|pad|>")
+    with pytest.raises(ModelError) as refused:
+        load(locate(str(folder)), torch.float32, CPU)
+    rows = len(VOCABULARY)
+    for part in (
+        f"has {rows + 2} tokens",
+        f"embeddings for {rows}",
+        "'<|pad|>'",
+        "resize_token_embeddings",
+        str(folder),
+    ):
+        assert part in str(refused.value)
+    assert f"the padding token is number {rows}" in str(refused.value)
+
+
+@pytest.mark.unit
+def test_tokens_that_stand_for_pictures_need_no_row(tmp_path):
+    """As in the smallest Gemma 3, which reads text alone and shares its tokenizer with the others."""
+    folder = save_with_tokens(tmp_path, "<picture>")
+    with pytest.raises(ModelError, match="'<picture>'"):
+        load_causal_lm(locate(str(folder)), torch.float32, CPU)
+    declared = json.loads((folder / "tokenizer_config.json").read_text())
+    (folder / "tokenizer_config.json").write_text(json.dumps({**declared, "image_token": "<picture>"}))
+    assert load_causal_lm(locate(str(folder)), torch.float32, CPU).tokenizer.image_token == "<picture>"
+
+
+@pytest.mark.unit
+def test_a_model_with_rows_to_spare_is_taken(tmp_path):
+    config = config_of("llama")
+    config.vocab_size += 11
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    make_tokenizer("llama").save_pretrained(tmp_path)
+    assert load_causal_lm(locate(str(tmp_path)), torch.float32, CPU).settings.vocab_size == config.vocab_size
+
+
+@pytest.mark.unit
+def test_an_encoder_is_no_policy(model_folder):
+    with pytest.raises(ModelError, match=r"'bert' is an encoder.*policy\.model=PATH"):
+        load_causal_lm(locate(str(model_folder("bert"))), torch.float32, CPU)
+
+
+@pytest.mark.unit
+def test_weights_that_nothing_uses_are_said(tmp_path, capsys):
+    """A reward model whose head is tied to the embeddings would pass for a policy."""
+    config = config_of("llama")
+    config.tie_word_embeddings, config.num_labels = True, 1
+    AutoModelForSequenceClassification.from_config(config).save_pretrained(tmp_path)
+    make_tokenizer("llama").save_pretrained(tmp_path)
+    load_causal_lm(locate(str(tmp_path)), torch.float32, CPU)
+    assert "1 tensors of the checkpoint are no part of a causal language model, such as 'score.weight'" in (
+        capsys.readouterr().err
+    )
+
+
+@pytest.mark.unit
+def test_a_quantised_checkpoint_that_cannot_be_loaded_is_called_one(folder):
+    config = json.loads((folder / "config.json").read_text())
+    how = {"quant_method": "awq", "bits": 4, "group_size": 8, "zero_point": True}
+    (folder / "config.json").write_text(json.dumps({**config, "quantization_config": how}))
+    with pytest.raises(ModelError, match=r"The checkpoint is quantised \(.*awq.*unquantised"):
+        body(folder)

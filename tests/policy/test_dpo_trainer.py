@@ -178,6 +178,25 @@ def test_a_resumed_trainer_goes_on_bit_for_bit(base_folder: Path, dropout: float
 
 
 @pytest.mark.unit
+@pytest.mark.parametrize("fused", [True, False])
+def test_what_is_resumed_lies_where_the_optimiser_wants_it(base_folder: Path, fused: bool):
+    """The meta device stands for a GPU: a fused AdamW refuses a count of steps that lies on another device."""
+    policy = make_policy(base_folder)
+    trainer = DPOTrainer(policy, tiny_config(base_folder), 0)
+    list(trainer.run(EXAMPLES, 2))
+    saved = trainer.state()
+    weights = [torch.nn.Parameter(weight.detach().to("meta")) for weight in policy.trained().values()]
+    own, extra = weights[:-2], weights[-2:]
+    trainer._optimiser = torch.optim.AdamW([{"params": own}, {"params": extra}], fused=fused)
+    trainer.load_state(saved)
+    assert trainer.step == 2
+    for weight in weights:
+        state = trainer._optimiser.state[weight]
+        assert {state["exp_avg"].device.type, state["exp_avg_sq"].device.type} == {"meta"}
+        assert state["step"].device.type == ("meta" if fused else "cpu")
+
+
+@pytest.mark.unit
 def test_a_fresh_trainer_can_be_saved_and_loaded(base_folder: Path, three_steps: dict):
     policy = make_policy(base_folder)
     state = DPOTrainer(policy, tiny_config(base_folder), 0).state()

@@ -41,6 +41,7 @@ from fedvpa.policy.adapters import check_fits, restore, snapshot
 from fedvpa.policy.config import PolicyConfig
 from fedvpa.policy.dpo_trainer import DPOTrainer, Step
 from fedvpa.policy.examples import Examples, reference_of
+from fedvpa.policy.lora import adapts_experts
 from fedvpa.policy.policy import Policy
 from fedvpa.policy.rows import equal_rows
 
@@ -149,13 +150,19 @@ def train_feddpo(
         After every round, the state and what the round did.
 
     Raises:
-        ConfigError: If the policy takes a z.
+        ConfigError: If the policy takes a z, or its LoRA cannot be averaged so.
         DataError: If no client has a pair, or a cohort names an unknown client.
         RunError: If ``start`` does not fit the policy.
         TrainingError: If all updates of a round are rejected.
     """
     if policy.conditioner is not None:
         raise ConfigError("FedDPO trains one policy for all users, and this one takes a z.", fix="Build it without.")
+    if config.feddpo.averaging == "svd" and adapts_experts(policy):
+        raise ConfigError(
+            "The exact average of policy.feddpo.averaging=svd is defined for linear layers, and this base model has a "
+            "mixture of experts.",
+            fix="Choose avg or ffa.",
+        )
     if not any(len(examples) for examples in clients.values()):
         raise DataError(f"None of the {len(clients)} clients has a preference pair, so FedDPO has nothing to learn.")
     state = start or FedDPOState(snapshot(policy))

@@ -27,8 +27,10 @@ from transformers import (
 from transformers.utils import logging
 
 from fedvpa.core.errors import ModelError
+from fedvpa.core.progress import say
 from fedvpa.models.architecture import kind_of
 from fedvpa.models.locate import ModelSource
+from fedvpa.models.vocabulary import check_vocabulary
 
 GENERIC_TOKENIZERS = ("TokenizersBackend", "PreTrainedTokenizerFast")
 
@@ -78,9 +80,17 @@ def load_causal_lm(source: ModelSource, dtype: torch.dtype, device: torch.device
         device: Where to put it.
 
     Raises:
-        ModelError: If it cannot be loaded as a causal language model, or weights are missing.
+        ModelError: If it cannot be loaded as a causal language model, is an encoder, or weights are missing.
     """
-    return _load(AutoModelForCausalLM, source, dtype, device, "a causal language model")
+
+    def check(settings: Any) -> None:
+        if kind_of(settings) == "encoder":
+            raise ModelError(
+                f"{settings.model_type!r} is an encoder: it reads a text in both directions, and writes none.",
+                fix="Give a decoder-only model (Qwen2, Llama …) as the policy: policy.model=PATH.",
+            )
+
+    return _load(AutoModelForCausalLM, source, dtype, device, "a causal language model", check=check)
 
 
 def load_classifier(source: ModelSource, dtype: torch.dtype, device: torch.device) -> LoadedModel:
@@ -126,15 +136,20 @@ def _load(
 ) -> LoadedModel:
     """Load with one of transformers' Auto classes.
 
-    transformers draws missing weights at random and warns; here they are an error. ``check`` gets the configuration
-    before anything large is read.
+    transformers draws missing weights at random and warns; here they are an error, and weights that nothing uses are
+    said, but for a body's head. ``check`` gets the configuration before anything large is read.
     """
     with quiet(), explained(source):
         settings = AutoConfig.from_pretrained(source.folder)
         if check is not None:
             check(settings)
         tokenizer = load_tokenizer(source.folder)
-        model, loading = family.from_pretrained(source.folder, config=settings, dtype=dtype, output_loading_info=True)
+        with _quantised(settings):
+            model, loading = family.from_pretrained(
+                source.folder, config=settings, dtype=dtype, output_loading_info=True
+            )
+            model = model.to(device)
+        check_vocabulary(tokenizer, model)
     missing = sorted(name for name in loading["missing_keys"] if optional is None or not name.startswith(optional))
     if missing:
         raise ModelError(
@@ -142,7 +157,26 @@ def _load(
             fix=fix,
             where=str(source.folder),
         )
-    return LoadedModel(model.to(device).eval().requires_grad_(False), tokenizer, settings)
+    unused = sorted(loading["unexpected_keys"])
+    if unused and family is not AutoModel:
+        say(f"{source.name}: {len(unused)} tensors of the checkpoint are no part of {what}, such as {unused[0]!r}")
+    return LoadedModel(model.eval().requires_grad_(False), tokenizer, settings)
+
+
+@contextlib.contextmanager
+def _quantised(settings: Any) -> Iterator[None]:
+    """Say of a quantised checkpoint that it is one, where it cannot be loaded or moved."""
+    try:
+        yield
+    except (OSError, ValueError, ImportError, RuntimeError) as error:
+        how = getattr(settings, "quantization_config", None)
+        if how is None:
+            raise
+        method = how.get("quant_method") if isinstance(how, dict) else getattr(how, "quant_method", None)
+        raise ModelError(
+            f"The checkpoint is quantised ({method}), and cannot be used here: {str(error).strip().splitlines()[0]}",
+            fix="Give the unquantised checkpoint of the model, or install what this one needs.",
+        ) from error
 
 
 def load_tokenizer(folder: Path) -> Any:

@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Iterator
 from typing import Any
 
+import torch
 from trl.trainer.utils import add_fused_lm_head
 
 from fedvpa.core.errors import ConfigError
@@ -14,9 +15,12 @@ from fedvpa.models.architecture import positions_of
 from fedvpa.models.device import resolve_device, resolve_dtype
 from fedvpa.models.load import load_causal_lm
 from fedvpa.models.locate import ModelSource
-from fedvpa.policy.conditioning import Conditioner
+from fedvpa.policy.conditioning import Conditioner, EmbeddingScale
 from fedvpa.policy.config import PolicyConfig
 from fedvpa.policy.rows import PolicyTokenizer
+
+MEASURED_TOKENS = 16_384
+"""Of a larger vocabulary every so many-th token is measured: the deviation is then known to a percent."""
 
 TYPICAL_NORM = 1.0
 """Norm of z that a fresh conditioner expects: that of a prototype at the default ``prototype_scale``."""
@@ -36,10 +40,22 @@ def load_base(source: ModelSource, config: PolicyConfig, device: str = "auto") -
 
 def new_conditioner(config: PolicyConfig, base: Any, latent: int) -> Conditioner:
     """A conditioner for a base model and a z of ``latent`` numbers."""
-    table = base.get_input_embeddings().weight
-    return Conditioner(
-        config.conditioning, latent, table.shape[1], config.prefix_tokens, float(table.float().std()), TYPICAL_NORM
-    )
+    scale = embedding_scale(base.get_input_embeddings())
+    return Conditioner(config.conditioning, latent, scale, config.prefix_tokens, TYPICAL_NORM)
+
+
+@torch.no_grad()
+def embedding_scale(embed: Any) -> EmbeddingScale:
+    """What an embedding module gives, measured on its output, over its tokens (a sample of a very large vocabulary).
+
+    Some architectures (Gemma, MiniCPM) multiply inside the module, so that its table says too little. Others (Granite)
+    multiply later: that happens to a prefix and to an added z as well, so the output of the module is right there too.
+    """
+    table = embed.weight
+    tokens = torch.arange(0, len(table), max(1, len(table) // MEASURED_TOKENS), device=table.device)
+    given = embed(tokens).float()
+    spread = given.std()
+    return EmbeddingScale(given.shape[-1], float(spread), float(spread / table[tokens].float().std()))
 
 
 def limited_tokenizer(tokenizer: Any, model: Any, config: PolicyConfig) -> PolicyTokenizer:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int
@@ -16,7 +17,22 @@ PREFIX_STD = 1.0
 like tokens disturbs the base policy little and gives the attention something to read from the first step."""
 
 ADDITIVE_STD = 1e-3
-"""Standard deviation of a fresh additive map: the published one."""
+"""Standard deviation of a fresh additive map: the published one, for embeddings that are the rows of their table."""
+
+
+@dataclass(frozen=True, slots=True)
+class EmbeddingScale:
+    """What the embedding module of a language model gives.
+
+    Attributes:
+        width: Numbers of an embedding.
+        std: Their standard deviation.
+        factor: By how much they are larger than the rows of the table: 1 for most models, √width for Gemma.
+    """
+
+    width: int
+    std: float
+    factor: float = 1.0
 
 
 class Conditioner(nn.Module):
@@ -25,22 +41,21 @@ class Conditioner(nn.Module):
     Args:
         kind: ``soft_prefix`` or ``additive``.
         latent: k, the size of z.
-        hidden: Width of the policy's embeddings.
+        scale: Of the policy's token embeddings, so that z is neither lost among them nor drowns them.
         tokens: Virtual tokens of a soft prefix.
-        scale: Standard deviation of the policy's token embeddings.
         norm: Typical norm of z, so that the first prefix does not depend on the scale of z.
     """
 
-    def __init__(self, kind: Conditioning, latent: int, hidden: int, tokens: int, scale: float, norm: float) -> None:
+    def __init__(self, kind: Conditioning, latent: int, scale: EmbeddingScale, tokens: int, norm: float) -> None:
         super().__init__()
-        self.kind, self.latent, self.hidden, self.norm = kind, latent, hidden, norm
+        self.kind, self.latent, self.hidden, self.norm = kind, latent, scale.width, norm
         self.slots = tokens if kind == "soft_prefix" else 0
-        width = hidden * max(self.slots, 1)
+        width = scale.width * max(self.slots, 1)
         self.map = nn.Linear(latent, width, bias=kind == "soft_prefix")
-        std = PREFIX_STD * scale / norm if kind == "soft_prefix" else ADDITIVE_STD
+        std = PREFIX_STD * scale.std / norm if kind == "soft_prefix" else ADDITIVE_STD * scale.factor
         nn.init.normal_(self.map.weight, std=std)
         if kind == "soft_prefix":
-            nn.init.normal_(self.map.bias, std=PREFIX_STD * scale)
+            nn.init.normal_(self.map.bias, std=PREFIX_STD * scale.std)
 
     def prefix(
         self, embeddings: Float[Tensor, "batch time hidden"], first: Int[Tensor, " batch"], z: Float[Tensor, "batch k"]

@@ -15,7 +15,7 @@ from accelerate.utils import gather_object
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fedvpa.core.errors import ConfigError
+from fedvpa.core.errors import ConfigError, RunError
 from fedvpa.core.seeds import Label, entropy, numpy_generator
 from fedvpa.objectives.dpo import dpo_loss
 from fedvpa.policy.config import PolicyConfig
@@ -116,16 +116,22 @@ class DPOTrainer:
         return found
 
     def load_state(self, saved: dict[str, Tensor]) -> None:
-        """Go on from :meth:`state`."""
+        """Go on from :meth:`state`, whatever device it was saved on.
+
+        torch puts the moments where they belong: the fused AdamW wants its own count of steps on the weights' device,
+        the others on the CPU.
+        """
         self.step = int(saved["step"])
-        weights = [weight for group in self._optimiser.param_groups for weight in group["params"]]
         starts = sorted({name.partition(".")[0] for name in saved if "." in name})
-        for start, weight in zip(starts, weights, strict=True):
-            if bool(saved[f"{start}.present"]):
-                self._optimiser.state[weight] = {
-                    name: saved[f"{start}.{name}"].clone().to(weight.device if name != "step" else "cpu")
-                    for name in ("step", "exp_avg", "exp_avg_sq")
-                }
+        moments = {
+            number: {name: saved[f"{start}.{name}"].clone() for name in ("step", "exp_avg", "exp_avg_sq")}
+            for number, start in enumerate(starts)
+            if bool(saved[f"{start}.present"])
+        }
+        groups = self._optimiser.state_dict()["param_groups"]
+        if len(starts) != sum(len(group["params"]) for group in groups):
+            raise RunError("The optimiser's state is of another policy.", fix="Start again with --overwrite.")
+        self._optimiser.load_state_dict({"state": moments, "param_groups": groups})
 
     def run(self, examples: Examples, steps: int) -> Iterator[Step]:
         """Up to ``steps`` further optimiser steps on ``examples``, each yielded when done."""

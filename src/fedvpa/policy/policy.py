@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import PeftModel
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -27,6 +27,7 @@ from fedvpa.policy.base import load_base, new_conditioner, quiet_peft
 from fedvpa.policy.conditioning import Conditioner
 from fedvpa.policy.config import PolicyConfig
 from fedvpa.policy.files import PREFERENCES, read_policy, read_preferences
+from fedvpa.policy.lora import adapt
 from fedvpa.policy.model import PolicyModel
 from fedvpa.policy.preference import Preference, latent_of
 from fedvpa.policy.rows import PolicyTokenizer
@@ -212,18 +213,11 @@ def new_policy(config: PolicyConfig, model: str, latent: int | None, seed: int, 
     """
     source = locate(config.model or model)
     base, tokenizer = load_base(source, config, device)
-    lora = LoraConfig(
-        r=config.lora_rank,
-        lora_alpha=config.lora_alpha,
-        lora_dropout=config.lora_dropout,
-        target_modules="all-linear",
-        task_type="CAUSAL_LM",
-    )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(entropy(seed, "policy", "init") % 2**63)
         conditioner = None if latent is None else new_conditioner(config, base, latent)
         with quiet_peft():
-            adapted = get_peft_model(base, lora)
+            adapted = adapt(base, config)
     if config.gradient_checkpointing:
         # transformers renamed it in 5.x and warns under the old name.
         newer = getattr(base, "activation_checkpointing_enable", None)
