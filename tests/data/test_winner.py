@@ -226,3 +226,18 @@ def test_a_configuration_without_a_winner_is_written_as_before_there_was_one():
     assert "winner_values" not in DataConfig(source="table").model_dump(mode="json")
     config = DataConfig.parse({"source": "table", "map": {"winner": "w"}, "winner_values": {"0": "tie"}})
     assert DataConfig.parse(config.model_dump(mode="json")) == config
+
+
+@pytest.mark.parametrize("name", ["instruction", "question", "user_prompt", "Prompt"])
+def test_a_prompt_that_is_not_mapped_is_an_error_that_shows_the_flag(table, name):
+    rows = [{name: f"p{i}", "chosen": f"I like x{i}", "rejected": f"I like y{i}"} for i in range(3)]
+    with pytest.raises(DataError, match=rf"has no column 'prompt', and '{name}' looks like it.* --map prompt={name}\."):
+        table(rows)
+    assert table(rows, map={"prompt": name}).pairs[0].prompt == "p0"
+    assert table(rows, map={"prompt": ""}).pairs[0].prompt == "I like"
+
+
+@pytest.mark.parametrize("name", ["system_prompt", "context_id", "post_date", "the longest input"])
+def test_columns_that_do_not_look_like_the_prompt(table, name):
+    rows = [{name: f"p{i}", "chosen": f"I like x{i}", "rejected": f"I like y{i}"} for i in range(3)]
+    assert table(rows).pairs[0].prompt == "I like"

@@ -8,7 +8,12 @@ from pydantic import SerializerFunctionWrapHandler, model_serializer
 
 from fedvpa.core.config import Config
 from fedvpa.core.errors import DataError
-from fedvpa.data.winner import Columns, is_neutral
+from fedvpa.data.winner import Columns, is_neutral, words_of
+
+PROMPT_WORDS = frozenset(
+    {"prompt", "prompts", "instruction", "question", "query", "input", "request", "post", "context"}
+)
+"""Last words of the names of columns that hold prompts."""
 
 TEXTS = ("prompt", "chosen", "rejected")
 """Our names of the columns that hold texts."""
@@ -18,7 +23,8 @@ class ColumnMap(Config):
     """Our name of a column → the name it has in the data. The defaults are TRL's column names and ours.
 
     Attributes:
-        prompt: What both responses answer. The data may lack it: then both responses begin with it.
+        prompt: What both responses answer. The data may lack it: then both responses begin with it. Empty: they do, and
+            no column is the prompt.
         chosen: The preferred response; where ``winner`` is mapped, the first of the two.
         rejected: The other one; where ``winner`` is mapped, the second of the two.
         user_id: Who labelled the pair.
@@ -63,13 +69,17 @@ def check_columns(columns: ColumnMap, seen: Columns, what: str) -> None:
             said which response won and is not mapped, while the names of the two responses do not say it.
     """
     for ours, theirs in columns.model_dump().items():
-        required = ours in ("chosen", "rejected") or (theirs != ours and not (ours == "winner" and not theirs))
+        required = ours in ("chosen", "rejected") or (
+            theirs != ours and not (ours in ("prompt", "winner") and not theirs)
+        )
         if required and theirs not in seen.values:
             raise DataError(
                 f"has no column {theirs!r}. Columns: {', '.join(sorted(seen.values))}.",
                 fix=f"If another column holds it, say so with --map {ours}=COLUMN.{_advice(columns, seen, ours)}",
                 where=what,
             )
+    if columns.prompt == "prompt" and "prompt" not in seen.values:
+        _check_no_prompt(columns, seen, what)
     if columns.winner is not None or not is_neutral(columns.chosen, columns.rejected):
         return
     winners = seen.winners(_mapped(columns))
@@ -82,6 +92,23 @@ def check_columns(columns: ColumnMap, seen: Columns, what: str) -> None:
             "sign).",
             where=what,
         )
+
+
+def _check_no_prompt(columns: ColumnMap, seen: Columns, what: str) -> None:
+    """Without a prompt, what both responses begin with is taken for it: a column that looks like the prompt is named."""
+    asked = sorted(name for name in set(seen.values) - _mapped(columns) if _looks_like_prompt(words_of(name)))
+    if asked:
+        raise DataError(
+            f"has no column 'prompt', and {asked[0]!r} looks like it: without a prompt, what both responses begin with "
+            "would be taken for it.",
+            fix=f"Add --map prompt={asked[0]}. If the responses begin with the prompt, say so with --map prompt= "
+            "(nothing behind the equals sign).",
+            where=what,
+        )
+
+
+def _looks_like_prompt(words: list[str]) -> bool:
+    return bool(words) and "system" not in words and words[-1] in PROMPT_WORDS and len(words) <= 2
 
 
 def _mapped(columns: ColumnMap) -> set[str]:
