@@ -95,7 +95,7 @@ def check_columns(columns: ColumnMap, seen: Columns, what: str) -> None:
 
 
 def _check_no_prompt(columns: ColumnMap, seen: Columns, what: str) -> None:
-    """Without a prompt, what both responses begin with is taken for it: a column that looks like the prompt is named."""
+    """Refuse a column that looks like the prompt: without one, what both responses begin with is taken for it."""
     asked = sorted(name for name in set(seen.values) - _mapped(columns) if _looks_like_prompt(words_of(name)))
     if asked:
         raise DataError(
