@@ -24,11 +24,15 @@ from _machine import machine_facts
 from fedvpa.alignment.dpo_job import DPOJob
 from fedvpa.alignment.job import train_in_memory
 from fedvpa.alignment.prompts import public_prompts
-from fedvpa.alignment.stage1 import ONE
+from fedvpa.alignment.stage1 import ONE, Users
 from fedvpa.core.progress import say
 from fedvpa.evaluation.judges.make import make_judge
-from fedvpa.experiments.duels import open_duels
+from fedvpa.experiments.answers import BASE, Answers
+from fedvpa.experiments.contests import Served, contests
+from fedvpa.experiments.duels import answered
+from fedvpa.experiments.duels import judged as judged_by
 from fedvpa.experiments.processes import run_all
+from fedvpa.policy.sampling import Sampling
 from fedvpa.runs.config import RunConfig, read_config
 from fedvpa.runs.fit import fit, stage1_of
 from fedvpa.runs.prepare import prepare
@@ -63,10 +67,14 @@ def judged(config: RunConfig) -> dict[str, Any]:
     taken = set(public_prompts(stage)[1])
     held = [prompt.text for prompt in prompts("validation") if prompt.text not in taken]
     rules = config.policy.judging
-    duels = open_duels(stage, policy, make_judge("world", {}, Path("unused")), rules, held)
+    who = Served(stage.method, len(stage.seen.ids), stage.seed, (ONE,), True, stage.seen, Users((), (), None), {})
+    limits = config.policy.candidates
+    sampling = Sampling(rules.temperature, rules.top_p, limits.max_new_tokens, limits.batch)
+    book = Answers(held, sampling, stage.seed, {ONE: "policy", BASE: "base"}, lambda _: policy)
+    asked = [answered(contest, book, len(held)) for contest in contests(who, len(held))]
     found: dict[str, Any] = {"step": notes["stopped"]["step"], "seconds": seconds, "look": notes["stopped"]}
-    for preference in stage.groups:
-        outcomes = duels.outcomes(stage, {ONE: policy}, preference, seen=True)
+    for outcomes in judged_by(who, asked, make_judge("world"), rules.missing_limit):
+        preference = outcomes[0].preference
         scores = [outcome.score for outcome in outcomes if outcome.score is not None]
         found[preference] = float(np.mean(scores))
         found[f"{preference} parsed"] = float(np.mean([bool(outcome.parsed) for outcome in outcomes]))

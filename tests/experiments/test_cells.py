@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 
 from fedvpa.core.files import write_json
-from fedvpa.evaluation.outcomes import Outcome, save_outcomes
+from fedvpa.evaluation.outcomes import Outcome, load_outcomes, save_outcomes
 from fedvpa.experiments.cells import Cell
+from fedvpa.experiments.judging import outcomes_path, step_path
 from fedvpa.experiments.policy_cells import gather_policies, policy_cells
-from fedvpa.experiments.policy_training import outcomes_path, step_path
+from fedvpa.experiments.policy_training import run_of
 from fedvpa.experiments.selector_cells import conflict_scores_path, scores_path, selector_cells
 from fedvpa.runs.config import RunConfig, read_config
 from fedvpa.world import backbone_path
@@ -132,19 +133,50 @@ def test_a_cell_is_done_when_its_time_is_written(tmp_path: Path) -> None:
 def test_policies_of_several_sizes_are_compared_and_the_first_size_shows_how_one_switches(tmp_path: Path) -> None:
     cells = policy_cells(RunConfig(), methods=["fedvpa_gp"], clients=[3, 5], seeds=1, first_seed=0, out=tmp_path)
     for cell in cells:
-        size = cell.config.partition.clients
+        size, run = cell.config.partition.clients, run_of(cell)
 
         def outcome(preference: str, utility: float, size: int = size) -> Outcome:
             return Outcome("fedvpa_gp", size, 0, preference, "u", True, "p", "a", "b", 1.0, utility, 0.0, True, True, 1)
 
-        save_outcomes(outcomes_path(cell), [outcome("helpful", 1.0), outcome("harmless", 2.0)])
+        save_outcomes(outcomes_path(run), [outcome("helpful", 1.0), outcome("harmless", 2.0)])
         for step in range(5):
             moved = [outcome("helpful", float(size * step)), outcome("harmless", float(-size * step))]
-            save_outcomes(step_path(cell, step), moved)
+            save_outcomes(step_path(run, step), moved)
+        said = {"path": ["harmless", "helpful"], "notes": ["something is missing"]}
+        write_json(run.policy / "judging.json", said)
         write_json(cell.record, {"seconds": 1.0, "policies": {}})
     found = gather_policies(cells)
     assert [row.n_clients for row in found.win_rates.summary] == [3, 5]
+    assert found.notes == ("something is missing",)
     assert found.switching is not None
     curve = found.switching.to_dict()
-    assert curve["n_clients"] == 3
+    assert (curve["n_clients"], curve["rising"]) == (3, "helpful")
     assert curve["preferences"]["helpful"]["utility"] == [0.0, 3.0, 6.0, 9.0, 12.0]
+    assert curve["monotone"]
+    assert [[answer.label for answer in sample.answers] for sample in found.samples] == [
+        ["base", *(f"z at {share}%" for share in (0, 25, 50, 75, 100))]
+    ]
+
+
+@pytest.mark.unit
+def test_a_path_that_leads_the_wrong_way_is_no_switch(tmp_path: Path) -> None:
+    (cell,) = policy_cells(RunConfig(), methods=["fedvpa_gp"], out=tmp_path, **ONE)
+    run = run_of(cell)
+    for step in range(5):
+        for_both = {"helpful": float(-step), "harmless": float(step)}
+        save_outcomes(
+            step_path(run, step),
+            [
+                Outcome("fedvpa_gp", 7, 3, name, "", True, f"p{n}", "a", "b", 1.0, utility, 0.0, None, None, 1)
+                for name, utility in for_both.items()
+                for n in range(5)
+            ],
+        )
+    save_outcomes(outcomes_path(run), load_outcomes(step_path(run, 0)))
+    write_json(run.policy / "judging.json", {"path": ["harmless", "helpful"], "notes": []})
+    write_json(cell.record, {"seconds": 1.0, "policies": {}})
+    curve = gather_policies([cell]).switching
+    assert curve is not None
+    assert curve.rising == "helpful"
+    assert not curve.monotone
+    assert not any(path.switches for path in curve.preferences.values())

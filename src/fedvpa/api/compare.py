@@ -38,7 +38,8 @@ def compare(
     Args:
         config: What all runs share.
         stage: ``selector``, or ``policy``: both stages, on equal terms.
-        methods: Names of methods; by default those of the stage.
+        methods: Names of methods; by default those of the stage, without those that read true groups where the data
+            say none.
         clients: Numbers of seen clients.
         seeds: How many seeds.
         first_seed: The first of them.
@@ -66,6 +67,7 @@ def compare(
     size: dict[str, Any] = {"clients": clients, "seeds": seeds, "first_seed": first_seed, "out": out}
     with interrupting(f"the comparison stopped. Its finished runs are kept in {out}, and the same command goes on."):
         _check_machinery(config, names)
+        names = _with_groups(config, names, size, asked=methods is not None)
         if stage == "policy":
             _check_judging(config, names, size)
         result = _compare_selectors(config, names, size, held, jobs)
@@ -142,6 +144,29 @@ def _check_machinery(config: RunConfig, methods: Sequence[str]) -> None:
         except InputError as error:
             fix = f"{error.fix} Or leave {name} out of --methods."
             raise type(error)(error.problem, fix=fix, where=error.where) from error
+
+
+def _with_groups(config: RunConfig, methods: Sequence[str], size: dict[str, Any], *, asked: bool) -> tuple[str, ...]:
+    """The methods without those that read true groups, where clients have none.
+
+    Raises:
+        DataError: If such a method was asked for by name.
+    """
+    from fedvpa.core.progress import say
+    from fedvpa.experiments.groups import reading_groups, without_group
+
+    reading = reading_groups(config, methods)
+    without = without_group(config, size["clients"], size["first_seed"]) if reading else ""
+    if not without:
+        return tuple(methods)
+    named = " and ".join(reading)
+    if asked:
+        raise DataError(
+            f"{named} needs the true group of every client, and {without}.",
+            fix=f"Give a column of groups (--map group=COLUMN), or leave {named} out of --methods.",
+        )
+    say(f"{named} is left out: it needs the true group of every client, and {without}")
+    return tuple(name for name in methods if name not in reading)
 
 
 def _check_judging(config: RunConfig, methods: Sequence[str], size: dict[str, Any]) -> None:

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fedvpa.algorithms.registry import METHODS, make
-from fedvpa.core.errors import DataError
 from fedvpa.core.progress import say
 from fedvpa.data.load import load
 from fedvpa.data.schema import PairTable
@@ -16,18 +15,17 @@ from fedvpa.evaluation.judges.cost import CHARACTERS_PER_TOKEN
 from fedvpa.evaluation.judges.make import make_judge
 from fedvpa.evaluation.judges.planning import check_plan, plan, probe
 from fedvpa.experiments.cells import Cell
-from fedvpa.experiments.duels import PATH_STEPS
-from fedvpa.experiments.methods import OURS
+from fedvpa.experiments.contests import EVERYBODY, PATH_STEPS, preferences_of
+from fedvpa.experiments.judging import VERDICTS
+from fedvpa.experiments.policy_cells import was_judged
+from fedvpa.experiments.policy_training import shows_path
 from fedvpa.runs.config import RunConfig
-
-VERDICTS = "verdicts.jsonl"
-"""The file of a comparison that keeps what a paid judge said."""
 
 
 def check_judging(config: RunConfig, cells: Sequence[Cell], out: Path) -> None:
     """Say what judging will take, and let the judge decide a made-up duel; nothing is trained yet.
 
-    The judge is not tried where all cells are finished.
+    The judge is not tried where all cells were judged so.
 
     Args:
         config: What all cells share.
@@ -36,25 +34,22 @@ def check_judging(config: RunConfig, cells: Sequence[Cell], out: Path) -> None:
 
     Raises:
         ConfigError: If no judge is set, it cannot judge such data, or the plan needs more calls than are allowed.
-        DataError: If the data say no groups, or cannot be loaded.
+        DataError: If the data cannot be loaded.
         JudgeError: If the judge gives no verdict.
     """
     rules, name = config.policy.judging, config.judge_name
     judge = make_judge(name, rules.settings, out / VERDICTS, rules.max_calls)
     table = load(config.resolved_data())
-    preferences = table.groups()
-    if not preferences:
-        raise DataError(
-            "The pairs have no groups, so that there is no preference to judge policies by.",
-            fix="Give a column of groups (--map group=COLUMN), or compare with --stage selector.",
-        )
+    preferences = preferences_of(table.groups())
+    if preferences == (EVERYBODY,):
+        say(f"the pairs name no groups: policies are judged under one preference, {EVERYBODY!r}, without a path")
     prompts = _prompts(config, table)
     duels = sum(most_duels(cell, len(preferences), prompts) for cell in cells)
     estimate = plan(judge, duels, _example(config, table, preferences[0]))
     if estimate is not None:
         say(f"judge {judge.name}: {len(cells)} runs, at most {duels:,} duels in both orders; {estimate}")
         check_plan(estimate, rules.max_calls)
-    if not all(cell.is_done for cell in cells):
+    if not all(map(was_judged, cells)):
         probe(judge, preferences, table.pairs[0].prompt)
 
 
@@ -68,7 +63,7 @@ def most_duels(cell: Cell, preferences: int, prompts: int) -> int:
     """
     personal = cell.method in METHODS and make(cell.method, cell.config.method_config).personal
     kinds = 2 if personal and cell.config.partition.unseen else 1
-    path = 2 * PATH_STEPS if cell.method == OURS and preferences > 1 else 0
+    path = 2 * PATH_STEPS if shows_path(cell) and preferences > 1 else 0
     return prompts * (kinds * preferences + path)
 
 

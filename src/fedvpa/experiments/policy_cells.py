@@ -1,31 +1,24 @@
-"""Cells that train a policy on top of a selector: their duels, and what all of them say together."""
+"""Cells that train a policy on top of a selector: judged once all are trained, and what all of them say together."""
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from fedvpa.algorithms.registry import METHODS
+from fedvpa.core.errors import InputError, JudgeError
 from fedvpa.core.identity import digest
-from fedvpa.core.progress import say
+from fedvpa.core.progress import track
 from fedvpa.core.version import __version__
-from fedvpa.evaluation.judge_bias import bias_warnings
-from fedvpa.evaluation.outcomes import Outcome, load_outcomes
-from fedvpa.evaluation.samples import SideBySide, side_by_side
-from fedvpa.evaluation.switching import switching
-from fedvpa.evaluation.win_rates import policy_comparison
+from fedvpa.evaluation.judges.make import make_judge
 from fedvpa.experiments.cells import Cell, settings_of
-from fedvpa.experiments.duels import PATH_STEPS
-from fedvpa.experiments.methods import OURS
-from fedvpa.experiments.policy_training import outcomes_path, run_policy_cell, step_path
-from fedvpa.experiments.processes import run_all
+from fedvpa.experiments.judging import VERDICTS, is_judged, judge_policies, open_candidate, read_judged
+from fedvpa.experiments.policies_compared import compare_judged, say_bias
+from fedvpa.experiments.policy_training import run_of, run_policy_cell, shows_path
+from fedvpa.experiments.processes import named, run_all
 from fedvpa.experiments.results import PoliciesComparison
 from fedvpa.runs.config import RunConfig
 from fedvpa.runs.identity import policy_content, policy_settings, selector_content, selector_settings
-
-SAMPLES = 4
-"""Prompts that are shown side by side."""
 
 
 def policy_cells(
@@ -46,40 +39,42 @@ def policy_cells(
 
 
 def run_policies(cells: Sequence[Cell], jobs: int | None) -> PoliciesComparison:
-    """Run the cells that are not finished, and gather all.
+    """Train and answer the cells that are not finished, judge those that were not judged so, and gather all.
+
+    Judging comes when all policies are trained and kept, in this process, with one judge for all cells.
 
     Args:
         cells: Of one comparison, all of its policy stage.
         jobs: As of :func:`fedvpa.experiments.processes.run_all`.
+
+    Raises:
+        JudgeError: If the judge gives no verdicts, or too few; the policies and their answers are kept.
     """
-    run_all(run_policy_cell, [cell for cell in cells if not cell.is_done], jobs, label=lambda cell: cell.label)
+    missing = [cell for cell in cells if not was_judged(cell)]
+    run_all(run_policy_cell, missing, jobs, label=lambda cell: cell.label)
+    if missing:
+        config, out = missing[0].config, missing[0].out
+        rules = config.policy.judging
+        judge = make_judge(config.judge_name, rules.settings, out / VERDICTS, rules.max_calls)
+        for cell in track(missing, "judging", len(missing), unit="runs"):
+            try:
+                judge_policies(open_candidate(run_of(cell), cell.config, along=shows_path(cell)), judge)
+            except (InputError, JudgeError) as error:
+                raise named(error, cell.label) from error
     gathered = gather_policies(cells)
-    for warning in bias_warnings([judge.to_dict() for judge in gathered.win_rates.judges]):
-        say(warning)
+    say_bias(gathered)
     return gathered
+
+
+def was_judged(cell: Cell) -> bool:
+    """Whether a cell is finished, and its policies were judged as its configuration asks for."""
+    return cell.is_done and is_judged(run_of(cell), cell.config, along=shows_path(cell))
 
 
 def gather_policies(cells: Sequence[Cell]) -> PoliciesComparison:
     """What the finished cells say; switching is that of the first size."""
-    outcomes: list[Outcome] = []
-    path: dict[float, list[Outcome]] = defaultdict(list)
-    seconds = {}
-    for cell in cells:
-        found = load_outcomes(outcomes_path(cell))
-        outcomes += found
-        seconds[(cell.method, found[0].n_clients, cell.config.seed)] = cell.seconds
-        if cell.method == OURS and cell.config.partition.clients == cells[0].config.partition.clients:
-            for step in range(PATH_STEPS):
-                if step_path(cell, step).is_file():
-                    path[step / (PATH_STEPS - 1)] += load_outcomes(step_path(cell, step))
-    curve = switching(path) if path else None
-    same_users = cells[0].config.partition.kind == "natural"
-    compared = policy_comparison(outcomes, seconds, same_users=same_users)
-    return PoliciesComparison(compared, curve, _samples(path) if path else ())
-
-
-def _samples(path: Mapping[float, Sequence[Outcome]]) -> tuple[SideBySide, ...]:
-    """The first prompts, answered along the path from one preference to the other."""
-    first = path[min(path)]
-    shown = list(dict.fromkeys(outcome.prompt for outcome in first if outcome.seed == first[0].seed))[:SAMPLES]
-    return tuple(side_by_side({f"z at {share:.0%}": path[share] for share in path}, shown))
+    found = [read_judged(run_of(cell)) for cell in cells]
+    first = cells[0].config.partition.clients
+    shown = [own for cell, own in zip(cells, found, strict=True) if cell.config.partition.clients == first]
+    timed = [(own, cell.seconds) for cell, own in zip(cells, found, strict=True)]
+    return compare_judged(timed, shown, same_users=cells[0].config.partition.kind == "natural")

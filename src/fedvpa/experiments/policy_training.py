@@ -1,56 +1,74 @@
-"""Both stages of one cell, and the duels of its policies."""
+"""The training of a policy cell: both stages, left behind as a run directory that every verb opens."""
 
 from __future__ import annotations
 
 import time
-from dataclasses import replace
-from pathlib import Path
+from typing import Any
 
 from fedvpa.alignment.dpo_job import DPOJob
 from fedvpa.alignment.job import train_in_memory
-from fedvpa.alignment.stage1 import ONE
-from fedvpa.evaluation.judges.make import make_judge
-from fedvpa.evaluation.outcomes import save_outcomes
+from fedvpa.alignment.stage1 import ONE, Stage1
+from fedvpa.core.files import write_json
+from fedvpa.core.schema import VERSIONS
 from fedvpa.experiments.cells import Cell
 from fedvpa.experiments.client_models import TRAINED_BY_CLIENTS
-from fedvpa.experiments.duels import all_outcomes, open_duels, path_outcomes
-from fedvpa.experiments.judge_check import VERDICTS
+from fedvpa.experiments.judging import open_candidate, sample_answers
 from fedvpa.experiments.methods import OURS
-from fedvpa.runs.fit import fit, stage1_of
+from fedvpa.policy.files import PREFERENCES
+from fedvpa.policy.policy import Policy
+from fedvpa.runs.environment import environment
+from fedvpa.runs.fit import fit, run_users, stage1_of
+from fedvpa.runs.folder import RunFolder
+from fedvpa.runs.policies import save_policy
 from fedvpa.runs.prepare import prepare
+from fedvpa.runs.users import save_users
 
 
-def outcomes_path(cell: Cell) -> Path:
-    """Where the duels of a cell are kept."""
-    return cell.folder / "outcomes.jsonl"
+def run_of(cell: Cell) -> RunFolder:
+    """The run directory of a policy cell."""
+    return RunFolder(cell.folder)
 
 
-def step_path(cell: Cell, step: int) -> Path:
-    """Where the duels at one step of the way from one preference to another are kept; not there without z."""
-    return cell.folder / f"path-{step}.jsonl"
+def shows_path(cell: Cell) -> bool:
+    """Whether the way from one preference to another is judged: of our method, whose switching is shown."""
+    return cell.method == OURS
 
 
 def run_policy_cell(cell: Cell) -> None:
-    """Both stages of one cell, and its duels."""
+    """Train and save the policies of a cell, unless they are there, and sample the answers that are not."""
+    policies = None if cell.is_done else _train(cell)
+    sample_answers(open_candidate(run_of(cell), cell.config, along=shows_path(cell)), policies)
+
+
+def _train(cell: Cell) -> dict[str, Policy]:
     config = cell.config.model_copy(update={"engine": cell.config.engine.model_copy(update={"workers": 1})})
+    run = run_of(cell)
+    run.begin(config, environment(config.seed).to_dict())
     prepared = prepare(config)
     config = config.model_copy(update={"features": prepared.features})
-    stage = stage1_of(config, prepared, fit(config, prepared))
+    trained = fit(config, prepared)
+    stage = stage1_of(config, prepared, trained)
+    trained.selector.save_pretrained(run.selector)
+    save_users(run.users, run_users(prepared, trained))
     started = time.monotonic()
-    if cell.method in TRAINED_BY_CLIENTS:
-        policy, notes = TRAINED_BY_CLIENTS[cell.method](stage)
-        policies = {ONE: policy}
-    else:
-        trained = {name: train_in_memory(DPOJob(stage, name)) for name in stage.policies}
-        policies = {name: policy for name, (policy, _) in trained.items()}
-        notes = {name: report for name, (_, report) in trained.items()}
+    policies, notes = _train_policies(run, cell, stage)
     seconds = time.monotonic() - started
-    rules = config.policy.judging
-    judge = make_judge(config.judge_name, rules.settings, cell.out / VERDICTS, rules.max_calls)
-    duels = open_duels(stage, next(iter(policies.values())), judge, rules)
-    outcomes = all_outcomes(duels, stage, policies)
-    save_outcomes(outcomes_path(cell), [replace(one, method=cell.method) for one in outcomes])
-    if cell.method == OURS and len(stage.groups) > 1:
-        for step, on_path in enumerate(path_outcomes(duels, stage, next(iter(policies.values())))):
-            save_outcomes(step_path(cell, step), on_path)
+    own = bool(stage.personal and cell.method == config.method)
+    write_json(run.policy / PREFERENCES, stage.named_preferences() if own else {})
+    metrics = {"schema_version": VERSIONS["policy metrics"], "method": cell.method, "policies": notes}
+    write_json(run.policy / "metrics.json", metrics)
     cell.finish(seconds, policies=notes)
+    return policies
+
+
+def _train_policies(run: RunFolder, cell: Cell, stage: Stage1) -> tuple[dict[str, Policy], dict[str, Any]]:
+    """The policies by name, each saved at once, and what there is to say about them."""
+    policies, notes = dict[str, Policy](), dict[str, Any]()
+    if cell.method in TRAINED_BY_CLIENTS:
+        policies[ONE], notes[ONE] = TRAINED_BY_CLIENTS[cell.method](stage)
+        save_policy(run, policies[ONE], cell.method, ONE, stage.policy, notes[ONE])
+    else:
+        for name in stage.policies:
+            policies[name], notes[name] = train_in_memory(DPOJob(stage, name))
+            save_policy(run, policies[name], cell.method, name, stage.policy, notes[name])
+    return policies, notes

@@ -45,20 +45,23 @@ class PoliciesComparison:
         win_rates: Rows, summary and differences.
         switching: How utilities move with z; None where no method with a latent was compared.
         samples: Prompts answered along the way from one preference to the other.
+        notes: What is not judged, and why, in sentences.
     """
 
     win_rates: PolicyComparison
     switching: SwitchingCurve | None
     samples: tuple[SideBySide, ...]
+    notes: tuple[str, ...] = ()
 
     __repr__ = short_repr
 
     def to_dict(self) -> dict[str, Any]:
         """The keys of ``comparison.json`` that are about policies."""
+        found = self.win_rates.to_dict() | {"policy_notes": list(self.notes)}
         if self.switching is None:
-            return self.win_rates.to_dict()
+            return found
         samples = [sample.to_dict() for sample in self.samples]
-        return self.win_rates.to_dict() | {"switching": self.switching.to_dict(), "policy_samples": samples}
+        return found | {"switching": self.switching.to_dict(), "policy_samples": samples}
 
 
 @dataclass(frozen=True, repr=False)

@@ -175,9 +175,7 @@ def train_in_run(run: RunFolder, job: AlignmentJob, inputs: Inputs, command: str
     seconds = before + run_job(job, history, save, command)
     policy, notes = job.finish()
     if job.is_main:
-        settings = job.settings.model_dump(mode="json")
-        own = {"method": job.method, "preference": job.name, "settings": settings}
-        policy.save_pretrained(run.policy / job.name, {**own, **notes})
+        save_policy(run, policy, job.method, job.name, job.settings, notes)
         write_text(run.policy / job.name / "README.md", card(job, policy, inputs.config, inputs.clients))
     return {**notes, f"{job.unit}s": job.total, "seconds": seconds}
 
@@ -215,21 +213,52 @@ def open_aligned(run: RunFolder, overrides: Sequence[str] = ()) -> Aligned:
         RunError: If it holds no policy.
         ModelError: If the base model is not the one that they were trained on.
     """
+    metrics, config = read_policy_metrics(run), aligned_config(run, overrides)
+    # The base may have moved since; its content is checked.
+    here = config.policy.model_copy(update={"model": config.policy.model or config.features.model})
+    names = list(metrics["policies"])
+    policies = {name: load_policy(run.policy / name, here, device=config.features.device).eval() for name in names}
+    return Aligned(config, metrics["method"], policies)
+
+
+def read_policy_metrics(run: RunFolder) -> dict[str, Any]:
+    """What ``metrics.json`` says about the policies of a run.
+
+    Raises:
+        RunError: If it holds no policy, or one that is not whole.
+    """
     if not (run.policy / "metrics.json").is_file():
         if checkpoints(run):
             what, command = "holds a policy that is not finished.", ["fedvpa", "align", str(run), "--resume"]
         else:
             what, command = "holds no policy.", ["fedvpa", "align", str(run)]
         raise RunError(what, fix=f"Run: {shlex.join(command)}", where=str(run))
-    metrics = _read(run.policy / "metrics.json")
     read_preferences(run.policy)  # without it the policy of a run is not whole
-    names = list(metrics["policies"])
+    return _read(run.policy / "metrics.json")
+
+
+def aligned_config(run: RunFolder, overrides: Sequence[str] = ()) -> RunConfig:
+    """The configuration of a run, with stage 2 as its policies were trained, whatever overrides that took."""
+    names = list(read_policy_metrics(run)["policies"])
     trained = PolicyConfig.parse(read_policy(run.policy / names[0])["settings"])
-    config = with_overrides(run.config().model_copy(update={"policy": trained}), overrides)
-    # The base may have moved since; its content is checked.
-    here = config.policy.model_copy(update={"model": config.policy.model or config.features.model})
-    policies = {name: load_policy(run.policy / name, here, device=config.features.device).eval() for name in names}
-    return Aligned(config, metrics["method"], policies)
+    return with_overrides(run.config().model_copy(update={"policy": trained}), overrides)
+
+
+def save_policy(
+    run: RunFolder, policy: Policy, method: str, name: str, settings: PolicyConfig, notes: Mapping[str, Any]
+) -> None:
+    """Leave one policy of a run in its standard folder.
+
+    Args:
+        run: The run.
+        policy: What was trained.
+        method: By which method.
+        name: A true group, or ``ONE``.
+        settings: Of stage 2, as it was trained.
+        notes: What there is to say about the training.
+    """
+    own = {"method": method, "preference": name, "settings": settings.model_dump(mode="json")}
+    policy.save_pretrained(run.policy / name, {**own, **notes})
 
 
 def _load(job: AlignmentJob, path: Path, parts: Parts) -> None:

@@ -1,0 +1,36 @@
+"""Whether clients have true groups, and which methods of a comparison need them: known before anything runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from fedvpa.algorithms.registry import METHODS, make
+from fedvpa.data.load import load
+from fedvpa.data.partition import partition
+from fedvpa.runs.config import RunConfig
+
+
+def reading_groups(config: RunConfig, methods: Sequence[str]) -> list[str]:
+    """Those of the methods that read true groups, such as ``oracle``."""
+    return [name for name in methods if name in METHODS and make(name, config.method_config).reads_groups]
+
+
+def without_group(config: RunConfig, clients: Sequence[int], seed: int) -> str:
+    """Which clients have no group, in words; empty where all have one. The world's users always have.
+
+    Args:
+        config: What all runs share.
+        clients: Numbers of seen clients.
+        seed: The first one.
+    """
+    if config.data.source == "world":
+        return ""
+    table = load(config.resolved_data())
+    if not table.groups():
+        return "the pairs name no groups"
+    for size in clients:
+        setting = config.with_clients(size).with_seed(seed)
+        seen = partition(table, setting.partition, setting.seed).seen
+        if nobody := sum(client.group is None for client in seen):
+            return f"{nobody} of {len(seen)} clients have pairs of several groups or of none"
+    return ""
