@@ -31,7 +31,9 @@ class Shorter:
 
     def compare(self, duels):
         type(self).asked += len(duels)
-        ours, theirs = ([len(text) for text in side] for side in zip(*((d.first, d.second) for d in duels), strict=True))
+        ours, theirs = (
+            [len(text) for text in side] for side in zip(*((d.first, d.second) for d in duels), strict=True)
+        )
         return [Verdict((1 + (b > a) - (a > b)) / 2) for a, b in zip(ours, theirs, strict=True)]
 
 
@@ -145,5 +147,5 @@ def test_what_cannot_be_is_one_message(run: Path, finished: Path):
         evaluate_policy(run, overrides=["policy.beta=0.5"])
     with pytest.raises(ConfigError, match=r"partition\.clients cannot be changed"):
         evaluate_policy(run, overrides=["partition.clients=5"])
-    with pytest.raises(ConfigError, match="judge of the kind 'wrld'.*'world'"):
+    with pytest.raises(ConfigError, match=r"judge of the kind 'wrld'.*'world'"):
         evaluate_policy(run, overrides=["policy.judging.judge=wrld"])

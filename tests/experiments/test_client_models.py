@@ -41,7 +41,7 @@ def test_compare_trains_and_judges_the_policy_of_the_lora_selectors(config: RunC
     assert row.method == "fedbiscuit_lora"
     assert set(row.preferences) == {"helpful", "harmless"}
     (file,) = tmp_path.glob("policies/fedbiscuit_lora-4-0-*/seconds.json")
-    notes = json.loads(file.read_text())["policies"]
+    notes = json.loads(file.read_text())["policies"][""]
     # Five prompts, two disjoint pairs of four samples each; all with two texts are kept.
     assert notes["pairs"]["pairs"] == 10
     assert notes["pairs"]["kept"] == 10 - notes["pairs"]["same text"]

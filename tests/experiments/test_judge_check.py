@@ -9,7 +9,7 @@ import pytest
 from evaluation.judges.conftest import endpoint
 from evaluation.judges.endpoint import Endpoint, Status
 from fedvpa.api.compare import compare
-from fedvpa.core.errors import ConfigError, DataError, JudgeError
+from fedvpa.core.errors import ConfigError, JudgeError
 from fedvpa.experiments.judge_check import most_duels
 from fedvpa.experiments.policy_cells import policy_cells
 from fedvpa.runs.config import RunConfig, read_config, with_overrides
@@ -90,7 +90,7 @@ def test_data_outside_the_world_have_no_judge_by_default(tiny: RunConfig, tmp_pa
         compare(old, methods=["global"], out=tmp_path / "out", **CALL)
     del row["group"]
     pairs.write_text(json.dumps(row) + "\n")
-    with pytest.raises(DataError, match=r"no groups.*--map group=COLUMN"):
+    with pytest.raises(ConfigError, match=r"judge 'world' knows .*no group 'all'.*reward-model"):
         compare(old, methods=["global"], out=tmp_path / "out", **CALL)
     assert tiny.judge_name == "world"
     assert old.judge_name == "world"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from fedvpa.experiments.answers import BLOCK
 from fedvpa.experiments.judging import Candidate, is_judged, judge_policies, read_judged, sample_answers
 from fedvpa.runs.config import read_config
 from fedvpa.runs.folder import RunFolder
+from fedvpa.world import backbone_path
 
 pytestmark = pytest.mark.unit
 
@@ -150,16 +152,14 @@ def test_what_decides_a_verdict_makes_it_judged_again(override: str, again: bool
 
 
 def test_other_weights_of_a_policy_or_of_the_judges_model_are_judged_again(tmp_path: Path):
-    model = tmp_path / "reward"
-    model.mkdir()
-    for name in ("config.json", "model.safetensors", "tokenizer.json"):
-        (model / name).write_text("{}")
+    model = shutil.copytree(backbone_path(), tmp_path / "reward")
     settings = (f"policy.judging.settings={{models: {{a: {model}}}}}", "policy.judging.judge=reward-model")
     own = candidate(tmp_path / "run", *settings, along=False)
     sample_answers(own, {"": StubPolicy("policy")})
     judge_policies(own, PrefersPolicy())
     assert is_judged(own.run, own.config, along=False)
-    (model / "model.safetensors").write_text("{1}")
+    with (model / "model.safetensors").open("ab") as file:
+        file.write(b" ")
     assert not is_judged(own.run, own.config, along=False)
     judge_policies(own, PrefersPolicy())
     (own.run.policy / "adapter_model.safetensors").write_text("others")

@@ -36,7 +36,7 @@ from fedvpa.policy.policy import Policy, load_policy
 from fedvpa.policy.sampling import Sampling
 from fedvpa.runs.config import RunConfig
 from fedvpa.runs.folder import RunFolder
-from fedvpa.runs.identity import model_content
+from fedvpa.runs.identity import base_content, model_content
 from fedvpa.runs.policies import read_policy_metrics
 from fedvpa.runs.stage1 import open_stage1
 
@@ -235,8 +235,7 @@ def _served(run: RunFolder, stage: Stage1, metrics: Mapping[str, Any]) -> Served
 def _book(candidate: Candidate, policies: Mapping[str, Policy] | None) -> Answers:
     run, config, names = candidate.run, candidate.config, candidate.served.policies
     rules, limits = config.policy.judging, config.policy.candidates
-    base = model_content(config.policy.model or config.features.model)
-    shape = f"{base} {config.policy.precision}"
+    shape = f"{base_content(config)} {config.policy.precision}"
     contents = {name: f"{shape} {hash_files(_files(run.policy / name))}" for name in names}
     sampling = Sampling(rules.temperature, rules.top_p, limits.max_new_tokens, limits.batch)
     limit = read_policy(run.policy / names[0])["max_prompt_tokens"]

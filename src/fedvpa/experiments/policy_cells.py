@@ -12,9 +12,9 @@ from fedvpa.core.progress import track
 from fedvpa.core.version import __version__
 from fedvpa.evaluation.judges.make import make_judge
 from fedvpa.experiments.cells import Cell, settings_of
-from fedvpa.experiments.judging import VERDICTS, is_judged, judge_policies, open_candidate, read_judged
+from fedvpa.experiments.judging import VERDICTS, is_judged, judge_policies, read_judged
 from fedvpa.experiments.policies_compared import compare_judged, say_bias
-from fedvpa.experiments.policy_training import run_of, run_policy_cell, shows_path
+from fedvpa.experiments.policy_training import candidate_of, run_of, run_policy_cell, shows_path
 from fedvpa.experiments.processes import named, run_all
 from fedvpa.experiments.results import PoliciesComparison
 from fedvpa.runs.config import RunConfig
@@ -58,7 +58,7 @@ def run_policies(cells: Sequence[Cell], jobs: int | None) -> PoliciesComparison:
         judge = make_judge(config.judge_name, rules.settings, out / VERDICTS, rules.max_calls)
         for cell in track(missing, "judging", len(missing), unit="runs"):
             try:
-                judge_policies(open_candidate(run_of(cell), cell.config, along=shows_path(cell)), judge)
+                judge_policies(candidate_of(cell), judge)
             except (InputError, JudgeError) as error:
                 raise named(error, cell.label) from error
     gathered = gather_policies(cells)

@@ -12,7 +12,7 @@ from fedvpa.core.files import write_json
 from fedvpa.core.schema import VERSIONS
 from fedvpa.experiments.cells import Cell
 from fedvpa.experiments.client_models import TRAINED_BY_CLIENTS
-from fedvpa.experiments.judging import open_candidate, sample_answers
+from fedvpa.experiments.judging import Candidate, open_candidate, sample_answers
 from fedvpa.experiments.methods import OURS
 from fedvpa.policy.files import PREFERENCES
 from fedvpa.policy.policy import Policy
@@ -34,18 +34,24 @@ def shows_path(cell: Cell) -> bool:
     return cell.method == OURS
 
 
+def candidate_of(cell: Cell) -> Candidate:
+    """What is judged of a trained cell, as its configuration asks for."""
+    run = run_of(cell)
+    config = cell.config.model_copy(update={"features": run.config().features})
+    return open_candidate(run, config, along=shows_path(cell))
+
+
 def run_policy_cell(cell: Cell) -> None:
     """Train and save the policies of a cell, unless they are there, and sample the answers that are not."""
     policies = None if cell.is_done else _train(cell)
-    sample_answers(open_candidate(run_of(cell), cell.config, along=shows_path(cell)), policies)
+    sample_answers(candidate_of(cell), policies)
 
 
 def _train(cell: Cell) -> dict[str, Policy]:
     config = cell.config.model_copy(update={"engine": cell.config.engine.model_copy(update={"workers": 1})})
-    run = run_of(cell)
-    run.begin(config, environment(config.seed).to_dict())
-    prepared = prepare(config)
+    prepared, run = prepare(config), run_of(cell)
     config = config.model_copy(update={"features": prepared.features})
+    run.begin(config, environment(config.seed).to_dict())
     trained = fit(config, prepared)
     stage = stage1_of(config, prepared, trained)
     trained.selector.save_pretrained(run.selector)

@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -166,7 +166,7 @@ def cache_key(table: PairTable, config: FeatureConfig, source: ModelSource) -> d
     return {
         "model": source.identity(),
         "tokenizer": tokenizer,
-        "rendering": _rendering(source, tokenizer, json.dumps(config.template_arguments, sort_keys=True)),
+        "rendering": rendering_content(source, config.template_arguments),
         "layer": config.layer,
         "pooling": POOLING,
         "template": config.template,
@@ -177,6 +177,11 @@ def cache_key(table: PairTable, config: FeatureConfig, source: ModelSource) -> d
         "data": store.data_hash(table.pairs),
         "pairs": len(table),
     }
+
+
+def rendering_content(source: ModelSource, arguments: Mapping[str, Any]) -> str:
+    """What a model's chat template writes for fixed probes, as a hash: more than the tokenizer's files decides it."""
+    return _rendering(source, source.tokenizer_hash(), json.dumps(arguments, sort_keys=True))
 
 
 @lru_cache(maxsize=8)

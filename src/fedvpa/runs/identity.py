@@ -7,8 +7,9 @@ place of their names, so that a moved file changes nothing and an edited one is 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from fedvpa.core.config import UNSET, flat
 from fedvpa.core.content import content_hash
@@ -19,8 +20,10 @@ from fedvpa.core.version import __version__
 from fedvpa.data.load import load
 from fedvpa.data.partition import Partition
 from fedvpa.data.schema import Pair, PairTable
+from fedvpa.features.extract import rendering_content
 from fedvpa.features.store import data_hash
 from fedvpa.models.locate import locate
+from fedvpa.policy.templates import with_template
 from fedvpa.runs.config import RunConfig
 
 CONTENT = {
@@ -66,10 +69,17 @@ def pairs_content(config: RunConfig) -> str:
     return UNSET if config.data.source == "world" else pairs_hash(load(config.resolved_data()).pairs)
 
 
-def model_content(model: str) -> str:
-    """The content of a language model: its weights, and the tokenizer's files with the chat template."""
+def model_content(model: str, template_arguments: Mapping[str, Any] | None = None) -> str:
+    """The content of a language model: its weights, its tokenizer's files, and what its chat template writes."""
     source = locate(model)
-    return f"{source.identity()} {source.tokenizer_hash()}"
+    rendering = rendering_content(source, template_arguments or {})
+    return f"{source.identity()} {source.tokenizer_hash()} {rendering}"
+
+
+def base_content(config: RunConfig) -> str:
+    """The content of the base policy."""
+    arguments = with_template(config.policy, config.features).template_arguments
+    return model_content(config.policy.model or config.features.model, arguments)
 
 
 def prompts_content(path: Path | None) -> str:
@@ -88,13 +98,17 @@ def prompts_content(path: Path | None) -> str:
 
 def selector_content(config: RunConfig) -> dict[str, str]:
     """What the configuration of stage 1 only names: pairs with their labels, and the language model of the features."""
-    return {"pairs": pairs_content(config), "features.model": model_content(config.features.model)}
+    return {"pairs": pairs_content(config), "features.model": _features_model(config)}
+
+
+def _features_model(config: RunConfig) -> str:
+    return model_content(config.features.model, config.features.template_arguments)
 
 
 def policy_content(config: RunConfig) -> dict[str, str]:
     """What the configuration of stage 2 only names: the base policy, and public prompts."""
     return {
-        "policy.model": model_content(config.policy.model or config.features.model),
+        "policy.model": base_content(config),
         "policy.candidates.prompt_file": prompts_content(config.policy.candidates.prompt_file),
     }
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
-from fedvpa.core.errors import ConfigError, DataError, JudgeError
+from fedvpa.core.errors import ConfigError, InputError, JudgeError
 from fedvpa.data.schema import Text
 from fedvpa.evaluation.judges.base import Duel, Judge, exact_reward_of
 from fedvpa.evaluation.judges.budget import LIMIT_KEY
@@ -95,7 +95,7 @@ def probe(judge: Judge, preferences: Sequence[str], prompt: Text | None = None) 
         for preference in preferences:
             try:
                 exact.utilities(asked, preference)
-            except DataError as error:
+            except InputError as error:  # it knows neither other prompts nor other preferences
                 raise ConfigError(
                     f"The judge {judge.name!r} knows the utilities of its own prompts only. {error.problem}",
                     fix=how_to_set_a_judge(),
