@@ -88,7 +88,9 @@ def discreet() -> Iterator[None]:
         raise
     except Exception as error:
         say(f"fedvpa: {error}")
-        raise NodeError(f"the node cannot go on ({type(error).__name__}); its own log says why") from error
+        # Flower logs the traceback on the node; what was foreseen needs none.
+        cause = None if isinstance(error, FedvpaError | OSError) else error
+        raise NodeError(f"the node cannot go on ({type(error).__name__}); its own log says why") from cause
 
 
 def client_app(load: Callable[[Context], Node], guard: Callable[[], AbstractContextManager[None]]) -> ClientApp:
