@@ -88,7 +88,7 @@ class FedDPOJob:
 
     def run(self) -> Generator[dict[str, Any], None, None]:
         """See :class:`~fedvpa.core.loop.Job`."""
-        asked = cohorts(list(self._examples), self.settings.feddpo.cohort, self.seed)
+        asked = cohorts(list(self._examples), self.settings.feddpo.cohort, self.seed, "policy.feddpo.cohort")
         rounds = train_feddpo(self._policy, self._examples, self.settings, self.seed, asked, self._state)
         for state, result in rounds:
             self._state = state

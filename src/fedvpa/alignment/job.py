@@ -13,7 +13,7 @@ from torch import Tensor
 
 from fedvpa.core.loop import Job, run_in_memory
 from fedvpa.core.tree import Tree
-from fedvpa.engines.sampling import draw_cohort, identities
+from fedvpa.engines.sampling import draw_cohort, identities, say_if_all
 from fedvpa.policy.config import PolicyConfig
 from fedvpa.policy.policy import Policy
 
@@ -58,7 +58,8 @@ def train_in_memory(job: AlignmentJob) -> tuple[Policy, dict[str, Any]]:
     return job.finish()
 
 
-def cohorts(names: Sequence[str], size: int, seed: int) -> Callable[[int], list[str]]:
-    """Round → the clients that it asks."""
+def cohorts(names: Sequence[str], size: int, seed: int, key: str) -> Callable[[int], list[str]]:
+    """Round → the clients that it asks; ``key`` is the configuration key of ``size``."""
+    say_if_all(size, len(names), key)
     hashed = identities(names)
     return lambda round_: draw_cohort(names, hashed, size, seed, round_)

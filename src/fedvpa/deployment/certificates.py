@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import ipaddress
+import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -69,7 +70,7 @@ def check_certificates(folder: Path, host: str | None = None, now: datetime.date
     if server and host is not None and not any(_covers(name, host) for name in hosts):
         problems.append(
             f"{folder / 'server.crt'}: is valid for {', '.join(hosts) or 'no name'}, and not for {host}. Make another "
-            f"with fedvpa export keys --host {host}, or let nodes use a name that it has."
+            f"with fedvpa export keys --host {shlex.quote(host)}, or let nodes use a name that it has."
         )
     problems += _keys(folder, server)
     if (folder / "ca.key").exists():
@@ -97,7 +98,7 @@ def _keys(folder: Path, server: Chain | None) -> Iterator[str]:
         public = _read(path, _public_of_private, problems)
         yield from problems
         if path.stat().st_mode & 0o077:
-            yield f"{path}: others on this machine can read it. chmod 600 {path}"
+            yield f"{path}: others on this machine can read it. chmod 600 {shlex.quote(str(path))}"
         theirs = path.with_suffix(".pub")
         if path.name == "server.key":
             other, expected = "server.crt", _raw(server[0].public_key()) if server else None

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from fedvpa.core.progress import say
 from fedvpa.core.seeds import entropy
 
 _MASK = (1 << 64) - 1
@@ -25,6 +26,18 @@ def scores(hashed: NDArray[np.uint64], seed: int, purpose: str, round_: int) -> 
         value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
         value = (value ^ (value >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return value ^ (value >> np.uint64(31))
+
+
+def say_if_all(size: int, clients: int, key: str) -> None:
+    """Say it where a cohort is larger than the federation, so that nobody believes that so many were asked.
+
+    Args:
+        size: Clients per round, as configured.
+        clients: How many there are.
+        key: The configuration key of ``size``.
+    """
+    if size > clients:
+        say(f"{key}={size}, and there are {clients} clients: each round asks all of them")
 
 
 def draw_cohort(client_ids: Sequence[str], hashed: NDArray[np.uint64], size: int, seed: int, round_: int) -> list[str]:

@@ -22,7 +22,7 @@ from fedvpa.engines.codecs import decode, encode
 from fedvpa.engines.config import Codec, EngineConfig
 from fedvpa.engines.federation import Federation
 from fedvpa.engines.runner import CohortRunner, CohortTask
-from fedvpa.engines.sampling import draw_cohort, draw_dropouts, identities
+from fedvpa.engines.sampling import draw_cohort, draw_dropouts, identities, say_if_all
 
 
 class Clients(Protocol):
@@ -86,8 +86,7 @@ def rounds(
     holder = cast(Federation, federation)  # A runner over a network, whose server holds no pairs, does not read it.
     known, hashed = federation.client_ids, identities(federation.client_ids)
     last_rejected: dict[str, bool] = {}
-    if engine.cohort is not None and engine.cohort > len(known):
-        say(f"engine.cohort={engine.cohort}, and there are {len(known)} clients: each round asks all of them")
+    say_if_all(engine.cohort or 1, len(known), "engine.cohort")
     with nullcontext(runner) if runner else _runner(engine, algorithm, federation) as run:
         for round_ in range(state.server.round, algorithm.rounds):
             began = time.perf_counter()

@@ -59,7 +59,12 @@ def train_voters(stage: Stage1) -> tuple[Voters, dict[str, Any]]:
     if equal:
         say(f"{equal} training pairs left out: {SAME_TOKENS}")
     rounds = train_selectors(
-        model, template, choices, biscuit, stage.seed, cohorts(list(choices), rules.cohort, stage.seed)
+        model,
+        template,
+        choices,
+        biscuit,
+        stage.seed,
+        cohorts(list(choices), rules.cohort, stage.seed, "biscuit.lora.cohort"),
     )
     notes: dict[str, Any] = {"uplink_bytes": 0, "downlink_bytes": 0}
     for state, result in track(rounds, f"{FEDBISCUIT_LORA}: rounds", rules.rounds, unit="rounds"):
