@@ -65,13 +65,16 @@ def test_a_user_too_small_to_split_is_left_out_and_named_in_the_nodes_log_alone(
 
 
 @pytest.mark.unit
-def test_a_user_whose_pairs_are_all_ties_and_one_with_none_change_nothing(app: Path):
+def test_a_user_whose_pairs_are_all_ties_changes_nothing_and_the_rows_are_counted(app: Path, capsys):
     lines = rows([12, 9])
     ties = [{**line, "user_id": "undecided", "rejected": line["chosen"]} for line in lines[:6]]
     node = load_node(str(app / "run.yaml"), write(app, [*lines, *ties]), "")
     alone = load_node(str(app / "run.yaml"), write(app, lines, "alone.jsonl"), "")
     assert node.federation.client_ids == alone.federation.client_ids
     assert (node.federation.moments.sum == alone.federation.moments.sum).all()
+    capsys.readouterr()
+    introduction(node)
+    assert "6 rows left out: " in capsys.readouterr().err
 
 
 @pytest.mark.unit

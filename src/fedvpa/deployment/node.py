@@ -55,7 +55,7 @@ def load_node(config_path: str, data: str, state: str) -> node_side.Node:
     prepared = prepare(config, on_node=True)
     devices = OnDisk(Path(state).expanduser()) if state else node_side.InContext()
     algorithm = make(config.method, config.method_config)
-    return node_side.Node(algorithm, prepared.federation, devices, left_out(prepared))
+    return node_side.Node(algorithm, prepared.federation, devices, left_out(prepared), prepared.table.report)
 
 
 def node_config(config: RunConfig, data: str) -> RunConfig:

@@ -17,6 +17,7 @@ from fedvpa.algorithms.robust import Part
 from fedvpa.core.errors import FedvpaError
 from fedvpa.core.progress import say
 from fedvpa.core.short_repr import short_repr
+from fedvpa.data.report import DataReport, say_report
 from fedvpa.engines import vectorised
 from fedvpa.engines.federation import Federation
 from fedvpa.engines.flower.records import (
@@ -61,12 +62,14 @@ class Node:
         federation: The pairs of its clients.
         devices: Where their private state is kept.
         left_out: The users whose pairs are too few to learn from; the node says so in its own log.
+        report: What of its data is not used; the node says that there too.
     """
 
     algorithm: Algorithm
     federation: Federation
     devices: Devices = field(default_factory=InContext)
     left_out: tuple[str, ...] = ()
+    report: DataReport = DataReport()
 
     __repr__ = short_repr
 
@@ -135,6 +138,7 @@ def client_app(load: Callable[[Context], Node], guard: Callable[[], AbstractCont
 
 def introduction(node: Node) -> Introduction:
     """What a node says about itself; whom it leaves out it says in its own log alone."""
+    say_report(node.report)
     if node.left_out:
         names = ", ".join(map(repr, node.left_out))
         say(f"left out, with too few pairs to learn from: {names}. The server is told how many, not who.")
