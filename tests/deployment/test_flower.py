@@ -1,5 +1,6 @@
 """The exported app on real processes, on loopback: TLS, node keys, and what can go wrong."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,6 +28,13 @@ COMPARED = ("head.base", "head.personal", "prototypes")
 CLOSE = {"rtol": 1e-3, "atol": 1e-5}
 
 
+def add_small_user(path: Path) -> None:
+    """A further user of a node, with a single pair: none of its own is left where pairs are held out."""
+    first = json.loads(path.read_text().splitlines()[0])
+    with path.open("a") as file:
+        file.write(json.dumps({**first, "user_id": "small"}) + "\n")
+
+
 def together(app: Path, folder: Path) -> RunConfig:
     """The run of an app, with all pairs on one machine."""
     return read_config(app / "fedvpa_app" / "run.yaml", (f"data.path={folder / 'all.jsonl'}", "engine.workers=1"))
@@ -35,6 +43,7 @@ def together(app: Path, folder: Path) -> RunConfig:
 @pytest.mark.end_to_end
 def test_a_federation_on_real_processes_learns_what_one_machine_learns(tmp_path: Path) -> None:
     paths = write_pairs(tmp_path, users=7, nodes=3)
+    add_small_user(paths[0])
     app, out = tmp_path / "app", tmp_path / "out"
     config = read_config(None, ("server.rounds=1", "engine.cohort=5", "local.steps=2", "selector.latent=5"))
     export_flower(config, app, out=out, nodes=3, deadline=300)
@@ -50,6 +59,9 @@ def test_a_federation_on_real_processes_learns_what_one_machine_learns(tmp_path:
         # Were one of these two let in, its users would be on two nodes, and the server would have refused to start.
         for name in ("unknown-key", "wrong-ca"):
             assert "attempt failed" in federation.log(name), f"a node with {name} is refused"
+        assert "left out, with too few pairs to learn from: 'small'" in federation.log("node0")
+        assert "1 further users are left out by their nodes" in federation.log("flwr-run")
+        assert "'small'" not in federation.log("flwr-run"), "the server is not told who"
     lines = history(out)
     assert [line["round"] for line in lines] == [0], federation.said()
     assert not any(line["dropped"] or line["rejected"] for line in lines)
