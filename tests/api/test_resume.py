@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from fedvpa.api import train as training
 from fedvpa.core.errors import ConfigError, RunError
 from fedvpa.engines import checkpoint
+from fedvpa.engines.checkpoint import load_checkpoint
 from fedvpa.runs import fit as runs_fit
 from fedvpa.runs.config import RunConfig, dump, read_config
 from fedvpa.selector.selector import Selector
@@ -351,3 +352,42 @@ def test_a_selector_is_loaded_from_its_run_or_its_folder(finished: Path, monkeyp
     assert len(repr(selector)) < 700
     with pytest.raises(RunError, match="Give a finished run"):
         Selector.from_pretrained(finished / "policy")
+
+
+@pytest.mark.unit
+def test_a_finished_run_goes_on_to_more_rounds(finished: Path, tiny: RunConfig, tmp_path: Path) -> None:
+    run = shutil.copytree(finished, tmp_path / "run")
+    result = training.resume(run, rounds=8)
+    assert result.rounds == 8
+    assert [line["round"] for line in history(run)] == list(range(8))
+    assert history(run)[:5] == history(finished)
+    assert read_config(run / "config.yaml").server.rounds == 8
+    # The mean of the last half of the rounds holds nothing of the rounds that were the last ones of five.
+    state, meta = load_checkpoint(run / "checkpoints" / "last.safetensors")
+    assert (state.server.averaged, meta["config"]["server"]["rounds"]) == (3, 8)
+    whole = training.train(runs_fit.with_rounds(tiny, 8), tmp_path / "whole")
+    cohorts = [[line["cohort"] for line in history(path)] for path in (run, whole.run)]
+    assert cohorts[0] == cohorts[1]
+    with pytest.raises(ConfigError, match="has 8 rounds, and 8 are asked for"):
+        training.resume(run, rounds=8)
+
+
+@pytest.mark.unit
+def test_going_on_to_more_rounds_survives_a_kill(killed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        stop_after(patch, 3)
+        with pytest.raises(KeyboardInterrupt):
+            training.resume(killed, rounds=8)
+    assert read_config(killed / "config.yaml").server.rounds == 8
+    assert training.resume(killed, rounds=8).rounds == 8
+
+
+@pytest.mark.unit
+def test_a_policy_keeps_the_selector_that_it_was_aligned_with(finished: Path, tmp_path: Path) -> None:
+    run = shutil.copytree(finished, tmp_path / "run")
+    (run / "policy").mkdir()
+    before = (run / "config.yaml").read_text()
+    with pytest.raises(RunError, match="holds a policy that was aligned with its selector as it is"):
+        training.resume(run, rounds=8)
+    assert (run / "config.yaml").read_text() == before
+    assert history(run) == history(finished)

@@ -123,13 +123,20 @@ def _check_place(run: RunFolder, *, overwrite: bool) -> None:
         )
 
 
-def resume(run: str | PathLike[str]) -> TrainResult:
+def resume(run: str | PathLike[str], *, rounds: int | None = None) -> TrainResult:
     """Go on with a run from its last checkpoint; the result is that of a run that was never stopped.
 
     That holds bit for bit under the same versions and on the same kind of processor; the numbers of threads are those
     of the checkpoint.
 
+    Args:
+        run: The run directory.
+        rounds: Train to so many rounds in all, more than the run was begun with, a finished run too. What follows the
+            share of the rounds (temperatures, the warm-up, the averaged tail) then goes on as in a run of so many
+            rounds, so the result is near that of such a run and not equal to it.
+
     Raises:
+        ConfigError: If ``rounds`` are not more than before, or the method cannot go on to more.
         RunError: If ``run`` holds no run, no checkpoint or one of another schema version, or if its configuration, its
             data or its history are not those of the checkpoint. Nothing was changed then.
     """
@@ -144,7 +151,7 @@ def resume(run: str | PathLike[str]) -> TrainResult:
     from fedvpa.core.compute import Compute, restore
     from fedvpa.core.progress import say
     from fedvpa.engines.checkpoint import load_checkpoint
-    from fedvpa.runs.fit import SelectorJob
+    from fedvpa.runs.fit import SelectorJob, longer, with_rounds
     from fedvpa.runs.identity import check_content
     from fedvpa.runs.prepare import prepare
 
@@ -155,7 +162,11 @@ def resume(run: str | PathLike[str]) -> TrainResult:
             fix="Go on with fedvpa 0.1.0, or start again with --overwrite.",
             where=str(folder),
         )
+    if rounds is not None:  # those of the checkpoint: config.yaml says more if an earlier try to go on was killed
+        config = with_rounds(config, meta["config"]["server"]["rounds"])
     folder.check_config(config, meta["config"])
+    if rounds is not None:
+        config, state = longer(config, state, rounds)
     config.check_engine()
     saved = Compute.of(meta.get("compute"))
     check_content(config, meta.get("content"), str(folder))  # before features are extracted again
@@ -170,6 +181,8 @@ def resume(run: str | PathLike[str]) -> TrainResult:
     with folder.locked():
         kept = folder.rewind(state.server.round)
         say(f"resuming {folder} at round {state.server.round}")
+        if rounds is not None:
+            folder.lengthen(config)
         job = SelectorJob(config, prepared, state, workers=saved.workers if saved else None)
         return _finish(folder, job, sum(line["seconds"] for line in kept))
 

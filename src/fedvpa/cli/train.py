@@ -24,17 +24,27 @@ def train(
     """Train one method and leave a run directory behind."""
     from fedvpa.api.train import resume as go_on
     from fedvpa.api.train import train as run
-    from fedvpa.core.errors import ConfigError
     from fedvpa.runs.config import column_overrides, read_config
 
     given = [*(overrides or []), *column_overrides(map_ or []), *(["data.strict=true"] if strict else [])]
     given += [f"engine.name={engine}"] if engine is not None else []
     if resume is not None:
-        if given or config is not None:
-            raise ConfigError("--resume goes on with the run's own configuration.", fix="Leave out the others.")
-        result = go_on(resume)
+        result = go_on(resume, rounds=_more_rounds(given, config))
     else:
         result = run(read_config(config, given), out, overwrite=overwrite)
     from fedvpa.evaluation.report.tables import table_text
 
     finish(result.to_dict(), as_json, lambda: f"{table_text(result.comparison.to_dict(), 140)}\n{result.run}")
+
+
+def _more_rounds(given: list[str], config: Path | None) -> int | None:
+    """What ``--resume`` may be given: more rounds, and nothing else."""
+    from fedvpa.core.errors import ConfigError
+    from fedvpa.runs.config import read_config
+
+    if config is not None or any(not entry.startswith("server.rounds=") for entry in given):
+        raise ConfigError(
+            "--resume goes on with the run's own configuration; only server.rounds may be larger.",
+            fix="Leave out the others.",
+        )
+    return read_config(None, given).server.rounds if given else None

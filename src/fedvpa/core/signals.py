@@ -70,8 +70,9 @@ def interrupting(message: str) -> Iterator[None]:
         try:
             yield
         except KeyboardInterrupt:
-            number = caught[0] if caught else signal.SIGINT
-            raise Interrupted(f"{signal.Signals(number).name}: {message}", number) from None
+            if not caught:  # raised by something else than a signal that was handled here
+                raise
+            raise Interrupted(f"{signal.Signals(caught[0]).name}: {message}", caught[0]) from None
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from fedvpa.core.errors import ConfigError, ModelError, RunError
-from fedvpa.core.files import replacing, write_json
+from fedvpa.core.files import replacing, storing, write_json
 from fedvpa.core.schema import VERSIONS
 from fedvpa.core.seeds import entropy
 from fedvpa.core.tensors import write_tensors
@@ -174,7 +174,8 @@ class Policy(PolicyModel):
         """
         folder = Path(folder).expanduser()
         with tempfile.TemporaryDirectory() as temporary:
-            self.model.save_pretrained(temporary)
+            with storing(Path(temporary)):
+                self.model.save_pretrained(temporary)
             for file in sorted(Path(temporary).iterdir()):
                 if file.name != "README.md":
                     with replacing(folder / file.name) as target:

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from fedvpa.algorithms.base import Algorithm
 from fedvpa.algorithms.registry import make
 from fedvpa.alignment.stage1 import Stage1, Users
+from fedvpa.core.errors import ConfigError
 from fedvpa.core.short_repr import short_repr
 from fedvpa.engines.config import EngineConfig
 from fedvpa.engines.training import TrainState, rounds, start
@@ -103,6 +104,41 @@ class SelectorJob:
         unseen = infer_users(selector, federation, federation.partition.unseen, by_group=by_group)
         named = replace(selector, scaling=federation.scaling, feature_key=self.prepared.feature_key)
         return Trained(named, self.state, seconds, seen, unseen)
+
+
+def longer(config: RunConfig, state: TrainState, rounds: int) -> tuple[RunConfig, TrainState]:
+    """A run that goes on to more rounds, and its state without the mean of its last rounds, which are not last any more.
+
+    Args:
+        config: The run as it was.
+        state: Of its last checkpoint.
+        rounds: In all.
+
+    Raises:
+        ConfigError: If they are not more than before, or the method's timetable would not be the one it kept so far.
+    """
+    if rounds <= config.server.rounds:
+        raise ConfigError(
+            f"The run has {config.server.rounds} rounds, and {rounds} are asked for.",
+            fix="Give more, or go on with --resume alone.",
+            where="server.rounds",
+        )
+    if not make(config.method, config.method_config).rounds:
+        raise ConfigError(
+            f"{config.method!r} needs no rounds, so it cannot go on to more.", fix="Leave them out.", where="server.rounds"
+        )
+    if config.method == "fedbiscuit" and None in (config.biscuit.warmup_rounds, config.biscuit.regroup_every):
+        raise ConfigError(
+            "The timetable of 'fedbiscuit' follows from the number of rounds, and it was begun with another one.",
+            fix="Train another run, or one that sets biscuit.warmup_rounds and biscuit.regroup_every.",
+            where="server.rounds",
+        )
+    return with_rounds(config, rounds), replace(state, server=replace(state.server, average={}, averaged=0))
+
+
+def with_rounds(config: RunConfig, rounds: int) -> RunConfig:
+    """The same run with so many rounds."""
+    return config.model_copy(update={"server": config.server.model_copy(update={"rounds": rounds})})
 
 
 def check_groups(algorithm: Algorithm, prepared: Prepared) -> None:

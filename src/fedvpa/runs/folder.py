@@ -157,6 +157,20 @@ class RunFolder:
         write_json(self.path / "environment.json", environment)
         write_text(self.history, "")
 
+    def lengthen(self, config: RunConfig) -> None:
+        """Write the configuration of a run that goes on to more rounds than it was begun with.
+
+        Raises:
+            RunError: If a policy stands on its selector, which would not be the one that it was aligned with.
+        """
+        if self.policy.is_dir():
+            raise RunError(
+                "holds a policy that was aligned with its selector as it is.",
+                fix="Move its policy folder away first, or train another run.",
+                where=str(self),
+            )
+        write_text(self.config_file, f"{SCHEMA_LINE}{VERSIONS['run']}\n{dump(config)}")
+
     def remove(self) -> None:
         """Remove an earlier run, checkpoints first: a new run that is killed early must not go on from the old one's.
 
