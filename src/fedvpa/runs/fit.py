@@ -107,7 +107,7 @@ class SelectorJob:
 
 
 def longer(config: RunConfig, state: TrainState, rounds: int) -> tuple[RunConfig, TrainState]:
-    """A run that goes on to more rounds, and its state without the mean of its last rounds, which are not last any more.
+    """A run that goes on to more rounds, and its state without the mean of what were its last rounds.
 
     Args:
         config: The run as it was.
@@ -125,7 +125,9 @@ def longer(config: RunConfig, state: TrainState, rounds: int) -> tuple[RunConfig
         )
     if not make(config.method, config.method_config).rounds:
         raise ConfigError(
-            f"{config.method!r} needs no rounds, so it cannot go on to more.", fix="Leave them out.", where="server.rounds"
+            f"{config.method!r} needs no rounds, so it cannot go on to more.",
+            fix="Leave them out.",
+            where="server.rounds",
         )
     if config.method == "fedbiscuit" and None in (config.biscuit.warmup_rounds, config.biscuit.regroup_every):
         raise ConfigError(
