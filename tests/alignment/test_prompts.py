@@ -3,12 +3,15 @@ from types import SimpleNamespace
 import pytest
 
 from fedvpa.alignment.prompts import check_unseen, evaluation_prompts, public_prompts
+from fedvpa.alignment.stage1 import Users
 from fedvpa.core.errors import DataError
 from fedvpa.data.client_pairs import ClientPairs
 from fedvpa.data.partition import Partition, partition
 from fedvpa.data.partition_config import PartitionConfig
 from fedvpa.data.schema import Pair, PairTable
 from fedvpa.policy.config import PolicyConfig
+from fedvpa.runs.held import HeldPairs
+from fedvpa.runs.users import RunUsers
 
 pytestmark = pytest.mark.unit
 
@@ -35,7 +38,10 @@ def clients(prompts, *, users=7, split=None, **settings):
 
 def stage(pairs, prompt_file=None):
     policy = PolicyConfig.parse({"candidates": {"prompt_file": prompt_file}})
-    return SimpleNamespace(world=False, pairs=pairs, policy=policy, seed=0)
+    some = Users.of((), None)
+    users = RunUsers(some, some, pairs.partition, "", HeldPairs.of(pairs))
+    there = bool(len(pairs.table))
+    return SimpleNamespace(world=False, pairs=pairs, has_text=there, holds_out=users.holds_out, policy=policy, seed=0)
 
 
 PROMPTS = [f"p{number}" for number in range(211)]
@@ -58,7 +64,7 @@ def test_no_policy_trains_on_a_prompt_that_it_is_judged_on(settings):
     assert trained == set(train) | set(validation)
     assert {pair.prompt for pair in pairs.training_pairs(train)} == set(train)
     with pytest.raises(DataError, match="would train and judge"):
-        check_unseen([*train, judged[0]], pairs.held_out_prompts)
+        check_unseen([*train, judged[0]], stage(pairs).holds_out)
 
 
 def test_one_prompt_for_everybody_leaves_nothing_to_align_or_to_judge_on():

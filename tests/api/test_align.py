@@ -435,7 +435,7 @@ def test_named_preferences_are_those_that_the_groups_users_lean_to(stage: Stage1
     named = stage.named_preferences()
     for name, z in named.items():
         rows = [row for row, group in enumerate(stage.seen.groups) if group == name]
-        leaning = int(stage.posterior.weights[rows].mean(0).argmax())
+        leaning = int(stage.seen.posterior.weights[rows].mean(0).argmax())
         assert stage.selector.prototypes[leaning].tolist() == z
 
 

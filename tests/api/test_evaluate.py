@@ -50,10 +50,10 @@ def test_pairs_of_the_training_data_are_not_scored(run: Path, tmp_path: Path) ->
 
 @pytest.mark.end_to_end
 def test_nothing_left_to_score_is_an_error(run: Path, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="hold all of these pairs"):
+    with pytest.raises(DataError, match="no pair is left to score: 7 × the same pair, of the same group"):
         evaluate(run, write(tmp_path / "new.jsonl", ROWS[:7]))
-    with pytest.raises(DataError, match="--group-column"):
-        evaluate(run, write(tmp_path / "other.jsonl", [ROWS[0] | {"kind": "c"}]))
+    with pytest.raises(DataError, match=r"its groups \(c\) are none of the run's \(a, b\)"):
+        evaluate(run, write(tmp_path / "other.jsonl", [ROWS[0] | {"kind": "c"}]), by="group")
     with pytest.raises(DataError, match="no column 'kinds'"):
         evaluate(run, write(tmp_path / "none.jsonl", [ROWS[0]]), group_column="kinds")
 
@@ -61,7 +61,7 @@ def test_nothing_left_to_score_is_an_error(run: Path, tmp_path: Path) -> None:
 @pytest.mark.end_to_end
 def test_users_are_never_mixed(run: Path, tmp_path: Path) -> None:
     pairs = write(tmp_path / "new.jsonl", [row | {"user_id": f"user {i % 3}"} for i, row in enumerate(ROWS)])
-    with pytest.raises(DataError, match="--user 'user 0'"):
+    with pytest.raises(DataError, match="user='user 0'"):
         personalize(run, pairs)
     with pytest.raises(DataError, match="Did you mean 'user 1'"):
         personalize(run, pairs, user="user1")

@@ -13,14 +13,16 @@ from safetensors.torch import load_file, save_file
 
 from fedvpa.alignment.prompts import evaluation_prompts, public_prompts
 from fedvpa.api.align import align
-from fedvpa.api.generate import Answer, generate, z_of
+from fedvpa.api.generate import Answer, generate
 from fedvpa.api.personalize import personalize
 from fedvpa.api.train import train
 from fedvpa.core.errors import ConfigError, DataError, ModelError, RunError
 from fedvpa.policy.policy import Policy
+from fedvpa.policy.preference import latent_of
 from fedvpa.runs.config import RunConfig
 from fedvpa.runs.folder import RunFolder
 from fedvpa.runs.policies import open_aligned
+from fedvpa.runs.preferences import Known, z_of
 from fedvpa.runs.users import RunUsers, load_users
 from fedvpa.selector.selector import Selector
 from fedvpa.world import backbone_path
@@ -54,7 +56,8 @@ def users(aligned: Path) -> RunUsers:
 
 
 def named_z(aligned: Path, users: RunUsers, named: dict, preference: str) -> torch.Tensor:
-    return torch.tensor(z_of(RunFolder(aligned), preference, named, lambda: users))
+    prototypes = Selector.from_pretrained(aligned / "selector").prototypes.tolist()
+    return torch.tensor(z_of(RunFolder(aligned), preference, Known(named, prototypes), lambda: users))
 
 
 @pytest.fixture(scope="module")
@@ -80,16 +83,33 @@ def test_answers_follow_the_preference_and_the_seed(aligned: Path, named: dict):
 
 
 @pytest.mark.unit
-def test_a_number_is_a_place_between_the_two_groups(aligned: Path, users: RunUsers, named: dict):
-    first, second = (torch.tensor(z) for z in named.values())
-    assert named_z(aligned, users, named, "0").equal(first)
-    assert named_z(aligned, users, named, "1.0").equal(second)
-    torch.testing.assert_close(named_z(aligned, users, named, "0.3"), 0.7 * first + 0.3 * second)
-    for outside in ("1.5", "-0.1", "nan"):
-        with pytest.raises(ConfigError, match=r"no place between two groups.*from 0 to 1"):
-            named_z(aligned, users, named, outside)
-    with pytest.raises(ConfigError, match="no place between two groups"):
-        named_z(aligned, users, {"helpful": named["helpful"]}, "0.3")
+@pytest.mark.parametrize("groups", [0, 2])
+def test_a_number_is_a_prototype_or_a_mixture_of_two_with_or_without_groups(
+    groups: int, aligned: Path, users: RunUsers, named: dict, capsys
+):
+    first, second = Selector.from_pretrained(aligned / "selector").prototypes
+    some = dict(list(named.items())[:groups])
+    assert named_z(aligned, users, some, "0").equal(first)
+    assert named_z(aligned, users, some, "1.0").equal(second)
+    assert named_z(aligned, users, some, "prototype:1").equal(second)
+    torch.testing.assert_close(named_z(aligned, users, some, "0.3"), 0.7 * first + 0.3 * second)
+    said = capsys.readouterr().err.splitlines()[-1]
+    groups_of = [" (helpful)", " (harmless)"] if groups else ["", ""]
+    assert said == f"preference 0.3 is 0.7 of prototype 0{groups_of[0]} and 0.3 of prototype 1{groups_of[1]}"
+    for outside in ("1.5", "-0.1", "nan", "2"):
+        with pytest.raises(ConfigError, match=r"no prototype, nor between two.*rototypes: 0, 1 and numbers between"):
+            named_z(aligned, users, some, outside)
+
+
+@pytest.mark.unit
+def test_numbers_lie_between_neighbouring_prototypes_and_without_any_between_two_groups():
+    three = [[0.0, 0.0], [4.0, 0.0], [4.0, 8.0]]
+    for number, z in ((1, [4.0, 0.0]), (2, [4.0, 8.0]), (0.25, [1.0, 0.0]), (1.5, [4.0, 4.0])):
+        assert latent_of(number, {}, three).tolist() == z
+    assert latent_of("0.25", {"b": [0.0, 0.0], "a": [4.0, 8.0]}).tolist() == [1.0, 2.0]
+    for number, named in ((0, {}), (0.5, {"a": [1.0]})):
+        with pytest.raises(ConfigError, match="no prototype, nor between two"):
+            latent_of(number, named)
 
 
 @pytest.mark.unit
@@ -104,6 +124,23 @@ def test_users_are_known_by_their_ids_seen_or_not(aligned: Path, users: RunUsers
 def test_a_user_whose_id_is_a_number_is_found(aligned: Path, users: RunUsers, named: dict):
     renamed = replace(users, seen=replace(users.seen, ids=("7", *users.seen.ids[1:])))
     assert named_z(aligned, renamed, named, "7").equal(users.seen.z[0])
+    assert named_z(aligned, renamed, named, "user:7").equal(users.seen.z[0])
+    with pytest.raises(ConfigError, match="There is no user '8'"):
+        named_z(aligned, renamed, named, "user:8")
+
+
+@pytest.mark.unit
+def test_a_name_that_could_mean_several_things_is_a_group_then_a_user_then_a_prototype(
+    aligned: Path, users: RunUsers, named: dict, capsys
+):
+    renamed = replace(users, seen=replace(users.seen, ids=("1", "helpful", *users.seen.ids[2:])))
+    prototypes = Selector.from_pretrained(aligned / "selector").prototypes
+    assert named_z(aligned, renamed, named, "1").equal(users.seen.z[0])
+    assert "the prototype of this number is prototype:1" in capsys.readouterr().err
+    assert named_z(aligned, renamed, named, "prototype:1").equal(prototypes[1])
+    assert named_z(aligned, renamed, named, "helpful").tolist() == named["helpful"]
+    assert named_z(aligned, renamed, named, "group:helpful").tolist() == named["helpful"]
+    assert named_z(aligned, renamed, named, "user:helpful").equal(users.seen.z[1])
 
 
 @pytest.mark.end_to_end
@@ -167,7 +204,7 @@ def test_the_settings_are_those_that_the_policy_was_trained_with(aligned: Path):
 def test_answers_that_cannot_be_are_refused(aligned: Path):
     with pytest.raises(DataError, match="The prompt '' has no tokens"):
         generate(aligned, [PROMPTS[0], ""], "helpful", **SHORT)
-    with pytest.raises(ConfigError, match=r"--top-p 0\.0 keeps no share"):
+    with pytest.raises(ConfigError, match=r"top_p=0\.0 keeps no share"):
         generate(aligned, PROMPTS, "helpful", top_p=0.0, **SHORT)
     tokens = len(open_aligned(RunFolder(aligned)).policies[""].tokenizer.prompts(PROMPTS[:1])[0])
     room = 256 - 3 - tokens  # positions, prefix, prompt

@@ -39,7 +39,7 @@ class Latents:
 
 def draw_latents(
     selector: Selector,
-    users: Posterior,
+    users: Posterior | None,
     config: PreferenceConfig,
     count: int,
     seed: int,
@@ -53,7 +53,9 @@ def draw_latents(
 
     Args:
         selector: Holds the prototypes.
-        users: Posteriors of the seen users, one component per prototype where there are prototypes.
+        users: Posteriors of the seen users, one component per prototype where there are prototypes. None where they are
+            on other machines: mixtures of prototypes stand in for them, or, without prototypes, draws from N(0, I),
+            which is the prior that such a method is trained with.
         config: Shares of the three.
         count: How many.
         seed: Names, with ``path``, the draws.
@@ -61,13 +63,17 @@ def draw_latents(
         prototypes: Whether the method's prototypes mean anything; otherwise all latents are users' posteriors.
     """
     rng = numpy_generator(seed, "latents", *path)
-    centre = users.mean
+    if users is None and not prototypes:
+        z = torch.from_numpy(rng.standard_normal((count, selector.prototypes.shape[1]))).float()
+        return Latents(_at(z), z, torch.zeros(count, dtype=torch.long))
+    centre = torch.zeros(0, selector.prototypes.shape[1]) if users is None else users.mean
     if not prototypes:
         rows = torch.from_numpy(rng.permutation(np.arange(count) % len(centre)))
         z = centre[rows]
         return Latents(_at(z), z, torch.zeros(count, dtype=torch.long))
     number = len(selector.prototypes)
-    nearest = users.weights.argmax(-1).numpy() if users.weights.shape[-1] == number else np.zeros(len(centre), int)
+    by_prototype = users is not None and users.weights.shape[-1] == number
+    nearest = users.weights.argmax(-1).numpy() if users and by_prototype else np.zeros(len(centre), int)
     target = rng.permutation(np.arange(count) % number)
     kind = rng.random(count)
     z = selector.prototypes[torch.from_numpy(target)].clone()

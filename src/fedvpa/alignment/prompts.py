@@ -6,7 +6,7 @@ The bundled world has public pools. Of other data the prompts of the training pa
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Sequence
 
 from fedvpa.alignment.stage1 import Stage1
 from fedvpa.core.errors import DataError
@@ -14,7 +14,6 @@ from fedvpa.core.progress import say
 from fedvpa.core.seeds import Label, entropy, numpy_generator
 from fedvpa.data.prompt_files import read_prompts
 from fedvpa.data.schema import Text
-from fedvpa.data.splits import prompt_name
 from fedvpa.world.config import Pool
 from fedvpa.world.prompts import prompts
 
@@ -46,7 +45,7 @@ def public_prompts(stage: Stage1) -> tuple[list[Text], list[Text]]:
             f"{len(kept)} prompts to align on and {len(held)} to stop by are too few: both need one.",
             fix="Give more prompts: policy.candidates.prompt_file=FILE.",
         )
-    check_unseen([*kept, *held], stage.pairs.held_out_prompts)
+    check_unseen([*kept, *held], stage.holds_out)
     return draw(kept, limits.prompts, seed, "train"), draw(held, limits.validation_prompts, seed, "validation")
 
 
@@ -60,9 +59,12 @@ def evaluation_prompts(stage: Stage1, count: int) -> list[Text]:
     """
     if stage.world:
         return world_prompts("test", count, stage.seed)
-    texts, public = stage.pairs.test_prompts(), stage.policy.candidates.prompt_file
-    if not len(stage.pairs.table) and public:
-        texts = [text for text in read_prompts(public) if _holds_out(stage, text)]
+    public = stage.policy.candidates.prompt_file
+    if public and not stage.has_text:
+        say(f"the run's own texts are not there, so policies are judged on prompts of {public} that none trains on")
+        texts = [text for text in read_prompts(public) if stage.holds_out(text)]
+    else:
+        texts = stage.pairs.test_prompts()
     if not texts:
         raise DataError(
             "No prompt is left that no policy trains on.",
@@ -71,33 +73,27 @@ def evaluation_prompts(stage: Stage1, count: int) -> list[Text]:
     return draw(texts, count, stage.seed, "test")
 
 
-def check_unseen(training: Sequence[Text], held_out: Collection[str]) -> None:
+def check_unseen(training: Sequence[Text], holds_out: Callable[[Text], bool]) -> None:
     """Every alignment asks this: no prompt that policies are judged on is trained on.
 
     Args:
         training: The prompts to train on.
-        held_out: The names of those to judge on; see :func:`fedvpa.data.splits.prompt_name`.
+        holds_out: Whether a prompt is one to judge on.
 
     Raises:
         DataError: Naming the first one.
     """
-    both = next((text for text in training if prompt_name(text) in held_out), None)
+    both = next((text for text in training if holds_out(text)), None)
     if both is not None:
         raise DataError(f"The prompt {str(both)[:60]!r} would train and judge.", fix="Report this: it is a bug.")
 
 
 def _kept_public(stage: Stage1, texts: Sequence[Text]) -> list[Text]:
     """The public prompts that may train."""
-    held = stage.pairs.held_out_prompts
-    kept = [text for text in texts if prompt_name(text) not in held and not _holds_out(stage, text)]
+    kept = [text for text in texts if not stage.holds_out(text)]
     if len(kept) < len(texts):
         say(f"{len(texts) - len(kept)} of {len(texts)} public prompts are held out for judging")
     return kept
-
-
-def _holds_out(stage: Stage1, text: Text) -> bool:
-    rule = stage.pairs.partition.rule
-    return rule is not None and rule.holds_out(text)
 
 
 def world_prompts(pool: Pool, count: int, seed: int) -> list[Text]:

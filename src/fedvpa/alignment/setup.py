@@ -26,6 +26,7 @@ from fedvpa.models.reading import check_readable
 from fedvpa.policy.partial_samples import PartialSamples
 from fedvpa.policy.policy import Policy, new_policy
 from fedvpa.policy.templates import with_template
+from fedvpa.selector.pairs import Pairs
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,8 @@ def fresh_policy(stage: Stage1) -> Policy:
         stage.seed,
         device=stage.features.device,
     )
+    if stage.personal and stage.algorithm.has_prototypes:
+        policy.prototypes = stage.selector.prototypes.tolist()
     if policy.source.tokenizer_hash() != locate(stage.features.model).tokenizer_hash():
         say("the policy's tokenizer is not the selector's: responses are handed over as text")
     return policy
@@ -90,15 +93,19 @@ def latents_of(stage: Stage1, name: str, count: int, *path: Label) -> Latents:
     if stage.personal:
         return draw_latents(
             stage.selector,
-            stage.posterior,
+            stage.seen.posterior,
             stage.policy.preferences,
             count,
             stage.seed,
             *path,
             prototypes=stage.algorithm.has_prototypes,
         )
-    row = stage.seen.groups.index(name) if stage.by_group else 0
-    same = stage.posterior[torch.full((count,), row)]
+    if stage.seen.posterior is None:  # the one posterior of a monolithic method needs no user's pairs
+        nothing = torch.zeros(count, 0)
+        same = stage.selector.infer(Pairs(nothing.unsqueeze(-1), nothing.unsqueeze(-1), nothing, nothing))
+    else:
+        row = stage.seen.groups.index(name) if stage.by_group else 0
+        same = stage.seen.posterior[torch.full((count,), row)]
     return Latents(same, same.mean, torch.zeros(count, dtype=torch.long))
 
 

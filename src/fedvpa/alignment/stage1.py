@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Self
@@ -15,6 +15,7 @@ from fedvpa.algorithms.base import Algorithm
 from fedvpa.core.short_repr import short_repr
 from fedvpa.data.client_pairs import ClientPairs
 from fedvpa.data.partition import ClientRows
+from fedvpa.data.schema import Text
 from fedvpa.features.backbone import Backbone, load_backbone
 from fedvpa.features.config import FeatureConfig
 from fedvpa.policy.config import PolicyConfig
@@ -60,9 +61,13 @@ class Stage1:
         method: The name of the run's method.
         algorithm: The method.
         selector: Frozen.
-        seen: The users that trained.
+        seen: The users that trained; nobody where the run's users are on other machines.
         unseen: The users that did not.
-        pairs: The text that they hold.
+        open_pairs: Reads the text that they hold; called only where stage 2 needs it, so that a run whose data are gone
+            can still be aligned on public prompts.
+        has_text: Whether that text is there.
+        holds_out: Whether no policy may train on a prompt, so that policies can be judged on it; needs no text.
+        data: A hash of these texts and of who holds them; empty where the run holds no users.
         features: How the selector's language model is read.
         policy: Stage 2.
         seed: Of the run.
@@ -74,7 +79,10 @@ class Stage1:
     selector: Selector
     seen: Users
     unseen: Users
-    pairs: ClientPairs
+    open_pairs: Callable[[], ClientPairs]
+    has_text: bool
+    holds_out: Callable[[Text], bool]
+    data: str
     features: FeatureConfig
     policy: PolicyConfig
     seed: int
@@ -102,11 +110,10 @@ class Stage1:
         """The names of the method's policies."""
         return self.groups if self.by_group else (ONE,)
 
-    @property
-    def posterior(self) -> Posterior:
-        """Of the seen users; every trained selector has some."""
-        assert self.seen.posterior is not None
-        return self.seen.posterior
+    @cached_property
+    def pairs(self) -> ClientPairs:
+        """The text that the users hold. Raises as ``open_pairs``."""
+        return self.open_pairs()
 
     @cached_property
     def backbone(self) -> Backbone:
@@ -115,13 +122,18 @@ class Stage1:
 
     def named_preferences(self) -> Mapping[str, list[float]]:
         """Group → the z that stands for it: the prototype that most of its users are nearest to, or their mean z."""
-        prototypes, weights, found = self.selector.prototypes, self.posterior.weights, {}
-        for name in self.groups:
-            rows = [row for row, group in enumerate(self.seen.groups) if group == name]
-            if not rows:
-                continue
-            shares = weights[rows].mean(0)
-            nearest = len(shares) == len(prototypes) > 1
-            z = prototypes[int(shares.argmax())] if nearest else self.seen.z[rows].mean(0)
-            found[name] = z.tolist()
+        return named_latents(self.selector, self.seen)
+
+
+def named_latents(selector: Selector, users: Users) -> dict[str, list[float]]:
+    """Group → the z that stands for it; see :meth:`Stage1.named_preferences`. Empty of nobody."""
+    found: dict[str, list[float]] = {}
+    if users.posterior is None:
         return found
+    for name in sorted({group for group in users.groups if group is not None}):
+        rows = [row for row, group in enumerate(users.groups) if group == name]
+        shares = users.posterior.weights[rows].mean(0)
+        nearest = len(shares) == len(selector.prototypes) > 1
+        z = selector.prototypes[int(shares.argmax())] if nearest else users.z[rows].mean(0)
+        found[name] = z.tolist()
+    return found

@@ -14,7 +14,9 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fedvpa.core.errors import ConfigError, nearest
+from fedvpa.core.errors import ConfigError, RunError, nearest
+from fedvpa.core.options import option
+from fedvpa.core.progress import speaks
 from fedvpa.core.schema import VERSIONS
 from fedvpa.core.short_repr import short_repr
 from fedvpa.runs.config import with_overrides
@@ -22,7 +24,6 @@ from fedvpa.runs.folder import RunFolder
 
 if TYPE_CHECKING:
     from fedvpa.alignment.job import AlignmentJob
-    from fedvpa.data.client_pairs import ClientPairs
     from fedvpa.runs.config import RunConfig
     from fedvpa.runs.policies import Inputs, Stopped
 
@@ -117,21 +118,23 @@ def align(
     config = folder.config(overrides)  # which overrides a run takes at all
     if method not in (None, config.method, FEDDPO):
         raise ConfigError(
-            f"--method {method!r} cannot align this run, which was trained with {config.method!r}.",
+            f"{option('method', repr(method))} cannot align this run, which was trained with {config.method!r}.",
             fix=nearest(method, (config.method, FEDDPO)),
         )
     from fedvpa.runs.policies import check_place, stopped_at
 
-    check_place(folder, overwrite=overwrite, resume=resume)
-    stopped = stopped_at(folder) if resume else None
-    if stopped is not None:
-        config = with_overrides(folder.config().model_copy(update={"policy": stopped.settings}), overrides)
-    method, config = method or (stopped.method if stopped else config.method), config.located()
-    chosen = ["--method", method] if method != config.method else []
-    command = shlex.join(["fedvpa", "align", str(folder), *overrides, *chosen, "--resume"])
-    if method == FEDDPO:
-        return _by_clients(folder, config, command, stopped)
-    return _by_selector(folder, config, command, stopped)
+    # Of several processes of one align, the first holds the run for all of them.
+    with folder.locked() if speaks() else nullcontext():
+        check_place(folder, overwrite=overwrite, resume=resume)
+        stopped = stopped_at(folder) if resume else None
+        if stopped is not None:
+            config = with_overrides(folder.config().model_copy(update={"policy": stopped.settings}), overrides)
+        method, config = method or (stopped.method if stopped else config.method), config.located()
+        chosen = ["--method", method] if method != config.method else []
+        command = shlex.join(["fedvpa", "align", str(folder), *overrides, *chosen, "--resume"])
+        if method == FEDDPO:
+            return _by_clients(folder, config, command, stopped)
+        return _by_selector(folder, config, command, stopped)
 
 
 def _by_selector(folder: RunFolder, config: RunConfig, command: str, stopped: Stopped | None) -> AlignResult:
@@ -143,18 +146,28 @@ def _by_selector(folder: RunFolder, config: RunConfig, command: str, stopped: St
     from fedvpa.runs.stage1 import open_stage1
 
     stage = open_stage1(folder, config)
+    if config.data != folder.config().data:
+        _ = stage.pairs  # whoever says where the data are now is told at once if they are others
+    if not stage.policies:
+        raise RunError(
+            f"{config.method!r} has a policy for each true group, and no user of the run has a group.",
+            fix="Align a run of another method.",
+            where=str(folder),
+        )
     made_from = {
+        "data": stage.data,
         "selector": hash_files(folder.selector.iterdir()),
         "users": hash_files([folder.users] if folder.users.is_file() else []),
     }
-    inputs = _inputs(config, config.method, stage.pairs, made_from, stopped)
+    clients = len(stage.seen.ids) or len(folder.trained_clients())
+    inputs = _inputs(config, config.method, clients, made_from, stopped)
     policies: dict[str, AlignedPolicy] = {}
     for name in stage.policies:
         job = DPOJob(stage, name, refresh_folder=folder.checkpoint.parent)
         policies[name] = _train(folder, job, inputs, command, resume=stopped is not None, first=not policies)
-    if job.is_main:
+    if speaks():
         write_json(folder.policy / PREFERENCES, stage.named_preferences())
-    return _finish(folder, job, config.method, policies)
+    return _finish(folder, config.method, policies)
 
 
 def _by_clients(folder: RunFolder, config: RunConfig, command: str, stopped: Stopped | None) -> AlignResult:
@@ -162,30 +175,31 @@ def _by_clients(folder: RunFolder, config: RunConfig, command: str, stopped: Sto
     from fedvpa.alignment.feddpo_job import FedDPOJob
     from fedvpa.core.files import write_json
     from fedvpa.policy.files import PREFERENCES
+    from fedvpa.runs.identity import data_fingerprint
     from fedvpa.runs.stage1 import open_pairs
 
     pairs = open_pairs(folder, config)
-    inputs = _inputs(config, FEDDPO, pairs, {"selector": "", "users": ""}, stopped)
+    made_from = {"data": data_fingerprint(pairs.table, pairs.partition), "selector": "", "users": ""}
+    inputs = _inputs(config, FEDDPO, len(pairs.partition.seen), made_from, stopped)
     training, strict = pairs.policy_training(), pairs.table.report.strict
     job = FedDPOJob(config.policy, config.features, training, config.seed, strict=strict)
     policies = {job.name: _train(folder, job, inputs, command, resume=stopped is not None, first=True)}
-    if job.is_main:
+    if speaks():
         write_json(folder.policy / PREFERENCES, {})
-    return _finish(folder, job, FEDDPO, policies)
+    return _finish(folder, FEDDPO, policies)
 
 
 def _inputs(
-    config: RunConfig, method: str, pairs: ClientPairs, made_from: Mapping[str, str], stopped: Stopped | None
+    config: RunConfig, method: str, clients: int, made_from: Mapping[str, str], stopped: Stopped | None
 ) -> Inputs:
     """What a policy is made from; compared with the checkpoint first, before anything is loaded or sampled for it."""
-    from fedvpa.runs.identity import checkpoint_parts, data_fingerprint
+    from fedvpa.runs.identity import checkpoint_parts
     from fedvpa.runs.policies import Inputs, check_same
 
-    data = data_fingerprint(pairs.table, pairs.partition)
-    parts = checkpoint_parts(config, method=method, data=data, **made_from)
+    parts = checkpoint_parts(config, method=method, **made_from)
     if stopped is not None:
         check_same(stopped.path, stopped.parts, parts)
-    return Inputs(config, parts, len(pairs.partition.seen))
+    return Inputs(config, parts, clients)
 
 
 def _train(
@@ -194,17 +208,16 @@ def _train(
     """Train one policy; the first of a new ``align`` removes those that are there, now that it can be trained."""
     from fedvpa.runs.policies import remove_policies, train_in_run
 
-    with folder.locked() if job.is_main else nullcontext():
-        if first and not resume and job.is_main:
-            remove_policies(folder)
-        notes = train_in_run(folder, job, inputs, command, resume=resume)
+    if first and not resume and speaks():
+        remove_policies(folder)
+    notes = train_in_run(folder, job, inputs, command, resume=resume)
     return AlignedPolicy(folder.policy / job.name, notes)
 
 
-def _finish(folder: RunFolder, job: AlignmentJob, method: str, policies: Mapping[str, AlignedPolicy]) -> AlignResult:
+def _finish(folder: RunFolder, method: str, policies: Mapping[str, AlignedPolicy]) -> AlignResult:
     from fedvpa.core.files import write_json
 
     result = AlignResult(folder.path, method, policies, folder.metrics().get("data"))
-    if job.is_main:
+    if speaks():
         write_json(folder.policy / "metrics.json", result.to_dict())
     return result

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedvpa.core.errors import ConfigError
+from fedvpa.core.options import option
 from fedvpa.core.short_repr import short_repr
 from fedvpa.runs.folder import RunFolder
 
 if TYPE_CHECKING:
     from fedvpa.policy.policy import Policy
     from fedvpa.policy.preference import Preference
+    from fedvpa.runs.new_user import NewUser
     from fedvpa.runs.policies import Aligned
     from fedvpa.runs.users import RunUsers
 
@@ -56,6 +57,8 @@ def generate(
     prompts: str | Sequence[str],
     preference: Preference | None = None,
     *,
+    user: str | None = None,
+    columns: Mapping[str, str] | None = None,
     temperature: float = 0.7,
     top_p: float = 1.0,
     max_new_tokens: int | None = None,
@@ -70,9 +73,12 @@ def generate(
     Args:
         run: An aligned run directory.
         prompts: One answer to each; a single prompt may be given alone.
-        preference: The name of a group (``helpful``), a user's id, ``@pairs.jsonl`` (a new user's labelled pairs), or a
-            number from 0 to 1 on the way from the first to the second of two groups, or z itself; None for a policy
-            without z.
+        preference: The name of a group (``helpful``), a user's id, ``@pairs.jsonl`` (a new user's labelled pairs), the
+            number of a prototype (``0``, ``1``) or one between two (``0.3``: 0.7 of prototype 0 and 0.3 of prototype
+            1), or z itself; None for a policy without z. A group comes before a user, and a user before a prototype;
+            ``group:``, ``user:`` and ``prototype:`` in front of the name say which is meant.
+        user: The user whose pairs to use, where ``@pairs.jsonl`` holds those of several.
+        columns: Our name of a column → its name in ``@pairs.jsonl``; see :func:`fedvpa.personalize`.
         temperature: 0 for greedy decoding.
         top_p: Nucleus.
         max_new_tokens: Longest answer; by default that of the candidates.
@@ -85,14 +91,23 @@ def generate(
         RunError: If the run holds no policy.
     """
     if not 0 < top_p <= 1:
-        raise ConfigError(f"--top-p {top_p} keeps no share of the vocabulary.", fix="Give more than 0, and at most 1.")
+        raise ConfigError(
+            f"{option('top_p', str(top_p))} keeps no share of the vocabulary.", fix="Give more than 0, and at most 1."
+        )
     folder = RunFolder.open(run)
+    from fedvpa.runs.new_user import NewUser
     from fedvpa.runs.policies import open_aligned
 
     aligned = open_aligned(folder, overrides)
     prompts = [prompts] if isinstance(prompts, str) else list(prompts)
     asked = str(preference) if isinstance(preference, int | float) else preference
-    policy, z = _resolve(folder, aligned, asked, overrides)
+    from_file = isinstance(asked, str) and asked.startswith("@")
+    if not from_file and (user is not None or columns):
+        extra = option("columns" if columns else "user")
+        raise ConfigError(
+            f"{extra} is about a file of pairs, and none is given.", fix="Give @pairs.jsonl, or leave it out."
+        )
+    policy, z = _resolve(folder, aligned, asked, NewUser(user, columns, overrides))
     responses = policy.generate(
         prompts, preference=z, temperature=temperature, top_p=top_p, max_new_tokens=max_new_tokens, seed=seed
     )
@@ -101,11 +116,12 @@ def generate(
 
 
 def _resolve(
-    folder: RunFolder, aligned: Aligned, preference: Preference | None, overrides: Sequence[str]
+    folder: RunFolder, aligned: Aligned, preference: Preference | None, new: NewUser
 ) -> tuple[Policy, list[float] | None]:
     """The policy to ask, and its z."""
     from fedvpa.alignment.stage1 import ONE
     from fedvpa.policy.preference import latent_of
+    from fedvpa.runs.preferences import Known, choices, z_of
     from fedvpa.runs.stage1 import open_selector, open_users
 
     policies = aligned.policies
@@ -121,63 +137,17 @@ def _resolve(
         if preference is not None:
             raise ConfigError(
                 f"The policy of {aligned.method!r} is the same for everybody and cannot follow {preference!r}.",
-                fix="Leave --preference out, or align a run of fedvpa_gp.",
+                fix=f"Leave {option('preference')} out, or align a run of fedvpa_gp.",
             )
         return policy, None
     if preference is not None and not isinstance(preference, str):
-        return policy, latent_of(preference, policy.preferences).tolist()
+        return policy, latent_of(preference, policy.preferences, policy.prototypes).tolist()
+    known = Known(policy.preferences, policy.prototypes)
 
     def users() -> RunUsers:
-        config = folder.config(overrides)
+        config = folder.config(new.overrides)
         return open_users(folder, config, open_selector(folder, config))
 
     if preference is None:
-        raise ConfigError(
-            "This policy follows a preference, and none is given.", fix=_choices(policy.preferences, users())
-        )
-    return policy, z_of(folder, preference, policy.preferences, users, overrides)
-
-
-def z_of(
-    folder: RunFolder,
-    preference: str,
-    named: Mapping[str, Sequence[float]],
-    open_users: Callable[[], RunUsers],
-    overrides: Sequence[str] = (),
-) -> list[float]:
-    """The z that a preference names. Arguments and errors as :func:`generate`.
-
-    Args:
-        folder: The run.
-        preference: A group, ``@pairs.jsonl``, a user, or a number.
-        named: Group → its z.
-        open_users: Opens the run's users; not called for groups and pairs.
-        overrides: As of ``generate``.
-    """
-    from fedvpa.api.personalize import personalize
-    from fedvpa.policy.preference import as_number, latent_of
-
-    if preference.startswith("@"):
-        return list(personalize(folder.path, preference[1:], overrides=overrides).mean)
-    if preference in named:
-        return list(named[preference])
-    users = open_users()
-    for some in (users.seen, users.unseen):
-        if preference in some.ids:
-            found: list[float] = some.z[some.ids.index(preference)].tolist()
-            return found
-    if as_number(preference) is None:
-        raise ConfigError(f"There is no preference and no user {preference!r}.", fix=_choices(named, users, preference))
-    try:
-        between: list[float] = latent_of(preference, named).tolist()
-    except ConfigError as error:
-        raise ConfigError(error.problem, fix=f"{error.fix} {_choices(named, users)}") from None
-    return between
-
-
-def _choices(named: Mapping[str, Sequence[float]], users: RunUsers, given: str | None = None) -> str:
-    ids = [*users.seen.ids, *users.unseen.ids]
-    close = [] if given is None else difflib.get_close_matches(given, [*named, *ids], n=1)
-    hint = f"Did you mean {close[0]!r}? " if close else ""
-    shown = ", ".join(ids[:10]) + (f" and {len(ids) - 10} more" if len(ids) > 10 else "")
-    return f"{hint}Groups: {', '.join(named) or 'none'}; users: {shown}; or @pairs.jsonl."
+        raise ConfigError("This policy follows a preference, and none is given.", fix=choices(known, users()))
+    return policy, z_of(folder, preference, known, users, new)

@@ -10,6 +10,7 @@ from typing import Any
 
 from fedvpa.core.short_repr import short_repr
 from fedvpa.data.config import check_pairs_file
+from fedvpa.data.report import DataReport, say_report
 from fedvpa.runs.folder import RunFolder
 
 
@@ -27,6 +28,7 @@ class PersonalizeResult:
         prototype: The likeliest of them.
         context_accuracy: The share of the given pairs that the selector then orders as the user did. z has seen them,
             so this is no estimate of accuracy on others.
+        data: What was read of the file, and what of it was left out, cut or changed.
     """
 
     run: Path
@@ -37,23 +39,31 @@ class PersonalizeResult:
     responsibilities: Sequence[float]
     prototype: int
     context_accuracy: float
+    data: DataReport
 
     __repr__ = short_repr
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
-        return asdict(self) | {"run": str(self.run)}
+        return asdict(self) | {"run": str(self.run), "data": self.data.to_dict()}
 
 
 def personalize(
-    run: str | PathLike[str], pairs: str | PathLike[str], *, user: str | None = None, overrides: Sequence[str] = ()
+    run: str | PathLike[str],
+    pairs: str | PathLike[str],
+    *,
+    user: str | None = None,
+    columns: Mapping[str, str] | None = None,
+    overrides: Sequence[str] = (),
 ) -> PersonalizeResult:
-    """A new user's posterior from labelled pairs. Nothing is written.
+    """A new user's posterior from labelled pairs. Nothing is written, and the data of the run are not needed.
 
     Args:
         run: The run directory.
-        pairs: A JSONL or Parquet file of the user's pairs.
+        pairs: A file of the user's pairs.
         user: The user whose pairs to use, where the file holds those of several.
+        columns: Our name of a column → its name in this file, such as ``{"user_id": "worker"}``. Columns that are not
+            given have the names of the run's own data where the file has these, else the standard ones.
         overrides: Where the language model is now, such as ``features.model=PATH``.
 
     Raises:
@@ -64,25 +74,23 @@ def personalize(
     config = folder.config(overrides)
     check_pairs_file(pairs)
     from fedvpa.algorithms.registry import make
-    from fedvpa.runs.new_pairs import load_pairs, of_one_user, scaling_of
-    from fedvpa.runs.prepare import prepare_pairs
-    from fedvpa.runs.stage1 import open_selector
+    from fedvpa.runs.new_user import NewUser, infer_new_user
 
-    selector = open_selector(folder, config)
-    table = of_one_user(load_pairs(config, Path(pairs)), user, str(pairs))
-    context = prepare_pairs(config.features, table, scaling_of(selector, folder))
-    posterior = selector.infer(context)
+    inferred = infer_new_user(folder, config, str(pairs), NewUser(user, columns, overrides))
+    selector, context, posterior = inferred.selector, inferred.context, inferred.posterior
+    say_report(inferred.table.report, str(pairs))
     mean, log_var = posterior.gaussian()
     near = selector.with_inference("responsibilities") if len(posterior.weights) == 1 else None
     personal = make(config.method, config.method_config).personal
     share = (near.infer(context) if near and personal else posterior).weights
     return PersonalizeResult(
         run=folder.path,
-        pairs=len(table),
-        skipped=table.report.skipped,
+        pairs=len(inferred.table),
+        skipped=inferred.table.report.skipped,
         mean=mean.tolist(),
         std=(0.5 * log_var).exp().tolist(),
         responsibilities=share.tolist(),
         prototype=int(share.argmax()),
         context_accuracy=float((selector.margins(posterior, context) > 0).float().mean()),
+        data=inferred.table.report,
     )

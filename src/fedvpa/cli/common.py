@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from fedvpa.core.errors import FedvpaError
+from fedvpa.core.errors import ConfigError, FedvpaError
 from fedvpa.core.progress import speaks
 
 ConfigOption = Annotated[Path | None, typer.Option("--config", help="A YAML file; see configs/.")]
@@ -23,6 +23,21 @@ EngineOption = Annotated[
 OverrideArgument = Annotated[
     list[str] | None, typer.Argument(metavar="[KEY.PATH=VALUE]...", help="Such as server.rounds=50.")
 ]
+
+
+def columns_of(maps: Sequence[str] | None) -> dict[str, str]:
+    """``--map user_id=worker`` of a verb that reads a file of new pairs: our name of a column → its name there.
+
+    Raises:
+        ConfigError: For an entry without ``=``.
+    """
+    found = {}
+    for entry in maps or ():
+        ours, equals, theirs = entry.partition("=")
+        if not (ours and equals and (theirs or ours == "winner")):
+            raise ConfigError(f"--map {entry} names no column.", fix="Write --map user_id=COLUMN.")
+        found[ours] = theirs
+    return found
 
 
 def finish(result: Any, as_json: bool, text: Callable[[], str]) -> None:

@@ -4,27 +4,36 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fedvpa.cli.common import JsonOption, OverrideArgument, finish
+from fedvpa.cli.common import JsonOption, MapOption, OverrideArgument, columns_of, finish
 from fedvpa.core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from fedvpa.api.evaluate import EvaluateResult
 
 
 def evaluate(
     run: Annotated[Path, typer.Argument(help="The run directory.")],
-    pairs: Annotated[Path | None, typer.Option(help="New labelled pairs, JSONL or Parquet, with groups.")] = None,
+    pairs: Annotated[Path | None, typer.Option(help="A file of new labelled pairs.")] = None,
     policy: Annotated[
         bool, typer.Option("--policy", help="Judge the run's policy against its base policy instead.")
     ] = False,
-    group_column: Annotated[str | None, typer.Option(help="The column of groups.")] = None,
+    map_: MapOption = None,
+    group_column: Annotated[str | None, typer.Option(help="The same as --map group=COLUMN.")] = None,
+    by: Annotated[
+        str | None,
+        typer.Option(help="user: with the z of who labelled a pair; group: every client on the pairs of its group."),
+    ] = None,
     overrides: OverrideArgument = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Score a trained run on new pairs: every client on those of its own group. Or judge its policy."""
+    """Score a trained run on new pairs, each with the z of its user or of its group's clients. Or judge its policy."""
     if policy:
-        _judge(run, overrides or [], as_json, {"--pairs": pairs, "--group-column": group_column})
+        unread = {"--pairs": pairs, "--group-column": group_column, "--map": map_, "--by": by}
+        _judge(run, overrides or [], as_json, unread)
         return
     if pairs is None:
         raise ConfigError(
@@ -33,11 +42,33 @@ def evaluate(
         )
     from fedvpa.api.evaluate import evaluate as run_it
 
-    result = run_it(run, pairs, group_column=group_column, overrides=overrides or [])
+    result = run_it(
+        run,
+        pairs,
+        columns=columns_of(map_),
+        group_column=group_column,
+        by=by,  # type: ignore[arg-type]  # checked by the verb
+        overrides=overrides or [],
+    )
+    finish(result.to_dict(), as_json, lambda: _text(result))
+
+
+def _text(result: EvaluateResult) -> str:
     from fedvpa.evaluation.report.tables import worded
 
-    text = f"accuracy {worded(result.accuracy, result.ci95)} on {result.pairs} pairs"
-    finish(result.to_dict(), as_json, lambda: text)
+    lines = [f"accuracy {worded(result.accuracy, result.ci95)} on {result.pairs} pairs of {_whom(result)}"]
+    if result.known and result.new:
+        for name, part in (("users of the run", result.known), ("new users", result.new)):
+            lines.append(f"  {name}: {worded(part.value, part.interval)}")
+    lines += [f"  {name}: {worded(part.value, part.interval)}" for name, part in result.groups.items()]
+    return "\n".join(lines)
+
+
+def _whom(result: EvaluateResult) -> str:
+    if result.by == "group":
+        return f"the groups of {result.users} clients"
+    context = f", whose z comes from {result.context_pairs} other pairs" if result.context_pairs else ""
+    return f"{result.users} user{'' if result.users == 1 else 's'}{context}"
 
 
 def _judge(run: Path, overrides: Sequence[str], as_json: bool, unread: Mapping[str, object]) -> None:

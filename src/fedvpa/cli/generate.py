@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from fedvpa.cli.common import JsonOption, OverrideArgument, finish
+from fedvpa.cli.common import JsonOption, MapOption, OverrideArgument, columns_of, finish
 
 
 def generate(
@@ -15,8 +15,11 @@ def generate(
     prompt: Annotated[list[str], typer.Option(help="What to answer; may be given several times.")],
     overrides: OverrideArgument = None,
     preference: Annotated[
-        str | None, typer.Option(help="A group, a user's id, @pairs.jsonl, or 0 to 1 between two groups.")
+        str | None,
+        typer.Option(help="A group, a user's id, @pairs.jsonl, a prototype's number, or one between two, as 0.3."),
     ] = None,
+    user: Annotated[str | None, typer.Option(help="The user, where @pairs.jsonl holds pairs of several.")] = None,
+    map_: MapOption = None,
     temperature: Annotated[float, typer.Option(min=0, help="0 for greedy decoding.")] = 0.7,
     top_p: Annotated[float, typer.Option(min=0, max=1)] = 1.0,
     max_new_tokens: Annotated[int | None, typer.Option(min=1)] = None,
@@ -30,6 +33,8 @@ def generate(
         run,
         prompt,
         preference,
+        user=user,
+        columns=columns_of(map_),
         temperature=temperature,
         top_p=top_p,
         max_new_tokens=max_new_tokens,

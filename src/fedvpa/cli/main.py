@@ -13,6 +13,7 @@ import typer
 from fedvpa.cli import align, compare, demo, doctor, evaluate, export, generate, personalize, report, train
 from fedvpa.cli.common import complain
 from fedvpa.core.errors import FedvpaError
+from fedvpa.core.options import flags
 from fedvpa.core.signals import interrupting
 from fedvpa.core.streams import widen
 from fedvpa.core.version import __version__
@@ -55,7 +56,8 @@ def main() -> None:
     """Run the command line; set FEDVPA_DEBUG for the traceback of an error that is reported in one message."""
     widen()
     try:
-        app()
+        with flags():
+            app()
     except (FedvpaError, OSError) as error:
         if os.environ.get("FEDVPA_DEBUG"):
             raise

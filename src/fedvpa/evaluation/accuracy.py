@@ -103,7 +103,7 @@ def score_clients(
                 continue
             right = [_half(value) for value in correct[row][: len(tested)]]
             words, names = (None, None) if items is None else results_by_item(right, [items[pair] for pair in tested])
-            held = None if row not in further else [_half(value) for value in further[row]]
+            held = further.get(row)
             known = (holdout_items or {}).get(str(client.group))
             about = [str(pair) for pair in range(len(held or ()))] if known is None else known
             scores.append(
@@ -155,6 +155,20 @@ def control_scores(
     return found + score_clients(selector, federation, clients, mean, method=name, seed=seed, items=items)
 
 
+def mark_pairs(selector: Selector, posterior: Posterior, pairs: Pairs) -> list[list[float]]:
+    """For each posterior 1, ½ or 0 of each pair, the same pairs for all: right, a tie, wrong.
+
+    Args:
+        selector: The trained selector.
+        posterior: One for each client, along a leading axis.
+        pairs: Scaled features, without a client axis.
+
+    Raises:
+        TrainingError: If a reward is no finite number.
+    """
+    return [[_half(value) for value in row] for row in _correct(selector, posterior, pairs).tolist()]
+
+
 def _correct(selector: Selector, posterior: Posterior, pairs: Pairs) -> Float[Tensor, "clients n"]:
     """1, ½ or 0 per pair; a head that looks at the answer's position is asked in both orders.
 
@@ -190,7 +204,7 @@ def _holdout_correct(
     for group, pairs in holdout.items():
         rows = [row for row, client in enumerate(clients) if client.group == group]
         if rows:
-            correct = _correct(selector, posterior[torch.tensor(rows)], pairs).tolist()
+            correct = mark_pairs(selector, posterior[torch.tensor(rows)], pairs)
             found |= dict(zip(rows, correct, strict=True))
     return found
 

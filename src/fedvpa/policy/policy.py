@@ -29,7 +29,7 @@ from fedvpa.policy.config import PolicyConfig
 from fedvpa.policy.files import PREFERENCES, read_policy, read_preferences
 from fedvpa.policy.lora import adapt
 from fedvpa.policy.model import PolicyModel
-from fedvpa.policy.preference import Preference, latent_of
+from fedvpa.policy.preference import Preference, Prototypes, known, latent_of
 from fedvpa.policy.rows import PolicyTokenizer
 from fedvpa.policy.sampling import SERVING, Sampling
 
@@ -44,6 +44,7 @@ class Policy(PolicyModel):
         source: Where the base came from.
         preferences: Group → the z that stands for it; empty for a policy without z, or one in training.
         sampling: How :meth:`generate` draws unless told otherwise.
+        prototypes: The typical z of the selector that it was aligned by; empty where they mean nothing.
     """
 
     def __init__(
@@ -54,10 +55,12 @@ class Policy(PolicyModel):
         source: ModelSource,
         preferences: Mapping[str, Sequence[float]] | None = None,
         sampling: Sampling = SERVING,
+        prototypes: Prototypes = (),
     ) -> None:
         super().__init__(model, conditioner, tokenizer, source)
         self.preferences: Mapping[str, Sequence[float]] = dict(preferences or {})
         self.sampling = sampling
+        self.prototypes = prototypes
 
     def __repr__(self) -> str:
         z = "no z" if self.conditioner is None else f"z of {self.conditioner.latent} numbers"
@@ -107,8 +110,8 @@ class Policy(PolicyModel):
             prompts: A prompt or several: strings, or lists of messages with ``role`` and ``content``. A string is one
                 message of the user, if the policy was trained on conversations. A conversation that ends in an
                 assistant turn is continued there.
-            preference: Whose: the name of a group, a place from 0 to 1 between two groups, or a z of k numbers, such as
-                :func:`fedvpa.personalize` gives. None for a policy without z.
+            preference: Whose: the name of a group; the number of a prototype, or one between two, such as 0.3; or a z
+                of k numbers, such as :func:`fedvpa.personalize` gives. None for a policy without z.
             system: The text of a system turn in front of each prompt.
             temperature: 0 for greedy decoding; by default 0.7.
             top_p: Nucleus; by default 1.
@@ -146,13 +149,11 @@ class Policy(PolicyModel):
         if self.conditioner is None:
             return None
         if preference is None:
-            known = ", ".join(self.preferences) or "none by name"
             raise ConfigError(
                 "This policy follows a preference, and none is given.",
-                fix=f"Give one of its groups ({known}), a number between two of them, or a z such as "
-                "fedvpa.personalize gives.",
+                fix=f"It knows {known(self.preferences, self.prototypes)}; or give a z, as fedvpa.personalize does.",
             )
-        return latent_of(preference, self.preferences)
+        return latent_of(preference, self.preferences, self.prototypes)
 
     def _check_room(self, prompt: int, answer: int) -> None:
         whole = self.tokenizer.max_tokens
@@ -194,6 +195,7 @@ class Policy(PolicyModel):
                 "max_prompt_tokens": self.tokenizer.max_prompt_tokens,
                 "reading": self.tokenizer.identity(),
                 "conditioner": shape,
+                **({"prototypes": [list(z) for z in self.prototypes]} if self.prototypes else {}),
                 **(notes or {}),
             },
         )
@@ -268,6 +270,7 @@ def load_policy(folder: Path, config: PolicyConfig, *, device: str = "auto") -> 
     policy = _assemble(adapted, conditioner, tokenizer, source, config)
     if (folder / PREFERENCES).is_file() and conditioner is not None:
         policy.preferences = read_preferences(folder)
+    policy.prototypes = saved.get("prototypes", ())
     return policy
 
 

@@ -15,6 +15,7 @@ from fedvpa.engines.config import EngineConfig
 from fedvpa.engines.training import TrainState, rounds, start
 from fedvpa.engines.vectorised import default_workers
 from fedvpa.runs.config import RunConfig
+from fedvpa.runs.held import HeldPairs
 from fedvpa.runs.prepare import Prepared
 from fedvpa.runs.users import RunUsers, infer_users
 from fedvpa.selector.selector import Selector
@@ -168,7 +169,10 @@ def stage1_of(config: RunConfig, prepared: Prepared, trained: Trained) -> Stage1
         selector=trained.selector,
         seen=trained.seen,
         unseen=trained.unseen,
-        pairs=prepared.pairs,
+        open_pairs=lambda: prepared.pairs,
+        has_text=True,
+        holds_out=run_users(prepared, trained).holds_out,
+        data=prepared.fingerprint(),
         features=config.features,
         policy=config.policy,
         seed=config.seed,
@@ -178,4 +182,5 @@ def stage1_of(config: RunConfig, prepared: Prepared, trained: Trained) -> Stage1
 
 def run_users(prepared: Prepared, trained: Trained) -> RunUsers:
     """The users of a finished training, as a run directory keeps them."""
-    return RunUsers(trained.seen, trained.unseen, prepared.federation.partition, prepared.fingerprint())
+    partition, held = prepared.federation.partition, HeldPairs.of(prepared.pairs)
+    return RunUsers(trained.seen, trained.unseen, partition, prepared.fingerprint(), held)

@@ -150,6 +150,12 @@ class RunFolder:
             )
         return with_overrides(read_config(self.config_file), overrides)
 
+    def trained_clients(self) -> set[str]:
+        """The clients that took part in a round, by the history; empty where a method needs no federation."""
+        lines = self.history.read_text(encoding="utf-8").splitlines() if self.history.is_file() else []
+        rounds = [json.loads(line) for line in lines]
+        return {name for line in rounds for name in line["cohort"] if name not in line["dropped"]}
+
     def begin(self, config: RunConfig, environment: Mapping[str, Any]) -> None:
         """Remove an earlier run and write the files that a run starts with."""
         self.remove()

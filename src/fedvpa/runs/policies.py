@@ -14,6 +14,7 @@ from accelerate.utils import wait_for_everyone
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 
+from fedvpa.algorithms.registry import make
 from fedvpa.alignment.dpo_job import refresh_file
 from fedvpa.alignment.job import AlignmentJob
 from fedvpa.alignment.stage1 import ONE
@@ -33,6 +34,7 @@ from fedvpa.runs.card import card
 from fedvpa.runs.config import RunConfig, with_overrides
 from fedvpa.runs.folder import RunFolder
 from fedvpa.runs.identity import CONTENT
+from fedvpa.selector.selector import Selector
 
 META = ("schema_version", "policy", "method", "identity", "compute")
 """What the header of a checkpoint holds, beside the job's own notes."""
@@ -218,6 +220,9 @@ def open_aligned(run: RunFolder, overrides: Sequence[str] = ()) -> Aligned:
     here = config.policy.model_copy(update={"model": config.policy.model or config.features.model})
     names = list(metrics["policies"])
     policies = {name: load_policy(run.policy / name, here, device=config.features.device).eval() for name in names}
+    for policy in policies.values():
+        if policy.conditioner is not None and not policy.prototypes and len(policy.preferences) != 2:
+            policy.prototypes = _prototypes(run, config)  # one of an earlier release keeps none
     return Aligned(config, metrics["method"], policies)
 
 
@@ -259,6 +264,13 @@ def save_policy(
     """
     own = {"method": method, "preference": name, "settings": settings.model_dump(mode="json")}
     policy.save_pretrained(run.policy / name, {**own, **notes})
+
+
+def _prototypes(run: RunFolder, config: RunConfig) -> list[list[float]]:
+    """Those of a run's selector, if its method gives them a meaning."""
+    if not make(config.method, config.method_config).has_prototypes:
+        return []
+    return Selector.from_pretrained(run.selector).prototypes.tolist()
 
 
 def _load(job: AlignmentJob, path: Path, parts: Parts) -> None:

@@ -1,6 +1,7 @@
 """The users of a run, kept in ``clients/users.safetensors``: who they are, what they hold, what was inferred of them.
 
-With this file every verb opens a run without extracting features again. It is private: it belongs to the "devices" of
+With this file every verb opens a run without its data, and extracts no features again. Of texts it holds hashes alone:
+see :mod:`fedvpa.runs.held`. It is private: it belongs to the "devices" of
 a simulation, like everything in ``clients/``, and is never published.
 """
 
@@ -23,9 +24,12 @@ from fedvpa.core.short_repr import short_repr
 from fedvpa.core.tensors import write_tensors
 from fedvpa.core.tree import Tree, below, prefixed
 from fedvpa.data.partition import ClientRows, Partition
-from fedvpa.data.splits import SplitRule
+from fedvpa.data.partition_config import PartitionConfig
+from fedvpa.data.schema import Text
+from fedvpa.data.splits import SplitRule, make_rule
 from fedvpa.engines.federation import Federation
 from fedvpa.evaluation.accuracy import infer_clients
+from fedvpa.runs.held import HeldPairs
 from fedvpa.selector.posterior import Posterior
 from fedvpa.selector.selector import Selector
 
@@ -40,15 +44,49 @@ class RunUsers:
         seen: Those that trained.
         unseen: Those that did not.
         partition: The rows of the run's table that each holds.
-        data: A hash of the texts and of the partition; see :func:`fedvpa.runs.identity.data_fingerprint`.
+        data: A hash of the texts and of the partition; see :func:`fedvpa.runs.identity.data_fingerprint`. Empty where
+            the run holds no users.
+        held: The pairs and held-out prompts of the run's data; None where the run does not say: it was written by an
+            earlier release, or by the server of a deployment.
     """
 
     seen: Users
     unseen: Users
     partition: Partition
     data: str
+    held: HeldPairs | None = None
 
     __repr__ = short_repr
+
+    def z_of(self, user: str) -> Tensor | None:
+        """The z that serves a user who is known by name, shape [k]; None if nobody is called so."""
+        for some in (self.seen, self.unseen):
+            if user in some.ids:
+                return some.z[some.ids.index(user)]
+        return None
+
+    @property
+    def elsewhere(self) -> bool:
+        """Whether they are on other machines."""
+        return not self.partition.clients
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """The distinct groups of all users that have one, in the order in which training numbered them."""
+        return tuple(sorted({client.group for client in self.partition.clients if client.group is not None}))
+
+    def holds_out(self, prompt: Text) -> bool:
+        """Whether no policy may train on the prompt: by its hash, or because the run's data hold it out."""
+        rule = self.partition.rule
+        return (rule is not None and rule.holds_out(prompt)) or (self.held is not None and self.held.holds_out(prompt))
+
+
+def nobody(config: PartitionConfig, seed: int) -> RunUsers:
+    """The users of a deployment's server: they are on the nodes, which hold out by the same hash."""
+    rule = make_rule(
+        (), config.unit, seed, test_fraction=config.test_fraction, validation_fraction=config.validation_fraction
+    )
+    return RunUsers(Users.of((), None), Users.of((), None), Partition((), rule), "")
 
 
 def infer_users(
@@ -76,6 +114,9 @@ def save_users(path: Path, users: RunUsers) -> None:
         "held_out": users.partition.rule.to_dict() if users.partition.rule else None,
         "clients": [[client.client_id, client.group, client.seen] for client in clients],
     }
+    if users.held is not None:
+        held, header["held_groups"] = users.held.tensors()
+        tensors |= prefixed("held", held)
     # Plain ASCII: an id from JSON may hold a lone surrogate, which UTF-8 cannot.
     write_tensors(path, tensors, {"fedvpa": json.dumps(header, ensure_ascii=True)})
 
@@ -98,11 +139,15 @@ def load_users(path: Path) -> RunUsers:
     )
     clients = _clients(header["clients"], tensors["rows"].numpy(), tensors["sizes"].numpy())
     seen, unseen = ([client for client in clients if client.seen is flag] for flag in (True, False))
+    held = None
+    if "held_groups" in header:
+        held = HeldPairs.load(below("held", tensors), header["held_groups"])
     return RunUsers(
         _users(seen, below("seen", tensors)),
         _users(unseen, below("unseen", tensors)),
         Partition(clients, SplitRule(**header["held_out"]) if header.get("held_out") else None),
         header["data"],
+        held,
     )
 
 
