@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -23,6 +24,7 @@ from fedvpa.core.seeds import Label
 from fedvpa.data.schema import Text
 from fedvpa.models.locate import locate
 from fedvpa.models.reading import check_readable
+from fedvpa.models.rendering import say_header
 from fedvpa.policy.partial_samples import PartialSamples
 from fedvpa.policy.policy import Policy, new_policy
 from fedvpa.policy.templates import with_template
@@ -54,6 +56,9 @@ def fresh_policy(stage: Stage1) -> Policy:
     )
     if stage.personal and stage.algorithm.has_prototypes:
         policy.prototypes = stage.selector.prototypes.tolist()
+    encoder = policy.tokenizer.encoder
+    if policy.tokenizer.conversational:
+        say_header(encoder.tokenizer, json.dumps(dict(encoder.renderer.arguments)))
     if policy.source.tokenizer_hash() != locate(stage.features.model).tokenizer_hash():
         say("the policy's tokenizer is not the selector's: responses are handed over as text")
     return policy

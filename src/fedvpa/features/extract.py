@@ -84,6 +84,7 @@ class TokenisedPairs:
             obstacle=self.obstacle,
             equal_rows=tuple(self.notes.equal),
             spelling_rows=tuple(self.notes.spelling),
+            first_cut=(min(self.notes.cut_prompts, default=None), min(self.notes.cut_responses, default=None)),
             **asdict(self.counts),
         )
 

@@ -52,6 +52,7 @@ class FeatureReport:
         equal_rows: Rows whose two responses have the same tokens once they are cut: nobody can learn from them, or be
             scored on them.
         spelling_rows: Rows of which a text spells a control token of the model; it is read as text.
+        first_cut: The first row whose prompt was cut, and the first of which a response was; None where there is none.
     """
 
     pairs: int
@@ -65,6 +66,7 @@ class FeatureReport:
     responses_truncated: int
     equal_rows: tuple[int, ...] = ()
     spelling_rows: tuple[int, ...] = ()
+    first_cut: tuple[int | None, int | None] = (None, None)
 
 
 @dataclass(frozen=True, slots=True, repr=False)

@@ -50,17 +50,25 @@ class Notes:
     Attributes:
         equal: Pairs whose two responses have the same tokens once they are cut: there is nothing to learn or to order.
         spelling: Pairs of which a text spells a control token of the model, which is read as text.
+        cut_prompts: Pairs whose prompt was cut.
+        cut_responses: Pairs of which a response was cut.
     """
 
     equal: list[int] = field(default_factory=list)
     spelling: list[int] = field(default_factory=list)
+    cut_prompts: list[int] = field(default_factory=list)
+    cut_responses: list[int] = field(default_factory=list)
 
-    def add(self, row: int, *, equal: bool, spells: bool) -> None:
-        """Note a row."""
-        if equal:
-            self.equal.append(row)
-        if spells:
-            self.spelling.append(row)
+    def add(self, place: int, row: Row, counts: TokenCounts, *, spells: bool) -> None:
+        """Note a row and what it lost."""
+        for noted, where in (
+            (np.array_equal(row.chosen, row.rejected), self.equal),
+            (spells, self.spelling),
+            (counts.prompts_truncated, self.cut_prompts),
+            (counts.responses_truncated, self.cut_responses),
+        ):
+            if noted:
+                where.append(place)
 
 
 def tokenise(
@@ -97,7 +105,7 @@ def tokenise(
         row, counted = _truncate(ids.prompt.ids, ids.chosen, ids.rejected, framed, limits)
         rows.append(row)
         counts += counted
-        notes.add(place, equal=np.array_equal(row.chosen, row.rejected), spells=ids.spells)
+        notes.add(place, row, counted, spells=ids.spells)
     return rows, counts, notes
 
 

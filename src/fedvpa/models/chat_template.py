@@ -202,7 +202,8 @@ def _pinned(template: str, day: str) -> str:
     values = {
         code: str(int(noon.strftime(code.replace("-", "")))) if "-" in code else noon.strftime(code) for code in codes
     }
-    filters = "".join(f" | replace({json.dumps(code)}, {json.dumps(value)})" for code, value in values.items())
+    steps = [("%%", FIRST), *values.items(), (FIRST, "%")]
+    filters = "".join(f" | replace({json.dumps(code)}, {json.dumps(value)})" for code, value in steps)
     # The line break behind the macro is the one that the library's trim_blocks takes away.
     return f"{{%- macro {CLOCK}(format) %}}{{{{ format{filters} }}}}{{%- endmacro %}}\n{template}"
 

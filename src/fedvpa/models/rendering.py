@@ -10,12 +10,14 @@ A prompt that ends in an assistant turn is one that the response continues: the 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 from fedvpa.core.errors import DataError
+from fedvpa.core.progress import say
 from fedvpa.data.schema import Message, Pair, Text
 from fedvpa.data.text import as_messages
 from fedvpa.models.chat_template import SECOND, ChatTemplate, common_prefix
@@ -173,6 +175,13 @@ class Renderer:
             if whole.startswith(header):
                 return whole[len(header) :]
         return whole[common_prefix(opened, whole) :]
+
+
+@lru_cache(maxsize=8)
+def say_header(tokenizer: Any, arguments: str) -> None:
+    """Say :func:`header_warning` of a tokenizer and the arguments of its template, as JSON; once in a process."""
+    if warning := header_warning(ChatTemplate(tokenizer, json.loads(arguments))):
+        say(warning)
 
 
 def header_warning(template: ChatTemplate) -> str:

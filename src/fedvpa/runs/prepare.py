@@ -31,13 +31,14 @@ from fedvpa.models.folder import BUNDLED
 from fedvpa.models.load import open_tokenizer
 from fedvpa.models.locate import locate
 from fedvpa.models.reading import TEXTS, check_readable
-from fedvpa.models.rendering import is_conversational
+from fedvpa.models.rendering import is_conversational, say_header
 from fedvpa.runs.config import RunConfig
 from fedvpa.runs.identity import data_fingerprint
 from fedvpa.selector.pairs import Pairs
 from fedvpa.selector.scaling import Scaling
 from fedvpa.selector.selector import Selector
 
+TOO_LONG = "longer than features.max_{}_tokens, or than the model's positions allow"
 SPELLED_CONTROL = (
     "the text spells a control token of the model and is read as text "
     "(features.template=rendered reads strings that a chat template wrote)"
@@ -106,6 +107,8 @@ def prepare(config: RunConfig, *, on_node: bool = False) -> Prepared:
     say(str(held_out))
     table = note_unused(table, clients, config.partition)
     check_reader(config, table)
+    if features.template == "chat":
+        say_header(open_tokenizer(locate(features.model)), json.dumps(features.template_arguments))
     store = load_features(table, features)
     table = noted(table, store.report)
     if store.report.equal_rows:
@@ -126,7 +129,12 @@ def read_as(table: PairTable, features: FeatureConfig) -> FeatureConfig:
 def noted(table: PairTable, report: FeatureReport) -> PairTable:
     """The same table, whose report says what its texts lost on the way to features."""
     table = table.noting(report.equal_rows, SAME_TOKENS)
-    return table.noting(report.spelling_rows, SPELLED_CONTROL, effect="changed", asked=True)
+    table = table.noting(report.spelling_rows, SPELLED_CONTROL, effect="changed", asked=True)
+    prompt, response = ([] if row is None else [row] for row in report.first_cut)
+    cuts = ((prompt, "prompt", report.prompts_truncated), (response, "response", report.responses_truncated))
+    for first, unit, count in cuts:
+        table = table.noting(first, TOO_LONG.format(unit), effect="cut", unit=unit, count=count, asked=True)
+    return table
 
 
 def check_reader(config: RunConfig, table: PairTable) -> None:
