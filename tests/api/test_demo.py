@@ -1,6 +1,7 @@
 """The demo in one process; its policies are those of a comparison and trained elsewhere."""
 
 import json
+import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -36,4 +37,13 @@ def test_the_demo_needs_no_other_process(tmp_path: Path, monkeypatch: pytest.Mon
         "oracle",
     }
     assert json.loads((tmp_path / "comparison.json").read_text()) == result.to_dict()
-    assert "<html" in (tmp_path / "report.html").read_text()
+    page = (tmp_path / "report.html").read_text()
+    assert {path.stem for path in (tmp_path / "figures").iterdir()} >= {"few_shot", "latent_map", "accuracy_4_clients"}
+    fedvpa.report(tmp_path)
+    assert same_but_figures((tmp_path / "report.html").read_text()) == same_but_figures(page)
+    assert f"fedvpa demo --out {tmp_path} --clients 4 --seeds 1" in page
+
+
+def same_but_figures(page: str) -> str:
+    """The page without its pictures, whose files name the moment they were drawn."""
+    return re.sub(r'src="[^"]*"', "", page)

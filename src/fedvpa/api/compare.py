@@ -64,13 +64,19 @@ def compare(
         _check_holdout(config, stage, held)
     config.check_engine()
     config.check_paths()
+    from fedvpa.runs.commands import compare_command
+
     size: dict[str, Any] = {"clients": clients, "seeds": seeds, "first_seed": first_seed, "out": out}
+    options: dict[str, Any] = {"stage": stage if stage == "policy" else None, "methods": methods, "clients": clients}
+    options |= {"seeds": seeds, "first_seed": first_seed or None, "holdout": held}
+    page = {"command": compare_command(config, out / "config.yaml", out, **options)}
     with interrupting(f"the comparison stopped. Its finished runs are kept in {out}, and the same command goes on."):
         _check_machinery(config, names)
         names = _with_groups(config, names, size, asked=methods is not None)
         if stage == "policy":
             _check_judging(config, names, size)
-        result = _compare_selectors(config, names, size, held, jobs)
+        result = replace(_compare_selectors(config, names, size, held, jobs), page=page)
+        write_result(result)
         return _compare_policies(config, names, size, jobs, result) if stage == "policy" else result
 
 

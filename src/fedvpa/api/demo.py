@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import os
+import shlex
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from fedvpa.api.compare import compare, write_result
+from fedvpa.api.report import report
 from fedvpa.core.files import user_path
 from fedvpa.core.signals import interrupting
 from fedvpa.evaluation.accuracy import infer_clients
 from fedvpa.evaluation.accuracy_tables import few_shot_curve
-from fedvpa.evaluation.report.accuracy_figures import ALL_CLIENTS, accuracy_figure, few_shot_figure
-from fedvpa.evaluation.report.build import Figures, policy_figures, write_report
-from fedvpa.evaluation.report.latent_figure import latent_figure
+from fedvpa.evaluation.report.accuracy_figures import ALL_CLIENTS
 from fedvpa.evaluation.scores import ClientScore
 from fedvpa.experiments.policy_cells import policy_cells, run_policies
 from fedvpa.experiments.processes import run_all
@@ -65,16 +66,16 @@ def _demo(out: Path, seeds: int, clients: int, jobs: int | None) -> ComparisonRe
         }
     )
     selectors = compare(config, clients=[clients], seeds=seeds, out=out, jobs=jobs)
+    shown = _shown(config.with_clients(clients), out, clients, seeds, jobs)
     cells = policy_cells(config, methods=POLICIES, clients=[clients], seeds=1, first_seed=0, out=out)
-    result = replace(selectors, policies=run_policies(cells, jobs))
+    result = replace(selectors, policies=run_policies(cells, jobs), page=shown)
     write_result(result)
-    figures = _figures(config.with_clients(clients), result, clients, seeds, jobs) | policy_figures(result.to_dict())
-    write_report(out, "fedvpa demo: users who disagree", "fedvpa demo", result.to_dict(), figures)
+    report(out)
     return result
 
 
-def _figures(config: RunConfig, result: ComparisonResult, clients: int, seeds: int, jobs: int | None) -> Figures:
-    """What the demo shows of stage 1."""
+def _shown(config: RunConfig, out: Path, clients: int, seeds: int, jobs: int | None) -> dict[str, Any]:
+    """What the demo shows beside its comparison, as ``comparison.json`` keeps it for ``fedvpa report``."""
     curve = few_shot_curve(_shots(config, seeds, jobs))
     first = config.with_seed(0)
     prepared = prepare(first)
@@ -82,27 +83,18 @@ def _figures(config: RunConfig, result: ComparisonResult, clients: int, seeds: i
     seen = federation.partition.seen
     spread = infer_clients(selector.with_inference("laplace"), federation, seen)
     users = make_users(find_population("two-groups"), clients + UNSEEN, 0)
-    bayes = {ALL_CLIENTS: population_bayes_accuracy(users, first.data.temperature, first.data.flip)}
-    summary = result.selectors.accuracy.summary
-    oracle = {row.method: row.unseen_mean for row in summary if row.method == "oracle" and row.unseen_mean is not None}
+    command = ["fedvpa", "demo", "--out", str(out), "--clients", str(clients), "--seeds", str(seeds)]
     return {
-        "accuracy_by_method": (
-            partial(accuracy_figure, result.to_dict(), clients, bayes),
-            "Accuracy on held-out pairs of the clients' own; 95% intervals over clients within seeds.",
-        ),
-        "latent_map": (
-            partial(
-                latent_figure,
-                spread.mean.numpy(),
-                [str(client.group) for client in seen],
-                selector.prototypes.numpy(),
-            ),
-            "Laplace posterior means of seed 0; training never read the groups that colour them.",
-        ),
-        "few_shot": (
-            partial(few_shot_figure, curve, oracle),
-            "Users that training never saw, by the number of labelled pairs they give.",
-        ),
+        "title": "fedvpa demo: users who disagree",
+        "command": shlex.join(command),
+        "bayes": {ALL_CLIENTS: population_bayes_accuracy(users, first.data.temperature, first.data.flip)},
+        "latent_map": {
+            "means": spread.mean.tolist(),
+            "groups": [str(client.group) for client in seen],
+            "prototypes": selector.prototypes.tolist(),
+            "caption": "Laplace posterior means of seed 0.",
+        },
+        "few_shot": [point.to_dict() for point in curve],
     }
 
 

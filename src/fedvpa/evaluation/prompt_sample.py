@@ -107,10 +107,10 @@ class PromptSample:
     def answers(self) -> tuple[Design, Values]:
         """What the answers share and count, and their values.
 
-        An answer that belongs to no user is somebody's of whom nothing else is known; so are all where there are fewer
-        than two users.
+        An answer that belongs to no user is somebody's of whom nothing else is known. So are all where some seed has
+        a single user, who says nothing about others: the interval is then over prompts alone.
         """
-        known = len(self._people() - {None}) > 1
+        known = min(self._users_by_seed().values(), default=0) > 1
         people = [self._person(key) if known and key[2] else ("answer", *key) for key in self.values]
         design = Design(
             weights=np.array([self.weights[key] for key in self.values]),
@@ -124,8 +124,13 @@ class PromptSample:
     def _person(self, key: AnswerKey) -> tuple[object, ...]:
         return (key[2],) if self.same_users else (key[0], key[2])
 
-    def _people(self) -> set[tuple[object, ...] | None]:
-        return {self._person(key) if key[2] else None for key in self.values}
+    def _users_by_seed(self) -> dict[int, int]:
+        """How many users each seed has that has any."""
+        found: dict[int, set[str]] = defaultdict(set)
+        for seed, _, user in self.values:
+            if user:
+                found[seed].add(user)
+        return {seed: len(users) for seed, users in found.items()}
 
     def matched(self, *others: PromptSample) -> list[PromptSample]:
         """This sample and the others, unchanged.

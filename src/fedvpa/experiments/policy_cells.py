@@ -77,4 +77,4 @@ def gather_policies(cells: Sequence[Cell]) -> PoliciesComparison:
     first = cells[0].config.partition.clients
     shown = [own for cell, own in zip(cells, found, strict=True) if cell.config.partition.clients == first]
     timed = [(own, cell.seconds) for cell, own in zip(cells, found, strict=True)]
-    return compare_judged(timed, shown, same_users=cells[0].config.partition.kind == "natural")
+    return compare_judged(timed, shown, same_users=cells[0].config.same_users)

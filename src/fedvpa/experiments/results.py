@@ -72,14 +72,18 @@ class ComparisonResult:
         out: Its folder.
         selectors: Of stage 1.
         policies: Of stage 2; None where it was not compared.
+        page: What a report shows beside these, and they do not know: the command that made the comparison
+            (``command``), and of the demo its ``title``, ``few_shot``, ``latent_map`` and ``bayes``.
     """
 
     out: Path
     selectors: SelectorComparison
     policies: PoliciesComparison | None = None
+    page: Mapping[str, Any] = field(default_factory=dict)
 
     __repr__ = short_repr
 
     def to_dict(self) -> dict[str, Any]:
         """What ``comparison.json`` holds."""
-        return self.selectors.to_dict() | ({} if self.policies is None else self.policies.to_dict())
+        policies = {} if self.policies is None else self.policies.to_dict()
+        return self.selectors.to_dict() | policies | dict(self.page)

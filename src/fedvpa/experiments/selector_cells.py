@@ -122,7 +122,7 @@ def run_selector_cell(cell: Cell) -> None:
 
 def gather_selectors(cells: Sequence[Cell]) -> SelectorComparison:
     """What the finished cells say; their scores are left in ``scores.jsonl``."""
-    same_users = cells[0].config.partition.kind == "natural"
+    same_users = cells[0].config.same_users
     scores: list[ClientScore] = []
     disagreed: list[ClientScore] = []
     seconds = {}

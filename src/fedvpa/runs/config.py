@@ -126,6 +126,11 @@ class RunConfig(Config):
             values["data"]["seed"] = seed
         return type(self).parse(values)
 
+    @property
+    def same_users(self) -> bool:
+        """Whether a client's name stands for the same person in runs that differ in their seed."""
+        return self.partition.kind == "natural" and self.data.source != "world"
+
     def with_method(self, method: str) -> Self:
         """The same run of another method."""
         return type(self).parse({**self.model_dump(), "method": method})

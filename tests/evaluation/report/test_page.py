@@ -86,13 +86,15 @@ def test_the_page_says_everything_it_was_given(report, compared):
     for words in ("data.pairs.train 40", "tau 1.0, 0.1", "holdout –", "torch 2.13", "Nothing was left out."):
         assert words in page.words
     assert "6 / 5" in page.words
-    assert "2000 resamples" in page.words
+    assert (
+        "[95% interval of these trained models] ([95% interval of the method, over training seeds too])" in page.words
+    )
 
 
 def test_a_collapsed_method_is_named_at_the_top(report):
     page = Page(render_report(report))
-    assert "Posterior collapse? fedvpl No latent dimension is active" in page.words
-    assert "Posterior collapse? fedvpa_gp" not in page.words
+    assert "Alarm: the latents of fedvpl No latent dimension is active" in page.words
+    assert "Alarm: the latents of fedvpa_gp" not in page.words
 
 
 def test_the_page_is_readable_on_a_phone_and_in_the_dark(report):
@@ -126,7 +128,7 @@ def test_the_report_says_everything_about_policies(policies, samples):
         assert " ".join(cell.split()) in page.words
     for heading in ("Policies", "Win rates", "Paired differences of win rates", "Answers side by side"):
         assert heading in page.words
-    assert "2000 resamples" in page.words
+    assert "[95% interval of these trained policies]" in page.words
     assert "b" not in page.tags  # what a model wrote is shown, never obeyed
 
 
@@ -135,3 +137,30 @@ def test_a_report_without_policies_does_not_mention_them():
     assert "Policies" not in page.words
     assert "side by side" not in page.words
     assert "table" not in page.tags
+
+
+def test_a_judge_that_names_a_place_is_loud_and_data_that_are_not_used_are_counted(policies, compared):
+    judge = {"judge": "j", "duels": 40, "missing": 1, "ties": 30, "both_orders": 39, "flipped": 0.7, "first_seat": 0.8}
+    finding = {
+        "effect": "cut",
+        "unit": "response",
+        "reason": "longer than 256 tokens",
+        "count": 7,
+        "first": "a.jsonl:3",
+    }
+    told = {**compared, "data": {"read": 96, "used": 90, "findings": [finding]}}
+    told["held_out"] = {"unit": "pair", "units": 80, "test_units": 17, "pairs": 90, "test_pairs": 19}
+    judged = policies | {"policy_judges": [judge | {"position_biased": True}]}
+    page = Page(render_report(Report("Three", comparison=told, policies=judged)))
+    for words in (
+        "Alarm: the judge WARNING: the judge 'j' decides by the place of an answer: 70.0%",
+        "the answer shown first won 80.0% of the calls",
+        "cut longer than 256 tokens 7 responses a.jsonl:3",
+        "held out 17 of 80 units (by pair) test pairs 19 of 90 rows read 96 rows used 90",
+    ):
+        assert words in page.words
+    quiet = Page(
+        render_report(Report("Four", policies=policies | {"policy_judges": [judge | {"position_biased": False}]}))
+    )
+    assert "Alarm: the judge" not in quiet.words
+    assert "70.0% of verdicts flipped" in quiet.words

@@ -8,17 +8,23 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
 from matplotlib.figure import Figure
 
 from fedvpa.core.errors import DataError
+from fedvpa.evaluation.accuracy_results import FewShotPoint
 from fedvpa.evaluation.latents import LatentReport
-from fedvpa.evaluation.report.accuracy_figures import accuracy_figure, gap_figure
+from fedvpa.evaluation.report.accuracy_figures import accuracy_figure, few_shot_figure, gap_figure
+from fedvpa.evaluation.report.findings import accuracy_sentences, joined, policy_sentences, stage2_sentences
+from fedvpa.evaluation.report.latent_figure import latent_figure
 from fedvpa.evaluation.report.page import Report, ReportFigure, embedded, save_report
 from fedvpa.evaluation.report.policy_figures import pareto_figure, switching_figure, win_rate_figure
+from fedvpa.evaluation.report.stage2 import validation_figure
 from fedvpa.evaluation.report.style import save_figure
 from fedvpa.evaluation.report.training_figure import training_figure
 from fedvpa.evaluation.samples import LabelledAnswer, SideBySide
+from fedvpa.evaluation.summaries import ORACLE
 
 Figures = dict[str, tuple[Callable[[], Figure], str]]
 """Name → what draws it, and its caption. What lacks the numbers for it raises DataError, which says what they are."""
@@ -31,38 +37,45 @@ def write_report(
     compared: Mapping[str, Any],
     figures: Figures,
     notes: Sequence[str] = (),
+    *,
+    policy: Mapping[str, Any] | None = None,
+    configuration: Mapping[str, Any] | None = None,
 ) -> Path:
     """Save each figure as PNG, and all of them in one page; it says which are left out, and why.
 
     Args:
         folder: Of the run or comparison; gets ``report.html`` and ``figures/``.
         title: Of the page.
-        command: What the page says it was made by.
+        command: The commands that make the run or comparison again, one a line.
         compared: What ``comparison.json`` or ``metrics.json`` holds.
         figures: Those that the page should have.
         notes: Further sentences for the page.
+        policy: What ``policy/metrics.json`` of a run holds; None without stage 2.
+        configuration: The settings that were really run; by default those of ``config.yaml``.
 
     Returns:
         The page.
     """
     embeddings, left_out = list[ReportFigure](), list[str]()
     for name, (draw, caption) in figures.items():
-        title = name.replace("_", " ").capitalize()
+        heading = name.replace("_", " ").capitalize()
         try:
             figure = draw()
         except DataError as error:
-            left_out.append(f"The figure “{title}” is left out: {error}")
+            left_out.append(f"The figure “{heading}” is left out: {error}")
             continue
         save_figure(figure, folder / "figures" / f"{name}.png")
-        embeddings.append(embedded(title, figure, caption))
+        embeddings.append(embedded(heading, figure, caption))
     page = Report(
         title=title,
+        lead=joined([*accuracy_sentences(compared), *policy_sentences(compared), *stage2_sentences(policy or {})]),
         command=command,
         comparison=compared,
         figures=embeddings,
         latents=_latents(compared),
         policies=compared if compared.get("policy_summary") else None,
-        configuration=_yaml(folder / "config.yaml"),
+        stage2=policy,
+        configuration=yaml_mapping(folder / "config.yaml") if configuration is None else configuration,
         environment=_json(folder / "environment.json"),
         notes=[*notes, *compared.get("policy_notes", []), *left_out],
         samples=[
@@ -79,8 +92,11 @@ def accuracy_figures(compared: Mapping[str, Any]) -> Figures:
     figures: Figures = {}
     sizes = sorted({row["n_clients"] for row in compared["summary"]})
     for size in sizes:
-        caption = "Mean over clients with 95% intervals (bootstrap over clients within seeds)."
-        figures[f"accuracy_{size}_clients"] = (partial(accuracy_figure, compared, size), caption)
+        caption = (
+            "Accuracy on held-out pairs of the clients' own, mean over clients, with 95% intervals of these trained "
+            "models; the table above has those of the method. A coin gets half of the pairs right."
+        )
+        figures[f"accuracy_{size}_clients"] = (partial(accuracy_figure, compared, size, compared.get("bayes")), caption)
     methods = {row["method"] for row in compared["summary"]}
     known = [row for row in compared["summary"] if row["gap_closed"] is not None]
     if {"global", "oracle"} < methods and any(row["method"] not in ("global", "oracle") for row in known):
@@ -108,13 +124,54 @@ def policy_figures(compared: Mapping[str, Any]) -> Figures:
     return figures
 
 
+def new_user_figures(compared: Mapping[str, Any]) -> Figures:
+    """The latents of the clients, and what new users gain by the pairs they give; where a comparison has kept them."""
+    figures: Figures = {}
+    if "latent_map" in compared:
+        found = compared["latent_map"]
+        means, prototypes = (np.array(found[name], dtype=np.float64) for name in ("means", "prototypes"))
+        figures["latent_map"] = (
+            partial(latent_figure, means, found["groups"], prototypes),
+            f"{found['caption']} Training never read the groups that colour them.",
+        )
+    if "few_shot" in compared:
+        oracle = {
+            row["method"]: row["unseen_mean"]
+            for row in compared["summary"]
+            if row["method"] == ORACLE and row["unseen_mean"] is not None
+        }
+        curve = [FewShotPoint(**point) for point in compared["few_shot"]]
+        figures["few_shot"] = (
+            partial(few_shot_figure, curve, oracle),
+            "Users that training never saw, by the number of labelled pairs they give.",
+        )
+    return figures
+
+
+def stage2_figures(folder: Path, policy: Mapping[str, Any]) -> Figures:
+    """The looks at validation prompts of each policy of a run; none of a policy that has none, as FedDPO's."""
+    figures: Figures = {}
+    for name, notes in policy.get("policies", {}).items():
+        path = folder / "policy" / f"history{f'-{name}' if name else ''}.jsonl"
+        if "stopped" in notes and path.is_file():
+            figures[f"validation_{name or 'policy'}"] = (
+                partial(validation_figure, json_lines(path), notes["stopped"]),
+                "The weights of the look that is marked were kept.",
+            )
+    return figures
+
+
+def json_lines(path: Path) -> list[dict[str, Any]]:
+    """The objects of a file with one on each line."""
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
 def history_figures(folder: Path) -> Figures:
     """The losses over the rounds of a run; none for a comparison."""
     path = folder / "history.jsonl"
     if not path.is_file():
         return {}
-    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    lines = [line for line in lines if line["losses"]]
+    lines = [line for line in json_lines(path) if line["losses"]]
     if not lines:
         return {}
     names = sorted(set.intersection(*(set(line["losses"]) for line in lines)))
@@ -134,7 +191,8 @@ def _latents(compared: Mapping[str, Any]) -> dict[str, LatentReport]:
     return {} if found is None else {compared["method"]: LatentReport(**found | {"alarms": tuple(found["alarms"])})}
 
 
-def _yaml(path: Path) -> dict[str, Any]:
+def yaml_mapping(path: Path) -> dict[str, Any]:
+    """What a YAML file holds; empty without the file."""
     return yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 

@@ -16,7 +16,9 @@ from matplotlib.figure import Figure
 
 from fedvpa.core.config import flat
 from fedvpa.core.files import write_text
+from fedvpa.evaluation.judge_bias import bias_warnings, judge_lines
 from fedvpa.evaluation.latents import LatentReport
+from fedvpa.evaluation.report.data_tables import counts_text, unused_text
 from fedvpa.evaluation.report.detail_tables import (
     controls_text,
     differences_text,
@@ -24,8 +26,9 @@ from fedvpa.evaluation.report.detail_tables import (
     policy_differences_text,
     samples_text,
 )
+from fedvpa.evaluation.report.stage2 import left_out_text, policies_text
 from fedvpa.evaluation.report.style import figure_uri
-from fedvpa.evaluation.report.tables import policy_summary_text, summary_text
+from fedvpa.evaluation.report.tables import interval_key, policy_summary_text, summary_text
 from fedvpa.evaluation.samples import SideBySide
 
 
@@ -51,7 +54,7 @@ class Report:
     Attributes:
         title: The page's heading.
         lead: What came out, in a sentence or two.
-        command: The command that makes this report again.
+        command: The commands that make the run or comparison again, one a line.
         comparison: What :func:`fedvpa.evaluation.accuracy_tables.comparison` returned, as JSON.
         figures: In the order of the page.
         latents: Method → its latent diagnostics.
@@ -60,6 +63,7 @@ class Report:
         notes: What a reader has to know to judge the numbers, one paragraph each.
         policies: What :func:`fedvpa.evaluation.win_rates.policy_comparison` returned, as JSON.
         policy_figures: Figures on policies, in the order of the page.
+        stage2: What ``policy/metrics.json`` of a run holds.
         samples: Answers of the base policy and of others, or of several latents, side by side.
     """
 
@@ -74,6 +78,7 @@ class Report:
     notes: Sequence[str] = ()
     policies: Mapping[str, Any] | None = None
     policy_figures: Sequence[ReportFigure] = ()
+    stage2: Mapping[str, Any] | None = None
     samples: Sequence[SideBySide] = ()
 
 
@@ -88,11 +93,17 @@ def render_report(report: Report) -> str:
     return _template().render(
         report=report,
         summary=None if compared is None else summary_text(compared),
-        resamples=None if compared is None else compared["bootstrap"]["resamples"],
+        interval_key=None if compared is None else interval_key(compared["summary"], "models"),
+        counts=None if compared is None else counts_text(compared),
+        unused=None if compared is None else unused_text(compared),
         controls=None if compared is None else controls_text(compared),
         differences=None if compared is None else differences_text(compared),
         policies=None if policies is None else policy_summary_text(policies),
-        policy_resamples=None if policies is None else policies["policy_bootstrap"]["resamples"],
+        policy_key=None if policies is None else interval_key(policies["policy_summary"], "policies"),
+        judges=[] if policies is None else judge_lines(policies.get("policy_judges", [])),
+        warnings=[] if policies is None else bias_warnings(policies.get("policy_judges", [])),
+        stage2=None if report.stage2 is None else policies_text(report.stage2),
+        stage2_pairs=None if report.stage2 is None else left_out_text(report.stage2),
         policy_differences=None if policies is None else policy_differences_text(policies),
         samples=[(sample.prompt, samples_text(sample)) for sample in report.samples],
         latents=None if not report.latents else latents_text(report.latents),

@@ -27,7 +27,7 @@ from fedvpa.evaluation.report.style import (
     series_styles,
 )
 
-INTERVAL_NOTE = "95% intervals over prompts and users"
+INTERVAL_NOTE = "95% intervals of these trained policies"
 
 BARS = 0.8
 """Width of all bars of one method, of the distance between methods."""

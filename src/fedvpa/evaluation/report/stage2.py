@@ -1,0 +1,115 @@
+"""Stage 2 of a run: its policies, their pairs, and the looks at validation prompts that decided when to stop."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from fedvpa.core.config import flat
+from fedvpa.core.errors import DataError
+from fedvpa.evaluation.report.drawing import interval_mark, level_line
+from fedvpa.evaluation.report.style import COLOURS, FAINT, label_axes, legend_below, new_figure
+from fedvpa.evaluation.report.tables import MISSING, TableText, worded
+
+NORMAL = 1.96
+"""Standard errors on each side of a 95% interval, over the hundred or so validation prompts."""
+
+KEPT = ("kept", "switched")
+
+
+def policies_text(policy: Mapping[str, Any]) -> TableText:
+    """A row for each policy of a run: its pairs, where it stopped, and what its selector says of it there.
+
+    Args:
+        policy: What ``policy/metrics.json`` holds.
+    """
+    rows = []
+    for name, notes in policy["policies"].items():
+        look, pairs = notes.get("stopped"), notes.get("pairs", {})
+        rows.append(
+            (
+                name or "all users",
+                str(policy["method"]),
+                _of(pairs.get("kept"), pairs.get("pairs")),
+                _plain(pairs.get("switched")),
+                _plain(notes.get("steps", notes.get("rounds"))),
+                MISSING if look is None else str(look["step"]),
+                MISSING if look is None else f"{look['win_rate']:.1%} ± {look['error']:.1%}",
+                worded(None if look is None else look["kl"], digits=1),
+                worded(None if look is None else look["tokens"], digits=1),
+                worded(notes.get("seconds"), digits=1),
+            )
+        )
+    header = (
+        "policy for",
+        "method",
+        "pairs kept",
+        "prompts in both orders",
+        "steps",
+        "stopped at",
+        "selector prefers it",
+        "KL, nats",
+        "tokens",
+        "seconds",
+    )
+    kept = [place for place in range(len(header)) if any(row[place] != MISSING for row in rows)]
+    return TableText(tuple(header[place] for place in kept), tuple(tuple(row[place] for place in kept) for row in rows))
+
+
+def left_out_text(policy: Mapping[str, Any]) -> TableText:
+    """What else each policy's ``metrics.json`` says: its pairs by the reason they were left out, and the like."""
+    rows = []
+    for name, notes in policy["policies"].items():
+        shown = {key: value for key, value in notes.items() if key not in ("stopped", "steps", "seconds", "data")}
+        if isinstance(shown.get("pairs"), Mapping):
+            shown["pairs"] = {key: value for key, value in shown["pairs"].items() if key not in ("pairs", *KEPT)}
+        known = [(key.replace("pairs.", "pairs left out: "), value) for key, value in flat(shown) if value != "0"]
+        rows += [(name or "all users", key, value) for key, value in known]
+    return TableText(("policy for", "what", "value"), tuple(rows))
+
+
+def validation_figure(lines: Sequence[Mapping[str, Any]], stopped: Mapping[str, Any]) -> Figure:
+    """How often the selector prefers the policy to the base policy on validation prompts, at each look.
+
+    Args:
+        lines: Of the policy's ``history.jsonl``.
+        stopped: The look whose weights were kept.
+
+    Raises:
+        DataError: If no line holds a look.
+    """
+    looks = [line["validation"] for line in lines if line.get("validation")]
+    if not looks:
+        raise DataError("there is no look at validation prompts to draw.", fix="Lower policy.evaluate_every.")
+    figure = new_figure()
+    axes = figure.subplots()
+    axes.plot([look["step"] for look in looks], [look["win_rate"] for look in looks], color=COLOURS[0], alpha=0.6)
+    for place, look in enumerate(looks):
+        half = NORMAL * look["error"]
+        ends = (max(0.0, look["win_rate"] - half), min(1.0, look["win_rate"] + half))
+        label = "selector prefers the policy" if place == 0 else None
+        interval_mark(axes, look["step"], look["win_rate"], (COLOURS[0], "o"), y_ends=ends, label=label)
+    level_line(axes, 0.5, "as good as the base policy")
+    axes.axvline(stopped["step"], color=FAINT, linewidth=1.2, label=f"kept: step {stopped['step']}")
+    axes.set_ylim(0, 1)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    label_axes(
+        axes,
+        title="Looks at validation prompts",
+        note="by the selector that ordered the training pairs, not by a judge; 95% intervals over prompts",
+        x="step",
+        y="preferred to the base policy's samples",
+    )
+    legend_below(figure, axes)
+    return figure
+
+
+def _of(part: Any, whole: Any) -> str:
+    return MISSING if part is None or whole is None else f"{part:,} of {whole:,}"
+
+
+def _plain(value: Any) -> str:
+    return MISSING if value is None else f"{value:,}"
