@@ -79,7 +79,7 @@ class ComparisonResult:
     out: Path
     selectors: SelectorComparison
     policies: PoliciesComparison | None = None
-    page: Mapping[str, Any] = field(default_factory=dict)
+    page: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     __repr__ = short_repr
 
