@@ -8,11 +8,13 @@ from pathlib import Path
 import pytest
 
 from evaluation.made_scores import by_hand
+from evaluation.policies import made_up
 from fedvpa.api.report import report
 from fedvpa.core.errors import RunError
 from fedvpa.core.files import write_json
 from fedvpa.core.schema import VERSIONS
 from fedvpa.evaluation.accuracy_tables import comparison
+from fedvpa.evaluation.win_rates import policy_comparison
 from fedvpa.runs.config import read_config
 from fedvpa.runs.folder import RunFolder
 
@@ -75,6 +77,13 @@ def test_the_report_of_an_aligned_run_shows_the_policy_and_the_settings_it_was_t
     assert "policy.lora_rank 3" in said
     assert "Stage 2 was not run" not in said
     assert (run / "figures" / "validation_policy.png").is_file()
+    judged = policy_comparison(made_up(prompts=11), {}).to_dict()
+    write_json(run / "policy" / "metrics.json", metrics | judged | {"policy_judge": "world"})
+    said = words(report(run).page)
+    assert "Judged for helpful, answers of fedvpa_gp" in said
+    assert "no judge has been asked" not in said
+    assert "policy.lora_rank 3" in said
+    assert (run / "figures" / "win_rates_7_clients.png").is_file()
 
 
 @pytest.mark.end_to_end

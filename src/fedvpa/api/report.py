@@ -55,6 +55,7 @@ def _write(place: Path, compared: Mapping[str, Any]) -> Path:
     )
 
     policy = _policy(place)
+    compared = {**compared, **_judged(policy)}
     figures = accuracy_figures(compared) | new_user_figures(compared) | policy_figures(compared)
     figures |= history_figures(place) | stage2_figures(place, policy or {})
     title = compared.get("title", f"fedvpa: {place.name}")
@@ -67,6 +68,11 @@ def _policy(place: Path) -> dict[str, Any] | None:
     """What ``policy/metrics.json`` of a run holds; None without stage 2."""
     path = RunFolder(place).policy / "metrics.json"
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
+def _judged(policy: Mapping[str, Any] | None) -> dict[str, Any]:
+    """What a judge said of a run's policies, by the keys that a comparison has for it; empty where none was asked."""
+    return {name: value for name, value in (policy or {}).items() if name.startswith("policy_") or name == "switching"}
 
 
 def _trained_with(place: Path, policy: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -82,7 +88,7 @@ def _settings(place: Path, compared: Mapping[str, Any], policy: Mapping[str, Any
     from fedvpa.evaluation.report.build import yaml_mapping
 
     values = yaml_mapping(RunFolder(place).config_file)
-    if "policy_summary" in compared:
+    if policy is None and "policy_summary" in compared:
         return values
     trained = {} if policy is None else {"policy": _trained_with(place, policy)}
     return {name: value for name, value in values.items() if name != "policy"} | trained

@@ -77,4 +77,6 @@ def test_a_selector_is_no_judge_of_its_own_policy():
     assert "no judge has been asked" in sure
     assert "The policy for helpful" in unsure
     assert "not distinguishable from 50%" in unsure
-    assert "no judge" in stage2_sentences({"method": "feddpo", "policies": {"": {"rounds": 3}}})[0]
+    alone = {"method": "feddpo", "policies": {"": {"rounds": 3}}}
+    assert stage2_sentences(alone) == ["The policy of feddpo was trained: no judge has been asked."]
+    assert "no judge" not in "".join(stage2_sentences(policy | {"policy_summary": []}))

@@ -61,18 +61,19 @@ def stage2_sentences(policy: Mapping[str, Any]) -> list[str]:
     The selector that made a policy's pairs is no judge of it, and the sentence says so.
     """
     found = []
+    asked = "" if "policy_summary" in policy else ": no judge has been asked"
     for name, notes in policy.get("policies", {}).items():
         look = notes.get("stopped")
         whose = f"The policy for {name}" if name else f"The policy of {policy['method']}"
         if look is None:
-            found.append(f"{whose} was trained; no judge has been asked about it.")
+            found.append(f"{whose} was trained{asked}.")
             continue
         ends = [look["win_rate"] - 1.96 * look["error"], look["win_rate"] + 1.96 * look["error"]]
         better = _verdict(ends, CHANCE, "more often than not", "less often than not")
         found.append(
             f"{whose} stopped at step {look['step']}, where its own selector prefers it to the base policy on "
             f"{look['win_rate']:.1%} ± {look['error']:.1%} of the validation prompts ({better}). That is what it was "
-            "trained by, not a judgement of it: no judge has been asked."
+            f"trained by, not a judgement of it{asked}."
         )
     return found
 
