@@ -10,7 +10,7 @@ import torch
 from peft import PeftModel
 from transformers import LlamaForCausalLM
 
-from fedvpa.core.errors import ConfigError, ModelError, RunError
+from fedvpa.core.errors import ConfigError, ModelError, RunError, TrainingError
 from fedvpa.data.schema import Pair
 from fedvpa.policy.adapters import restore, snapshot
 from fedvpa.policy.partial_samples import PartialSamples
@@ -153,6 +153,18 @@ def test_the_same_draws_for_the_same_labels_and_global_randomness_untouched(poli
     assert all(map(np.array_equal, first, again))
     assert not all(map(np.array_equal, first, other))
     assert all(len(row) <= 9 and EOS not in row[:-1] for row in first)
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_nothing_is_sampled_from_a_policy_whose_weights_have_diverged(temperature: float, value: float, base_folder: Path):
+    policy = make_policy(base_folder, None)
+    with torch.no_grad():
+        policy.model.get_input_embeddings().weight[7:] = value
+    prompts, _ = prompts_and_responses(2)
+    with pytest.raises(TrainingError, match=r"diverged\. Lower policy\.lr or policy\.conditioner_lr"):
+        policy.sample(prompts, None, Sampling(temperature=temperature, max_new_tokens=3, batch=3), 0)
 
 
 @pytest.mark.unit

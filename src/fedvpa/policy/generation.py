@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import GenerationConfig, StoppingCriteria
+from transformers import GenerationConfig, LogitsProcessor, StoppingCriteria
 
+from fedvpa.core.errors import TrainingError
 from fedvpa.policy.rows import Ids, PolicyTokenizer
 from fedvpa.policy.sampling import Sampling
 
@@ -41,6 +42,23 @@ def inheriting_nothing(model: Any) -> Iterator[None]:
         yield
     finally:
         model.generation_config = own
+
+
+class FiniteLogits(LogitsProcessor):
+    """Refuses logits that are NaN or +infinite: what is drawn from them, or picked greedily, means nothing."""
+
+    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
+        """The scores as they are.
+
+        Raises:
+            TrainingError: If one is no number to draw by.
+        """
+        if not bool((scores < torch.inf).all()):
+            raise TrainingError(
+                "The policy gives logits that are no finite numbers, so nothing can be sampled from it: its training "
+                "has diverged. Lower policy.lr or policy.conditioner_lr."
+            )
+        return scores
 
 
 class StopTexts(StoppingCriteria):

@@ -22,7 +22,7 @@ from fedvpa.core.seeds import Label, entropy
 from fedvpa.models.load import quiet
 from fedvpa.models.locate import ModelSource
 from fedvpa.policy.conditioning import Conditioner
-from fedvpa.policy.generation import StopTexts, inheriting_nothing, rows_of, settings_of
+from fedvpa.policy.generation import FiniteLogits, StopTexts, inheriting_nothing, rows_of, settings_of
 from fedvpa.policy.partial_samples import PartialSamples
 from fedvpa.policy.rows import IGNORED, Batch, Ids, Layout, PolicyTokenizer
 from fedvpa.policy.sampling import Sampling
@@ -141,6 +141,9 @@ class PolicyModel(nn.Module):
             seed: Names, with ``path``, the random stream.
             *path: Labels.
             kept: Where samples are kept until all are there; what it holds is not sampled again.
+
+        Raises:
+            TrainingError: If the logits are not finite: the training has diverged.
         """
         found = kept.load() if kept else []
         training = self.training
@@ -167,6 +170,7 @@ class PolicyModel(nn.Module):
                 inputs_embeds=self.embed(rows, z),
                 attention_mask=rows.attention,
                 generation_config=settings_of(sampling, self.tokenizer),
+                logits_processor=[FiniteLogits()],
                 stopping_criteria=[StopTexts(self.tokenizer, texts)] if any(texts) else None,
             )
         return rows_of(tokens, self.tokenizer, texts)

@@ -69,7 +69,7 @@ class Node:
     federation: Federation
     devices: Devices = field(default_factory=InContext)
     left_out: tuple[str, ...] = ()
-    report: DataReport = DataReport()
+    report: DataReport = field(default_factory=DataReport)
 
     __repr__ = short_repr
 
