@@ -71,3 +71,17 @@ def test_what_a_run_was_trained_with_cannot_be_overridden(finished: Path, sectio
 def test_where_things_are_and_stage_2_can_be_overridden(finished: Path):
     config = RunFolder.open(finished).config(["policy.steps=3", "features.device=cpu"])
     assert (config.policy.steps, config.features.device) == (3, "cpu")
+
+
+def test_a_second_align_is_refused_before_it_samples(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """The first one holds the run from its first line on, and so does its resume."""
+    run = RunFolder(Path(shutil.copytree(finished, tmp_path / "run")))
+
+    def never(*_, **__):
+        raise AssertionError("work was done for an align that cannot write")
+
+    monkeypatch.setattr("fedvpa.runs.stage1.open_selector", never)
+    with run.locked():
+        for method in (None, "feddpo"):
+            with pytest.raises(RunError, match="another program writes to it"):
+                align(run.path, method=method)
