@@ -1,4 +1,4 @@
-"""The run that a deployment's server leaves is opened by the verbs that serve: its users and their data are elsewhere."""
+"""The run that a deployment's server leaves is opened by the verbs that serve; its users and data are elsewhere."""
 
 from __future__ import annotations
 
@@ -48,7 +48,9 @@ def serve_run(method: str, folder: Path) -> Path:
     config = read_config(None, values)
     folder.mkdir(exist_ok=True)
     with task():
-        serve(OwnPairs(folder, config), config, {"out": str(folder / "run"), "nodes": 2, "deadline": 9.0, "quorum": 0.5})
+        serve(
+            OwnPairs(folder, config), config, {"out": str(folder / "run"), "nodes": 2, "deadline": 9.0, "quorum": 0.5}
+        )
     for file in folder.glob("node*.jsonl"):
         file.unlink()
     return folder / "run"
@@ -76,7 +78,7 @@ def test_a_served_run_serves_new_users(run: Path, tmp_path: Path, capsys) -> Non
     prototypes = Selector.from_pretrained(run).prototypes
     for preference, z in ((f"@{new}", found.mean), ("0", prototypes[0].tolist()), ("1", prototypes[1].tolist())):
         assert generate(run, PROMPT, preference, max_new_tokens=5).z == pytest.approx(z)
-    with pytest.raises(ConfigError, match="no user 'user-0'.*the run holds no users, who are on other machines"):
+    with pytest.raises(ConfigError, match=r"no user 'user-0'.*the run holds no users, who are on other machines"):
         generate(run, PROMPT, "user-0")
     capsys.readouterr()
     scored = evaluate(run, new)

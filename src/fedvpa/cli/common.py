@@ -14,7 +14,9 @@ from fedvpa.core.errors import ConfigError, FedvpaError
 from fedvpa.core.progress import speaks
 
 ConfigOption = Annotated[Path | None, typer.Option("--config", help="A YAML file; see configs/.")]
-MapOption = Annotated[list[str] | None, typer.Option("--map", help="Column names, such as user_id=worker; winner=COLUMN for A, B, tie.")]
+MapOption = Annotated[
+    list[str] | None, typer.Option("--map", help="Column names, such as user_id=worker; winner=COLUMN for A, B, tie.")
+]
 StrictOption = Annotated[bool, typer.Option("--strict", help="A row that cannot be used is an error, not a skip.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else.")]
 EngineOption = Annotated[
