@@ -13,6 +13,8 @@ from transformers import LlamaForCausalLM
 from fedvpa.core.errors import ConfigError, ModelError, RunError, TrainingError
 from fedvpa.data.schema import Pair
 from fedvpa.policy.adapters import restore, snapshot
+from fedvpa.policy.config import PolicyConfig
+from fedvpa.policy.files import saved_settings
 from fedvpa.policy.partial_samples import PartialSamples
 from fedvpa.policy.policy import Policy, load_policy, new_policy
 from fedvpa.policy.sampling import Sampling
@@ -104,7 +106,7 @@ def test_the_reference_is_the_base_model_whatever_was_trained(policies, base_fol
     policy = policies[kind]
     prompts, responses = prompts_and_responses(5)
     plain = LlamaForCausalLM.from_pretrained(base_folder).eval()
-    found = policy.reference_log_probs(prompts, responses, batch=2)
+    found = policy.reference_log_probs(prompts, responses)
     for prompt, response, scores in zip(prompts, responses, found, strict=True):
         row = torch.from_numpy(np.concatenate([prompt, response]).astype(np.int64))
         with torch.no_grad():
@@ -114,6 +116,41 @@ def test_the_reference_is_the_base_model_whatever_was_trained(policies, base_fol
     with torch.no_grad():
         trained = policy.log_probs(prompts, responses, z_for(policy, 5))
     assert (trained - torch.tensor([float(part.sum()) for part in found])).abs().min() > 1e-3
+
+
+@pytest.mark.equivalence
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("budget", [1, 41, 10_000])
+def test_log_probabilities_do_not_depend_on_the_budget_of_tokens(base_folder, kind, budget, monkeypatch):
+    policy = make_policy(base_folder, kind, tokens_per_batch=budget, lora_dropout=0.4).train()
+    prompts, responses = prompts_and_responses(7)
+    z, shapes, forward = z_for(policy, 7), [], policy.forward
+    monkeypatch.setattr(policy, "forward", lambda rows, own: shapes.append(rows.ids.shape) or forward(rows, own))
+    found = policy.token_log_probs(prompts, responses, z)
+    assert policy.training
+    assert all(rows == 1 or rows * width <= budget for rows, width in shapes)
+    assert len(shapes) == {1: 7, 10_000: 1}.get(budget, len(shapes))
+    assert [len(row) for row in found] == [len(response) for response in responses]
+    sums = torch.tensor([float(row.sum()) for row in found])
+    with torch.no_grad():
+        torch.testing.assert_close(sums, policy.eval().log_probs(prompts, responses, z), atol=1e-4, rtol=1e-5)
+
+
+@pytest.mark.unit
+def test_a_prompt_has_a_cap_of_its_own(base_folder):
+    long = " ".join(f"w{number}" for number in range(40))
+    whole = make_policy(base_folder, max_prompt_tokens=None).tokenizer.prompts([long])[0]
+    cut = make_policy(base_folder, max_prompt_tokens=11).tokenizer.prompts([long])[0]
+    assert len(whole) == 41  # <bos> in front
+    assert cut.tolist() == [1, *whole[-11:].tolist()]
+    # The positions still leave room for prefix and response.
+    assert make_policy(base_folder, max_prompt_tokens=512).tokenizer.max_prompt_tokens == 97 - 11 - 5 - 2
+
+
+@pytest.mark.unit
+def test_a_policy_of_a_release_without_the_cap_keeps_whole_prompts():
+    assert saved_settings({"settings": {"beta": 0.3}}) == PolicyConfig(beta=0.3, max_prompt_tokens=None)
+    assert saved_settings({"settings": PolicyConfig().model_dump()}) == PolicyConfig()
 
 
 @pytest.mark.unit

@@ -15,6 +15,7 @@ from fedvpa.alignment.job import title
 from fedvpa.alignment.loop import dpo_steps
 from fedvpa.alignment.preferences import label_pairs, language_floor, selector_margins
 from fedvpa.alignment.prompts import draw, public_prompts
+from fedvpa.alignment.reader import reader_of
 from fedvpa.alignment.setup import (
     Labeller,
     base_candidates,
@@ -82,7 +83,7 @@ class DPOJob:
 
         def features(responses: Sequence[Ids]) -> Tensor:
             texts = [self._policy.tokenizer.text(ids) for ids in responses]
-            return features_of(held, texts, stage.backbone, stage.features)
+            return features_of(held, texts, reader_of(stage, self._policy), stage.features)
 
         over_base = (
             labeller.over_base(samples) if labeller else margins_over_base(stage.selector, samples, latents, features)
@@ -179,7 +180,7 @@ class DPOJob:
                 self._policy,
                 texts,
                 settings.candidates,
-                stage.backbone,
+                reader_of(stage, self._policy),
                 stage.features,
                 self.seed,
                 "refresh",

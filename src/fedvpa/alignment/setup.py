@@ -17,6 +17,7 @@ from fedvpa.alignment.candidates import (
 )
 from fedvpa.alignment.latents import Latents, draw_latents
 from fedvpa.alignment.preferences import LabelledPairs, MarginFunction, label_pairs, selector_margins
+from fedvpa.alignment.reader import reader_of
 from fedvpa.alignment.stage1 import Stage1
 from fedvpa.alignment.stopping import ValidationMargins
 from fedvpa.core.progress import say
@@ -82,13 +83,14 @@ def base_candidates(stage: Stage1, policy: Policy, texts: Sequence[Text], purpos
     """
     limits, features = stage.policy.candidates, stage.features
     if limits.source == "pairs" and purpose == "train":
-        return pair_candidates(policy, stage.pairs.training_pairs(texts), limits, stage.backbone, features)
+        return pair_candidates(policy, stage.pairs.training_pairs(texts), limits, reader_of(stage, policy), features)
     key = candidates_key(policy, texts, limits, stage.selector.feature_key, features, stage.seed, purpose)
     path = features.cache_root() / "candidates" / f"{key}.safetensors"
 
     def sampled(kept: PartialSamples) -> Candidates:
         say(f"sampling {limits.samples} responses to each of {len(texts)} prompts ({purpose})")
-        return sample_candidates(policy, texts, limits, stage.backbone, features, stage.seed, purpose, kept=kept)
+        reader = reader_of(stage, policy)
+        return sample_candidates(policy, texts, limits, reader, features, stage.seed, purpose, kept=kept)
 
     return load_or_make(path, sampled)
 

@@ -96,13 +96,9 @@ class Validation:
         found = policy.sample(prompts, z, sampling, seed, "validation", *path[:-1])
         margin = self.margins(found)
         wins = ((margin > 0).float() + 0.5 * (margin == 0).float()).mean(1)
-        reference = torch.tensor([float(part.sum()) for part in policy.reference_log_probs(prompts, found)])
-        policy.eval()
-        ours = torch.cat(
-            [
-                policy.log_probs(prompts[part], found[part], None if z is None else z[part]).float().cpu()
-                for part in (slice(start, start + 64) for start in range(0, len(prompts), 64))
-            ]
+        reference, ours = (
+            torch.tensor([float(part.sum()) for part in parts])
+            for parts in (policy.reference_log_probs(prompts, found), policy.token_log_probs(prompts, found, z))
         )
         tokens = torch.tensor([float(len(ids)) for ids in found])
         parts = {"win_rate": wins, "kl": ours - reference, "tokens": tokens}

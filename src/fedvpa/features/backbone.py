@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +14,7 @@ from fedvpa.core.short_repr import short_repr
 from fedvpa.features.config import FeatureConfig
 from fedvpa.models.architecture import Kind, attention_window, kind_of, position_limit
 from fedvpa.models.device import resolve_device, resolve_dtype
-from fedvpa.models.load import load_body
+from fedvpa.models.load import LoadedModel, load_body
 from fedvpa.models.locate import ModelSource, locate
 
 
@@ -30,6 +32,8 @@ class Backbone:
         layer: Which hidden states are pooled.
         positions: How many tokens a sequence may have; None if the architecture has no limit.
         window: The shortest attention window of any layer in tokens; None if every layer sees everything.
+        frozen: Entered around every forward pass. A body that is also the base of a policy in training is its plain
+            self only inside.
     """
 
     name: str
@@ -41,6 +45,7 @@ class Backbone:
     layer: int
     positions: int | None
     window: int | None
+    frozen: Callable[[], AbstractContextManager[object]] = nullcontext
 
     __repr__ = short_repr
 
@@ -64,8 +69,22 @@ def load_backbone(config: FeatureConfig, source: ModelSource | None = None) -> B
     """
     source = source or locate(config.named_model())
     device = resolve_device(config.device)
-    dtype = resolve_dtype(config.dtype, device)
-    loaded = load_body(source, dtype, device)
+    return backbone_of(load_body(source, resolve_dtype(config.dtype, device), device), config)
+
+
+def backbone_of(
+    loaded: LoadedModel, config: FeatureConfig, frozen: Callable[[], AbstractContextManager[object]] = nullcontext
+) -> Backbone:
+    """A body that is loaded already, as extraction reads it.
+
+    Args:
+        loaded: The body, in evaluation mode inside ``frozen``.
+        config: Names model and layer.
+        frozen: See :class:`Backbone`.
+
+    Raises:
+        ConfigError: If there is no such layer.
+    """
     text = loaded.settings.get_text_config()
     layers = int(text.num_hidden_layers)
     if not -layers - 1 <= config.layer <= layers:
@@ -78,9 +97,10 @@ def load_backbone(config: FeatureConfig, source: ModelSource | None = None) -> B
         model=loaded.model,
         tokenizer=loaded.tokenizer,
         kind=kind_of(loaded.settings),
-        device=device,
-        dtype=dtype,
+        device=loaded.model.device,
+        dtype=loaded.model.dtype,
         layer=config.layer,
         positions=position_limit(loaded.model, loaded.tokenizer),
         window=attention_window(text),
+        frozen=frozen,
     )

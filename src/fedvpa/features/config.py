@@ -10,6 +10,7 @@ from pydantic import Field
 
 from fedvpa.core.config import Config
 from fedvpa.core.errors import ConfigError
+from fedvpa.models.budget import token_budget
 from fedvpa.models.template_config import TemplateArguments, TemplateKind
 
 CACHE_VARIABLE = "FEDVPA_CACHE"
@@ -41,8 +42,8 @@ class FeatureConfig(Config):
         dtype: Precision of the forward pass; ``auto`` is bfloat16 on a GPU and float32 elsewhere.
         device: ``auto`` (a GPU if there is one), or any torch device.
         tokens_per_batch: Upper bound of rows × longest row, so that memory is bounded whatever the lengths; a single
-            longer pair makes a batch of its own. None means 2,048 on a CPU, where larger batches only leave the
-            processor's cache (measured: 4,096 is 5 to 14% slower), and 16,384 elsewhere, to fill a GPU (not measured).
+            longer pair makes a batch of its own. None for the device's default:
+            :func:`~fedvpa.models.budget.token_budget`.
         storage: Precision on disk. float16 keeps three decimal digits: far more than a preference label carries.
         cache_dir: Where features are kept; None means ``$FEDVPA_CACHE/features``, else ``~/.cache/fedvpa/features``.
     """
@@ -76,9 +77,7 @@ class FeatureConfig(Config):
 
     def batch_budget(self, device_type: str) -> int:
         """``tokens_per_batch``, or its default for a type of device (``cpu``, ``cuda``)."""
-        if self.tokens_per_batch is not None:
-            return self.tokens_per_batch
-        return 2048 if device_type == "cpu" else 16_384
+        return token_budget(self.tokens_per_batch, device_type)
 
     def cache_root(self) -> Path:
         """The folder that holds one folder per cache key."""

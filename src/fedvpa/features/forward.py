@@ -173,9 +173,10 @@ def _states(backbone: Backbone, **inputs: Tensor) -> Tensor:
     """Hidden states [rows, length, d] of the configured layer."""
     options = {"use_cache": False} if "use_cache" in _arguments(backbone) else {}
     placed = {name: value.to(backbone.device) for name, value in inputs.items()}
-    if backbone.layer == -1:
-        return backbone.model(**placed, **options).last_hidden_state
-    return backbone.model(**placed, **options, output_hidden_states=True).hidden_states[backbone.layer]
+    with backbone.frozen():
+        if backbone.layer == -1:
+            return backbone.model(**placed, **options).last_hidden_state
+        return backbone.model(**placed, **options, output_hidden_states=True).hidden_states[backbone.layer]
 
 
 @torch.inference_mode()

@@ -59,7 +59,10 @@ def embedding_scale(embed: Any) -> EmbeddingScale:
 
 
 def limited_tokenizer(tokenizer: Any, model: Any, config: PolicyConfig) -> PolicyTokenizer:
-    """The tokenizer with its limits: prefix, prompt and a response of the longest sample fit into the positions."""
+    """The tokenizer with its limits: prefix, prompt and a response of the longest sample fit into the positions.
+
+    A prompt has at most ``config.max_prompt_tokens``, and fewer where the positions leave less room.
+    """
     positions = positions_of(model)
     texts = model.config.get_text_config()
     template: dict[str, Any] = {
@@ -67,8 +70,9 @@ def limited_tokenizer(tokenizer: Any, model: Any, config: PolicyConfig) -> Polic
         "arguments": config.template_arguments,
         "configurations": (model.config, texts, model.generation_config),
     }
+    longest = config.max_prompt_tokens or 2**31
     if positions is None:
-        return PolicyTokenizer.of(tokenizer, 2**31, **template)
+        return PolicyTokenizer.of(tokenizer, longest, **template)
     room = positions - config.candidates.max_new_tokens - config.prefix_tokens - 2
     if room < 1:
         raise ConfigError(
@@ -76,7 +80,7 @@ def limited_tokenizer(tokenizer: Any, model: Any, config: PolicyConfig) -> Polic
             "fill alone.",
             fix="Lower policy.candidates.max_new_tokens.",
         )
-    return PolicyTokenizer.of(tokenizer, room, positions - config.prefix_tokens, **template)
+    return PolicyTokenizer.of(tokenizer, min(room, longest), positions - config.prefix_tokens, **template)
 
 
 @contextlib.contextmanager

@@ -162,6 +162,11 @@ class PolicyConfig(Config):
         checkpoint_every: Steps between checkpoints; 0 for none but the last.
         precision: ``auto`` is bfloat16 on a GPU and float32 elsewhere.
         gradient_checkpointing: Trade time for memory.
+        max_prompt_tokens: Longer prompts lose tokens on the left, where the oldest turns are; None for as many as the
+            model has positions for. 512 as for features, which keeps 99% of the prompts of HH-RLHF whole.
+        tokens_per_batch: Upper bound of rows × longest row where log-probabilities are computed; None for the device's
+            default: :func:`~fedvpa.models.budget.token_budget`. Training has ``micro_batch``, and sampling
+            ``candidates.batch``.
         candidates: See :class:`CandidateConfig`.
         preferences: See :class:`PreferenceConfig`.
         judging: See :class:`JudgingConfig`.
@@ -192,6 +197,8 @@ class PolicyConfig(Config):
     checkpoint_every: int = Field(default=50, ge=0)
     precision: Precision = "auto"
     gradient_checkpointing: bool = False
+    max_prompt_tokens: int | None = Field(default=512, ge=1)
+    tokens_per_batch: int | None = Field(default=None, ge=1)
     candidates: CandidateConfig = CandidateConfig()
     preferences: PreferenceConfig = PreferenceConfig()
     judging: JudgingConfig = JudgingConfig()

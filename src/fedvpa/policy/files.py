@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from fedvpa.core.errors import RunError
 from fedvpa.core.schema import check_version
+from fedvpa.policy.config import PolicyConfig
 
 PREFERENCES = "preferences.json"
 """Beside the policy: group → the z that stands for it."""
@@ -27,6 +29,18 @@ def read_policy(folder: Path) -> dict[str, Any]:
         "policy", saved.get("schema_version"), where=str(folder), fix="Align again, or use the fedvpa that wrote it."
     )
     return saved
+
+
+def saved_settings(saved: Mapping[str, Any]) -> PolicyConfig:
+    """Stage 2 as a policy was trained with it.
+
+    Args:
+        saved: From :func:`read_policy`. A policy of a release that had no cap on prompts gets none.
+
+    Raises:
+        ConfigError: If it holds a setting that this fedvpa does not know.
+    """
+    return PolicyConfig.parse({"max_prompt_tokens": None, **saved.get("settings", {})})
 
 
 def read_preferences(folder: Path) -> dict[str, list[float]]:

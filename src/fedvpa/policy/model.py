@@ -19,6 +19,8 @@ from torch import Tensor, nn
 from fedvpa.core.errors import ConfigError
 from fedvpa.core.progress import track
 from fedvpa.core.seeds import Label, entropy
+from fedvpa.models.batching import batches
+from fedvpa.models.budget import token_budget
 from fedvpa.models.load import quiet
 from fedvpa.models.locate import ModelSource
 from fedvpa.policy.conditioning import Conditioner
@@ -36,12 +38,20 @@ class PolicyModel(nn.Module):
         conditioner: None for one policy without z.
         tokenizer: Its tokenizer.
         source: Where the base came from.
+        tokens_per_batch: Upper bound of padded tokens where log-probabilities are computed; None for the default of
+            the device.
     """
 
     def __init__(
-        self, model: Any, conditioner: Conditioner | None, tokenizer: PolicyTokenizer, source: ModelSource
+        self,
+        model: Any,
+        conditioner: Conditioner | None,
+        tokenizer: PolicyTokenizer,
+        source: ModelSource,
+        tokens_per_batch: int | None = None,
     ) -> None:
         super().__init__()
+        self.tokens_per_batch = tokens_per_batch
         self.model, self.conditioner = model, conditioner
         self.tokenizer, self.source = tokenizer, source
 
@@ -103,21 +113,32 @@ class PolicyModel(nn.Module):
         return self(self.layout.rows(prompts, responses).to(self.device), z).sum(1)
 
     @torch.no_grad()
-    def reference_log_probs(
-        self, prompts: Sequence[Ids], responses: Sequence[Ids], batch: int = 64
+    def token_log_probs(
+        self, prompts: Sequence[Ids], responses: Sequence[Ids], z: Float[Tensor, "batch k"] | None
     ) -> list[NDArray[np.float32]]:
-        """Log-probability of each response token under the reference policy, in nats. Rows of like length together."""
-        order = sorted(range(len(prompts)), key=lambda row: len(prompts[row]) + len(responses[row]))
+        """Log-probability of each response token given its prompt and z, in nats, without a gradient.
+
+        As in feature extraction, rows of like length come together, as many as fit into the budget of tokens.
+        """
         found: list[NDArray[np.float32]] = [np.zeros(0, np.float32)] * len(prompts)
-        with self.reference() as base:
-            for start in range(0, len(order), batch):
-                numbers = order[start : start + batch]
-                rows = base.layout.rows([prompts[row] for row in numbers], [responses[row] for row in numbers])
-                values = base(rows.to(base.device), None).float().cpu()
-                scored = rows.labels[:, 1:] != IGNORED
-                for number, value, mask in zip(numbers, values, scored, strict=True):
-                    found[number] = value[mask].numpy()
+        extra = self.layout.slots
+        width = np.array([len(prompt) + len(tail) + extra for prompt, tail in zip(prompts, responses, strict=True)])
+        budget = token_budget(self.tokens_per_batch, self.device.type)
+        training = self.training
+        self.eval()
+        for numbers in batches(width, np.zeros(len(width), bool), budget):
+            rows = self.layout.rows([prompts[row] for row in numbers], [responses[row] for row in numbers])
+            own = None if z is None else z[torch.from_numpy(numbers)].to(self.device)
+            values = self(rows.to(self.device), own).float().cpu()
+            for number, value, scored in zip(numbers, values, rows.labels[:, 1:] != IGNORED, strict=True):
+                found[number] = value[scored].numpy()
+        self.train(training)
         return found
+
+    def reference_log_probs(self, prompts: Sequence[Ids], responses: Sequence[Ids]) -> list[NDArray[np.float32]]:
+        """:meth:`token_log_probs` of the reference policy."""
+        with self.reference() as base:
+            return base.token_log_probs(prompts, responses, None)
 
     @torch.no_grad()
     def sample(
@@ -182,6 +203,6 @@ class PolicyModel(nn.Module):
         self.eval()
         try:
             with self.model.disable_adapter():
-                yield PolicyModel(self.model, None, self.tokenizer, self.source).eval()
+                yield PolicyModel(self.model, None, self.tokenizer, self.source, self.tokens_per_batch).eval()
         finally:
             self.train(training)

@@ -26,7 +26,7 @@ from fedvpa.models.rendering import with_system
 from fedvpa.policy.base import load_base, new_conditioner, quiet_peft
 from fedvpa.policy.conditioning import Conditioner
 from fedvpa.policy.config import PolicyConfig
-from fedvpa.policy.files import PREFERENCES, read_policy, read_preferences
+from fedvpa.policy.files import PREFERENCES, read_policy, read_preferences, saved_settings
 from fedvpa.policy.lora import adapt
 from fedvpa.policy.model import PolicyModel
 from fedvpa.policy.preference import Preference, Prototypes, known, latent_of
@@ -45,6 +45,7 @@ class Policy(PolicyModel):
         preferences: Group → the z that stands for it; empty for a policy without z, or one in training.
         sampling: How :meth:`generate` draws unless told otherwise.
         prototypes: The typical z of the selector that it was aligned by; empty where they mean nothing.
+        tokens_per_batch: See :class:`~fedvpa.policy.model.PolicyModel`.
     """
 
     def __init__(
@@ -56,8 +57,9 @@ class Policy(PolicyModel):
         preferences: Mapping[str, Sequence[float]] | None = None,
         sampling: Sampling = SERVING,
         prototypes: Prototypes = (),
+        tokens_per_batch: int | None = None,
     ) -> None:
-        super().__init__(model, conditioner, tokenizer, source)
+        super().__init__(model, conditioner, tokenizer, source, tokens_per_batch)
         self.preferences: Mapping[str, Sequence[float]] = dict(preferences or {})
         self.sampling = sampling
         self.prototypes = prototypes
@@ -89,7 +91,7 @@ class Policy(PolicyModel):
                     fix=f"Give the folder of one, such as {place / several[0]}.",
                     where=str(place),
                 )
-        settings = PolicyConfig.parse(read_policy(place).get("settings", {}))
+        settings = saved_settings(read_policy(place))
         policy = load_policy(place, settings.model_copy(update={"model": model or settings.model}), device=device)
         return policy.eval()
 
@@ -281,4 +283,4 @@ def _assemble(
         conditioner.to(adapted.device)
     limits = config.candidates
     sampling = replace(SERVING, max_new_tokens=limits.max_new_tokens, batch=limits.batch)
-    return Policy(adapted, conditioner, tokenizer, source, sampling=sampling)
+    return Policy(adapted, conditioner, tokenizer, source, sampling=sampling, tokens_per_batch=config.tokens_per_batch)

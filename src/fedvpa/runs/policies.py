@@ -28,7 +28,7 @@ from fedvpa.core.schema import VERSIONS, check_version
 from fedvpa.core.short_repr import short_repr
 from fedvpa.core.tensors import write_tensors
 from fedvpa.policy.config import PolicyConfig
-from fedvpa.policy.files import read_policy, read_preferences
+from fedvpa.policy.files import read_policy, read_preferences, saved_settings
 from fedvpa.policy.policy import Policy, load_policy
 from fedvpa.runs.card import card
 from fedvpa.runs.config import RunConfig, with_overrides
@@ -245,7 +245,7 @@ def read_policy_metrics(run: RunFolder) -> dict[str, Any]:
 def aligned_config(run: RunFolder, overrides: Sequence[str] = ()) -> RunConfig:
     """The configuration of a run, with stage 2 as its policies were trained, whatever overrides that took."""
     names = list(read_policy_metrics(run)["policies"])
-    trained = PolicyConfig.parse(read_policy(run.policy / names[0])["settings"])
+    trained = saved_settings(read_policy(run.policy / names[0]))
     return with_overrides(run.config().model_copy(update={"policy": trained}), overrides)
 
 
