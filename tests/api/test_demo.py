@@ -1,4 +1,4 @@
-"""The demo in one process; its policies are those of a comparison and trained elsewhere."""
+"""The demo as it is, but tiny: both stages, in one process, down to the page."""
 
 import json
 import re
@@ -10,25 +10,25 @@ import pytest
 
 import fedvpa
 from fedvpa.api import demo as module
-from fedvpa.runs.config import RunConfig
+from fedvpa.runs.config import RunConfig, with_overrides
+from run_fixtures import TINY_POLICY
+
+SMALL = ("server.rounds=2", "data.pairs_per_user=20", "local.steps=2", *TINY_POLICY)
 
 
 @pytest.mark.end_to_end
-def test_the_demo_needs_no_other_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[Any] = []
+def test_the_demo_shows_both_stages_and_needs_no_other_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    parse, configs = RunConfig.parse, list[RunConfig]()
 
-    def no_policies(cells: Any, jobs: int) -> None:
-        asked.append(([(cell.method, cell.config.seed) for cell in cells], jobs))
+    def small(values: dict[str, Any]) -> RunConfig:
+        configs.append(with_overrides(parse(values), SMALL))
+        return configs[0]
 
     monkeypatch.setattr("multiprocessing.context.SpawnProcess.start", lambda self: pytest.fail("a process started"))
-    monkeypatch.setattr(module, "run_policies", no_policies)
     monkeypatch.setattr(module, "SHOTS", (1, 2))
     monkeypatch.setattr(module, "UNSEEN", 3)
-    small = {"server": {"rounds": 2}, "data": {"pairs_per_user": 20}}
-    parse = RunConfig.parse
-    monkeypatch.setattr(module, "RunConfig", SimpleNamespace(parse=lambda values: parse({**values, **small})))
+    monkeypatch.setattr(module, "RunConfig", SimpleNamespace(parse=small))
     result = fedvpa.demo(str(tmp_path), seeds=1, clients=4, jobs=1)
-    assert asked == [([("fedvpa_gp", 0), ("global", 0)], 1)]
     assert {row.method for row in result.selectors.accuracy.rows} == {
         "fedvpa_gp",
         "fedvpl",
@@ -36,9 +36,18 @@ def test_the_demo_needs_no_other_process(tmp_path: Path, monkeypatch: pytest.Mon
         "local",
         "oracle",
     }
+    assert result.policies is not None
+    assert {row.method for row in result.policies.win_rates.rows} == {"fedvpa_gp", "global"}
+    assert result.policies.switching is not None
+    assert result.policies.switching.measure == "utility"
     assert json.loads((tmp_path / "comparison.json").read_text()) == result.to_dict()
     page = (tmp_path / "report.html").read_text()
-    assert {path.stem for path in (tmp_path / "figures").iterdir()} >= {"few_shot", "latent_map", "accuracy_4_clients"}
+    for words in ("<html", "fedvpa_gp", "oracle", "win rate", "Switching", "Pareto", "Latent map", "Few shot"):
+        assert words in page, words
+    assert "left out:" not in page
+    figures = {path.stem for path in (tmp_path / "figures").glob("*.png")}
+    assert figures >= {"latent_map", "few_shot", "accuracy_4_clients"}
+    assert figures >= {"win_rates_4_clients", "pareto_4_clients", "switching"}
     fedvpa.report(tmp_path)
     assert same_but_figures((tmp_path / "report.html").read_text()) == same_but_figures(page)
     assert f"fedvpa demo --out {tmp_path} --clients 4 --seeds 1" in page

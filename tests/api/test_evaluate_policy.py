@@ -49,12 +49,9 @@ class Down:
 
 
 @pytest.fixture(autouse=True)
-def own_judges():
-    for judge in (Shorter, Down):
-        JUDGES.register(judge.name, lambda settings, cache, judge=judge: judge())
-    yield
-    for judge in (Shorter, Down):
-        del JUDGES.registered[judge.name]
+def own_judges(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = {judge.name: lambda settings, cache, judge=judge: judge() for judge in (Shorter, Down)}
+    monkeypatch.setattr(JUDGES, "_registered", {**JUDGES.registered, **made})
 
 
 @pytest.fixture(scope="module")
