@@ -72,7 +72,7 @@ def test_a_plan_beyond_the_limit_is_refused_before_the_first_call(
     # Three prompts under two preferences in both orders are 12 calls; the trial takes two more.
     with pytest.raises(ConfigError, match="Judging takes 14 calls, and 13 are allowed"):
         compare(config, methods=["global"], out=tmp_path / "out", **CALL)
-    assert "judge m: 1 runs, at most 6 duels in both orders; 14 calls; about " in capfd.readouterr().err
+    assert "judge m: at most 6 duels in both orders, runs: 1; 14 calls; about " in capfd.readouterr().err
     assert endpoint.asked == []
 
 

@@ -93,6 +93,16 @@ def bias_warnings(judges: Iterable[Mapping[str, Any]]) -> list[str]:
     ]
 
 
+def short_warnings(judges: Iterable[JudgeSummary]) -> list[str]:
+    """The same warnings in a few words, for progress on a terminal."""
+    return [
+        f"WARNING: the judge {judge.judge!r} decides by the place of an answer: {judge.flipped:.1%} of its verdicts "
+        "flipped with the order, and count as ties."
+        for judge in judges
+        if judge.position_biased
+    ]
+
+
 def _line(judge: Mapping[str, Any]) -> str:
     return (
         f"Judge {judge['judge'] or 'of an earlier release'}: {judge['both_orders']:,} duels in both orders, "

@@ -47,7 +47,7 @@ def check_judging(config: RunConfig, cells: Sequence[Cell], out: Path) -> None:
     duels = sum(most_duels(cell, len(preferences), prompts) for cell in cells)
     estimate = plan(judge, duels, _example(config, table, preferences[0]))
     if estimate is not None:
-        say(f"judge {judge.name}: {len(cells)} runs, at most {duels:,} duels in both orders; {estimate}")
+        say(f"judge {judge.name}: at most {duels:,} duels in both orders, runs: {len(cells)}; {estimate}")
         check_plan(estimate, rules.max_calls)
     if not all(map(was_judged, cells)):
         probe(judge, preferences, table.pairs[0].prompt)

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
 from fedvpa.core.progress import say
-from fedvpa.evaluation.judge_bias import bias_warnings
+from fedvpa.evaluation.judge_bias import short_warnings
 from fedvpa.evaluation.outcomes import Outcome
 from fedvpa.evaluation.samples import SideBySide, side_by_side
 from fedvpa.evaluation.switching import switching
@@ -53,5 +53,5 @@ def samples_along(way: Mapping[float, Sequence[Outcome]]) -> tuple[SideBySide, .
 
 def say_bias(compared: PoliciesComparison) -> None:
     """Say loudly where a judge decided by the place of a response."""
-    for warning in bias_warnings([judge.to_dict() for judge in compared.win_rates.judges]):
+    for warning in short_warnings(compared.win_rates.judges):
         say(warning)

@@ -114,7 +114,7 @@ REFUSED = {
     ],
     "quotes": ["<response_A> and <response_B>", "<response_A>\nI am kind.\n</response_A>"],
     "json": ['{"winner": "tie"}', '{"winner": null}', '{"a": 1, "b": 0}', '{"response_A": 7, "response_B": 3}'],
-    "thoughts": ["<think>A", "<think>A</think><think>B", "[THINK]A"],
+    "thoughts": ["<think>A", "<think>Both are good.\nA", "<think>A</think><think>B", "[THINK]A"],
 }
 
 

@@ -128,7 +128,7 @@ class Asker:
         return JudgeError(
             f"The judge's endpoint is out of order: {calls} calls in a row failed, the last one with: "
             f"{failure.reason}.",
-            fix=f"{hint} {_kept(answers)}",
+            fix=f"{hint} {_kept(answers)}".strip(),
             where=self._config.base_url,
         )
 
@@ -186,5 +186,8 @@ class Asker:
 
 
 def _kept(answers: AnswerCache) -> str:
+    """Where the answers are that were paid for; empty if there is none."""
+    if not answers:
+        return ""
     place = f"kept in {answers.path}" if answers.path else "given so far, kept in memory only"
     return f"Answers {place}: {len(answers)}."
