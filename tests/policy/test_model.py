@@ -195,7 +195,9 @@ def test_the_same_draws_for_the_same_labels_and_global_randomness_untouched(poli
 @pytest.mark.unit
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])
-def test_nothing_is_sampled_from_a_policy_whose_weights_have_diverged(temperature: float, value: float, base_folder: Path):
+def test_nothing_is_sampled_from_a_policy_whose_weights_have_diverged(
+    temperature: float, value: float, base_folder: Path
+):
     policy = make_policy(base_folder, None)
     with torch.no_grad():
         policy.model.get_input_embeddings().weight[7:] = value
