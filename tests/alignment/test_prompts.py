@@ -41,7 +41,9 @@ def stage(pairs, prompt_file=None):
     some = Users.of((), None)
     users = RunUsers(some, some, pairs.partition, "", HeldPairs.of(pairs))
     there = bool(len(pairs.table))
-    return SimpleNamespace(world=False, pairs=pairs, has_text=there, holds_out=users.holds_out, policy=policy, seed=0)
+    return SimpleNamespace(
+        world=False, pairs=pairs, has_text=there, holds_out=users.holds_out, policy=policy, seed=0, strict=False
+    )
 
 
 PROMPTS = [f"p{number}" for number in range(211)]

@@ -89,6 +89,8 @@ def test_a_comparison_keeps_it_too(table, tmp_path, capsys):
     compare(config, **options)
     assert "4 rows left out: the winner is a tie" in capsys.readouterr().err
     first = (tmp_path / "comparison.json").read_text()
-    assert json.loads(first)["data"]["used"] == 17
+    found = json.loads(first)["data"]
+    pairs, users = (sum(one["count"] for one in found["findings"] if one["unit"] == unit) for unit in ("pair", "user"))
+    assert (found["read"], found["used"], users) == (21, 17 - pairs, 1)
     compare(config, **options)
     assert (tmp_path / "comparison.json").read_text() == first

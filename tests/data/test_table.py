@@ -5,6 +5,7 @@ import pyarrow.parquet
 import pytest
 
 from fedvpa.core.errors import ConfigError, DataError
+from fedvpa.core.options import flags
 from fedvpa.data.config import DataConfig
 from fedvpa.data.load import load
 from fedvpa.data.schema import Message
@@ -93,7 +94,7 @@ def test_a_table_of_no_pairs_says_why(table):
 
 @pytest.mark.parametrize("strict", [False, True])
 def test_a_missing_column_is_named_with_the_map_and_what_there_is(table, strict):
-    with pytest.raises(DataError) as error:
+    with flags(), pytest.raises(DataError) as error:
         table({"prompt": "p", "preferred": "c", "rejected": "r"}, strict=strict)
     message = str(error.value)
     assert "has no column 'chosen'. Columns: preferred, prompt, rejected." in message
@@ -101,7 +102,7 @@ def test_a_missing_column_is_named_with_the_map_and_what_there_is(table, strict)
 
 
 def test_a_mapped_column_must_exist_though_it_is_optional(table):
-    with pytest.raises(DataError, match=r"no column 'worker'.*--map user_id=COLUMN"):
+    with flags(), pytest.raises(DataError, match=r"no column 'worker'.*--map user_id=COLUMN"):
         table(FULL, map={"user_id": "worker"})
 
 

@@ -4,6 +4,7 @@ import json
 import pytest
 
 from fedvpa.core.errors import ConfigError, DataError
+from fedvpa.core.options import flags
 from fedvpa.data.config import DataConfig
 from fedvpa.data.load import load
 from fedvpa.data.winner import Columns, is_neutral, side_of, words_of
@@ -184,13 +185,15 @@ def test_under_strict_a_tie_is_an_error_with_its_row(table):
 
 
 def test_a_winner_that_is_not_mapped_is_an_error_that_shows_the_flag(table):
-    with pytest.raises(DataError, match=r"the column 'winner' looks as if .* Add --map winner=winner "):
+    with pytest.raises(DataError, match=r"the column 'winner' looks as if .* Add data\.map\.winner=winner\."):
+        table(EXPORT, map=NAMES)
+    with flags(), pytest.raises(DataError, match=r"Add --map winner=winner\. .*--map winner= \(nothing"):
         table(EXPORT, map=NAMES)
     assert len(table(EXPORT, map={**NAMES, "winner": ""})) == 5
 
 
 def test_a_table_of_two_responses_shows_all_flags(table):
-    with pytest.raises(DataError) as error:
+    with flags(), pytest.raises(DataError) as error:
         table(EXPORT)
     assert "Perhaps: --map chosen=response_a --map rejected=response_b --map winner=winner" in str(error.value)
 
@@ -231,7 +234,10 @@ def test_a_configuration_without_a_winner_is_written_as_before_there_was_one():
 @pytest.mark.parametrize("name", ["instruction", "question", "user_prompt", "Prompt"])
 def test_a_prompt_that_is_not_mapped_is_an_error_that_shows_the_flag(table, name):
     rows = [{name: f"p{i}", "chosen": f"I like x{i}", "rejected": f"I like y{i}"} for i in range(3)]
-    with pytest.raises(DataError, match=rf"has no column 'prompt', and '{name}' looks like it.* --map prompt={name}\."):
+    with (
+        flags(),
+        pytest.raises(DataError, match=rf"has no column 'prompt', and '{name}' looks like it.* --map prompt={name}\."),
+    ):
         table(rows)
     assert table(rows, map={"prompt": name}).pairs[0].prompt == "p0"
     assert table(rows, map={"prompt": ""}).pairs[0].prompt == "I like"

@@ -35,7 +35,7 @@ def public_prompts(stage: Stage1) -> tuple[list[Text], list[Text]]:
         return world_prompts("train", limits.prompts, seed), world_prompts(
             "validation", limits.validation_prompts, seed
         )
-    texts = _kept_public(stage, read_prompts(limits.prompt_file)) if limits.prompt_file else None
+    texts = _kept_public(stage, read_prompts(limits.prompt_file, strict=stage.strict)) if limits.prompt_file else None
     texts = stage.pairs.training_prompts() if texts is None else texts
     held = [text for text in texts if entropy(0, "validation-prompt", repr(text)) % 10 < VALIDATION_TENTHS]
     aside = set(held)
@@ -62,7 +62,7 @@ def evaluation_prompts(stage: Stage1, count: int) -> list[Text]:
     public = stage.policy.candidates.prompt_file
     if public and not stage.has_text:
         say(f"the run's own texts are not there, so policies are judged on prompts of {public} that none trains on")
-        texts = [text for text in read_prompts(public) if stage.holds_out(text)]
+        texts = [text for text in read_prompts(public, strict=stage.strict) if stage.holds_out(text)]
     else:
         texts = stage.pairs.test_prompts()
     if not texts:

@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from fedvpa.algorithms.base import Algorithm
+from fedvpa.core.files import check_folder_name
 from fedvpa.core.short_repr import short_repr
 from fedvpa.data.client_pairs import ClientPairs
 from fedvpa.data.partition import ClientRows
@@ -72,6 +73,7 @@ class Stage1:
         policy: Stage 2.
         seed: Of the run.
         world: Whether the data are the bundled world's, which has public prompts.
+        strict: Whether a prompt that would be changed is an error (``data.strict``).
     """
 
     method: str
@@ -87,6 +89,7 @@ class Stage1:
     policy: PolicyConfig
     seed: int
     world: bool
+    strict: bool
 
     __repr__ = short_repr
 
@@ -107,8 +110,16 @@ class Stage1:
 
     @property
     def policies(self) -> tuple[str, ...]:
-        """The names of the method's policies."""
-        return self.groups if self.by_group else (ONE,)
+        """The names of the method's policies.
+
+        Raises:
+            DataError: If there is one for each group, and the name of a group cannot be the name of a folder.
+        """
+        if not self.by_group:
+            return (ONE,)
+        for name in self.groups:
+            check_folder_name(name, "the name of a group, which names the folder of its policy")
+        return self.groups
 
     @cached_property
     def pairs(self) -> ClientPairs:

@@ -12,7 +12,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from fedvpa.core.errors import ConfigError, StorageError
+from fedvpa.core.errors import ConfigError, DataError, StorageError
 from fedvpa.core.unicode import FIX, unusable
 
 
@@ -97,3 +97,25 @@ def user_path(path: str | PathLike[str]) -> Path:
     if problem:
         raise ConfigError(f"The path {os.fspath(path)!r} holds {problem}.", fix=FIX)
     return Path(path).expanduser()
+
+
+LONGEST_NAME = 200
+"""Bytes; file systems allow 255, and names of files get a beginning and an ending."""
+
+
+def check_folder_name(name: str, what: str) -> None:
+    """Refuse a name from the data that cannot be the name of a folder, or would be one somewhere else.
+
+    Args:
+        name: The name.
+        what: What it is, for the message.
+
+    Raises:
+        DataError: If it is empty, ``.`` or ``..``, too long, or holds a slash, a backslash or a control character.
+    """
+    odd = any(letter in "/\\" or not letter.isprintable() for letter in name)
+    if odd or name in ("", ".", "..") or len(name.encode("utf-8", "surrogatepass")) > LONGEST_NAME:
+        raise DataError(
+            f"{name!r} is {what}, and no folder can have this name.",
+            fix="Rename it to letters, digits and such.",
+        )

@@ -8,6 +8,7 @@ from pydantic import SerializerFunctionWrapHandler, model_serializer
 
 from fedvpa.core.config import Config
 from fedvpa.core.errors import DataError
+from fedvpa.core.options import column_option
 from fedvpa.data.winner import Columns, is_neutral, words_of
 
 PROMPT_WORDS = frozenset(
@@ -75,7 +76,7 @@ def check_columns(columns: ColumnMap, seen: Columns, what: str) -> None:
         if required and theirs not in seen.values:
             raise DataError(
                 f"has no column {theirs!r}. Columns: {', '.join(sorted(seen.values))}.",
-                fix=f"If another column holds it, say so with --map {ours}=COLUMN.{_advice(columns, seen, ours)}",
+                fix=f"If another column holds it, say so with {column_option(ours)}.{_advice(columns, seen, ours)}",
                 where=what,
             )
     if columns.prompt == "prompt" and "prompt" not in seen.values:
@@ -87,9 +88,8 @@ def check_columns(columns: ColumnMap, seen: Columns, what: str) -> None:
         raise DataError(
             f"the column {winners[0]!r} looks as if it said which response won, and it is not mapped: "
             f"{columns.chosen!r} would always be the preferred one.",
-            fix=f"Add --map winner={winners[0]} (in Python and in configurations data.map.winner={winners[0]}). "
-            "If it says something else, say that there is no winner with --map winner= (nothing behind the equals "
-            "sign).",
+            fix=f"Add {column_option('winner', winners[0])}. If it says something else, say that there is no winner: "
+            f"{column_option('winner', '')} (nothing behind the equals sign).",
             where=what,
         )
 
@@ -101,8 +101,8 @@ def _check_no_prompt(columns: ColumnMap, seen: Columns, what: str) -> None:
         raise DataError(
             f"has no column 'prompt', and {asked[0]!r} looks like it: without a prompt, what both responses begin with "
             "would be taken for it.",
-            fix=f"Add --map prompt={asked[0]}. If the responses begin with the prompt, say so with --map prompt= "
-            "(nothing behind the equals sign).",
+            fix=f"Add {column_option('prompt', asked[0])}. If the responses begin with the prompt, say so: "
+            f"{column_option('prompt', '')} (nothing behind the equals sign).",
             where=what,
         )
 
@@ -120,7 +120,7 @@ def _advice(columns: ColumnMap, seen: Columns, ours: str) -> str:
     found = seen.responses() if ours in ("chosen", "rejected") else None
     if found is None:
         return ""
-    flags = [f"chosen={found[0]}", f"rejected={found[1]}"]
+    names = [("chosen", found[0]), ("rejected", found[1])]
     if not columns.winner:
-        flags += [f"winner={name}" for name in seen.winners({*found, *_mapped(columns)})[:1]]
-    return f" Perhaps: {' '.join(f'--map {flag}' for flag in flags)}"
+        names += [("winner", name) for name in seen.winners({*found, *_mapped(columns)})[:1]]
+    return f" Perhaps: {' '.join(column_option(*each) for each in names)}"

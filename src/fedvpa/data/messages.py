@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, cast
 
 from fedvpa.core.errors import DataError
-from fedvpa.core.unicode import is_storable, storable
+from fedvpa.core.unicode import REPLACED, is_storable, storable
+from fedvpa.data.report import DataReport, say_report
 from fedvpa.data.schema import Message, Text
 
 ROLES = ("system", "user", "assistant")
@@ -54,21 +55,44 @@ def storable_text(text: Text) -> Text:
     return tuple(replace(message, content=storable(message.content)) for message in text)
 
 
+def storable_texts(texts: Iterable[tuple[str, Text]], what: str, *, strict: bool = False) -> list[Text]:
+    """Texts as UTF-8 can hold them; says on stderr how many are changed.
+
+    Args:
+        texts: The place of each, and the text.
+        what: Where they come from, for the message.
+        strict: Make a text that would be changed an error.
+
+    Raises:
+        DataError: Under ``strict``, with the place.
+    """
+    kept, report = [], DataReport(strict=strict)
+    for where, text in texts:
+        kept.append(storable_text(text))
+        if kept[-1] != text:
+            report = report.add(REPLACED, where, effect="changed", unit="prompt")
+    say_report(replace(report, read=len(kept)), what)
+    return kept
+
+
 def as_texts(prompts: Prompt | Sequence[Prompt]) -> list[Text]:
-    """One prompt or several, as texts. Raises as :func:`as_text`."""
+    """One prompt or several, as texts that UTF-8 can hold. Raises as :func:`as_text`."""
     if isinstance(prompts, str) or (prompts and isinstance(prompts[0], Message | Mapping)):
-        return [as_text(cast(Prompt, prompts))]
-    return [as_text(prompt) for prompt in cast(Sequence[Prompt], prompts)]
+        given = [cast(Prompt, prompts)]
+    else:
+        given = list(cast(Sequence[Prompt], prompts))
+    numbered = ((f"prompt {number}", as_text(prompt)) for number, prompt in enumerate(given, start=1))
+    return storable_texts(numbered, "prompts")
 
 
 def as_text(prompt: Prompt) -> Text:
-    """A prompt as a :data:`Text` that UTF-8 can hold.
+    """A prompt as a :data:`Text`, as it is given; :func:`storable_texts` is for what UTF-8 cannot hold.
 
     Raises:
         DataError: If it is neither a string nor messages, or a message cannot be used; see :func:`message_of`.
     """
     if isinstance(prompt, str):
-        return storable(prompt)
+        return prompt
     if not isinstance(prompt, Sequence):
         raise DataError(f"A prompt is {prompt!r}.", fix=_FIX)
     turns = []
@@ -78,7 +102,7 @@ def as_text(prompt: Prompt) -> Text:
         message = turn if isinstance(turn, Message) else message_of(turn)
         if isinstance(message, Skip):
             raise DataError(f"{message}: {turn!r}.", fix=_FIX)
-        turns.append(replace(message, content=storable(message.content)))
+        turns.append(message)
     return tuple(turns)
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from fedvpa.core.errors import DataError
-from fedvpa.data.messages import as_text
+from fedvpa.data.lines import Line, read_lines
+from fedvpa.data.messages import as_text, storable_texts
 from fedvpa.data.schema import Text
 from fedvpa.data.text import is_empty
 
@@ -18,35 +19,47 @@ COLUMNS = ("prompt", "messages")
 JSON_FIX = 'A prompt is "…", [{"role": "user", "content": "…"}, …], or an object with "prompt" or "messages".'
 
 
-def read_prompts(path: Path) -> list[Text]:
+def read_prompts(path: Path, *, strict: bool = False) -> list[Text]:
     """The distinct prompts of a file that hold something, in the order in which each was first seen.
 
     A ``.jsonl`` file has one prompt a line: a string, a list of messages, or an object with ``prompt`` or ``messages``.
-    A ``.json`` file has one prompt, or a list of prompts. Any other file has one prompt a line, as it is.
+    A ``.json`` file has one prompt, or a list of prompts. Any other file has one prompt a line, as it is. Encodings and
+    gzip are as of files of pairs (:mod:`fedvpa.data.lines`); half surrogate pairs are replaced, and that is said.
+
+    Args:
+        path: The file.
+        strict: Make a prompt that would be changed an error.
 
     Raises:
         DataError: If the file cannot be read, or a prompt in it is neither; names the line.
     """
+    path = path.expanduser()
     try:
-        content = path.expanduser().read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
+        lines = list(read_lines(path))
+    except OSError as error:
         raise DataError(
-            f"cannot be read ({error}).", fix="Give a file of prompts in UTF-8.", where=str(path)
+            f"cannot be read ({error.strerror}).", fix="Give a file of prompts in UTF-8.", where=str(path)
         ) from error
-    texts = _json(content, path) if path.suffix.lower() in (".json", ".jsonl") else map(as_text, content.splitlines())
+    texts = storable_texts(_texts(lines, path), str(path), strict=strict)
     return list(dict.fromkeys(text for text in texts if not is_empty(text)))
 
 
-def _json(content: str, path: Path) -> Iterator[Text]:
-    if path.suffix.lower() == ".json":
-        value = _parsed(content, str(path))
+def _texts(lines: Sequence[Line], path: Path) -> Iterator[tuple[str, Text]]:
+    """The place of each prompt, and the prompt."""
+    name = path.name.lower().removesuffix(".gz")
+    if name.endswith(".json"):
+        value = _parsed("".join(line for _, line in lines), str(path))
         several = isinstance(value, list) and not _is_messages(value)
         for place, one in enumerate(value if several else [value], start=1):
-            yield _text(one, f"{path}:{place}" if several else str(path))
+            where = f"{path}:{place}" if several else str(path)
+            yield where, _text(one, where)
         return
-    for number, line in enumerate(content.split("\n"), start=1):
-        if line.strip():
-            yield _text(_parsed(line, f"{path}:{number}"), f"{path}:{number}")
+    for number, line in lines:
+        where = f"{path}:{number}"
+        if not name.endswith(".jsonl"):
+            yield where, line.rstrip("\r\n")
+        elif line.strip():
+            yield where, _text(_parsed(line, where), where)
 
 
 def _is_messages(value: list[Any]) -> bool:
@@ -57,7 +70,7 @@ def _is_messages(value: list[Any]) -> bool:
 def _parsed(text: str, where: str) -> Any:
     try:
         return json.loads(text)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"is no JSON ({error}).", fix=JSON_FIX, where=where) from error
 
 

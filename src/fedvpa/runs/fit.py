@@ -177,6 +177,7 @@ def stage1_of(config: RunConfig, prepared: Prepared, trained: Trained) -> Stage1
         policy=config.policy,
         seed=config.seed,
         world=config.data.source == "world",
+        strict=config.data.strict,
     )
 
 

@@ -71,6 +71,7 @@ def open_stage1(run: RunFolder, config: RunConfig) -> Stage1:
         policy=config.policy,
         seed=config.seed,
         world=config.data.source == "world",
+        strict=config.data.strict,
     )
 
 

@@ -13,6 +13,7 @@ from typing import Self
 from pydantic import Field, model_validator
 
 from fedvpa.core.errors import ConfigError
+from fedvpa.core.options import column_option
 from fedvpa.data.columns import ColumnMap
 from fedvpa.data.rows import read_pairs
 from fedvpa.data.schema import PairTable
@@ -39,7 +40,7 @@ class TableKeys(PathKeys):
     def _winner_is_mapped(self) -> Self:
         if self.winner_values and not self.map.winner:
             raise ConfigError(
-                "'winner_values' was set, and no column of winners is mapped.", fix="Add --map winner=COLUMN."
+                "'winner_values' was set, and no column of winners is mapped.", fix=f"Add {column_option('winner')}."
             )
         return self
 
