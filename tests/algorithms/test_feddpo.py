@@ -8,9 +8,11 @@ import torch
 
 from fedvpa.algorithms.feddpo import FedDPOState, Round, client_examples, in_force, settle, train_feddpo
 from fedvpa.algorithms.lora_averaging import A_SUFFIX, B_SUFFIX
+from fedvpa.alignment.feddpo_job import FedDPOJob
 from fedvpa.core import tree
 from fedvpa.core.errors import ConfigError, DataError, RunError, TrainingError
 from fedvpa.data.schema import Pair
+from fedvpa.features.config import FeatureConfig
 from fedvpa.policy.adapters import snapshot
 from fedvpa.policy.config import PolicyConfig
 from fedvpa.policy.examples import Examples
@@ -64,6 +66,22 @@ def test_the_reference_of_a_client_is_the_frozen_base(clients):
     assert own.z is None
     assert [len(flags) for flags, _ in own.sure] == [len(ids) for ids in own.chosen]
     assert len(clients["nobody"]) == 0
+
+
+@pytest.mark.unit
+def test_pairs_of_equal_responses_teach_nobody(capsys):
+    policy = fresh(settings())
+    long = "First, grab the saw. " * 60
+    pairs = [Pair("Why?", "No.", "Yes."), Pair("Why?", long + "One.", long + "Two."), Pair("Why?", "No.", "No.")]
+    assert len(client_examples(policy, pairs)) == 1
+    features = FeatureConfig(model="bundled")
+    job = FedDPOJob(settings(), features, {"a": pairs}, SEED)
+    assert "2 pairs left out: both responses have the same tokens" in capsys.readouterr().err
+    _, notes = job.finish()
+    assert notes["data"]["findings"][0]["count"] == 2
+    assert notes["data"]["findings"][0]["first"] == "row 1"
+    with pytest.raises(DataError, match="row 1: both responses have the same tokens"):
+        FedDPOJob(settings(), features, {"a": pairs}, SEED, strict=True)
 
 
 @pytest.mark.equivalence

@@ -1,13 +1,16 @@
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
-from fedvpa.alignment.candidates import candidates_key
-from fedvpa.data.schema import Message
+from fedvpa.alignment.candidates import candidates_key, pair_candidates
+from fedvpa.data.schema import Message, Pair, PairTable
 from fedvpa.features.config import FeatureConfig
 from fedvpa.policy.config import CandidateConfig
 from fedvpa.policy.policy import new_policy
@@ -29,6 +32,19 @@ def test_whatever_decides_candidates_names_them(base_folder: Path, tmp_path: Pat
         name: new_policy(tiny_config(folder), str(folder), None, 3, device="cpu")
         for name, folder in (("weights", save_model(tmp_path / "weights", 18)), ("tokenizer", bare))
     }
+    ends = shutil.copytree(base_folder, tmp_path / "ends")
+    (ends / "generation_config.json").write_text(json.dumps({"eos_token_id": [2, 7]}))
+    read = {
+        "ends": new_policy(tiny_config(ends), str(ends), None, 3, device="cpu"),
+        "template": new_policy(tiny_config(base_folder, template="chat"), str(base_folder), None, 3, device="cpu"),
+        "day": new_policy(
+            tiny_config(base_folder, template_arguments={"today": "2025-03-04"}),
+            str(base_folder),
+            None,
+            3,
+            device="cpu",
+        ),
+    }
     config, features = CandidateConfig(**SAMPLED), FeatureConfig(dtype="float32")
 
     def key(policy=policy, texts=TEXTS, config=config, meaning="mean", features=features, seed=0, path=("train",)):
@@ -40,6 +56,7 @@ def test_whatever_decides_candidates_names_them(base_folder: Path, tmp_path: Pat
         key(policy=shorter),
         key(policy=other["weights"]),
         key(policy=other["tokenizer"]),
+        *(key(policy=one) for one in read.values()),
         key(texts=TEXTS[:1]),
         key(config=CandidateConfig(**{**SAMPLED, "max_new_tokens": 12})),
         key(config=CandidateConfig(**{**SAMPLED, "temperature": 0.9})),
@@ -54,3 +71,23 @@ def test_whatever_decides_candidates_names_them(base_folder: Path, tmp_path: Pat
     moved = shutil.copytree(base_folder, tmp_path / "moved")
     same = new_policy(tiny_config(moved, lora_rank=5, beta=0.3), str(moved), 4, 9, device="cpu")
     assert key(policy=same) == key()
+
+
+@pytest.mark.unit
+def test_pairs_as_candidates_are_what_the_policy_could_have_said(monkeypatch, base_folder: Path):
+    """No longer than a sample, and ended only if they end before that: a cut response is not taught to end there."""
+    policy = new_policy(tiny_config(base_folder), str(base_folder), None, 3, device="cpu")
+    pairs = [Pair("w1", " ".join(f"w{number}" for number in range(length)), "w9 w8") for length in (10, 11, 20)]
+
+    def features(table: PairTable, *_: object) -> SimpleNamespace:
+        zeros = np.zeros((len(table), 2), np.float32)
+        return SimpleNamespace(chosen=zeros, rejected=zeros)
+
+    monkeypatch.setattr("fedvpa.alignment.candidates.extract", features)
+    found = pair_candidates(policy, pairs, CandidateConfig(**SAMPLED), None, FeatureConfig())
+    assert [[len(ids) for ids in group] for group in found.responses] == [[11, 3], [11, 3], [11, 3]]
+    assert [[int(ids[-1]) == policy.tokenizer.eos for ids in group] for group in found.responses] == [
+        [True, True],
+        [False, True],
+        [False, True],
+    ]

@@ -137,7 +137,7 @@ def scored(run: Path, pairs: list[Pair], posterior: Posterior) -> float:
     """The share of pairs that a posterior orders as they are labelled."""
     folder = RunFolder.open(run)
     selector = Selector.from_pretrained(run)
-    features = prepare_pairs(folder.config().features, PairTable(tuple(pairs)), scaling_of(selector, folder))
+    _, features = prepare_pairs(folder.config().features, PairTable(tuple(pairs)), scaling_of(selector, folder))
     return float((selector.margins(posterior, features) > 0).float().mean())
 
 
@@ -171,7 +171,7 @@ def test_the_z_of_a_new_user_never_comes_from_the_pairs_that_are_scored(own_run:
     assert (found.context_pairs, found.pairs, found.known) == (context.sum(), 12 - context.sum(), None)
     selector, folder = Selector.from_pretrained(own_run), RunFolder.open(own_run)
     table = PairTable(tuple(pair for pair, first in zip(fresh, context, strict=True) if first))
-    posterior = selector.infer(prepare_pairs(folder.config().features, table, scaling_of(selector, folder)))
+    posterior = selector.infer(prepare_pairs(folder.config().features, table, scaling_of(selector, folder))[1])
     rest = [pair for pair, first in zip(fresh, context, strict=True) if not first]
     assert found.accuracy == pytest.approx(scored(own_run, rest, posterior))
     other = accuracy([pair if first else turned(pair) for pair, first in zip(fresh, context, strict=True)])

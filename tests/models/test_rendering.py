@@ -6,9 +6,10 @@ import pytest
 
 from chat_models import byte_level
 from fedvpa.core.errors import DataError, ModelError
+from fedvpa.data.messages import with_system
 from fedvpa.data.schema import Message, Pair
 from fedvpa.models.chat_template import ChatTemplate
-from fedvpa.models.rendering import Renderer, header_warning, is_conversational, with_system
+from fedvpa.models.rendering import Renderer, header_warning, is_conversational
 
 PAIR = Pair("w1 w2 w3", "w4 w5", "w6 w7 w8 w9 w10")
 ASKED = (Message("user", "How do I bake?"),)

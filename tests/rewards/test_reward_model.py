@@ -147,7 +147,7 @@ def test_a_conversation_goes_through_the_models_own_template(qwen, bert):
 
 REFUSED = (
     "of the reward model: the model's chat template refuses a conversation with the turns system, user, assistant: "
-    "no system"
+    "no system."
 )
 
 

@@ -120,7 +120,7 @@ def evaluate(
         _check(given, users, way, grouped=by == "group" or group_column is not None, where=str(pairs))
     held = open_held(folder, config, users)
 
-    def features(table: PairTable) -> Pairs:
+    def features(table: PairTable) -> tuple[PairTable, Pairs]:
         return prepare_pairs(config.features, table, scaling)
 
     score = new_scores.by_group if way == "group" else new_scores.by_user

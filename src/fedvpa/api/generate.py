@@ -11,6 +11,9 @@ from typing import TYPE_CHECKING, Any
 from fedvpa.core.errors import ConfigError
 from fedvpa.core.options import option
 from fedvpa.core.short_repr import short_repr
+from fedvpa.data.messages import Prompt, as_texts, with_system
+from fedvpa.data.prompt_files import read_prompts
+from fedvpa.data.schema import Text
 from fedvpa.runs.folder import RunFolder
 
 if TYPE_CHECKING:
@@ -23,9 +26,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Answer:
-    """A prompt and what the policy answered."""
+    """A prompt and what the policy answered.
 
-    prompt: str
+    Attributes:
+        prompt: As the policy was asked: a string, or the messages of a conversation, the system's included.
+        response: The answer.
+    """
+
+    prompt: str | Sequence[Mapping[str, str]]
     response: str
 
 
@@ -54,9 +62,11 @@ class GenerateResult:
 
 def generate(
     run: str | PathLike[str],
-    prompts: str | Sequence[str],
+    prompts: Prompt | Sequence[Prompt] = (),
     preference: Preference | None = None,
     *,
+    messages: str | PathLike[str] | None = None,
+    system: str | None = None,
     user: str | None = None,
     columns: Mapping[str, str] | None = None,
     temperature: float = 0.7,
@@ -72,7 +82,10 @@ def generate(
 
     Args:
         run: An aligned run directory.
-        prompts: One answer to each; a single prompt may be given alone.
+        prompts: One answer to each: strings, or lists of messages with ``role`` and ``content``; a single prompt may be
+            given alone. A string is one message of the user, if the run's data are conversations.
+        messages: A JSON or JSONL file of further prompts; see :func:`fedvpa.data.prompt_files.read_prompts`.
+        system: The text of a system turn in front of each prompt.
         preference: The name of a group (``helpful``), a user's id, ``@pairs.jsonl`` (a new user's labelled pairs), the
             number of a prototype (``0``, ``1``) or one between two (``0.3``: 0.7 of prototype 0 and 0.3 of prototype
             1), or z itself; None for a policy without z. A group comes before a user, and a user before a prototype;
@@ -87,9 +100,11 @@ def generate(
 
     Raises:
         ConfigError: For an unknown preference or user (the known ones are listed), or one that the policy cannot
-            follow.
+            follow; or if there is no prompt.
+        DataError: If a prompt cannot be read, or the base model's chat template refuses it.
         RunError: If the run holds no policy.
     """
+    texts = _asked(prompts, messages, system)
     if not 0 < top_p <= 1:
         raise ConfigError(
             f"{option('top_p', str(top_p))} keeps no share of the vocabulary.", fix="Give more than 0, and at most 1."
@@ -99,7 +114,6 @@ def generate(
     from fedvpa.runs.policies import open_aligned
 
     aligned = open_aligned(folder, overrides)
-    prompts = [prompts] if isinstance(prompts, str) else list(prompts)
     asked = str(preference) if isinstance(preference, int | float) else preference
     from_file = isinstance(asked, str) and asked.startswith("@")
     if not from_file and (user is not None or columns):
@@ -109,10 +123,27 @@ def generate(
         )
     policy, z = _resolve(folder, aligned, asked, NewUser(user, columns, overrides))
     responses = policy.generate(
-        prompts, preference=z, temperature=temperature, top_p=top_p, max_new_tokens=max_new_tokens, seed=seed
+        texts, preference=z, temperature=temperature, top_p=top_p, max_new_tokens=max_new_tokens, seed=seed
     )
-    answers = [Answer(prompt, response) for prompt, response in zip(prompts, responses, strict=True)]
+    answers = [Answer(_shown(text), response) for text, response in zip(texts, responses, strict=True)]
     return GenerateResult(folder.path, asked if asked is None or isinstance(asked, str) else "z", z, answers)
+
+
+def _asked(prompts: Prompt | Sequence[Prompt], messages: str | PathLike[str] | None, system: str | None) -> list[Text]:
+    """The prompts of a call, in order."""
+    texts = [] if isinstance(prompts, Sequence) and not len(prompts) else as_texts(prompts)
+    if messages is not None:
+        texts += read_prompts(Path(messages))
+    if not texts:
+        raise ConfigError("There is no prompt to answer.", fix=f"Give {option('prompt')} or {option('messages')}.")
+    return texts if system is None else [with_system(text, system) for text in texts]
+
+
+def _shown(text: Text) -> str | list[dict[str, str]]:
+    """A prompt as JSON has it."""
+    if isinstance(text, str):
+        return text
+    return [{"role": message.role, "content": message.content} for message in text]
 
 
 def _resolve(

@@ -12,8 +12,12 @@ from fedvpa.cli.common import JsonOption, MapOption, OverrideArgument, columns_o
 
 def generate(
     run: Annotated[Path, typer.Argument(help="An aligned run directory.")],
-    prompt: Annotated[list[str], typer.Option(help="What to answer; may be given several times.")],
     overrides: OverrideArgument = None,
+    prompt: Annotated[list[str] | None, typer.Option(help="What to answer; may be given several times.")] = None,
+    messages: Annotated[
+        Path | None, typer.Option(help="A JSON or JSONL file of further prompts: lists of messages, or strings.")
+    ] = None,
+    system: Annotated[str | None, typer.Option(help="The text of a system turn in front of each prompt.")] = None,
     preference: Annotated[
         str | None,
         typer.Option(help="A group, a user's id, @pairs.jsonl, a prototype's number, or one between two, as 0.3."),
@@ -31,8 +35,10 @@ def generate(
 
     result = run_it(
         run,
-        prompt,
+        prompt or [],
         preference,
+        messages=messages,
+        system=system,
         user=user,
         columns=columns_of(map_),
         temperature=temperature,

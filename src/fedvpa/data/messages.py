@@ -106,4 +106,16 @@ def as_text(prompt: Prompt) -> Text:
     return tuple(turns)
 
 
+def with_system(prompt: Text, system: str) -> Text:
+    """A prompt with a system turn in front; a string becomes one message of the user.
+
+    Raises:
+        DataError: If the prompt has a system turn already.
+    """
+    messages = (Message("user", prompt),) if isinstance(prompt, str) else prompt
+    if any(message.role == "system" for message in messages):
+        raise DataError("The prompt has a system turn already.", fix="Give the system's text in one place.")
+    return (Message("system", storable(system)), *messages)
+
+
 _FIX = 'Give a text, or messages such as {"role": "user", "content": "…"}.'

@@ -82,7 +82,7 @@ class ChatTemplate:
 
     def _refusal(self, messages: Sequence[Message], error: Exception) -> DataError | ModelError:
         """The one message about a template that raised."""
-        said = " ".join(str(error).split())[:300] or type(error).__name__
+        said = (" ".join(str(error).split())[:300] or type(error).__name__).rstrip(".") + "."
         try:
             self._write([Message("user", "a")], True)
         except FOREIGN:

@@ -202,18 +202,6 @@ def is_conversational(texts: Sequence[Text]) -> bool:
     return 2 * sum(not isinstance(text, str) for text in texts) > len(texts)
 
 
-def with_system(prompt: Text, system: str) -> Text:
-    """A prompt with a system turn in front; a string becomes one message of the user.
-
-    Raises:
-        DataError: If the prompt has a system turn already.
-    """
-    messages = as_messages(prompt, "user")
-    if any(message.role == "system" for message in messages):
-        raise DataError("The prompt has a system turn already.", fix="Give the system's text in one place.")
-    return (Message("system", system), *messages)
-
-
 def _continues(turns: Sequence[Message], answer: Sequence[Message]) -> bool:
     return bool(turns and answer) and turns[-1].role == "assistant" == answer[0].role
 

@@ -20,9 +20,8 @@ from fedvpa.core.files import replacing, storing, write_json
 from fedvpa.core.schema import VERSIONS
 from fedvpa.core.seeds import entropy
 from fedvpa.core.tensors import write_tensors
-from fedvpa.data.messages import Prompt, as_texts
+from fedvpa.data.messages import Prompt, as_texts, with_system
 from fedvpa.models.locate import ModelSource, locate
-from fedvpa.models.rendering import with_system
 from fedvpa.policy.base import load_base, new_conditioner, quiet_peft
 from fedvpa.policy.conditioning import Conditioner
 from fedvpa.policy.config import PolicyConfig

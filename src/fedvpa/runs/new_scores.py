@@ -34,7 +34,7 @@ from fedvpa.selector.selector import Selector
 
 By = Literal["user", "group"]
 
-Features = Callable[[PairTable], Pairs]
+Features = Callable[[PairTable], tuple[PairTable, Pairs]]
 """Gives the scaled features of pairs."""
 
 HELD = "the same pair is in the training data"
@@ -150,14 +150,14 @@ def by_group(grader: Grader, given: PairTable, held: HeldPairs | None, features:
         grader: What scores.
         given: The new pairs.
         held: The pairs of the run's data; None where nobody knows.
-        features: Gives the scaled features of pairs.
+        features: Gives the pairs that can be ordered, and their scaled features.
         where: The file, for messages.
 
     Raises:
         DataError: If no pair is left to score.
     """
-    table = _some(new_of_groups(given, grader.users, held), where)
-    scores = scores_by_group(grader, table, features(table))
+    table, pairs = features(_some(new_of_groups(given, grader.users, held), where))
+    scores = scores_by_group(grader, table, pairs)
     return NewScores(
         scores, frozenset(score.client_id for score in scores), len(table), 0, table.report, grader.natural
     )
@@ -165,14 +165,15 @@ def by_group(grader: Grader, given: PairTable, held: HeldPairs | None, features:
 
 def by_user(grader: Grader, given: PairTable, held: HeldPairs | None, features: Features, where: str) -> NewScores:
     """Every user on the user's own pairs. Arguments and errors as of :func:`by_group`."""
-    table, rows = rows_of_users(_some(new_of_users(given, held), where), grader)
+    table, pairs = features(_some(new_of_users(given, held), where))
+    table, rows = rows_of_users(table, grader)
     if not rows:
         raise DataError(
             "holds a single pair of each new user, and z is inferred from others than are scored.",
             fix="Give several pairs of each user.",
             where=where,
         )
-    scores = scores_by_user(grader, table, rows, features(table))
+    scores = scores_by_user(grader, table, rows, pairs)
     known = frozenset(own.user for own in rows if own.known)
     scored, context = (sum(len(getattr(own, part)) for own in rows) for part in ("scored", "context"))
     return NewScores(scores, known, scored, context, table.report, same_users=True)

@@ -62,5 +62,5 @@ def infer_new_user(run: RunFolder, config: RunConfig, pairs: str | Path, new: Ne
     """
     selector = open_selector(run, config)
     table = of_one_user(load_pairs(config, pairs, new.columns), new.user, str(pairs))
-    context = prepare_pairs(config.features, table, scaling_of(selector, run))
+    table, context = prepare_pairs(config.features, table, scaling_of(selector, run))
     return Inferred(selector, table, context, selector.infer(context))

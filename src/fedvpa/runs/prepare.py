@@ -202,12 +202,7 @@ def prepare_holdout(config: RunConfig, path: Path, table: PairTable, scaling: Sc
     return Holdout(pairs, held.report)
 
 
-def prepare_pairs(config: FeatureConfig, table: PairTable, scaling: Scaling) -> Pairs:
-    """The scaled features of a table of pairs."""
-    return _pairs(load_features(table, config), np.arange(len(table)), scaling)
-
-
-def prepare_table(config: FeatureConfig, table: PairTable, scaling: Scaling) -> tuple[PairTable, Pairs]:
+def prepare_pairs(config: FeatureConfig, table: PairTable, scaling: Scaling) -> tuple[PairTable, Pairs]:
     """The pairs of a table that can be ordered, and their scaled features.
 
     Those whose responses have the same tokens are left out; the report of the table counts them.
