@@ -41,6 +41,22 @@ def test_several_jobs_are_other_processes_and_results_keep_the_order_of_items() 
     assert not any(alive(one.pid) for one in found)
 
 
+@pytest.mark.end_to_end
+def test_each_place_is_a_process_that_sees_its_gpu_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
+    assert set(run_all(some_work.gpus, list(range(6)), places=("3", "5"))) == {"3", "5"}
+    assert set(run_all(some_work.gpus, [1, 2], 2, places=("",))) == {"3,5"}
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "3,5"
+
+
+@pytest.mark.unit
+def test_jobs_are_one_for_each_place_or_one_per_core(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.cpu_count", lambda: 7)
+    assert processes.check_jobs(None) == 7
+    assert processes.check_jobs(None, ("0", "1", "2")) == 3
+    assert processes.check_jobs(5, ("0",)) == 5
+
+
 @pytest.mark.unit
 def test_nothing_to_do_starts_nothing_and_jobs_below_one_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert run_all(some_work.place, [], 2) == []

@@ -46,7 +46,8 @@ def compare(
         holdout: Further labelled pairs, seen by nobody, on which every client is scored with those of its own group;
             a file, or the folder of another source. For the selector stage.
         out: The folder to write to.
-        jobs: Processes, each with one thread; by default one per core, and with 1 this process alone. Results do not
+        jobs: Processes, each with one thread; by default one per core, and where policies train on GPUs one for each
+            GPU. With 1 this process alone. Results do not
             depend on it. A script that starts processes has to do so below ``if __name__ == "__main__":``.
 
     Returns:

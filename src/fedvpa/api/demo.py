@@ -46,7 +46,7 @@ def demo(
         out: The folder; an earlier demo's report is replaced, its finished runs are reused.
         seeds: Number of seeds.
         clients: Number of seen clients.
-        jobs: Processes; by default one per core, and with 1 this process alone.
+        jobs: Processes; by default one per core, or one for each GPU where policies train. With 1 this process alone.
 
     Returns:
         What ``comparison.json`` holds, by stage.

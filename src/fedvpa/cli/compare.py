@@ -20,7 +20,9 @@ def compare(
     first_seed: Annotated[int, typer.Option(min=0, help="The first seed.")] = 0,
     holdout: Annotated[Path | None, typer.Option(help="Further labelled pairs that nobody saw.")] = None,
     out: Annotated[Path, typer.Option(help="The folder to write to.")] = Path("runs/compare"),
-    jobs: Annotated[int | None, typer.Option(min=1, help="Processes; by default one per core.")] = None,
+    jobs: Annotated[
+        int | None, typer.Option(min=1, help="Processes; by default one per core, or per GPU for policies.")
+    ] = None,
     engine: EngineOption = None,
     map_: MapOption = None,
     strict: StrictOption = False,

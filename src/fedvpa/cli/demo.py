@@ -14,7 +14,9 @@ def demo(
     out: Annotated[Path, typer.Option(help="The folder to write to.")] = Path("runs/demo"),
     seeds: Annotated[int, typer.Option(min=1, help="Number of seeds.")] = 3,
     clients: Annotated[int, typer.Option(min=4, help="Number of clients that train.")] = 20,
-    jobs: Annotated[int | None, typer.Option(min=1, help="Processes; by default one per core.")] = None,
+    jobs: Annotated[
+        int | None, typer.Option(min=1, help="Processes; by default one per core, or per GPU for policies.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Run both stages on the bundled world: five methods, new users, two policies, figures, report.html."""

@@ -17,6 +17,7 @@ from fedvpa.experiments.policies_compared import compare_judged, say_bias
 from fedvpa.experiments.policy_training import candidate_of, run_of, run_policy_cell, shows_path
 from fedvpa.experiments.processes import named, run_all
 from fedvpa.experiments.results import PoliciesComparison
+from fedvpa.models.device import places_of
 from fedvpa.runs.config import RunConfig
 from fedvpa.runs.identity import policy_content, policy_settings, selector_content, selector_settings
 
@@ -45,13 +46,15 @@ def run_policies(cells: Sequence[Cell], jobs: int | None) -> PoliciesComparison:
 
     Args:
         cells: Of one comparison, all of its policy stage.
-        jobs: As of :func:`fedvpa.experiments.processes.run_all`.
+        jobs: As of :func:`fedvpa.experiments.processes.run_all`: by default one for each GPU, or core where there is
+            no GPU.
 
     Raises:
         JudgeError: If the judge gives no verdicts, or too few; the policies and their answers are kept.
     """
     missing = [cell for cell in cells if not was_judged(cell)]
-    run_all(run_policy_cell, missing, jobs, label=lambda cell: cell.label)
+    places = places_of(cells[0].config.features.device)
+    run_all(run_policy_cell, missing, jobs, label=lambda cell: cell.label, places=places)
     if missing:
         config, out = missing[0].config, missing[0].out
         rules = config.policy.judging

@@ -41,15 +41,18 @@ def run_all(
     *,
     what: str = "runs",
     label: Callable[[Item], str] | None = None,
+    places: Sequence[str] = (),
 ) -> list[Result]:
     """Do the same work on every item; results do not depend on the number of processes.
 
     Args:
         work: A function that other processes can import. PyTorch has one thread while it runs.
         items: What pickle can send.
-        jobs: Processes; by default one per core. With 1 nothing is started: the work is done in this process.
+        jobs: Processes; by default one for each of ``places``, or one per core where there are none. With 1 nothing is
+            started: the work is done in this process.
         what: What items are called in progress.
         label: How an item is named when its work fails; by default its error is raised as it is.
+        places: What each process sees of the GPUs, by turns; see :func:`fedvpa.models.device.places_of`.
 
     Returns:
         The results, in the order of the items.
@@ -60,24 +63,25 @@ def run_all(
 
     A first SIGINT or SIGTERM ends all processes, then takes the course that it has outside.
     """
-    jobs = min(check_jobs(jobs), len(items))
+    jobs = min(check_jobs(jobs, places), len(items))
     if not items:
         return []
     say(f"{len(items)} {what} in {'this process' if jobs == 1 else f'{jobs} processes'}")
     if jobs == 1:
         with one_thread():
             return list(track((_done(work, item, label) for item in items), what, len(items), unit=what))
-    return _in_processes(work, items, jobs, what, label)
+    shares = [places[number % len(places)] if places else "" for number in range(jobs)]
+    return _in_processes(work, items, shares, what, label)
 
 
-def check_jobs(jobs: int | None) -> int:
-    """The number of processes; one per core for None.
+def check_jobs(jobs: int | None, places: Sequence[str] = ()) -> int:
+    """The number of processes; for None one for each place, or one per core where there are none.
 
     Raises:
         ConfigError: If it is below 1.
     """
     if jobs is None:
-        return os.cpu_count() or 1
+        return len(places) or os.cpu_count() or 1
     if jobs < 1:
         raise ConfigError(f"jobs = {jobs} is no number of processes.", fix="Give 1 or more.")
     return jobs
@@ -103,7 +107,7 @@ def _done(work: Callable[[Item], Result], item: Item, label: Callable[[Item], st
 def _in_processes(
     work: Callable[[Item], Result],
     items: Sequence[Item],
-    jobs: int,
+    shares: Sequence[str],
     what: str,
     label: Callable[[Item], str] | None,
 ) -> list[Result]:
@@ -120,7 +124,7 @@ def _in_processes(
 
     with stopping("ending the processes") as stop:
         # Signals are only remembered here, so that none can come between a process and the list that ends it.
-        with _processes(jobs, plugins, stop) as workers:
+        with _processes(shares, plugins, stop) as workers:
             for index, answer in track(_answers(workers, tasks, stop), what, len(tasks), unit=what):
                 results[index] = accept(index, *answer)
         stopped = stop()
@@ -138,13 +142,16 @@ class _Worker:
 
 
 @contextmanager
-def _processes(count: int, plugins: bytes, stop: Callable[[], int]) -> Iterator[list[_Worker]]:
-    """Fresh processes; all have ended and are reaped when the context ends, by a signal if one came or on an error."""
+def _processes(shares: Sequence[str], plugins: bytes, stop: Callable[[], int]) -> Iterator[list[_Worker]]:
+    """Fresh processes, one for each share of the GPUs.
+
+    All have ended and are reaped when the context ends, by a signal if one came or on an error.
+    """
     workers: list[_Worker] = []
     try:
         with _ready_to_start():
-            for _ in range(count):
-                workers.append(_start(plugins))
+            for share in shares:
+                workers.append(_start(plugins, share))
         yield workers
         if not stop():
             for worker in workers:
@@ -163,10 +170,10 @@ def _processes(count: int, plugins: bytes, stop: Callable[[], int]) -> Iterator[
                 worker.pipe.close()
 
 
-def _start(plugins: bytes) -> _Worker:
+def _start(plugins: bytes, gpus: str) -> _Worker:
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
-    process = context.Process(target=serve, args=(theirs, plugins))
+    process = context.Process(target=serve, args=(theirs, plugins, gpus))
     process.start()
     # With this end closed here, the pipe says so when the process ends.
     theirs.close()

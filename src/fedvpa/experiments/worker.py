@@ -16,7 +16,7 @@ from fedvpa.core.errors import FedvpaError
 from fedvpa.experiments.plugins import unpack
 
 
-def serve(pipe: Connection, plugins: bytes) -> None:
+def serve(pipe: Connection, plugins: bytes, gpus: str = "") -> None:
     """Answer tasks until the pipe is closed.
 
     A task is a pickled (function, item). An answer is (True, what the function returned) or (False, its error).
@@ -24,7 +24,10 @@ def serve(pipe: Connection, plugins: bytes) -> None:
     Args:
         pipe: Where tasks come from and answers go.
         plugins: What the other process registered.
+        gpus: The GPUs that this process sees; empty for those of the other process.
     """
+    if gpus:
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpus
     # The process was started with SIGINT blocked: Ctrl-C is the parent's to handle.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})

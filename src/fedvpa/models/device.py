@@ -31,6 +31,30 @@ def resolve_device(name: str) -> torch.device:
     return device
 
 
+GPUS = "CUDA_VISIBLE_DEVICES"
+"""The variable that says which GPUs a process sees. One that is set before CUDA starts holds for the whole process."""
+
+
+def places_of(name: str) -> tuple[str, ...]:
+    """Where processes that each hold a language model of their own can share out a device.
+
+    Args:
+        name: As of :func:`resolve_device`.
+
+    Returns:
+        For each place what ``GPUS`` says there: each GPU that this process sees, under ``auto`` and ``cuda``. A device
+        that is named, such as ``cuda:1``, is one place and leaves the variable alone (an empty text). None on a CPU,
+        whose cores share it out without that.
+    """
+    device = resolve_device(name)
+    if device.type == "cpu":
+        return ()
+    if device.type != "cuda" or device.index is not None:
+        return ("",)
+    seen = [own for own in os.environ.get(GPUS, "").split(",") if own]
+    return tuple(seen or map(str, range(torch.cuda.device_count())))
+
+
 def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
     """The precision that ``name`` means; ``auto`` is bfloat16 on a GPU and float32 elsewhere."""
     if name == "auto":
