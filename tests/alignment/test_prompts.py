@@ -99,3 +99,19 @@ def test_without_users_text_the_hash_still_holds_out_public_prompts(tmp_path):
     assert set(judged) == set(pairs.test_prompts())
     assert not set(judged) & {*train, *validation}
     assert len(train) + len(validation) + len(judged) == len(PROMPTS)
+
+
+def test_few_prompts_are_said_loudly_and_two_are_enough(tmp_path, capsys):
+    pairs = clients(PROMPTS)
+    kept = [prompt for prompt in (f"q{number}" for number in range(30)) if not stage(pairs).holds_out(prompt)]
+    for count in (2, 3, 11):
+        file = tmp_path / f"{count}.txt"
+        file.write_text("\n".join(kept[:count]))
+        train, validation = public_prompts(stage(pairs, file))
+        assert min(len(train), len(validation)) >= 1
+        assert {*train, *validation} == set(kept[:count])
+        said = capsys.readouterr().err
+        assert f"WARNING: only {len(train)} prompts to align on and {len(validation)} to stop by" in said
+    file.write_text("\n".join(f"q{number}" for number in range(900)))
+    public_prompts(stage(pairs, file))
+    assert "WARNING" not in capsys.readouterr().err
