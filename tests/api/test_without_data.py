@@ -21,9 +21,9 @@ from fedvpa.api.train import train
 from fedvpa.core.errors import ConfigError, DataError, RunError
 from fedvpa.data.schema import Pair, PairTable
 from fedvpa.runs.config import column_overrides, read_config
+from fedvpa.runs.context import context_pairs
 from fedvpa.runs.folder import RunFolder
 from fedvpa.runs.new_pairs import scaling_of
-from fedvpa.runs.new_scores import context_pairs
 from fedvpa.runs.prepare import prepare_pairs
 from fedvpa.runs.users import load_users
 from fedvpa.selector.posterior import Posterior

@@ -101,3 +101,10 @@ def test_a_file_and_the_run_it_becomes_say_the_same(tmp_path: Path) -> None:
 def test_a_value_that_no_file_can_hold_is_an_error(key: str, text: str, message: str) -> None:
     with pytest.raises(ConfigError, match=rf"configuration key '{key}': .* holds {message}"):
         read_config(None, ["data.source=table", "policy.judging.judge=openai-compatible", f"{key}={text}"])
+
+
+@pytest.mark.unit
+def test_a_configuration_shows_what_is_not_a_default() -> None:
+    assert repr(RunConfig()) == str(RunConfig()) == "RunConfig()"
+    changed = read_config(None, ["server.rounds=7", "data.source=table", "data.path=p.csv", "data.map.user_id=worker"])
+    assert repr(changed) == "RunConfig(data.path=p.csv, data.map.user_id=worker, data.source=table, server.rounds=7)"

@@ -12,7 +12,7 @@ from pydantic import Field, field_validator, model_validator
 
 from fedvpa.algorithms.config import BiscuitConfig, LocalConfig, MethodConfig, ServerConfig, VariationalConfig
 from fedvpa.algorithms.registry import METHODS
-from fedvpa.core.config import Config
+from fedvpa.core.config import Config, flat
 from fedvpa.core.errors import ConfigError
 from fedvpa.core.written import Given, NotYaml, Scalar, read_yaml, settled
 from fedvpa.data.config import DataConfig
@@ -83,6 +83,17 @@ class RunConfig(Config):
             where = "configuration key 'policy.judging.judge'"
             raise ConfigError(error.problem, fix=error.fix, where=where) from error
         return value
+
+    def __repr__(self) -> str:
+        """What is not a default, by dotted key: the whole of it fills a screen."""
+        same_data = RunConfig.parse({"data": self.data.model_dump()})  # some defaults depend on the data
+        data, others = RunConfig().model_dump(mode="json")["data"], same_data.model_dump(mode="json")
+        standard = dict(flat({**others, "data": data}))
+        mine = flat(self.model_dump(mode="json"))
+        changed = [f"{key}={value}" for key, value in mine if standard.get(key) != value]
+        return f"RunConfig({', '.join(changed)})"
+
+    __str__ = __repr__
 
     @property
     def method_config(self) -> MethodConfig:

@@ -7,7 +7,6 @@ seen client is scored on the pairs of its own group, so that pairs need no user.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -18,15 +17,15 @@ from numpy.typing import NDArray
 
 from fedvpa.algorithms.base import Algorithm
 from fedvpa.core.errors import DataError
-from fedvpa.core.seeds import entropy
 from fedvpa.core.short_repr import short_repr
 from fedvpa.data.holdout import IN_TRAINING, OTHER_GROUP, rows_by_group
 from fedvpa.data.report import DataReport
 from fedvpa.data.schema import Pair, PairTable
-from fedvpa.data.splits import prompt_name, unit_names
+from fedvpa.data.splits import unit_names
 from fedvpa.evaluation.accuracy import mark_pairs
 from fedvpa.evaluation.scores import ClientScore, item_name, results_by_item
-from fedvpa.runs.held import HeldPairs, content_hash
+from fedvpa.runs.context import context_pairs
+from fedvpa.runs.held import HeldPairs
 from fedvpa.runs.users import RunUsers
 from fedvpa.selector.pairs import Pairs, pad
 from fedvpa.selector.posterior import Posterior
@@ -40,9 +39,6 @@ Features = Callable[[PairTable], tuple[PairTable, Pairs]]
 HELD = "the same pair is in the training data"
 NO_USER = "it names no user, and others do"
 LONE = "it is the only pair of a new user, whose z needs another one"
-
-CONTEXT_SHARE = 0.5
-"""The share of a new user's pairs that z is inferred from. Chosen by us: as many to learn from as to be scored on."""
 
 AT_ONCE = 64
 """Clients that are scored together on the same pairs: bounds memory. Chosen by us."""
@@ -220,27 +216,6 @@ def rows_of_users(table: PairTable, grader: Grader) -> tuple[PairTable, list[Use
             continue
         found.append(UserRows(user, False, here[context], here[~context]))
     return PairTable(table.pairs, report), found
-
-
-def context_pairs(pairs: Sequence[Pair], user: str) -> NDArray[np.bool_]:
-    """Which pairs of a new user give z: about half, drawn by a hash of user and prompt.
-
-    Pairs of one prompt stay together; where all have one prompt, equal pairs do. Nothing is drawn where that leaves no
-    pair for either part.
-    """
-    keys = [prompt_name(pair.prompt) for pair in pairs]
-    if len(set(keys)) < 2:
-        keys = [str(content_hash(pair)) for pair in pairs]
-    counts = Counter(keys)
-    order = sorted(counts, key=lambda key: entropy(0, "new-pairs-context", user, key))
-    chosen: set[str] = set()
-    taken = 0
-    for key in order[:-1]:  # the last one is scored in any case
-        if chosen and taken + counts[key] / 2 > CONTEXT_SHARE * len(keys):
-            break
-        chosen.add(key)
-        taken += counts[key]
-    return np.array([key in chosen for key in keys], dtype=bool)
 
 
 def scores_by_user(grader: Grader, table: PairTable, rows: Sequence[UserRows], pairs: Pairs) -> list[ClientScore]:

@@ -76,7 +76,7 @@ def _say_mixture(preference: str, number: float, known: Known) -> None:
     for place, share in (mixture(number, len(known.prototypes)) or {}).items():
         near = [name for name, z in known.named.items() if list(z) == list(known.prototypes[place])]
         whose = f" ({', '.join(near)})" if near else ""
-        parts.append(f"{share:.3g} of prototype {place}{whose}")
+        parts.append(f"{'' if share == 1 else f'{share:.3g} of '}prototype {place}{whose}")
     if parts:
         say(f"preference {preference} is {' and '.join(parts)}")
 
