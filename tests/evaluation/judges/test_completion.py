@@ -113,3 +113,20 @@ def test_two_chunks_that_part_a_letter_give_it():
 def test_a_reply_that_is_nested_too_deeply_is_no_completion():
     with pytest.raises(AttemptError):
         read_completion("[" * 100_000)
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize(
+    ("finish", "cut", "filtered"),
+    [
+        ("stop", False, False),
+        ("length", True, False),
+        ("MAX_TOKENS", True, False),
+        ("content_filter", False, True),
+        ("SAFETY", False, True),
+        ("", False, False),
+    ],
+)
+def test_other_words_for_the_same_end_are_known(finish, cut, filtered):
+    found = Completion("A", finish)
+    assert (found.cut, found.filtered) == (cut, filtered)

@@ -21,6 +21,10 @@ RETRIED_STATUS = frozenset({408, 409, 425, 429})
 SHOWN_CHARACTERS = 200
 """So much of a reply or of an error is shown."""
 
+_CUT = ("length", "max_tokens", "max_output_tokens")
+_FILTERED = ("content_filter", "safety", "prohibited_content", "blocklist", "recitation")
+"""What endpoints call a reply that was cut at the token limit, or taken by a filter; OpenAI's word first."""
+
 CHUNK = "data:"
 """What a line of a streamed reply begins with."""
 
@@ -46,12 +50,12 @@ class Completion:
     @property
     def cut(self) -> bool:
         """Whether it ended at the token limit."""
-        return self.finish == "length"
+        return self.finish.lower() in _CUT
 
     @property
     def filtered(self) -> bool:
         """Whether the endpoint's filter of contents took it."""
-        return self.finish == "content_filter"
+        return self.finish.lower() in _FILTERED
 
     @property
     def shown(self) -> str:
