@@ -131,6 +131,9 @@ def test_an_aligned_run_holds_what_others_read(aligned: Path):
     card = (aligned / "policy" / "README.md").read_text()
     assert "fedvpa_gp" in card
     assert "7 clients" in card
+    assert "This run was a simulation: one machine held the pairs of all 7 users" in card
+    assert "Stage 2 trained on the bundled world's own prompts" in card
+    assert "stayed" not in card
     named = json.loads((aligned / "policy" / "preferences.json").read_text())
     assert {name: len(z) for name, z in named.items()} == {"helpful": 13, "harmless": 13}
 

@@ -80,6 +80,7 @@ def test_what_it_leaves_behind(aligned: Path):
     assert "7 clients ran DPO on their own pairs" in card
     assert "over 4 rounds" in card
     assert "--preference" not in card
+    assert "averaged by the rule" in card
 
 
 @pytest.mark.equivalence

@@ -83,7 +83,13 @@ def test_more_groups_take_more_nats():
 def test_all_clients_on_one_prototype_is_an_alarm():
     means, log_vars, groups, centres = two_blobs()
     (alarm,) = diagnose(means, log_vars, groups, centres, [1] * 23).alarms
+    assert (
+        alarm
+        == "All 23 clients share one of 2 prototypes, so that the groups harmless and helpful are one and the same z."
+    )
+    (alarm,) = diagnose(means, log_vars, None, centres, [1] * 23).alarms
     assert alarm == "All 23 clients share one of 2 prototypes."
+    assert diagnose(means, log_vars, groups, centres, [1] * 23, typical=False).alarms == ()
 
 
 @pytest.mark.reference

@@ -143,6 +143,7 @@ def _by_selector(folder: RunFolder, config: RunConfig, command: str, stopped: St
     from fedvpa.core.content import hash_files
     from fedvpa.core.files import write_json
     from fedvpa.policy.files import PREFERENCES
+    from fedvpa.runs.scores import say_alarms
     from fedvpa.runs.stage1 import open_stage1
 
     stage = open_stage1(folder, config)
@@ -161,6 +162,8 @@ def _by_selector(folder: RunFolder, config: RunConfig, command: str, stopped: St
     }
     clients = len(stage.seen.ids) or len(folder.trained_clients())
     inputs = _inputs(config, config.method, clients, made_from, stopped)
+    if stage.personal:  # before hours are spent on a z that says nothing
+        say_alarms((folder.metrics().get("latents") or {}).get("alarms", ()), config.method)
     policies: dict[str, AlignedPolicy] = {}
     for name in stage.policies:
         job = DPOJob(stage, name, refresh_folder=folder.checkpoint.parent)

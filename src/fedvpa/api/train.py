@@ -199,7 +199,7 @@ def _finish(run: RunFolder, job: SelectorJob, seconds: float) -> TrainResult:
     from fedvpa.evaluation.scores import save_scores
     from fedvpa.runs.fit import run_users
     from fedvpa.runs.identity import selector_content
-    from fedvpa.runs.scores import conflict_rows, conflict_scores, latents, run_scores
+    from fedvpa.runs.scores import conflict_rows, conflict_scores, latents, run_scores, say_alarms
     from fedvpa.runs.users import save_users
 
     config, prepared = job.config, job.prepared
@@ -228,10 +228,11 @@ def _finish(run: RunFolder, job: SelectorJob, seconds: float) -> TrainResult:
         seconds=seconds,
         comparison=comparison(scores, {cell: seconds}),
         conflicting=conflict_rows(conflict_scores(config, prepared, trained)),
-        latents=latents(trained),
+        latents=latents(config, trained),
         rejected_updates=rejections.rejected,
         held_out=prepared.held_out,
         data=prepared.table.report,
     )
     write_json(run.path / "metrics.json", result.to_dict())
+    say_alarms(() if result.latents is None else result.latents.alarms, config.method)
     return result

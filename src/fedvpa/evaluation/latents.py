@@ -6,7 +6,6 @@ group, say) is None.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -20,17 +19,8 @@ from sklearn.metrics import adjusted_rand_score, silhouette_score
 
 from fedvpa.core.errors import DataError
 from fedvpa.core.seeds import entropy
+from fedvpa.evaluation.latent_alarms import ACTIVE_VARIANCE, collapse_alarms, prototype_alarms
 from fedvpa.objectives.gaussian import standard_normal_kl
-
-ACTIVE_VARIANCE = 0.01
-"""A unit is active if the variance over clients of its posterior mean exceeds this.
-
-Burda, Grosse, Salakhutdinov: Importance Weighted Autoencoders (ICLR 2016).
-"""
-
-FEWEST_GROUPS = 2
-"""How many groups z must be able to tell apart for the alarm to stay silent when no true groups are known: two, chosen
-by us because with fewer there is nothing to personalise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +40,8 @@ class LatentReport:
         prototype_gram: [M, M] cosines of the prototypes.
         prototype_counts: [M] clients per prototype.
         prior_components: Effective number of prior components, exp of the weights' entropy, mean over clients.
-        alarms: Signs of posterior collapse, in words; empty if there is none.
+        alarms: Signs that z says nothing of its client, or that a name for it means nothing, in words; empty if there
+            is none. See :mod:`fedvpa.evaluation.latent_alarms`.
     """
 
     clients: int
@@ -79,6 +70,8 @@ def diagnose(
     prototypes: Float[np.ndarray, "m k"] | None = None,
     labels: Sequence[int] | None = None,
     prior_weights: Float[np.ndarray, "n j"] | None = None,
+    *,
+    typical: bool = True,
 ) -> LatentReport:
     """Diagnose the posteriors N(mean, exp(log_var)) of clients.
 
@@ -89,6 +82,7 @@ def diagnose(
         prototypes: The prototypes, where the method has any.
         labels: The prototype assigned to each client; needs ``prototypes``.
         prior_weights: Each client's weights over the components of its mixture prior; rows sum to one.
+        typical: Whether prototypes mean anything to the method; otherwise nothing about them is an alarm.
 
     Raises:
         DataError: For no client, values that are not finite, or lengths that do not fit.
@@ -111,7 +105,14 @@ def diagnose(
         prototype_gram=None if prototypes is None else gram(prototypes).tolist(),
         prototype_counts=counts,
         prior_components=None if prior_weights is None else float(effective_components(prior_weights).mean()),
-        alarms=_alarms(active, nats, len(set(groups)) if groups is not None else FEWEST_GROUPS, counts, len(means)),
+        alarms=(
+            *collapse_alarms(active, nats, len(means), groups),
+            *(
+                []
+                if labels is None or prototypes is None or not typical
+                else prototype_alarms(labels, len(prototypes), groups)
+            ),
+        ),
     )
 
 
@@ -166,25 +167,6 @@ def effective_components(weights: Float[np.ndarray, "n j"]) -> Float[np.ndarray,
     logs = np.log(np.where(weights > 0, weights, 1.0))
     result: NDArray[np.float64] = np.exp(-(weights * logs).sum(axis=1))
     return result
-
-
-def _alarms(active: int, nats: float, groups: int, counts: Sequence[int] | None, clients: int) -> tuple[str, ...]:
-    """What suggests that z says nothing about its client.
-
-    log(groups) nats is what telling equally likely groups apart takes; it is compared with an upper bound, so that the
-    alarm rings only where z cannot do it. All clients on one prototype is the same failure seen from the prototypes.
-    """
-    found = []
-    if clients > 1 and active == 0:
-        found.append(f"No latent dimension is active: no posterior mean varies by more than {ACTIVE_VARIANCE}.")
-    if clients > 1 and nats < math.log(groups):
-        found.append(
-            f"z carries at most {nats:.2f} nats about its client; telling {groups} groups apart takes "
-            f"{math.log(groups):.2f}."
-        )
-    if counts is not None and len(counts) > 1 and clients > 1 and max(counts) == sum(counts):
-        found.append(f"All {clients} clients share one of {len(counts)} prototypes.")
-    return tuple(found)
 
 
 def _check(

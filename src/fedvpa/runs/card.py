@@ -6,6 +6,7 @@ from fedvpa.algorithms.feddpo import METHOD as FEDDPO
 from fedvpa.alignment.job import AlignmentJob
 from fedvpa.policy.policy import Policy
 from fedvpa.runs.config import RunConfig
+from fedvpa.runs.privacy import Setting, what_left
 
 CARD = """---
 library_name: peft
@@ -17,7 +18,9 @@ tags: [fedvpa, dpo, lora]
 
 One LoRA {whose}: {how} {conditioning}
 
-Privacy: users' pairs stayed with them; {sent}, without noise, so no (ε, δ) is claimed.
+## What left the users' devices
+
+{privacy}
 
 Use: `fedvpa generate RUN --prompt TEXT{preference}`.
 """
@@ -28,7 +31,7 @@ BY_SELECTOR = """DPO on the base model's own samples, ordered by a selector that
 BY_CLIENTS = "{seen} clients ran DPO on their own pairs, and their LoRA adapters were averaged over {rounds} rounds."
 
 
-def card(job: AlignmentJob, policy: Policy, config: RunConfig, clients: int) -> str:
+def card(job: AlignmentJob, policy: Policy, config: RunConfig, clients: int, *, deployed: bool) -> str:
     """The text for one policy.
 
     Args:
@@ -36,10 +39,12 @@ def card(job: AlignmentJob, policy: Policy, config: RunConfig, clients: int) -> 
         policy: The result.
         config: The run.
         clients: How many trained.
+        deployed: Whether their pairs were on other machines.
     """
     alone, follows = job.method == FEDDPO, policy.conditioner is not None
     whose = f"for the group {job.name!r}" if job.name else "for all users" + (", which follows z" if follows else "")
     rounds = job.total if alone else config.server.rounds
+    setting = Setting(job.method, config, job.settings, clients, deployed)
     return CARD.format(
         base=policy.source.name,
         method=job.method,
@@ -48,8 +53,6 @@ def card(job: AlignmentJob, policy: Policy, config: RunConfig, clients: int) -> 
         conditioning="`z_conditioner.safetensors` holds the map from z; without it this adapter ignores preferences."
         if follows
         else "It takes no z.",
-        sent="LoRA weights were sent in every round"
-        if alone
-        else "weights and one small posterior per user and round were sent",
+        privacy="\n".join(f"- {said}" for said in what_left(setting)),
         preference=" --preference NAME" if follows or job.name else "",
     )

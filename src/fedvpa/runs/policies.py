@@ -178,7 +178,9 @@ def train_in_run(run: RunFolder, job: AlignmentJob, inputs: Inputs, command: str
     policy, notes = job.finish()
     if job.is_main:
         save_policy(run, policy, job.method, job.name, job.settings, notes)
-        write_text(run.policy / job.name / "README.md", card(job, policy, inputs.config, inputs.clients))
+        deployed = not run.clients.is_dir()
+        about = card(job, policy, inputs.config, inputs.clients, deployed=deployed)
+        write_text(run.policy / job.name / "README.md", about)
     return {**notes, f"{job.unit}s": job.total, "seconds": seconds}
 
 

@@ -47,6 +47,7 @@ def z_of(
         found = infer_new_user(folder, folder.config(new.overrides), preference[1:], new).posterior.mean.tolist()
         return list(map(float, found))
     if preference in known.named:
+        _say_same(preference, known)
         return list(known.named[preference])
     users = open_users()
     own = None if preference.startswith((GROUP, PROTOTYPE)) else users.z_of(preference)
@@ -67,7 +68,18 @@ def z_of(
         raise ConfigError(error.problem, fix=choices(known, users)) from None
     if number is not None:
         _say_mixture(preference, number, known)
+    elif preference.startswith(GROUP):
+        _say_same(preference.removeprefix(GROUP), known)
     return z
+
+
+def _say_same(group: str, known: Known) -> None:
+    """That other groups have the very same z: whoever asks for one of them gets the answers of all."""
+    own = list(known.named[group])
+    same = [name for name, z in known.named.items() if name != group and list(z) == own]
+    if same:
+        others = ", ".join(map(repr, same))
+        say(f"preference {group!r} is the same z as {others}: the selector found no difference between these groups")
 
 
 def _say_mixture(preference: str, number: float, known: Known) -> None:

@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from fedvpa.algorithms.registry import make
+from fedvpa.core.progress import say
 from fedvpa.data.partition import Partition
 from fedvpa.data.schema import Pair, PairTable
 from fedvpa.data.splits import unit_names
@@ -112,7 +113,7 @@ def conflict_rows(scores: Iterable[ClientScore], *, same_users: bool = False) ->
     return tuple(rows)
 
 
-def latents(done: Trained) -> LatentReport | None:
+def latents(config: RunConfig, done: Trained) -> LatentReport | None:
     """Diagnostics of the clients' posteriors; None where the method has no latent."""
     if done.seen.posterior is None or done.selector.inference.method in ("none", "ridge", "vote"):
         return None
@@ -126,7 +127,14 @@ def latents(done: Trained) -> LatentReport | None:
         None if any(group is None for group in groups) else [str(group) for group in groups],
         prototypes.double().numpy(),
         nearest.tolist(),
+        typical=make(config.method, config.method_config).has_prototypes,
     )
+
+
+def say_alarms(alarms: Iterable[str], method: str) -> None:
+    """Print what is alarming about the latents of a run, a line each, on stderr."""
+    for alarm in alarms:
+        say(f"ALARM: the latents of {method}: {alarm}")
 
 
 def conflicting(config: RunConfig, table: PairTable) -> NDArray[np.bool_] | None:

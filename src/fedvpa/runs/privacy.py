@@ -1,0 +1,123 @@
+"""What really left the users' devices for a policy, in sentences, per run.
+
+A simulation holds every user's pairs on one machine, so that nothing stayed anywhere; what a deployment would send is
+said beside it. Stage 2 reads prompts where the policy is trained, and whose prompts they are depends on its settings.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from fedvpa.algorithms.feddpo import METHOD as FEDDPO
+from fedvpa.policy.config import PolicyConfig
+from fedvpa.runs.config import RunConfig
+
+ROUNDS: dict[str, str] = {
+    "fedvpa_gp": "an update of the selector's weights and one small posterior for each user",
+    "fedvpl": "an update of the selector's weights and one small posterior for each user",
+    "fedbiscuit": "an update of one of the selectors, and for each user its losses under all of them",
+    "oracle": "an update of the weights of its group's model, together with each user's true group",
+    "global": "an update of the selector's weights",
+}
+"""Method → what leaves in each round of stage 1."""
+
+OTHER = "what the method's clients send"
+"""Of a method that another package adds."""
+
+NOTHING = "local"
+"""The method whose clients send no weights."""
+
+ADAPTERS = {
+    "avg": "both factors of the LoRA adapters",
+    "ffa": "one factor of the LoRA adapters (the other is the same for all and fixed)",
+    "svd": "both factors of the LoRA adapters",
+}
+"""FedDPO's rule of averaging → what a client sends in each round."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What decides which texts left.
+
+    Attributes:
+        method: What trained the policy.
+        config: The run.
+        policy: Stage 2 as it was trained.
+        users: How many trained.
+        deployed: Whether the users' pairs were on other machines.
+    """
+
+    method: str
+    config: RunConfig
+    policy: PolicyConfig
+    users: int
+    deployed: bool
+
+
+def what_left(setting: Setting) -> list[str]:
+    """Sentences that say what left the devices of this run's users: where the pairs were, stage 1, stage 2, judging."""
+    found = [_place(setting)]
+    found.append(_feddpo(setting) if setting.method == FEDDPO else _stage1(setting))
+    if setting.method != FEDDPO:
+        found += [_stage2(setting), *_latents(setting)]
+    found += _judging(setting)
+    return [*found, "No noise was added to anything, so no (ε, δ) is claimed; updates of weights can tell about pairs."]
+
+
+def _place(setting: Setting) -> str:
+    if setting.deployed:
+        return f"The pairs of the {setting.users} users stayed on their own machines."
+    return (
+        f"This run was a simulation: one machine held the pairs of all {setting.users} users. In a deployment they "
+        "would stay on the users' machines, and what would leave is said here."
+    )
+
+
+def _stage1(setting: Setting) -> str:
+    method, rule = setting.config.method, setting.config.server.rule
+    once = "names of users, their numbers of pairs and sums of their features' moments left once"
+    if method == NOTHING:
+        return f"Stage 1: {once}; no weights left."
+    alone = "" if rule == "mean" else f", each user's by itself, as the rule {rule} needs"
+    return f"Stage 1: {once}; in each round {ROUNDS.get(method, OTHER)}{alone}."
+
+
+def _feddpo(setting: Setting) -> str:
+    rule = setting.policy.feddpo.averaging
+    return (
+        f"In each round {ADAPTERS[rule]} left, averaged by the rule {rule}. Each client ran DPO on its own pairs; no "
+        "prompt and no response left."
+    )
+
+
+def _stage2(setting: Setting) -> str:
+    limits = setting.policy.candidates
+    if limits.prompt_file is not None and limits.source == "samples":
+        return f"Stage 2 trained on public prompts ({limits.prompt_file.name}): no user's prompt left for it."
+    if setting.config.data.source == "world" and limits.source == "samples":
+        return "Stage 2 trained on the bundled world's own prompts: no user's prompt left for it."
+    what = "prompts and both responses" if limits.source == "pairs" else "prompts"
+    return (
+        f"Stage 2 read the {what} of the users' training pairs where the policy was trained: these left the users' "
+        "devices, without labels. Public prompts keep them there: policy.candidates.prompt_file=FILE."
+    )
+
+
+def _latents(setting: Setting) -> list[str]:
+    """Users' own latents, which only a simulation has at hand."""
+    personal = setting.method in ("fedvpa_gp", "fedvpl")
+    if not personal or setting.deployed or not setting.policy.preferences.posteriors:
+        return []
+    share = setting.policy.preferences.posteriors
+    return [
+        f"For {share:.0%} of its latents, stage 2 took the users' own posteriors, which a deployment does not have."
+    ]
+
+
+def _judging(setting: Setting) -> list[str]:
+    if setting.config.data.source == "world" or setting.deployed:
+        return []
+    return [
+        "Whoever judges the policy (fedvpa evaluate RUN --policy) reads the prompts of users' held-out pairs, and an "
+        "endpoint as judge is sent them."
+    ]

@@ -1,0 +1,47 @@
+"""What is alarming about prototypes and the names that groups give them."""
+
+import math
+
+import pytest
+
+from fedvpa.evaluation.latent_alarms import collapse_alarms, prototype_alarms
+
+pytestmark = pytest.mark.unit
+
+
+def test_groups_that_share_their_prototype_are_named():
+    assert prototype_alarms([0, 0, 1, 1, 1, 0], 2, list("aaabbb")) == []
+    found = prototype_alarms([0, 0, 0, 1, 0, 0], 2, list("aaabbb"))
+    assert found[0] == "The groups a and b lean to the same prototype (0): as preferences they are one and the same z."
+    assert found[1] == "No group leans to prototype 1, which 1 of 6 clients are at."
+    three = prototype_alarms([0, 0, 0, 2, 1], 3, list("abcdd"))
+    assert three[0].startswith("The groups a, b and c lean to the same prototype (0)")
+
+
+def test_three_of_four_clients_at_one_prototype_are_an_alarm_where_no_groups_say_better():
+    (found,) = prototype_alarms([0, 0, 0, 1], 2, None)
+    assert found.startswith("3 of 4 clients share prototype 0 of 2")
+    assert prototype_alarms([0, 0, 1, 1], 2, None) == []
+    assert prototype_alarms([0, 0, 0, 1], 2, list("aaab")) == []  # as one-sided as the groups are
+    (found,) = prototype_alarms([1, 1, 1, 0], 2, list("aaaa"))
+    assert found.startswith("3 of 4 clients share prototype 1 of 2")
+
+
+def test_a_prototype_that_nobody_is_at_stands_for_nobody():
+    assert prototype_alarms([0, 2, 0, 2], 3, None) == [
+        "No client is at prototype 1: as a preference it stands for nobody."
+    ]
+
+
+def test_one_prototype_or_one_client_says_nothing():
+    assert prototype_alarms([0, 0, 0], 1, None) == []
+    assert prototype_alarms([0], 2, None) == []
+    assert collapse_alarms(0, 0.0, 1, None) == []
+
+
+def test_collapse_is_measured_by_the_groups_that_there_are():
+    assert collapse_alarms(3, math.log(2) + 0.01, 9, None) == []
+    assert len(collapse_alarms(0, math.log(2) - 0.01, 9, None)) == 2
+    assert collapse_alarms(3, math.log(2) + 0.01, 9, list("abcabcabc"))[0].endswith(
+        "telling 3 groups apart takes 1.10."
+    )
