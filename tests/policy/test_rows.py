@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from transformers import LlamaConfig
 
-from chat_models import END, byte_level
+from chat_models import END, TEMPLATES, byte_level
 from fedvpa.core.errors import DataError, ModelError
 from fedvpa.data.schema import Message, Pair
 from fedvpa.models.tokens import TokenCounts
@@ -75,9 +75,12 @@ def test_conversations_are_written_by_the_chat_template_with_bos_left_to_the_lay
 
 
 @pytest.mark.unit
-def test_long_prompts_lose_their_oldest_tokens():
+def test_long_prompts_lose_their_oldest_tokens(capsys):
     words = PolicyTokenizer.of(make_tokenizer(), 2)
     assert words.prompts(["w1 w2 w3"])[0].tolist() == tokens("<bos> w2 w3")
+    assert "1 prompts, cut to fit: 1 prompts" in capsys.readouterr().err
+    words.prompts(["w1 w2"])
+    assert not capsys.readouterr().err
     ((prompt, _, _),), counts = words.pairs([Pair("w1 w2 w3", "w4", "w5")])
     assert prompt.tolist() == tokens("<bos> w2 w3")
     assert (counts.prompts_truncated, counts.prompt_tokens, counts.responses_truncated) == (1, 2, 0)
@@ -165,3 +168,13 @@ def test_what_a_tokenizer_lacks_is_said():
     tokenizer.eos_token = None
     with pytest.raises(ModelError, match="end-of-text"):
         PolicyTokenizer.of(tokenizer, 9)
+
+
+@pytest.mark.unit
+def test_an_end_of_turn_that_is_no_special_token_is_not_shown():
+    tokenizer = byte_level(None, extra=("<eot>",))
+    tokenizer.chat_template = TEMPLATES["chatml"].replace(END, "<eot>")
+    words = PolicyTokenizer.of(tokenizer, 99)
+    ((_, chosen, _),), _ = words.pairs([Pair((Message("user", "Hi"),), "Yes.", "No.")])
+    assert tokenizer.convert_tokens_to_ids("<eot>") in chosen
+    assert words.text(chosen).strip() == "Yes."

@@ -25,7 +25,16 @@ from fedvpa.models.template_config import DATE, DATE_ARGUMENT, checked_arguments
 CLOCK = "strftime_now"
 """What a template asks for the date, as transformers gives it to templates."""
 
-FOREIGN = (TemplateError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError, NotImplementedError)
+FOREIGN = (
+    TemplateError,
+    ArithmeticError,
+    AttributeError,
+    ImportError,
+    LookupError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
 """What the code of a template raises: its own errors, and those of the operations in it."""
 
 FIRST, SECOND, THIRD = "\ufdd4\ufdd5", "\ufdd4\ufdd6\ufdd5", "\ufdd4\ufdd7\ufdd5"

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from fedvpa.core.errors import ConfigError, ModelError, RunError
 from fedvpa.core.files import replacing, storing, write_json
+from fedvpa.core.progress import say
 from fedvpa.core.schema import VERSIONS
 from fedvpa.core.seeds import entropy
 from fedvpa.core.tensors import write_tensors
@@ -129,6 +130,8 @@ class Policy(PolicyModel):
         texts = as_texts(prompts)
         if system is not None:
             texts = [with_system(text, system) for text in texts]
+        if not self.tokenizer.conversational and not all(isinstance(text, str) for text in texts):
+            say("this policy was trained on plain texts, and is asked with conversations that its chat template writes")
         sampling = replace(
             self.sampling,
             temperature=self.sampling.temperature if temperature is None else temperature,

@@ -190,10 +190,15 @@ class PolicyTokenizer:
     def prompts(self, texts: Sequence[Text]) -> list[Ids]:
         """The tokens of prompts, special ones in front included: strings as they are, conversations by the template.
 
+        Prompts that are cut are said.
+
         Raises:
             DataError: If a prompt has no token, and the tokenizer puts none in front; or the chat template refuses it.
         """
-        return [self._whole(self.encoder.prompt(text), text) for text in texts]
+        found = [self.encoder.prompt(text) for text in texts]
+        cut = sum(len(prompt.ids) > self.max_prompt_tokens for prompt in found)
+        say_cuts(TokenCounts(prompts_truncated=cut), f"{len(texts)} prompts")
+        return [self._whole(prompt, text) for prompt, text in zip(found, texts, strict=True)]
 
     def pairs(self, pairs: Sequence[Pair]) -> tuple[list[tuple[Ids, Ids, Ids]], TokenCounts]:
         """The tokens of prompt, chosen and rejected response of each pair, and what was kept and cut.
@@ -217,8 +222,9 @@ class PolicyTokenizer:
         return found, counts
 
     def text(self, ids: Sequence[int] | Ids) -> str:
-        """What tokens say, special ones left out."""
-        return str(self.base.decode(list(map(int, ids)), skip_special_tokens=True))
+        """What tokens say, special ones and those that end a response left out."""
+        said = [int(token) for token in ids if int(token) not in self.stops.tokens]
+        return str(self.base.decode(said, skip_special_tokens=True))
 
     def stop_texts(self, prompt: Ids) -> tuple[str, ...]:
         """The texts that end a response to a prompt, besides the tokens that do."""
