@@ -74,3 +74,5 @@ def test_users_own_latents_are_named_where_stage_2_took_them():
     assert "For 40% of its latents, stage 2 took the users' own posteriors" in said()
     assert "own posteriors" not in said(policy={"preferences": {"posteriors": 0.0}})
     assert "own posteriors" not in said("method=global")
+    alone = said("method=fedvpl", policy={"preferences": {"posteriors": 0.0}})
+    assert "For all of its latents, stage 2 took the users' own posteriors" in alone

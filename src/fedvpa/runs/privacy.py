@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from fedvpa.algorithms.feddpo import METHOD as FEDDPO
+from fedvpa.algorithms.registry import make
 from fedvpa.policy.config import PolicyConfig
 from fedvpa.runs.config import RunConfig
 
@@ -105,13 +106,11 @@ def _stage2(setting: Setting) -> str:
 
 def _latents(setting: Setting) -> list[str]:
     """Users' own latents, which only a simulation has at hand."""
-    personal = setting.method in ("fedvpa_gp", "fedvpl")
-    if not personal or setting.deployed or not setting.policy.preferences.posteriors:
+    algorithm, share = make(setting.method, setting.config.method_config), setting.policy.preferences.posteriors
+    if not algorithm.personal or setting.deployed or not (share or not algorithm.has_prototypes):
         return []
-    share = setting.policy.preferences.posteriors
-    return [
-        f"For {share:.0%} of its latents, stage 2 took the users' own posteriors, which a deployment does not have."
-    ]
+    part = f"{share:.0%}" if algorithm.has_prototypes else "all"
+    return [f"For {part} of its latents, stage 2 took the users' own posteriors, which a deployment does not have."]
 
 
 def _judging(setting: Setting) -> list[str]:
