@@ -154,6 +154,13 @@ def test_another_language_model_is_an_error_before_features_are_extracted(
 
 
 @pytest.mark.unit
+def test_a_checkpoint_of_another_version_names_both(killed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fedvpa.runs.identity.__version__", "0.0")
+    with pytest.raises(RunError, match=r"was trained with version of fedvpa = [0-9.]+ \(now 0\.0\), so going on"):
+        training.resume(killed)
+
+
+@pytest.mark.unit
 def test_a_checkpoint_of_an_earlier_release_says_what_is_not_checked(
     killed: Path, finished: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

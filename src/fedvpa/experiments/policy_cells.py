@@ -9,7 +9,6 @@ from fedvpa.algorithms.registry import METHODS
 from fedvpa.core.errors import InputError, JudgeError
 from fedvpa.core.identity import digest
 from fedvpa.core.progress import track
-from fedvpa.core.version import __version__
 from fedvpa.evaluation.judges.make import make_judge
 from fedvpa.experiments.cells import Cell, settings_of
 from fedvpa.experiments.judging import VERDICTS, is_judged, judge_policies, read_judged
@@ -34,7 +33,7 @@ def policy_cells(
         for method in methods:
             run = setting.with_method(method if method in METHODS else "global")
             parts = selector_settings(run) | policy_settings(run) | content
-            identity = digest({**parts, "trained by": method, "version": __version__})
+            identity = digest(parts | {"trained by": method})
             cells.append(Cell("policy", method, run, identity, out))
     return cells
 

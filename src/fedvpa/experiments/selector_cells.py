@@ -8,7 +8,6 @@ from pathlib import Path
 from fedvpa.algorithms.registry import make
 from fedvpa.core.config import UNSET
 from fedvpa.core.identity import digest
-from fedvpa.core.version import __version__
 from fedvpa.data.report import say_report
 from fedvpa.evaluation.accuracy import infer_clients, score_clients
 from fedvpa.evaluation.accuracy_tables import comparison
@@ -38,7 +37,7 @@ def selector_cells(
     cells = []
     for setting in settings_of(config, clients, seeds, first_seed):
         for run in map(setting.with_method, methods):
-            identity = digest({**selector_settings(run), **content, "version": __version__})
+            identity = digest(selector_settings(run) | content)
             cells.append(Cell("selector", run.method, run, identity, out, holdout))
     return cells
 

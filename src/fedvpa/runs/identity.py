@@ -33,13 +33,15 @@ CONTENT = {
     "selector": "another selector",
     "method": "another method",
     "seed": "another seed",
-    "version": "another version of fedvpa",
     "features.model": "another language model of the features (features.model)",
     "policy.model": "other weights, tokenizer or template of the base policy (policy.model)",
     "policy.candidates.prompt_file": "other content of the prompt file (policy.candidates.prompt_file)",
     "candidates": "other candidates",
 }
 """Part → what its change is called, where its value would tell a reader nothing."""
+
+VERSION = "version of fedvpa"
+"""The part that is the version: another one may compute another result from the same settings."""
 
 PLACES = ("data.path", "features.model", "features.cache_dir", "policy.model", "policy.candidates.prompt_file")
 """Keys that only say where something is; its content counts."""
@@ -97,8 +99,8 @@ def prompts_content(path: Path | None) -> str:
 
 
 def selector_content(config: RunConfig) -> dict[str, str]:
-    """What the configuration of stage 1 only names: pairs with their labels, and the language model of the features."""
-    return {"pairs": pairs_content(config), "features.model": _features_model(config)}
+    """What decides a selector beside its settings: the version, pairs with labels, the language model of features."""
+    return {VERSION: __version__, "pairs": pairs_content(config), "features.model": _features_model(config)}
 
 
 def _features_model(config: RunConfig) -> str:
@@ -142,7 +144,7 @@ def checkpoint_parts(config: RunConfig, *, method: str, data: str, selector: str
         **policy_settings(config),
         **policy_content(config),
         **made_from,
-        "version": __version__,
+        VERSION: __version__,
         "seed": str(config.seed),
     }
 
