@@ -51,7 +51,7 @@ def accuracy_figure(compared: Mapping[str, Any], n_clients: int, bayes: Mapping[
         points = [(places.index(name) + shift, value["mean"], value["ci95"]) for name, value in found]
         series(axes, points, row["method"], styles[row["method"]])
     _yardstick_lines(axes, places, rows, bayes or {})
-    level_line(axes, CHANCE, "chance")
+    level_line(axes, CHANCE, "chance", linestyle=(0, (6, 2, 1, 2)))
     axes.set_xticks(range(len(places)), places)
     axes.tick_params(axis="x", length=0)
     axes.set_xlim(-0.5, len(places) - 0.5)
@@ -138,7 +138,7 @@ def few_shot_figure(curve: Sequence[FewShotPoint], lines: Mapping[str, float] | 
         series(axes, points, method, styles[method], line=True)
     for (name, level), dashes in zip((lines or {}).items(), ((4, 3), (1, 2), (6, 2), (2, 4)) * 2, strict=False):
         level_line(axes, level, name, linewidth=1.1, linestyle=(0, dashes))
-    level_line(axes, CHANCE, "chance")
+    level_line(axes, CHANCE, "chance", linestyle=(0, (6, 2, 1, 2)))
     axes.set_xticks(range(len(shots)), [str(shot) for shot in shots])
     unseen = max(point.clients for point in curve)
     label_axes(
