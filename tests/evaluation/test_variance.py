@@ -96,6 +96,9 @@ def test_items_that_seeds_share_enter_the_methods_variance_once():
     seeds, items = grid(6, 41)
     found = spread_of_method(design(seeds, np.arange(246), items), np.tile(values, 6))
     assert found.variance == pytest.approx(values.var(ddof=1) / 41)
+    shift = np.array([0.0, 0.4, -0.3, 0.9, 0.1, -0.5])
+    moved = spread_of_method(design(seeds, np.arange(246), items), (values + shift[:, None]).ravel())
+    assert moved.variance == pytest.approx(values.var(ddof=1) / 41 + shift.var(ddof=1) / 6)
 
 
 def test_groups_that_were_dealt_are_strata():
