@@ -84,6 +84,8 @@ def policy_config(options: argparse.Namespace, way: str) -> PolicyConfig:
             "conditioner_lr": 1e-3,
             "precision": options.precision,
             "gradient_checkpointing": options.gradient_checkpointing,
+            "max_prompt_tokens": None,
+            "candidates": {"max_new_tokens": options.response_tokens},
             **plain,
         }
     )
@@ -160,7 +162,7 @@ def ours(options: argparse.Namespace, way: str) -> dict[str, Any]:
     policy = new_policy(config, options.model, latent, 0, device=options.device)
     fill_lora(dict(policy.model.named_parameters()))
     prompts, chosen, rejected = pairs(options, policy.model.config.vocab_size)
-    told = policy.reference_log_probs(prompts * 2, chosen + rejected, batch=2 * options.batch)
+    told = policy.reference_log_probs(prompts * 2, chosen + rejected)
     sums, sure = reference_of(list(zip(told[: options.batch], told[options.batch :], strict=True)))
     z = torch.from_numpy(numpy_generator(0, "dpo-step", "z").normal(0, LATENT**-0.5, (options.batch, LATENT)))
     examples = Examples(
