@@ -170,7 +170,7 @@ def test_a_run_with_refreshes_resumes_too(run: Path, finished: Path, tmp_path: P
 @pytest.mark.unit
 def test_a_policy_is_not_replaced_unasked(aligned: Path):
     before = (aligned / "policy" / "metrics.json").read_bytes()
-    with pytest.raises(RunError, match="--overwrite"):
+    with pytest.raises(RunError, match="overwrite=True"):
         align(aligned, overrides=SMALL)
     assert (aligned / "policy" / "metrics.json").read_bytes() == before
 
@@ -318,7 +318,7 @@ def test_resuming_nothing_and_starting_over_something_are_refused(run: Path, mon
         with pytest.raises(Interrupted):
             align(run, overrides=SMALL)
     before = (run / "checkpoints" / "policy.safetensors").read_bytes()
-    with pytest.raises(RunError, match=r"not finished\. Go on with --resume, or give --overwrite"):
+    with pytest.raises(RunError, match=r"not finished\. Go on with resume=True, or give overwrite=True"):
         align(run, overrides=SMALL)
     assert (run / "checkpoints" / "policy.safetensors").read_bytes() == before
 

@@ -170,7 +170,9 @@ def test_methods_that_need_groups_are_left_out_or_refused_before_anything_runs(
     assert "oracle is left out: it needs the true group of every client, and the pairs name no groups" in (
         capfd.readouterr().err
     )
-    with pytest.raises(DataError, match=r"oracle needs the true group .* the pairs name no groups\. .*--map group="):
+    with pytest.raises(
+        DataError, match=r"oracle needs the true group .* the pairs name no groups\. .*data\.map\.group="
+    ):
         compare(own, methods=["global", "oracle"], **call)
     mixed = with_overrides(
         own_data(shared_prompts(tmp_path), base_folder), ["partition.kind=dirichlet", "partition.min_train=1"]

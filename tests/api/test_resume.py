@@ -198,7 +198,7 @@ def test_overwriting_spares_what_no_run_wrote(finished: Path, tiny: RunConfig, t
 @pytest.mark.unit
 def test_a_run_is_not_overwritten_unasked(finished: Path, tiny: RunConfig) -> None:
     before = (finished / "metrics.json").read_bytes()
-    with pytest.raises(RunError, match="--overwrite"):
+    with pytest.raises(RunError, match="overwrite=True"):
         training.train(tiny, finished)
     assert (finished / "metrics.json").read_bytes() == before
 

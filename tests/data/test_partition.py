@@ -326,7 +326,7 @@ def test_pairs_that_all_users_judge_under_one_prompt_are_held_out_by_pair():
 @pytest.mark.parametrize("kind", ["group", "dirichlet"])
 def test_too_few_groups_never_fall_back_to_iid(kind):
     config = PartitionConfig(kind=kind)
-    with pytest.raises(DataError, match=r"the pairs have no group, .*--map group=COLUMN"):
+    with pytest.raises(DataError, match=r"the pairs have no group, .*data\.map\.group=COLUMN"):
         partition(PairTable(tuple(Pair("p", "c", "r", pair_id=str(i)) for i in range(97))), config, 0)
     with pytest.raises(DataError, match=r"1 of 98 pairs have no group"):
         partition(PairTable((*table(97).pairs, Pair("p", "c", "r", pair_id="x"))), config, 0)
@@ -368,7 +368,7 @@ def test_small_users_are_errors_or_left_out():
 
 def test_a_natural_partition_needs_users_and_enough_of_them():
     config = PartitionConfig(kind="natural")
-    with pytest.raises(DataError, match=r"the pairs have no user_id, .*--map user_id=COLUMN"):
+    with pytest.raises(DataError, match=r"the pairs have no user_id, .*data\.map\.user_id=COLUMN"):
         partition(PairTable(tuple(Pair("p", "c", "r", pair_id=str(i)) for i in range(7))), config, 0)
     with pytest.raises(DataError, match=r"1 of 98 lack a user_id"):
         partition(PairTable((*table(97).pairs, Pair("p", "c", "r", pair_id="x"))), config, 0)

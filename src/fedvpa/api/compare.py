@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from fedvpa.core.errors import ConfigError, DataError, InputError, nearest
 from fedvpa.core.files import user_path, write_json, write_text
+from fedvpa.core.options import column_option, option
 from fedvpa.core.signals import interrupting
 from fedvpa.experiments.methods import DEFAULT_METHODS, DEFAULT_POLICY_METHODS, STAGES, Stage, policy_methods
 from fedvpa.experiments.processes import check_jobs
@@ -126,17 +127,17 @@ def _check_holdout(config: RunConfig, stage: str, holdout: Path) -> None:
     if stage == "policy":
         raise ConfigError(
             "A hold-out is for the selector stage, where clients are scored on pairs.",
-            fix="Leave out --holdout, or give --stage selector.",
+            fix=f"Leave out {option('holdout')}, or give {option('stage', 'selector')}.",
         )
     if config.data.source == "world":
         raise DataError(
-            "--holdout needs a file of pairs with groups, and the bundled world has none.",
+            f"{option('holdout')} needs a file of pairs with groups, and the bundled world has none.",
             fix="Use unseen clients (partition.unseen) instead.",
         )
     from fedvpa.data.shards import is_hub_id
 
     if not holdout.exists() and not is_hub_id(str(holdout)):
-        raise DataError("There is no such file.", fix="Check the path of --holdout.", where=str(holdout))
+        raise DataError("There is no such file.", fix=f"Check the path of {option('holdout')}.", where=str(holdout))
 
 
 def _check_machinery(config: RunConfig, methods: Sequence[str]) -> None:
@@ -149,7 +150,7 @@ def _check_machinery(config: RunConfig, methods: Sequence[str]) -> None:
         try:
             make(name, config.method_config)
         except InputError as error:
-            fix = f"{error.fix} Or leave {name} out of --methods."
+            fix = f"{error.fix} Or leave {name} out of {option('methods')}."
             raise type(error)(error.problem, fix=fix, where=error.where) from error
 
 
@@ -170,7 +171,7 @@ def _with_groups(config: RunConfig, methods: Sequence[str], size: dict[str, Any]
     if asked:
         raise DataError(
             f"{named} needs the true group of every client, and {without}.",
-            fix=f"Give a column of groups (--map group=COLUMN), or leave {named} out of --methods.",
+            fix=f"Give a column of groups ({column_option('group')}), or leave {named} out of {option('methods')}.",
         )
     say(f"{named} is left out: it needs the true group of every client, and {without}")
     return tuple(name for name in methods if name not in reading)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedvpa.core.errors import ConfigError, FedvpaError
+from fedvpa.core.options import option
 
 if TYPE_CHECKING:
     from fedvpa.runs.environment import Environment
@@ -100,7 +101,9 @@ def doctor(
         ConfigError: If ``superlink`` is no address, ``host`` is given without ``certificates``, or Flower is missing.
     """
     if host is not None and certificates is None:
-        raise ConfigError("--host is checked against certificates.", fix="Give --certificates too.")
+        raise ConfigError(
+            f"{option('host')} is checked against certificates.", fix=f"Give {option('certificates')} too."
+        )
     from fedvpa.deployment.network import ports
     from fedvpa.features.config import FeatureConfig
     from fedvpa.runs.environment import environment, installed

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedvpa.core.errors import RunError
+from fedvpa.core.options import option
 from fedvpa.core.schema import VERSIONS
 from fedvpa.core.short_repr import short_repr
 from fedvpa.data.report import DataReport, say_report
@@ -116,9 +117,10 @@ def train(config: RunConfig, out: str | PathLike[str], *, overwrite: bool = Fals
 
 def _check_place(run: RunFolder, *, overwrite: bool) -> None:
     if run.holds_run and not overwrite:
+        command = shlex.join(["fedvpa", "train", "--resume", str(run)])
         raise RunError(
             "holds a run already.",
-            fix="Go on with --resume, choose another --out, or give --overwrite.",
+            fix=f"Choose another {option('out')}, give {option('overwrite', 'True')}, or go on: {command}",
             where=str(run),
         )
 
@@ -145,7 +147,7 @@ def resume(run: str | PathLike[str], *, rounds: int | None = None) -> TrainResul
     if not folder.checkpoint.is_file():
         raise RunError(
             "holds no checkpoint: the run stopped before its first one.",
-            fix="Start it again with --overwrite.",
+            fix=f"Start it again with {option('overwrite', 'True')}.",
             where=str(folder),
         )
     from fedvpa.core.compute import Compute, restore
@@ -159,7 +161,7 @@ def resume(run: str | PathLike[str], *, rounds: int | None = None) -> TrainResul
     if "unit" not in meta["config"]["partition"]:
         raise RunError(
             "was begun by fedvpa 0.1.0, which held out pairs client by client: its splits are not this release's.",
-            fix="Go on with fedvpa 0.1.0, or start again with --overwrite.",
+            fix=f"Go on with fedvpa 0.1.0, or start again with {option('overwrite', 'True')}.",
             where=str(folder),
         )
     if rounds is not None:  # those of the checkpoint: config.yaml says more if an earlier try to go on was killed
@@ -175,7 +177,7 @@ def resume(run: str | PathLike[str], *, rounds: int | None = None) -> TrainResul
     if meta["data"] != prepared.fingerprint():
         raise RunError(
             "was trained on other pairs than its data now give, so going on would mix two runs.",
-            fix="Restore the data, or start again with --overwrite.",
+            fix=f"Restore the data, or start again with {option('overwrite', 'True')}.",
             where=str(folder),
         )
     with folder.locked():

@@ -6,6 +6,7 @@ A column of the data is named by ``--map`` on the command line. In Python it is 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -16,14 +17,26 @@ FLAG_NAMES = {"columns": "map"}
 
 Speaker = Literal["configuration", "new pairs", "command line"]
 
-_SPEAKER: ContextVar[Speaker] = ContextVar("fedvpa_speaker", default="configuration")
+VARIABLE = "FEDVPA_SPEAKS_OF_FLAGS"
+"""Set while the command line runs, so that the processes that it starts speak as it does."""
+
+_SPEAKER: ContextVar[Speaker] = ContextVar(
+    "fedvpa_speaker", default="command line" if os.environ.get(VARIABLE) else "configuration"
+)
 
 
 @contextmanager
 def flags() -> Iterator[None]:
     """Inside the block messages speak of flags; the command line holds it around every verb."""
-    with _speaking("command line"):
-        yield
+    before = os.environ.get(VARIABLE)
+    os.environ[VARIABLE] = "1"
+    try:
+        with _speaking("command line"):
+            yield
+    finally:
+        os.environ.pop(VARIABLE)
+        if before is not None:
+            os.environ[VARIABLE] = before
 
 
 @contextmanager

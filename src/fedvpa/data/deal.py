@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedvpa.core.errors import ConfigError, DataError, nearest
+from fedvpa.core.options import column_option
 from fedvpa.core.seeds import Label, entropy, numpy_generator
 from fedvpa.data.partition_config import PartitionConfig
 from fedvpa.data.schema import PairTable
@@ -181,7 +182,7 @@ def _groups(table: PairTable, config: PartitionConfig) -> tuple[list[str], Ints]
         count = "the pairs have no group" if missing == len(codes) else f"{missing} of {len(codes)} pairs have no group"
         raise DataError(
             f"{count}, and a partition of kind {config.kind!r} needs one for each.",
-            fix="Name their column with --map group=COLUMN, or use partition.kind=natural.",
+            fix=f"Name their column with {column_option('group')}, or use partition.kind=natural.",
         )
     for name in config.shares:
         if name not in names:
@@ -239,7 +240,7 @@ def _check_users(codes: Ints) -> None:
         count = "the pairs have no user_id" if missing == len(codes) else f"{missing} of {len(codes)} lack a user_id"
         raise DataError(
             f"{count}, and a natural partition makes every user a client.",
-            fix="Name their column with --map user_id=COLUMN, or use partition.kind=group.",
+            fix=f"Name their column with {column_option('user_id')}, or use partition.kind=group.",
         )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from fedvpa.core.errors import DataError, nearest
+from fedvpa.core.options import column_option
 from fedvpa.data.config import DataConfig
 from fedvpa.data.deal import factorise
 from fedvpa.data.load import load
@@ -42,7 +43,7 @@ def load_holdout(config: DataConfig, table: PairTable) -> PairTable:
     if any(pair.group is None for pair in holdout.pairs):
         raise DataError(
             "some pairs have no group, and a client is scored on the pairs of its own.",
-            fix="Name their column with --map group=COLUMN.",
+            fix=f"Name their column with {column_option('group')}.",
             where=where,
         )
     known, groups = holdout.groups(), table.groups()

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedvpa.core.errors import DataError, nearest
+from fedvpa.core.options import column_option
 from fedvpa.core.seeds import entropy
 from fedvpa.data.schema import Pair, Text, Unit
 from fedvpa.data.shards import SPLITS
@@ -87,7 +88,7 @@ def make_rule(
     if unit == "split" and silent:
         raise DataError(
             f"{silent} of {len(pairs)} pairs say no split, and partition.unit=split holds out what the data say.",
-            fix="Name their column with --map split=COLUMN, or hold out by prompt: partition.unit=prompt.",
+            fix=f"Name their column with {column_option('split')}, or hold out by prompt: partition.unit=prompt.",
         )
     chosen: Unit = unit or ("prompt" if silent or not pairs else "split")
     return SplitRule(chosen, seed, test_fraction, validation_fraction)

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fedvpa.core.errors import ConfigError, RunError
+from fedvpa.core.options import option
 from fedvpa.core.seeds import Label, entropy, numpy_generator
 from fedvpa.objectives.dpo import dpo_loss
 from fedvpa.policy.config import PolicyConfig
@@ -130,7 +131,9 @@ class DPOTrainer:
         }
         groups = self._optimiser.state_dict()["param_groups"]
         if len(starts) != sum(len(group["params"]) for group in groups):
-            raise RunError("The optimiser's state is of another policy.", fix="Start again with --overwrite.")
+            raise RunError(
+                "The optimiser's state is of another policy.", fix=f"Start again with {option('overwrite', 'True')}."
+            )
         self._optimiser.load_state_dict({"state": moments, "param_groups": groups})
 
     def run(self, examples: Examples, steps: int) -> Iterator[Step]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fedvpa.core.errors import RunError
+from fedvpa.core.options import option
 from fedvpa.core.schema import check_version
 from fedvpa.policy.config import PolicyConfig
 
@@ -54,6 +55,8 @@ def read_preferences(folder: Path) -> dict[str, list[float]]:
         found: dict[str, list[float]] = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise RunError(
-            f"cannot be read ({error}).", fix="Restore it, or align again with --overwrite.", where=str(path)
+            f"cannot be read ({error}).",
+            fix=f"Restore it, or align again with {option('overwrite', 'True')}.",
+            where=str(path),
         ) from error
     return found

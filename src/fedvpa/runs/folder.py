@@ -16,6 +16,7 @@ from filelock import FileLock, Timeout
 from fedvpa.core.config import flat
 from fedvpa.core.errors import ConfigError, RunError
 from fedvpa.core.files import user_path, write_json, write_text
+from fedvpa.core.options import option
 from fedvpa.core.schema import VERSIONS, check_version
 from fedvpa.runs.config import RunConfig, dump, read_config, with_overrides
 
@@ -238,7 +239,7 @@ class RunFolder:
         if [line["round"] for line in kept] != list(range(rounds)):
             raise RunError(
                 f"the history does not hold the {rounds} rounds of the checkpoint.",
-                fix="Restore it, or start again with --overwrite.",
+                fix=f"Restore it, or start again with {option('overwrite', 'True')}.",
                 where=str(self.history),
             )
         write_text(self.history, "".join(json.dumps(line) + "\n" for line in kept))

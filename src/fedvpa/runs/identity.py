@@ -15,6 +15,7 @@ from fedvpa.core.config import UNSET, flat
 from fedvpa.core.content import content_hash
 from fedvpa.core.errors import DataError, RunError
 from fedvpa.core.identity import Parts, differences
+from fedvpa.core.options import option
 from fedvpa.core.progress import say
 from fedvpa.core.version import __version__
 from fedvpa.data.load import load
@@ -166,7 +167,7 @@ def check_content(config: RunConfig, then: Parts | None, where: str) -> None:
     if changed := list(differences(then, selector_content(config), CONTENT)):
         raise RunError(
             f"was trained with {' and '.join(changed)}, so going on would mix two runs.",
-            fix="Restore what it was made with, or start again with --overwrite.",
+            fix=f"Restore what it was made with, or start again with {option('overwrite', 'True')}.",
             where=where,
         )
 

@@ -23,6 +23,7 @@ from fedvpa.core.errors import RunError
 from fedvpa.core.files import write_text
 from fedvpa.core.identity import Parts, differences
 from fedvpa.core.loop import run_job
+from fedvpa.core.options import option
 from fedvpa.core.progress import say
 from fedvpa.core.schema import VERSIONS, check_version
 from fedvpa.core.short_repr import short_repr
@@ -69,16 +70,20 @@ def check_place(run: RunFolder, *, overwrite: bool, resume: bool) -> None:
     if resume and not checkpoints(run):
         raise RunError(
             "holds no checkpoint of a policy: align stopped before its first one.",
-            fix="Start it again without --resume.",
+            fix=f"Start it again without {option('resume', 'True')}.",
             where=str(run),
         )
     if overwrite or resume:
         return
     if (run.policy / "metrics.json").exists():
-        raise RunError("holds a policy already.", fix="Give --overwrite to replace it.", where=str(run))
+        raise RunError(
+            "holds a policy already.", fix=f"Give {option('overwrite', 'True')} to replace it.", where=str(run)
+        )
     if checkpoints(run):
         raise RunError(
-            "holds a policy that is not finished.", fix="Go on with --resume, or give --overwrite.", where=str(run)
+            "holds a policy that is not finished.",
+            fix=f"Go on with {option('resume', 'True')}, or give {option('overwrite', 'True')}.",
+            where=str(run),
         )
 
 
@@ -122,7 +127,7 @@ def check_same(path: Path, then: Parts, now: Parts) -> None:
     if changed := list(differences(then, now, CONTENT)):
         raise RunError(
             f"was made with {', '.join(changed)}, so going on would mix two runs.",
-            fix="Restore what it was made with, or start again with --overwrite.",
+            fix=f"Restore what it was made with, or start again with {option('overwrite', 'True')}.",
             where=str(path),
         )
 
@@ -287,7 +292,7 @@ def _checked_header(path: Path) -> Mapping[str, str]:
         "policy checkpoint",
         header.get("schema_version"),
         where=str(path),
-        fix="Go on with the fedvpa that wrote it, or align again with --overwrite.",
+        fix=f"Go on with the fedvpa that wrote it, or align again with {option('overwrite', 'True')}.",
     )
     return header
 
@@ -298,7 +303,9 @@ def _header(path: Path) -> Mapping[str, str]:
             return file.metadata() or {}
     except SafetensorError as error:
         raise RunError(
-            f"is damaged ({error}).", fix="Restore it, or align again with --overwrite.", where=str(path)
+            f"is damaged ({error}).",
+            fix=f"Restore it, or align again with {option('overwrite', 'True')}.",
+            where=str(path),
         ) from error
 
 
@@ -307,6 +314,8 @@ def _read(path: Path) -> dict[str, Any]:
         found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise RunError(
-            f"cannot be read ({error}).", fix="Restore it, or align again with --overwrite.", where=str(path)
+            f"cannot be read ({error}).",
+            fix=f"Restore it, or align again with {option('overwrite', 'True')}.",
+            where=str(path),
         ) from error
     return found
