@@ -7,7 +7,7 @@ the mean is the multiway one of Cameron, Gelbach and Miller ("Robust Inference w
 Business & Economic Statistics 29, 2011): with V_x the variance as if the sums over each x were independent,
 
     of these trained models:  V = V_item + V_person - V_(item and person)
-    of the method:            V = V_seed + what answers of different seeds share in items (and persons)
+    of the method:            V = V_seed + S/(S - 1) times what answers of different seeds share in items (and persons)
 
 The first holds the trained models fixed and speaks of other people and other items. The second also speaks of other
 training seeds; it does not exist with a single seed.
@@ -138,6 +138,8 @@ def spread_of_method(design: Design, values: Values, direction: Values | None = 
     deviations = (means - means.mean(axis=0)) / len(means)
     seeds = len(means) / (len(means) - 1) * deviations.T @ deviations
     shared, degrees = _shared_by_seeds(design, table)
+    # Deviations of seeds from their mean have lost what all seeds share, of which the products hold (S - 1)/S.
+    shared = shared * len(means) / (len(means) - 1)
     if along @ shared @ along <= 0:
         shared = np.zeros_like(shared)
     whole = Spread(seeds + shared, _satterthwaite([(seeds, len(means) - 1.0), (shared, degrees)], along))
