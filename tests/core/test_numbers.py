@@ -104,6 +104,18 @@ def test_a_refusal_says_what_happens_and_what_to_give():
 
 @pytest.mark.unit
 def test_a_size_that_fits_into_no_memory_is_refused():
-    for key in ("selector.latent", "selector.trunk_width", "policy.lora_rank", "policy.prefix_tokens"):
+    sizes = ("selector.latent", "selector.trunk_width", "biscuit.selectors", "policy.lora_rank", "policy.prefix_tokens")
+    for key in sizes:
         with pytest.raises(ConfigError, match=f"'{key}'.*less than or equal to 65536"):
             read_config(None, (f"{key}=1000000000",))
+
+
+@pytest.mark.unit
+def test_a_seed_of_more_than_64_bits_and_a_slip_of_the_keyboard_are_refused():
+    assert read_config(None, (f"seed={2**63 - 1}",)).seed == 2**63 - 1
+    for override in (f"seed={2**63}", "seed=-1", "partition.clients=1000000000000", "partition.unseen=1000000000000"):
+        with pytest.raises(ConfigError, match=f"'{override.partition('=')[0]}'"):
+            read_config(None, (override,))
+    for key in ("users", "pairs_per_user", "seed"):
+        with pytest.raises(ConfigError, match=f"'{key}'"):
+            WorldKeys.parse({key: 10**30})

@@ -155,7 +155,7 @@ class BiscuitConfig(Config):
         lora: The selectors as language models; of the keys above only U is shared.
     """
 
-    selectors: int = Field(default=3, ge=1)
+    selectors: Size = 3
     warmup_rounds: int | None = Field(default=None, ge=1)
     regroup_every: int | None = Field(default=None, ge=1)
     lora: BiscuitLoraConfig = BiscuitLoraConfig()

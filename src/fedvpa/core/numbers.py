@@ -87,3 +87,9 @@ LogDeviation = Annotated[
     float, AfterValidator(Between(1e-6, 10, "sizes drawn with it differ by more than float64 holds"))
 ]
 """The standard deviation of a logarithm of sizes."""
+
+Seed = Annotated[int, Field(ge=0, le=2**63 - 1)]
+"""A seed: files and arrays keep it in 64 bits."""
+
+Count = Annotated[int, Field(ge=1, le=10_000_000)]
+"""How many clients, users or pairs there are to be: more are a slip of the keyboard."""

@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from fedvpa.core.config import Config
 from fedvpa.core.errors import ConfigError
-from fedvpa.core.numbers import Concentration, LogDeviation, Scale
+from fedvpa.core.numbers import Concentration, Count, LogDeviation, Scale
 from fedvpa.data.schema import Unit
 from fedvpa.data.unread import check_unread
 
@@ -74,8 +74,8 @@ class PartitionConfig(Config):
 
     kind: Kind = "group"
     unit: Unit | None = None
-    clients: int | None = Field(default=None, ge=1)
-    unseen: int = Field(default=0, ge=0)
+    clients: Count | None = None
+    unseen: int = Field(default=0, ge=0, le=10_000_000)
     shares: dict[str, Scale] = Field(default_factory=dict)
     alpha: Concentration = 0.3
     sizes: Literal["equal", "log-normal"] = "equal"

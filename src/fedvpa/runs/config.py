@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any, Self
 
 import yaml
-from pydantic import Field, field_validator, model_validator
+from pydantic import field_validator, model_validator
 
 from fedvpa.algorithms.config import BiscuitConfig, LocalConfig, MethodConfig, ServerConfig, VariationalConfig
 from fedvpa.algorithms.registry import METHODS
 from fedvpa.core.config import Config, flat
 from fedvpa.core.errors import ConfigError
+from fedvpa.core.numbers import Seed
 from fedvpa.core.written import Given, NotYaml, Scalar, read_yaml, settled
 from fedvpa.data.config import DataConfig
 from fedvpa.data.partition_config import PartitionConfig
@@ -56,7 +57,7 @@ class RunConfig(Config):
     server: ServerConfig = ServerConfig()
     engine: EngineConfig = EngineConfig()
     policy: PolicyConfig = PolicyConfig()
-    seed: int = Field(default=0, ge=0)
+    seed: Seed = 0
 
     @model_validator(mode="before")
     @classmethod

@@ -6,7 +6,7 @@ from collections import Counter
 
 from pydantic import Field
 
-from fedvpa.core.numbers import Temperature
+from fedvpa.core.numbers import Count, Seed, Temperature
 from fedvpa.data.messages import Skip
 from fedvpa.data.rows import EQUAL
 from fedvpa.data.schema import Pair, PairTable
@@ -31,13 +31,13 @@ class WorldKeys(SourceKeys):
     """
 
     population: str = "two-groups"
-    users: int = Field(default=20, ge=1)
+    users: Count = 20
     user_shares: tuple[float, ...] = ()
-    pairs_per_user: int = Field(default=50, ge=1)
+    pairs_per_user: Count = 50
     temperature: Temperature = DEFAULT_TEMPERATURE
     flip: float = Field(default=0.0, ge=0, lt=0.5)
     pool: Pool = "train"
-    seed: int = 0
+    seed: Seed = 0
 
 
 def read(config: WorldKeys) -> PairTable:
