@@ -15,6 +15,7 @@ from fedvpa.data.schema import Pair
 from fedvpa.policy.adapters import restore, snapshot
 from fedvpa.policy.config import PolicyConfig
 from fedvpa.policy.files import saved_settings
+from fedvpa.policy.generation import FiniteLogits
 from fedvpa.policy.partial_samples import PartialSamples
 from fedvpa.policy.policy import Policy, load_policy, new_policy
 from fedvpa.policy.sampling import Sampling
@@ -204,6 +205,11 @@ def test_nothing_is_sampled_from_a_policy_whose_weights_have_diverged(
     prompts, _ = prompts_and_responses(2)
     with pytest.raises(TrainingError, match=r"diverged\. Lower policy\.lr or policy\.conditioner_lr"):
         policy.sample(prompts, None, Sampling(temperature=temperature, max_new_tokens=3, batch=3), 0)
+    ids, scores = torch.zeros(1, 1, dtype=torch.long), torch.tensor([[0.5, value, -torch.inf]])
+    with pytest.raises(TrainingError, match="no finite numbers"):
+        FiniteLogits()(ids, scores)
+    masked = torch.tensor([[0.5, -torch.inf]])
+    assert FiniteLogits()(ids, masked) is masked, "a masked token is no fault"
 
 
 @pytest.mark.unit
