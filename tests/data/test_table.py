@@ -173,6 +173,11 @@ def test_a_name_with_half_a_surrogate_pair_is_an_error(table, column):
         table({**FULL, column: f"ana{HALF}"})
 
 
+def test_the_message_about_a_name_says_the_column_of_the_data(table):
+    with pytest.raises(DataError, match=r"column 'worker' holds"):
+        table({**FULL, "worker": f"ana{HALF}"}, map={"user_id": "worker"})
+
+
 def test_messages_that_cannot_be_used_leave_their_row_out_and_the_load_goes_on(table):
     good = {"prompt": "p", "chosen": "c", "rejected": "r"}
     call = [{"role": "assistant", "content": None, "tool_calls": [{"id": "1"}]}]

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 
 from fedvpa.data.partition import partition
@@ -59,3 +61,11 @@ def test_pairs_that_shares_leave_over_are_counted():
     found = noted(table(BIG), kind="group", clients=6, shares={"a": 5, "b": 1})
     assert found[("pair", NO_SHARE)] == 46
     assert set(found) == {("pair", NO_SHARE), ("pair", LEFT_OVER)}
+
+
+def test_a_user_without_test_pairs_is_too_small():
+    pairs = table({**BIG, "untested": 9})
+    split = [replace(pair, split="train" if pair.user_id == "untested" else None) for pair in pairs.pairs]
+    found = noted(replace(pairs, pairs=tuple(split)), kind="natural", drop_small=True, min_test=1)
+    assert found[("user", SMALL)] == 1
+    assert ("user", MORE_USERS) not in found
