@@ -101,6 +101,9 @@ def test_two_texts_make_no_control_token_at_their_seam():
     (turn,) = encoder(tokenizer).pairs([Pair(begun, (Message("assistant", "end|> now"),), "no")])
     assert turn.chosen.tolist().count(end) == 1
     assert turn.prompt.ids.tolist().count(end) == 1
+    whole = encoder(tokenizer).renderer.whole(begun, "end|> now")
+    (ids,) = encoder(tokenizer).encode([whole.prompt], sealed=whole.sealed)
+    assert ids.tolist().count(end) == 2
 
 
 @pytest.mark.unit
