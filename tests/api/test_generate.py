@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -206,6 +207,17 @@ def test_answers_that_cannot_be_are_refused(aligned: Path):
         generate(aligned, [PROMPTS[0], ""], "helpful", **SHORT)
     with pytest.raises(ConfigError, match=r"top_p=0\.0 keeps no share"):
         generate(aligned, PROMPTS, "helpful", top_p=0.0, **SHORT)
+    for temperature in (math.nan, math.inf, -1.0, 1e-45, 1e30):
+        with pytest.raises(
+            ConfigError, match=r"temperature: .* cannot be used: .*Give a number from 0\.01 to 100, or 0"
+        ):
+            generate(aligned, PROMPTS, "helpful", temperature=temperature, **SHORT)
+        with pytest.raises(ConfigError, match="temperature"):
+            open_aligned(RunFolder(aligned)).policies[""].generate(
+                PROMPTS, preference="helpful", temperature=temperature
+            )
+    with pytest.raises(ConfigError, match="max_new_tokens=0 leaves no room"):
+        generate(aligned, PROMPTS, "helpful", max_new_tokens=0)
     tokens = len(open_aligned(RunFolder(aligned)).policies[""].tokenizer.prompts(PROMPTS[:1])[0])
     room = 256 - 3 - tokens  # positions, prefix, prompt
     with pytest.raises(ConfigError, match=rf"a prompt of {tokens} tokens do not fit .* Give at most {room}\."):

@@ -28,17 +28,18 @@ def kinds(annotation: object) -> Iterator[object]:
         yield annotation
 
 
-def float_keys(section: type[BaseModel], *path: str) -> Iterator[str]:
-    """The dotted keys of all numbers with a fraction."""
+def keys_of(number: type, section: type[BaseModel], *path: str) -> Iterator[str]:
+    """The dotted keys whose values are such numbers."""
     for name, field in section.model_fields.items():
         for kind in kinds(field.annotation):
-            if kind is float:
+            if kind is number:
                 yield ".".join((*path, name))
             elif isinstance(kind, type) and issubclass(kind, BaseModel):
-                yield from float_keys(kind, *path, name)
+                yield from keys_of(number, kind, *path, name)
 
 
-KEYS = sorted(set(float_keys(RunConfig)))
+KEYS = sorted(set(keys_of(float, RunConfig)))
+WHOLE = sorted(set(keys_of(int, RunConfig)))
 DIVIDES = ("lr", "temperature", "beta", "scale", "alpha", "sigma", "clip_norm", "normal_weight", "prior_rate")
 
 
@@ -108,6 +109,41 @@ def test_a_size_that_fits_into_no_memory_is_refused():
     for key in sizes:
         with pytest.raises(ConfigError, match=f"'{key}'.*less than or equal to 65536"):
             read_config(None, (f"{key}=1000000000",))
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize("key", WHOLE)
+def test_every_whole_number_fits_into_64_bits(key: str):
+    for value in (2**63, -(2**63) - 1, 10**30):
+        with pytest.raises(ConfigError, match=f"'{key}'"):
+            read_config(None, (*needed(key), f"{key}={value}"))
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize("key", [*KEYS, *WHOLE])
+def test_a_truth_value_is_no_number(key: str):
+    for value in ("on", "no", "True"):
+        with pytest.raises(ConfigError, match=f"'{key}'.* a number is wanted, and (true|false) is none"):
+            read_config(None, (*needed(key), f"{key}={value}"))
+
+
+@pytest.mark.unit
+def test_truth_values_among_numbers_are_found_and_others_stay_what_they_are():
+    with pytest.raises(ConfigError, match=r"'user_shares': a number is wanted, and false is none"):
+        WorldKeys.parse({"user_shares": [0.5, False]})
+    assert read_config(None, ("partition.drop_small=on",)).partition.drop_small is True
+    assert read_config(None, ("partition.drop_small=0",)).partition.drop_small is False
+    arguments = read_config(None, ("features.template_arguments={enable_thinking: off}",)).features.template_arguments
+    assert arguments == {"enable_thinking": False}
+
+
+@pytest.mark.unit
+def test_draws_that_fit_into_no_memory_are_refused():
+    for key in ("local.steps", "policy.feddpo.steps", "biscuit.lora.steps"):
+        with pytest.raises(ConfigError, match=f"'{key}'.*less than or equal to 1000000"):
+            read_config(None, (f"{key}=1000000000",))
+    with pytest.raises(ConfigError, match=r"'engine\.workers'.*less than or equal to 1024"):
+        read_config(None, ("engine.workers=100000",))
 
 
 @pytest.mark.unit

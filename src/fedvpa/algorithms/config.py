@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from fedvpa.core.config import Config
-from fedvpa.core.numbers import LearningRate, LogVariance, Margin, Scale, Size, Temperature, Weight
+from fedvpa.core.numbers import Count, LearningRate, LogVariance, Margin, Scale, Size, Steps, Temperature, Weight
 from fedvpa.selector.config import SelectorConfig
 
 Refinement = Literal["laplace", "responsibilities", "off"]
@@ -34,7 +34,7 @@ class LocalConfig(Config):
         encoder_weight_decay: Decoupled weight decay of the same.
     """
 
-    steps: int = Field(default=5, ge=1)
+    steps: Steps = 5
     folds: int = Field(default=5, ge=2)
     target_size: int = Field(default=32, ge=1)
     context_size: int = Field(default=128, ge=1)
@@ -101,7 +101,7 @@ class ServerConfig(Config):
         clip_norm: Longest change that one client may make to the weights; None for no limit.
     """
 
-    rounds: int = Field(default=200, ge=1)
+    rounds: Count = 200
     average_tail: float = Field(default=0.5, ge=0, le=1)
     prior_rate: float = Field(default=0.1, ge=1e-6, le=1)
     rule: Rule = "mean"
@@ -130,17 +130,17 @@ class BiscuitLoraConfig(Config):
         base_samples: Most samples of the base policy that a look at the validation prompts compares one with.
     """
 
-    rounds: int = Field(default=16, ge=1)
+    rounds: Count = 16
     warmup_rounds: int | None = Field(default=None, ge=1)
     regroup_every: int | None = Field(default=None, ge=1)
     cohort: int = Field(default=3, ge=1)
-    steps: int = Field(default=8, ge=1)
+    steps: Steps = 8
     batch: int = Field(default=8, ge=1)
     lr: LearningRate = 1e-4
     lora_rank: Size = 8
     lora_alpha: Size = 16
-    report_pairs: int = Field(default=24, ge=1)
-    base_samples: int = Field(default=4, ge=1)
+    report_pairs: Count = 24
+    base_samples: Count = 4
 
 
 class BiscuitConfig(Config):

@@ -14,6 +14,7 @@ from fedvpa.core.short_repr import short_repr
 from fedvpa.data.messages import Prompt, as_texts, with_system
 from fedvpa.data.prompt_files import read_prompts
 from fedvpa.data.schema import Text
+from fedvpa.policy.sampling import check_sampling
 from fedvpa.runs.folder import RunFolder
 
 if TYPE_CHECKING:
@@ -105,10 +106,7 @@ def generate(
         RunError: If the run holds no policy.
     """
     texts = _asked(prompts, messages, system)
-    if not 0 < top_p <= 1:
-        raise ConfigError(
-            f"{option('top_p', str(top_p))} keeps no share of the vocabulary.", fix="Give more than 0, and at most 1."
-        )
+    check_sampling(temperature, top_p, max_new_tokens)
     folder = RunFolder.open(run)
     from fedvpa.runs.new_user import NewUser
     from fedvpa.runs.policies import open_aligned
@@ -116,6 +114,8 @@ def generate(
     aligned = open_aligned(folder, overrides)
     asked = str(preference) if isinstance(preference, int | float) else preference
     from_file = isinstance(asked, str) and asked.startswith("@")
+    if asked == "@":
+        raise ConfigError("No file stands behind the @.", fix="Give @pairs.jsonl.", where=option("preference"))
     if not from_file and (user is not None or columns):
         extra = option("columns" if columns else "user")
         raise ConfigError(

@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator
 from pydantic_core import ErrorDetails
 
 from fedvpa.core.errors import ConfigError, InputError, nearest
+from fedvpa.core.numbers import check_number
 from fedvpa.core.unicode import FIX, unusable
 
 UNSET = "–"
@@ -20,6 +21,13 @@ class Config(BaseModel):
     """A frozen section of the configuration. Unknown keys are errors that name the nearest known one."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _carries(cls, value: Any, info: ValidationInfo) -> Any:
+        """Numbers are numbers, by the rule of :mod:`fedvpa.core.numbers`."""
+        check_number(value, cls.model_fields[str(info.field_name)].annotation)
+        return value
 
     @classmethod
     def parse(cls, values: Mapping[str, Any], *under: str) -> Self:

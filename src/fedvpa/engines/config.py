@@ -30,7 +30,7 @@ class EngineConfig(Config):
     name: Literal["vectorised", "loop", "flower"] = "vectorised"
     cohort: int | None = Field(default=None, ge=1)
     dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
-    workers: int = Field(default=0, ge=0)
+    workers: int = Field(default=0, ge=0, le=1024)
     codec: Codec = "fp32"
     checkpoint_every: int = Field(default=50, ge=0)
 

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedvpa.core.errors import DataError
+from fedvpa.core.short_repr import short_repr
 from fedvpa.evaluation.records import load_records, save_records
 
 CONTROL_SEPARATOR = ":"
@@ -39,7 +40,7 @@ RESULTS = {"1": 1.0, "h": 0.5, "0": 0.0}
 """How the result of one pair is written: right, a tie, wrong."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class ItemResults:
     """What a client was tested on.
 
@@ -52,6 +53,8 @@ class ItemResults:
     items: NDArray[np.int64]
     values: NDArray[np.float64]
     counts: NDArray[np.float64]
+
+    __repr__ = short_repr
 
     @classmethod
     def single(cls, item: int, value: float) -> Self:

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from fedvpa.core.config import Config
-from fedvpa.core.numbers import GreedyTemperature, LearningRate, Margin, Scale, Size, Temperature, Weight
+from fedvpa.core.numbers import Count, GreedyTemperature, LearningRate, Margin, Scale, Size, Steps, Temperature, Weight
 from fedvpa.models.template_config import TemplateArguments, TemplateKind
 
 Conditioning = Literal["soft_prefix", "additive"]
@@ -42,12 +42,12 @@ class CandidateConfig(Config):
 
     source: Literal["samples", "pairs"] = "samples"
     prompt_file: Path | None = None
-    prompts: int = Field(default=500, ge=1)
-    validation_prompts: int = Field(default=80, ge=1)
-    samples: int = Field(default=4, ge=2)
+    prompts: Count = 500
+    validation_prompts: Count = 80
+    samples: int = Field(default=4, ge=2, le=10_000)
     temperature: Temperature = 1.0
     top_p: float = Field(default=1.0, gt=0, le=1)
-    max_new_tokens: int = Field(default=256, ge=1)
+    max_new_tokens: Count = 256
     batch: int = Field(default=64, ge=1)
 
 
@@ -65,10 +65,10 @@ class PreferenceConfig(Config):
             over all prompts and all latents: a latent to which candidates are alike so gives fewer pairs. Chosen by us.
     """
 
-    latents_per_prompt: int = Field(default=2, ge=1)
+    latents_per_prompt: int = Field(default=2, ge=1, le=10_000)
     prototypes: float = Field(default=0.4, ge=0, le=1)
     posteriors: float = Field(default=0.4, ge=0, le=1)
-    pairs_per_latent: int = Field(default=1, ge=1)
+    pairs_per_latent: int = Field(default=1, ge=1, le=10_000)
     margin: Margin = 0.5
 
     @model_validator(mode="after")
@@ -96,7 +96,7 @@ class JudgingConfig(Config):
 
     judge: str | None = None
     settings: dict[str, Any] = Field(default_factory=dict)
-    prompts: int = Field(default=500, ge=1)
+    prompts: Count = 500
     temperature: GreedyTemperature = 0.7
     top_p: float = Field(default=1.0, gt=0, le=1)
     max_calls: int | None = Field(default=None, ge=1)
@@ -117,9 +117,9 @@ class FedDPOConfig(Config):
             and folds the rest into the frozen weights (FedEx-LoRA, arXiv 2410.09432: exact).
     """
 
-    rounds: int = Field(default=20, ge=1)
+    rounds: Count = 20
     cohort: int = Field(default=5, ge=1)
-    steps: int = Field(default=4, ge=1)
+    steps: Steps = 4
     batch: int = Field(default=8, ge=1)
     averaging: Literal["avg", "ffa", "svd"] = "avg"
 
@@ -184,7 +184,7 @@ class PolicyConfig(Config):
     beta: Scale = 0.1
     sft_weight: Weight = 0.1
     language_weight: Weight = 0.0
-    steps: int = Field(default=400, ge=1)
+    steps: Count = 400
     batch: int = Field(default=8, ge=1)
     micro_batch: int | None = Field(default=None, ge=1)
     lr: LearningRate = 1e-4
@@ -193,7 +193,7 @@ class PolicyConfig(Config):
     clip_norm: Scale = 1.0
     evaluate_every: int = Field(default=50, ge=1)
     refresh_every: int = Field(default=0, ge=0)
-    refresh_prompts: int = Field(default=250, ge=1)
+    refresh_prompts: Count = 250
     checkpoint_every: int = Field(default=50, ge=0)
     precision: Precision = "auto"
     gradient_checkpointing: bool = False

@@ -31,7 +31,7 @@ from fedvpa.policy.lora import adapt
 from fedvpa.policy.model import PolicyModel
 from fedvpa.policy.preference import Preference, Prototypes, known, latent_of
 from fedvpa.policy.rows import PolicyTokenizer
-from fedvpa.policy.sampling import SERVING, Sampling
+from fedvpa.policy.sampling import SERVING, Sampling, check_sampling
 
 
 class Policy(PolicyModel):
@@ -139,6 +139,7 @@ class Policy(PolicyModel):
             max_new_tokens=self.sampling.max_new_tokens if max_new_tokens is None else max_new_tokens,
         )
         z = self._latent(preference)
+        check_sampling(sampling.temperature, sampling.top_p, sampling.max_new_tokens)
         asked = self.tokenizer.prompts(texts)
         self._check_room(max(map(len, asked), default=0), sampling.max_new_tokens)
         found = self.sample(asked, None if z is None else z.expand(len(asked), -1), sampling, seed, "generate")

@@ -92,7 +92,7 @@ class Grader:
         )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class UserRows:
     """The new pairs of one user.
 
@@ -107,6 +107,8 @@ class UserRows:
     known: bool
     context: NDArray[np.int64]
     scored: NDArray[np.int64]
+
+    __repr__ = short_repr
 
 
 @dataclass(frozen=True, repr=False)
