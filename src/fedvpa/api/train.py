@@ -99,6 +99,7 @@ def train(config: RunConfig, out: str | PathLike[str], *, overwrite: bool = Fals
     config.check_engine()
     config.check_paths()
     from fedvpa.algorithms.registry import make
+    from fedvpa.core.progress import say
     from fedvpa.runs.environment import environment
     from fedvpa.runs.fit import SelectorJob
     from fedvpa.runs.prepare import prepare
@@ -106,6 +107,7 @@ def train(config: RunConfig, out: str | PathLike[str], *, overwrite: bool = Fals
     make(config.method, config.method_config)  # what it has against its settings, before features are extracted
     config = config.located()
     prepared = prepare(config)
+    say(str(prepared.held_out))
     say_report(prepared.table.report)
     config = config.model_copy(update={"features": prepared.features})
     job = SelectorJob(config, prepared)

@@ -63,7 +63,7 @@ def _train(cell: Cell) -> dict[str, Policy]:
     write_json(run.policy / PREFERENCES, stage.named_preferences() if own else {})
     metrics = {"schema_version": VERSIONS["policy metrics"], "method": cell.method, "policies": notes}
     write_json(run.policy / "metrics.json", metrics)
-    cell.finish(seconds, policies=notes)
+    cell.finish(seconds, policies=notes, held_out=prepared.held_out.to_dict())
     return policies
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from fedvpa.algorithms.registry import make
 from fedvpa.core.config import UNSET
 from fedvpa.core.identity import digest
+from fedvpa.core.progress import say
 from fedvpa.data.report import say_report
 from fedvpa.evaluation.accuracy import infer_clients, score_clients
 from fedvpa.evaluation.accuracy_tables import comparison
@@ -72,6 +73,7 @@ def _prepare_data(cells: Sequence[Cell]) -> None:
     for place, cell in enumerate(settings.values()):
         prepared = prepare(cell.config)
         if not place:
+            say(str(prepared.held_out))
             say_report(prepared.table.report)
         for algorithm in algorithms:
             check_groups(algorithm, prepared)
@@ -98,7 +100,10 @@ def run_selector_cell(cell: Cell) -> None:
     config = cell.config.model_copy(update={"engine": cell.config.engine.model_copy(update={"workers": 1})})
     prepared = prepare(config)
     done = fit(config, prepared)
-    scores, notes = run_scores(config, prepared, done), {"data": prepared.table.report.to_dict()}
+    scores, notes = (
+        run_scores(config, prepared, done),
+        {"data": prepared.table.report.to_dict(), "held_out": prepared.held_out.to_dict()},
+    )
     if cell.holdout is not None and done.seen.posterior is not None:
         held = prepare_holdout(config, cell.holdout, prepared.table, prepared.federation.scaling)
         seen = prepared.federation.partition.seen

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 
 from fedvpa.core.errors import DataError, ModelError
-from fedvpa.core.progress import say
 from fedvpa.core.short_repr import short_repr
 from fedvpa.data.client_pairs import ClientPairs
 from fedvpa.data.holdout import load_holdout, rows_by_group
@@ -104,7 +103,6 @@ def prepare(config: RunConfig, *, on_node: bool = False) -> Prepared:
     features = read_as(table, config.features)
     clients = partition(table, config.partition, config.seed)
     held_out = clients.held_out(table, check=not on_node)
-    say(str(held_out))
     table = note_unused(table, clients, config.partition)
     check_reader(config, table)
     if features.template == "chat":
