@@ -324,6 +324,15 @@ def test_gradient_checkpointing_changes_memory_and_not_gradients(base_folder):
 
 
 @pytest.mark.unit
+def test_samples_of_one_prompt_in_several_blocks_are_no_copies(policies):
+    policy = policies["soft_prefix"]
+    prompts, z = [prompts_and_responses(1)[0][0]] * 6, latents(1).repeat(6, 1)
+    found = policy.sample(prompts, z, Sampling(temperature=1.0, max_new_tokens=9, batch=2), 0, "a")
+    blocks = {tuple(tuple(ids.tolist()) for ids in found[start : start + 2]) for start in (0, 2, 4)}
+    assert len(blocks) == 3
+
+
+@pytest.mark.unit
 def test_samples_that_were_stopped_go_on_as_if_they_had_never_been(policies, tmp_path, monkeypatch, capsys):
     policy = policies["soft_prefix"]
     prompts, _ = prompts_and_responses(7)
