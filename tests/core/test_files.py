@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from fedvpa.core.errors import StorageError
-from fedvpa.core.files import replacing, storing, write_text
+from fedvpa.core.errors import RunError, StorageError
+from fedvpa.core.files import output_folder, replacing, storing, write_text
 from fedvpa.core.tensors import write_tensors
 
 pytestmark = pytest.mark.unit
@@ -63,3 +63,18 @@ def test_the_outer_advice_says_how_to_go_on(tmp_path: Path) -> None:
 def test_errors_of_the_work_are_not_taken_for_the_disks(tmp_path: Path) -> None:
     with pytest.raises(ZeroDivisionError), storing(tmp_path):
         raise ZeroDivisionError
+
+
+def test_a_place_where_no_folder_can_be_is_refused_before_any_work(tmp_path, monkeypatch):
+    assert output_folder(tmp_path / "new" / "run", "a run") == tmp_path / "new" / "run"
+    assert not (tmp_path / "new").exists()
+    (tmp_path / "file").write_text("kept")
+    with pytest.raises(RunError, match=r"file: is a file, and a run is a folder"):
+        output_folder(tmp_path / "file", "a run")
+    with pytest.raises(RunError, match=r"deeper: .*file is a file, and a comparison is a folder"):
+        output_folder(tmp_path / "file" / "deeper", "a comparison")
+    with pytest.raises(StorageError, match=r"cannot be written: File name too long\. Choose another place\."):
+        output_folder(tmp_path / ("x" * 300), "a run")
+    monkeypatch.setattr("os.access", lambda *_: False)
+    with pytest.raises(StorageError, match=r"run: cannot be written: .* is not writable\. Choose another place\."):
+        output_folder(tmp_path / "run", "a run")

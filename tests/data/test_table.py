@@ -24,6 +24,10 @@ FULL = {
 }
 
 
+SAID, OTHER = [{"role": "assistant", "content": "c"}], [{"role": "assistant", "content": "r"}]
+NOT_ANSWERED = "a response begins or ends with a turn that is not the assistant's"
+
+
 @pytest.fixture
 def table(tmp_path):
     def make(*rows, **config):
@@ -74,6 +78,10 @@ def test_messages_and_implicit_prompts(table):
         ({"prompt": "p", "chosen": "c", "rejected": " "}, "no rejected response"),
         ({"prompt": "p", "chosen": "c", "rejected": "c"}, "chosen and rejected are equal"),
         ({"chosen": "x", "rejected": "y"}, "the two responses share no prompt"),
+        ({"prompt": [], "chosen": SAID, "rejected": OTHER}, "the prompt has no message"),
+        ({"prompt": "p", "chosen": [{"role": "user", "content": "x"}], "rejected": OTHER}, NOT_ANSWERED),
+        ({"prompt": "p", "chosen": SAID, "rejected": [*OTHER, {"role": "user", "content": "x"}]}, NOT_ANSWERED),
+        ({"prompt": "p", "chosen": [{"role": "system", "content": "x"}, *SAID], "rejected": OTHER}, NOT_ANSWERED),
     ],
 )
 def test_rows_that_are_no_pairs_are_counted_or_under_strict_errors(table, bad, reason):

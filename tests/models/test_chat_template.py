@@ -8,7 +8,7 @@ import pytest
 from transformers.utils import chat_template_utils
 
 from chat_models import TEMPLATES, byte_level
-from fedvpa.core.errors import ConfigError
+from fedvpa.core.errors import ConfigError, ModelError
 from fedvpa.data.schema import Message
 from fedvpa.features.config import FeatureConfig
 from fedvpa.models.chat_template import ChatTemplate, template_fingerprint
@@ -68,6 +68,14 @@ def test_whatever_changes_what_a_template_renders_changes_its_fingerprint():
     merged = byte_level("dated")
     merged.chat_template = TEMPLATES["dated"].replace("system", "System")
     assert template_fingerprint(merged) != known
+
+
+@pytest.mark.unit
+def test_a_template_that_draws_lots_is_refused():
+    tokenizer = byte_level("chatml")
+    tokenizer.chat_template = "{{ range(9999) | random }}" + TEMPLATES["chatml"]
+    with pytest.raises(ModelError, match="writes the same conversation differently each time"):
+        template_fingerprint(tokenizer)
 
 
 @pytest.mark.unit

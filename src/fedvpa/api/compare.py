@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedvpa.core.errors import ConfigError, DataError, InputError, nearest
-from fedvpa.core.files import user_path, write_json, write_text
+from fedvpa.core.files import output_folder, user_path, write_json, write_text
 from fedvpa.core.options import column_option, option
 from fedvpa.core.signals import interrupting
 from fedvpa.experiments.methods import DEFAULT_METHODS, DEFAULT_POLICY_METHODS, STAGES, Stage, policy_methods
@@ -59,7 +59,7 @@ def compare(
         FedvpaError: If a run fails; it is named.
         Interrupted: After SIGINT or SIGTERM; finished runs are kept.
     """
-    out, held = user_path(out), None if holdout is None else user_path(holdout)
+    out, held = output_folder(out, "a comparison"), None if holdout is None else user_path(holdout)
     names = _checked_names(stage, methods)
     _check_numbers(clients, seeds, first_seed, jobs)
     if held is not None:

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from fedvpa.core.errors import ConfigError, FedvpaError
+from fedvpa.core.errors import ConfigError, FedvpaError, StorageError
 from fedvpa.core.progress import speaks
 
 ConfigOption = Annotated[Path | None, typer.Option("--config", help="A YAML file; see configs/.")]
@@ -44,8 +44,15 @@ def columns_of(maps: Sequence[str] | None) -> dict[str, str]:
 
 def finish(result: Any, as_json: bool, text: Callable[[], str]) -> None:
     """Print a result on stdout."""
-    if speaks():
-        print(json.dumps(result, allow_nan=False) if as_json else text())
+    if not speaks():
+        return
+    try:
+        print(json.dumps(result, allow_nan=False) if as_json else text(), flush=True)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        fix = "Send it somewhere else; what was trained or made stands in its folder."
+        raise StorageError("the output", error.strerror or str(error), fix=fix) from error
 
 
 def complain(error: FedvpaError | OSError) -> int:

@@ -12,7 +12,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from fedvpa.core.errors import ConfigError, DataError, StorageError
+from fedvpa.core.errors import ConfigError, DataError, RunError, StorageError
 from fedvpa.core.unicode import FIX, unusable
 
 
@@ -97,6 +97,31 @@ def user_path(path: str | PathLike[str]) -> Path:
     if problem:
         raise ConfigError(f"The path {os.fspath(path)!r} holds {problem}.", fix=FIX)
     return Path(path).expanduser()
+
+
+def output_folder(path: str | PathLike[str], what: str) -> Path:
+    """A folder that work will write to, checked before the work begins and not made yet.
+
+    Args:
+        path: As a user gives it.
+        what: What will be written, such as "a run".
+
+    Raises:
+        ConfigError: See :func:`user_path`.
+        RunError: If something else than a folder is there, or in the way.
+        StorageError: If the system would refuse to write there.
+    """
+    folder = user_path(path)
+    try:
+        there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    except OSError as error:  # a name that is too long
+        raise StorageError(str(folder), error.strerror or str(error), fix="Choose another place.") from error
+    if not there.is_dir():
+        which = "" if there == folder else f"{there} "
+        raise RunError(f"{which}is a file, and {what} is a folder.", fix="Choose another place.", where=str(folder))
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise StorageError(str(folder), f"{there} is not writable", fix="Choose another place.")
+    return folder
 
 
 LONGEST_NAME = 200

@@ -18,6 +18,8 @@ from fedvpa.data.text import NO_SHARED_PROMPT, Parts, is_empty, parse_text, spli
 from fedvpa.data.winner import Columns, Side, side_of
 
 NO_CHOSEN, NO_REJECTED = "no chosen response", "no rejected response"
+NO_PROMPT = "the prompt has no message"
+NOT_ANSWERED = "a response begins or ends with a turn that is not the assistant's"
 EQUAL = "chosen and rejected are equal"
 TIE, NO_WINNER = "the winner is a tie", "no winner is given"
 LEAST_WEIGHT, MOST_WEIGHT = 1e-3, 1e3
@@ -169,7 +171,17 @@ def _read_texts(values: Mapping[str, Any], columns: ColumnMap, where: str, split
     for text, reason in ((parts[1], NO_CHOSEN), (parts[2], NO_REJECTED)):
         if is_empty(text):
             return Skip(reason)
-    return parts
+    return _unanswerable(*parts) or parts
+
+
+def _unanswerable(prompt: Text, chosen: Text, rejected: Text) -> Skip | None:
+    """Why a conversation is no prompt with two responses of the assistant; None if it is."""
+    if prompt == ():
+        return Skip(NO_PROMPT)
+    answers = [text for text in (chosen, rejected) if not isinstance(text, str)]
+    return (
+        Skip(NOT_ANSWERED) if any(turn.role != "assistant" for one in answers for turn in (one[0], one[-1])) else None
+    )
 
 
 def _read_winner(

@@ -182,19 +182,33 @@ def template_fingerprint(tokenizer: Any, arguments: Mapping[str, Any] | None = N
 
     Raises:
         ConfigError: If an argument cannot be given to a template.
+        ModelError: If the template writes the same conversation differently each time.
     """
     checked_arguments(arguments or {})
     writer = ChatTemplate(tokenizer, arguments or {})
-    turns = [Message(role, f"a {role} says 1.") for role in ("system", "user", "assistant", "user")]
-    probes: list[str] = ["Is it a probe?\n\n1. Yes, it is."]
-    for messages in (turns[1:2], turns[1:3], turns[1:], turns) if tokenizer.chat_template else ():
-        try:
-            probes.append(writer._write(messages, messages[-1].role == "user"))
-        except FOREIGN as error:
-            probes.append(f"{type(error).__name__}: {error}")
+    written = _probed(writer)
+    if written != _probed(writer):
+        raise ModelError(
+            "This model's chat template writes the same conversation differently each time (it draws lots), so no "
+            "tokens could be served as they were trained.",
+            fix="Repair the template, or use another model.",
+        )
+    probes = ["Is it a probe?\n\n1. Yes, it is.", *written]
     tokens = [tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"] for text in probes]
     special = tokenizer("a")["input_ids"]
     return hashlib.sha256(json.dumps([probes, tokens, special]).encode()).hexdigest()
+
+
+def _probed(writer: ChatTemplate) -> list[str]:
+    """What a template writes for fixed conversations, or the error that it raises."""
+    turns = [Message(role, f"a {role} says 1.") for role in ("system", "user", "assistant", "user")]
+    written = []
+    for messages in (turns[1:2], turns[1:3], turns[1:], turns) if writer.tokenizer.chat_template else ():
+        try:
+            written.append(writer._write(messages, messages[-1].role == "user"))
+        except FOREIGN as error:
+            written.append(f"{type(error).__name__}: {error}")
+    return written
 
 
 @lru_cache(maxsize=8)

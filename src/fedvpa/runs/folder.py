@@ -15,7 +15,7 @@ from filelock import FileLock, Timeout
 
 from fedvpa.core.config import flat
 from fedvpa.core.errors import ConfigError, RunError
-from fedvpa.core.files import user_path, write_json, write_text
+from fedvpa.core.files import output_folder, user_path, write_json, write_text
 from fedvpa.core.options import option
 from fedvpa.core.schema import VERSIONS, check_version
 from fedvpa.runs.config import RunConfig, dump, read_config, with_overrides
@@ -66,11 +66,9 @@ class RunFolder:
 
         Raises:
             RunError: If something else than a folder is there.
+            StorageError: If no file can be written there.
         """
-        folder = cls(user_path(path))
-        if folder.path.exists() and not folder.path.is_dir():
-            raise RunError("is a file, and a run is a folder.", fix="Choose another place.", where=str(folder))
-        return folder
+        return cls(output_folder(path, "a run"))
 
     def __str__(self) -> str:
         return str(self.path)
