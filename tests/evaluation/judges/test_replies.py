@@ -33,6 +33,8 @@ READ = {
         "<answer>B</answer>": "B",
         "I compared A and B.\n<answer>B</answer>": "B",
     },
+    "html": {"<b>A</b>": "A", "<p><strong>B</strong></p>": "B", "<B>": "B", "<b>": "B", "Answer: <em>A</em>": "A"},
+    "signs": {"A!": "A", "B。": "B", "Answer: A!": "A"},
     "latex": {"\\boxed{A}": "A", "$\\boxed{\\text{B}}$": "B", "\\(\\boxed{A}\\)": "A", "Answer: \\boxed{B}": "B"},
     "json": {
         '{"winner": "B"}': "B",

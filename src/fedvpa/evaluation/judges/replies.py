@@ -57,9 +57,12 @@ _LATEX = re.compile(r"\\(?:boxed|fbox|text|textbf|textit|textrm|mathrm|mathbf|ma
 _ANSWER_TAG = re.compile(
     r"</?(?:answer|final_?answer|verdict|winner|choice|decision|output|result|preference|judge?ment|final)\s*>", re.I
 )
+_HTML = re.compile(r"<(b|strong|i|em|u|mark|code|span|p|div)>([^<>]*)</\1>", re.I)
+"""HTML around a letter; a lone ``<B>`` is a letter."""
+
 _FENCE = re.compile(r"^[ \t]*(?:```|~~~)[ \t]*\w*[ \t]*$", re.M)
 
-_SEPARATORS = re.compile(r"[\s\"'“”‘’«»„`*_#()\[\]{}<>.,:;$\\|=•–—/→-]+")
+_SEPARATORS = re.compile(r"[\s\"'“”‘’«»„`*_#()\[\]{}<>.,:;!。$\\|=•–—/→-]+")
 """What may stand around a letter and between words. Other signs (?, +, >, ¬) mean something."""
 
 _LABELS = _words(
@@ -125,7 +128,7 @@ def _without_marks(text: str) -> str | None:
         reply = reply[opened.end() :]
     reply = _TURN_ENDS.split(reply, maxsplit=1)[0]
     reply = _ANSWER_TAG.sub("\n", _FENCE.sub("", reply))
-    while (bare := _LATEX.sub(r"\1", reply)) != reply:
+    while (bare := _LATEX.sub(r"\1", _HTML.sub(r"\2", reply))) != reply:
         reply = bare
     return reply.strip()
 
