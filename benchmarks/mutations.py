@@ -5,7 +5,7 @@ left out. Each is made in a copy of the source, on which the tests run that shou
 fails. The same tests first run on a copy without any mistake, where all of them must pass. Prints one line of JSON;
 the exit code is 1 if a mutation survives.
 
-    python benchmarks/mutations.py                # all of them: about seven minutes on two cores
+    python benchmarks/mutations.py                # all of them: seven and a half minutes of processor time
     python benchmarks/mutations.py --only dpo     # those whose name or file contains the text
     python benchmarks/mutations.py --check        # only whether each still applies to the source (a test does this)
 """
