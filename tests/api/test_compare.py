@@ -10,7 +10,7 @@ import pytest
 
 from child_processes import PATIENCE_SECONDS, alive, children_of, python, reads_proc, wait_until
 from fedvpa.api.compare import compare
-from fedvpa.core.errors import ConfigError, DataError
+from fedvpa.core.errors import ConfigError, DataError, RunError
 from fedvpa.core.files import write_json
 from fedvpa.core.signals import Interrupted
 from fedvpa.experiments.results import ComparisonResult
@@ -162,3 +162,11 @@ def test_no_process_outlives_the_comparison(number: signal.Signals, tiny: RunCon
             "goes on."
         )
         assert "Traceback" not in err
+
+
+@pytest.mark.unit
+def test_a_run_is_not_overwritten_by_a_comparison(tiny: RunConfig, finished: Path) -> None:
+    before = (finished / "config.yaml").read_bytes()
+    with pytest.raises(RunError, match=r"holds a run, whose files the comparison would replace\. Choose another"):
+        compare(tiny, methods=["global"], clients=[4], seeds=1, out=finished)
+    assert (finished / "config.yaml").read_bytes() == before

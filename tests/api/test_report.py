@@ -10,7 +10,7 @@ import pytest
 from evaluation.made_scores import by_hand
 from evaluation.policies import made_up
 from fedvpa.api.report import report
-from fedvpa.core.errors import RunError
+from fedvpa.core.errors import InputError, RunError
 from fedvpa.core.files import write_json
 from fedvpa.core.schema import VERSIONS
 from fedvpa.evaluation.accuracy_tables import comparison
@@ -107,3 +107,13 @@ def test_a_comparison_keeps_the_figures_that_it_was_made_with(tmp_path: Path):
     assert "fedvpa demo --out here" in said
     drawn = {path.stem for path in (tmp_path / "figures").iterdir()}
     assert {"few_shot", "latent_map", "accuracy_2_clients"} <= drawn
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize("name", ["metrics.json", "environment.json", "history.jsonl", "config.yaml"])
+@pytest.mark.parametrize("content", [b"{'half': [", b"\xff\xfe\0junk", b"[1]"])
+def test_a_damaged_file_of_a_run_is_one_message(name: str, content: bytes, finished: Path, tmp_path: Path):
+    run = shutil.copytree(finished, tmp_path / "run")
+    (run / name).write_bytes(content)
+    with pytest.raises(InputError, match=f"{re.escape(name)}"):
+        report(run)

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from fedvpa.core.errors import RunError, StorageError
-from fedvpa.core.files import output_folder, replacing, storing, write_text
+from fedvpa.core.files import output_folder, read_own_lines, read_own_object, replacing, storing, write_text
 from fedvpa.core.tensors import write_tensors
 
 pytestmark = pytest.mark.unit
@@ -78,3 +78,16 @@ def test_a_place_where_no_folder_can_be_is_refused_before_any_work(tmp_path, mon
     monkeypatch.setattr("os.access", lambda *_: False)
     with pytest.raises(StorageError, match=r"run: cannot be written: .* is not writable\. Choose another place\."):
         output_folder(tmp_path / "run", "a run")
+
+
+@pytest.mark.parametrize("content", [b'{"half": ', b"\xff\xfe\0junk", b"[1]", b""])
+def test_a_damaged_file_of_this_library_is_one_message(content: bytes, tmp_path):
+    path = tmp_path / "metrics.json"
+    path.write_bytes(content)
+    with pytest.raises(RunError, match=r"metrics\.json: is damaged: it .*Restore it, or give the command"):
+        read_own_object(path)
+    path.write_bytes(b'{"round": 0}\n' + content + b"\n")
+    with pytest.raises(RunError, match=r"metrics\.json(:2)?: is damaged: it"):
+        read_own_lines(path)
+    if content[:1] != b"\xff":
+        assert read_own_lines(path, 1) == [{"round": 0}]

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fedvpa.core.errors import ConfigError, DataError, InputError, nearest
+from fedvpa.core.errors import ConfigError, DataError, InputError, RunError, nearest
 from fedvpa.core.files import output_folder, user_path, write_json, write_text
 from fedvpa.core.options import column_option, option
 from fedvpa.core.signals import interrupting
@@ -60,6 +60,9 @@ def compare(
         Interrupted: After SIGINT or SIGTERM; finished runs are kept.
     """
     out, held = output_folder(out, "a comparison"), None if holdout is None else user_path(holdout)
+    if (out / "history.jsonl").is_file():
+        what = "holds a run, whose files the comparison would replace."
+        raise RunError(what, fix="Choose another folder.", where=str(out))
     names = _checked_names(stage, methods)
     _check_numbers(clients, seeds, first_seed, jobs)
     if held is not None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from os import PathLike
@@ -11,7 +10,7 @@ from shlex import quote
 from typing import Any
 
 from fedvpa.core.errors import ConfigError, RunError
-from fedvpa.core.files import user_path
+from fedvpa.core.files import read_own_object, user_path
 from fedvpa.runs.folder import RunFolder
 
 
@@ -40,7 +39,7 @@ def report(folder: str | PathLike[str]) -> ReportResult:
     path = next((place / name for name in ("comparison.json", "metrics.json") if (place / name).is_file()), None)
     if path is None:
         raise RunError("holds neither comparison.json nor metrics.json.", fix=_next_step(place), where=str(folder))
-    return ReportResult(_write(place, json.loads(path.read_text(encoding="utf-8"))))
+    return ReportResult(_write(place, read_own_object(path)))
 
 
 def _write(place: Path, compared: Mapping[str, Any]) -> Path:
@@ -67,7 +66,7 @@ def _write(place: Path, compared: Mapping[str, Any]) -> Path:
 def _policy(place: Path) -> dict[str, Any] | None:
     """What ``policy/metrics.json`` of a run holds; None without stage 2."""
     path = RunFolder(place).policy / "metrics.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    return read_own_object(path) if path.is_file() else None
 
 
 def _judged(policy: Mapping[str, Any] | None) -> dict[str, Any]:

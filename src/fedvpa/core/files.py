@@ -87,6 +87,42 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
+_DAMAGED = "Restore it, or give the command that wrote it again."
+
+
+def read_own_text(path: Path) -> str:
+    """The text of a file that this library wrote.
+
+    Raises:
+        RunError: If it is damaged: a copy was cut off, or something else was written over it.
+    """
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise RunError("is damaged: it is no UTF-8 text.", fix=_DAMAGED, where=str(path)) from error
+
+
+def read_own_object(path: Path) -> dict[str, Any]:
+    """The JSON object in a file that this library wrote. Raises as :func:`read_own_text`."""
+    return _object(read_own_text(path), str(path))
+
+
+def read_own_lines(path: Path, most: int | None = None) -> list[dict[str, Any]]:
+    """The objects of such a file with one on each line, or the first of them. Raises as above, with the row."""
+    lines = read_own_text(path).splitlines()[:most]
+    return [_object(line, f"{path}:{row}") for row, line in enumerate(lines, start=1)]
+
+
+def _object(text: str, where: str) -> dict[str, Any]:
+    try:
+        found = json.loads(text)
+    except ValueError as error:
+        raise RunError(f"is damaged: it is no JSON ({error}).", fix=_DAMAGED, where=where) from error
+    if not isinstance(found, dict):
+        raise RunError("is damaged: it holds no JSON object.", fix=_DAMAGED, where=where)
+    return found
+
+
 def user_path(path: str | PathLike[str]) -> Path:
     """A path as a user gives it, ``~`` resolved.
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fedvpa.core.files import write_json
+from fedvpa.core.files import read_own_object, write_json
 from fedvpa.experiments.methods import Stage
 from fedvpa.runs.config import RunConfig
 
@@ -72,8 +71,7 @@ class Cell:
     @property
     def notes(self) -> Mapping[str, Any]:
         """What :meth:`finish` kept of a finished cell."""
-        notes: dict[str, Any] = json.loads(self.record.read_text(encoding="utf-8"))
-        return notes
+        return read_own_object(self.record)
 
     def finish(self, seconds: float, **notes: Any) -> None:
         """Say that all other files are written.

@@ -11,7 +11,6 @@ duel, ``path-N.jsonl`` of the same kind where a path leads from one preference t
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,7 +20,7 @@ from fedvpa.alignment.prompts import evaluation_prompts
 from fedvpa.alignment.stage1 import Stage1
 from fedvpa.core.config import flat
 from fedvpa.core.content import hash_files
-from fedvpa.core.files import write_json
+from fedvpa.core.files import read_own_object, write_json
 from fedvpa.core.identity import digest
 from fedvpa.core.progress import track
 from fedvpa.core.version import __version__
@@ -175,13 +174,12 @@ def is_judged(run: RunFolder, config: RunConfig, *, along: bool) -> bool:
     saved = run.policy / JUDGING
     if not saved.is_file() or not (run.policy / "metrics.json").is_file():
         return False
-    found: dict[str, Any] = json.loads(saved.read_text(encoding="utf-8"))
-    return bool(found["identity"] == judging_identity(run, config, along=along))
+    return bool(read_own_object(saved).get("identity") == judging_identity(run, config, along=along))
 
 
 def read_judged(run: RunFolder) -> Judged:
     """What :func:`judge_policies` kept."""
-    notes = json.loads((run.policy / JUDGING).read_text(encoding="utf-8"))
+    notes = read_own_object(run.policy / JUDGING)
     ends = notes["path"]
     shares = {step / (PATH_STEPS - 1): step_path(run, step) for step in range(PATH_STEPS if ends else 0)}
     return Judged(

@@ -15,7 +15,15 @@ from filelock import FileLock, Timeout
 
 from fedvpa.core.config import flat
 from fedvpa.core.errors import ConfigError, RunError
-from fedvpa.core.files import output_folder, user_path, write_json, write_text
+from fedvpa.core.files import (
+    output_folder,
+    read_own_lines,
+    read_own_object,
+    read_own_text,
+    user_path,
+    write_json,
+    write_text,
+)
 from fedvpa.core.options import option
 from fedvpa.core.schema import VERSIONS, check_version
 from fedvpa.runs.config import RunConfig, dump, read_config, with_overrides
@@ -53,7 +61,7 @@ class RunFolder:
             raise RunError(
                 "holds no run (config.yaml is missing).", fix="Give the folder that train wrote.", where=str(path)
             )
-        first = folder.config_file.read_text(encoding="utf-8").partition("\n")[0]
+        first = read_own_text(folder.config_file).partition("\n")[0]
         version = first.removeprefix(SCHEMA_LINE) if first.startswith(SCHEMA_LINE) else None
         check_version(
             "run", version, where=str(folder.config_file), fix="Use the fedvpa that wrote it, or train again."
@@ -151,8 +159,7 @@ class RunFolder:
 
     def trained_clients(self) -> set[str]:
         """The clients that took part in a round, by the history; empty where a method needs no federation."""
-        lines = self.history.read_text(encoding="utf-8").splitlines() if self.history.is_file() else []
-        rounds = [json.loads(line) for line in lines]
+        rounds = read_own_lines(self.history) if self.history.is_file() else []
         return {name for line in rounds for name in line["cohort"] if name not in line["dropped"]}
 
     def begin(self, config: RunConfig, environment: Mapping[str, Any]) -> None:
@@ -204,7 +211,7 @@ class RunFolder:
 
     def lines(self) -> list[dict[str, Any]]:
         """The history."""
-        return [json.loads(line) for line in self.history.read_text(encoding="utf-8").splitlines()]
+        return read_own_lines(self.history)
 
     def metrics(self) -> Mapping[str, Any]:
         """What training found; empty while it is not finished.
@@ -213,13 +220,7 @@ class RunFolder:
             RunError: If the file is damaged.
         """
         path = self.path / "metrics.json"
-        if not path.is_file():
-            return {}
-        try:
-            found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise RunError(f"is not JSON ({error}).", fix="Restore it, or train again.", where=str(path)) from error
-        return found
+        return read_own_object(path) if path.is_file() else {}
 
     def rewind(self, rounds: int) -> list[dict[str, Any]]:
         """Keep the history of the rounds that a checkpoint holds; what a killed run wrote after them is dropped.
@@ -227,14 +228,8 @@ class RunFolder:
         Raises:
             RunError: If one of those lines is missing or broken.
         """
-        lines = self.history.read_text(encoding="utf-8").splitlines()[:rounds] if self.history.is_file() else []
-        try:
-            kept: list[dict[str, Any]] = [json.loads(line) for line in lines]
-        except json.JSONDecodeError as error:
-            raise RunError(
-                f"is not JSON lines ({error}).", fix="Restore the history.", where=str(self.history)
-            ) from error
-        if [line["round"] for line in kept] != list(range(rounds)):
+        kept = read_own_lines(self.history, rounds) if self.history.is_file() else []
+        if [line.get("round") for line in kept] != list(range(rounds)):
             raise RunError(
                 f"the history does not hold the {rounds} rounds of the checkpoint.",
                 fix=f"Restore it, or start again with {option('overwrite', 'True')}.",

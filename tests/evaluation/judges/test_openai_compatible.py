@@ -222,7 +222,14 @@ def test_wrong_input_is_named(endpoint, monkeypatch):
     with pytest.raises(ConfigError, match=r"no rubric for the preference 'helpfull'. Did you mean 'helpful'?"):
         OpenAICompatibleJudge(config(endpoint)).compare([Duel("why?", "x", "y", "helpfull")])
     assert endpoint.asked == []
-    for url in ("localhost:8000/v1", "ftp://host/v1", "http://user:key@host/v1", "http://"):
+    for url in (
+        "localhost:8000/v1",
+        "ftp://host/v1",
+        "http://u:k@host/v1",
+        "http://",
+        "http://h:99999/v1",
+        "http://[::1/v1",
+    ):
         with pytest.raises(ConfigError, match="is no address of an endpoint"):
             EndpointConfig.parse({"base_url": url, "model": "m"})
     monkeypatch.delenv("OPENAI_API_KEY")

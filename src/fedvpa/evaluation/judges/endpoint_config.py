@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Mapping
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 from pydantic import Field, JsonValue, field_validator
 
@@ -77,10 +78,10 @@ class EndpointConfig(Config):
     @field_validator("base_url")
     @classmethod
     def _address(cls, value: str) -> str:
-        if not re.fullmatch(r"https?://[^\s@/]+(/\S*)?", value):
+        if not re.fullmatch(r"https?://[^\s@/]+(/\S*)?", value) or not _has_usable_port(value):
             raise ConfigError(
                 f"{value!r} is no address of an endpoint.",
-                fix="Use http:// or https://, host and path, without a user or a key in it.",
+                fix="Use http:// or https://, host, port (up to 65535) and path, without a user or a key in it.",
             )
         return value.rstrip("/").removesuffix("/chat/completions").rstrip("/")
 
@@ -104,6 +105,14 @@ class EndpointConfig(Config):
                 where=f"configuration key '{'.'.join(SETTINGS)}.rubric.{preference}'",
             )
         return rubrics[preference]
+
+
+def _has_usable_port(address: str) -> bool:
+    """Whether an address names no port, or one that there can be."""
+    try:
+        return urlsplit(address).port != 0
+    except ValueError:  # beyond 65535, no number, or a bracket that does not close
+        return False
 
 
 def read_api_key(config: EndpointConfig) -> str:

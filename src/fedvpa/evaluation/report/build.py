@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -12,7 +11,8 @@ import numpy as np
 import yaml
 from matplotlib.figure import Figure
 
-from fedvpa.core.errors import DataError
+from fedvpa.core.errors import DataError, RunError
+from fedvpa.core.files import read_own_lines, read_own_object, read_own_text
 from fedvpa.evaluation.accuracy_results import FewShotPoint
 from fedvpa.evaluation.latents import LatentReport
 from fedvpa.evaluation.report.accuracy_figures import accuracy_figure, few_shot_figure, gap_figure
@@ -163,7 +163,7 @@ def stage2_figures(folder: Path, policy: Mapping[str, Any]) -> Figures:
 
 def json_lines(path: Path) -> list[dict[str, Any]]:
     """The objects of a file with one on each line."""
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    return read_own_lines(path)
 
 
 def history_figures(folder: Path) -> Figures:
@@ -192,9 +192,21 @@ def _latents(compared: Mapping[str, Any]) -> dict[str, LatentReport]:
 
 
 def yaml_mapping(path: Path) -> dict[str, Any]:
-    """What a YAML file holds; empty without the file."""
-    return yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    """What a YAML file that this library wrote holds; empty without the file.
+
+    Raises:
+        RunError: If it is damaged.
+    """
+    if not path.is_file():
+        return {}
+    try:
+        found = yaml.safe_load(read_own_text(path))
+    except yaml.YAMLError as error:
+        raise RunError(f"is damaged: it is no YAML ({error}).", fix="Restore it.", where=str(path)) from error
+    if not isinstance(found, dict):
+        raise RunError("is damaged: it holds no keys and values.", fix="Restore it.", where=str(path))
+    return found
 
 
 def _json(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return read_own_object(path) if path.is_file() else {}
