@@ -34,7 +34,15 @@ def test_weights_that_lack_a_tensor_are_refused_and_not_drawn_at_random(folder):
 @pytest.mark.unit
 @pytest.mark.parametrize(
     ("name", "content"),
-    [("model.safetensors", b"\x00" * 31), ("config.json", b"{"), ("config.json", b'{"model_type": "?"}')],
+    [
+        ("model.safetensors", b"\x00" * 31),
+        ("config.json", b"{"),
+        ("config.json", b'{"model_type": "?"}'),
+        ("config.json", b'{"model_type": "qwen2", "num_hidden_layers": 3, "layer_types": ["full_attention"]}'),
+        ("config.json", b'{"model_type": "qwen2", "hidden_size": "wide"}'),
+        ("tokenizer.json", b"{"),
+        ("tokenizer.json", b'{"version": "1.0", "added_tokens": [], "model": {"type": "?"}}'),
+    ],
 )
 def test_damaged_files_give_one_message(folder, name, content):
     (folder / name).write_bytes(content)

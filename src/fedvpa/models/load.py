@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoModel,
@@ -26,7 +25,7 @@ from transformers import (
 )
 from transformers.utils import logging
 
-from fedvpa.core.errors import ModelError
+from fedvpa.core.errors import FedvpaError, ModelError
 from fedvpa.core.progress import say
 from fedvpa.models.architecture import kind_of
 from fedvpa.models.locate import ModelSource
@@ -209,7 +208,9 @@ def explained(source: ModelSource) -> Iterator[None]:
         yield
     except ModelError as error:
         raise ModelError(error.problem, fix=error.fix, where=error.where or str(source.folder)) from None
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
+    except FedvpaError:
+        raise
+    except Exception as error:  # tokenizers raises Exception itself, and a wrong config.json anything
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ModelError(
             f"The model cannot be loaded: {first}",
