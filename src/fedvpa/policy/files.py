@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fedvpa.core.errors import RunError
+from fedvpa.core.files import read_own_object
 from fedvpa.core.options import option
 from fedvpa.core.schema import check_version
 from fedvpa.policy.config import PolicyConfig
@@ -20,11 +21,11 @@ def read_policy(folder: Path) -> dict[str, Any]:
     """``policy.json`` of a folder that :meth:`Policy.save_pretrained` wrote.
 
     Raises:
-        RunError: If it is not such a folder, or of another schema version.
+        RunError: If it is not such a folder, or of another schema version, or damaged.
     """
     try:
-        saved: dict[str, Any] = json.loads((folder / "policy.json").read_text(encoding="utf-8"))
-    except (FileNotFoundError, json.JSONDecodeError) as error:
+        saved = read_own_object(folder / "policy.json")
+    except FileNotFoundError as error:
         raise RunError("holds no policy.", fix="Run: fedvpa align RUN", where=str(folder)) from error
     check_version(
         "policy", saved.get("schema_version"), where=str(folder), fix="Align again, or use the fedvpa that wrote it."
