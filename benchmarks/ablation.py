@@ -48,7 +48,7 @@ CHANGES = {
     "10 folds, 10 steps of half the size": ["local.folds=10", "local.steps=10", "local.head_lr=0.025"],
 }
 
-VALIDATION = ["partition.validation_fraction=0.2", "partition.test_fraction=0.05", "partition.unseen=0"]
+VALIDATION = ["partition.validation_fraction=0.2", "partition.test_fraction=0.1", "partition.unseen=0"]
 
 
 def pooled_accuracy(config: RunConfig) -> float:

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator
-from pydantic_core import ErrorDetails
 
 from fedvpa.core.errors import ConfigError, InputError, nearest
 from fedvpa.core.numbers import check_number
@@ -68,7 +67,7 @@ def _check_texts(value: Any, path: tuple[str, ...]) -> None:
         raise ConfigError(f"{str(value)!r} holds {problem}.", fix=FIX, where=f"configuration key {'.'.join(path)!r}")
 
 
-def _share(error: ErrorDetails) -> str:
+def _share(error: Mapping[str, Any]) -> str:
     """What to do about a percentage where a share is wanted; empty if the error is another."""
     given, limits = error["input"], error.get("ctx", {})
     most = limits.get("le", limits.get("lt"))

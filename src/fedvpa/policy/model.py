@@ -122,7 +122,8 @@ class PolicyModel(nn.Module):
         """
         found: list[NDArray[np.float32]] = [np.zeros(0, np.float32)] * len(prompts)
         extra = self.layout.slots
-        width = np.array([len(prompt) + len(tail) + extra for prompt, tail in zip(prompts, responses, strict=True)])
+        whole = [len(prompt) + len(tail) + extra for prompt, tail in zip(prompts, responses, strict=True)]
+        width = np.array(whole, dtype=np.int64)
         budget = token_budget(self.tokens_per_batch, self.device.type)
         training = self.training
         self.eval()

@@ -138,8 +138,8 @@ def score_all(reward: RewardModel, items: Sequence[tuple[Text, str]], tokens_per
     """
     encoded = [_encode(reward.tokenizer, prompt, response) for prompt, response in items]
     scores: list[Score] = [row if isinstance(row, str) else _unfit(row, reward) for row in encoded]
-    lengths = np.array([0 if isinstance(row, str) else len(row["input_ids"]) for row in encoded])
-    fits = np.flatnonzero((lengths > 0) & (lengths <= (reward.positions or lengths.max())))
+    lengths = np.array([0 if isinstance(row, str) else len(row["input_ids"]) for row in encoded], dtype=np.int64)
+    fits = np.flatnonzero((lengths > 0) & (lengths <= (reward.positions or lengths.max(initial=0))))
     if reward.pad_id is None:
         groups: list[np.ndarray] = [fits[place : place + 1] for place in range(len(fits))]
     else:
