@@ -158,3 +158,33 @@ def test_a_policy_knows_what_its_template_rendered(run: Path, model: Path, tmp_p
     tokenizer.save_pretrained(other)
     with pytest.raises(ModelError, match="other tokens of the same texts"):
         Policy.from_pretrained(run, model=str(other))
+
+
+@pytest.mark.end_to_end
+def test_rows_that_the_template_refuses_are_left_out_and_counted(model: Path, tmp_path: Path) -> None:
+    table = rows()
+    refused = [3, 17, 30]
+    for place in refused:  # neighbouring user turns, which this template does not allow
+        table[place]["prompt"] = [*turn("user", "Wait."), *turn("user", f"How do I bake {place}?")]
+    table[20]["prompt"] = [*turn("system", "Be kind."), *turn("user", "How do I bake?")]
+    path = write(tmp_path / "chat.jsonl", table)
+    prepared = prepare(config_of(path, model))
+    partition = prepared.federation.partition
+    used = {int(row) for one in partition.clients for part in (one.train, one.validation, one.test) for row in part}
+    assert used == set(range(len(table))) - {*refused, 20}
+    found = {(one.count, one.first): one.reason for one in prepared.table.report.findings if "template" in one.reason}
+    assert sorted(found) == [(1, f"{path}:21"), (3, f"{path}:4")]
+    assert "alternate" in found[3, f"{path}:4"]
+    again = prepare(config_of(path, model))  # from the cache
+    assert again.table.report == prepared.table.report
+    with pytest.raises(DataError, match=r"chat\.jsonl:4: .*alternate"):
+        prepare(config_of(path, model, "data.strict=true"))
+    train(config_of(path, model), tmp_path / "run")
+    align(tmp_path / "run", overrides=POLICY)
+
+
+@pytest.mark.end_to_end
+def test_a_template_that_refuses_every_row_is_an_error(model: Path, tmp_path: Path) -> None:
+    table = [row | {"prompt": [*turn("user", "Wait."), *row["prompt"]]} for row in rows(2, 5)]
+    with pytest.raises(DataError, match=r"chat\.jsonl:1: .*alternate"):
+        prepare(config_of(write(tmp_path / "chat.jsonl", table), model))

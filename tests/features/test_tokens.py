@@ -71,11 +71,15 @@ def test_rows_fit_into_the_models_positions(one, ids):
 
 @pytest.mark.unit
 @pytest.mark.parametrize("side", ["chosen", "rejected"])
-def test_a_response_without_tokens_is_an_error_that_names_its_row(tokenizer_of, side):
+def test_a_response_without_tokens_is_noted_with_its_row_and_an_error_where_no_other_row_is_left(tokenizer_of, side):
     texts = {"chosen": "w1", "rejected": "w2", side: "  "}
-    pairs = [PAIR, PAIR, Pair("w1", pair_id="odd", **texts)]
-    with pytest.raises(DataError, match=rf"row 2 \('odd'\).*{side}"):
-        tokenise(pairs, TextEncoder(Renderer(tokenizer_of("qwen2"))), frame=Frame(), kind="causal", limits=WIDE)
+    odd, encoder = Pair("w1", pair_id="odd", **texts), TextEncoder(Renderer(tokenizer_of("qwen2")))
+    rows, _, notes = tokenise([PAIR, PAIR, odd], encoder, frame=Frame(), kind="causal", limits=WIDE)
+    assert len(rows) == 3
+    assert notes.equal == [2]
+    assert notes.unreadable == {2: f"the {side} response has no tokens, so it has no features."}
+    with pytest.raises(DataError, match=rf"row 0 \('odd'\).*{side}"):
+        tokenise([odd], encoder, frame=Frame(), kind="causal", limits=WIDE)
 
 
 @pytest.mark.unit

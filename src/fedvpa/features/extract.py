@@ -30,7 +30,7 @@ from fedvpa.features.tokens import Notes, Row, tokenise
 from fedvpa.models.batching import batches, processing_order
 from fedvpa.models.chat_template import template_fingerprint
 from fedvpa.models.device import resolve_device, resolve_dtype
-from fedvpa.models.encoding import TextEncoder
+from fedvpa.models.encoding import TextEncoder, place_of
 from fedvpa.models.load import open_tokenizer
 from fedvpa.models.locate import ModelSource, locate
 from fedvpa.models.rendering import Renderer
@@ -84,6 +84,8 @@ class TokenisedPairs:
             obstacle=self.obstacle,
             equal_rows=tuple(self.notes.equal),
             spelling_rows=tuple(self.notes.spelling),
+            unreadable_rows=tuple(self.notes.unreadable),
+            unreadable_reasons=tuple(self.notes.unreadable.values()),
             first_cut=(min(self.notes.cut_prompts, default=None), min(self.notes.cut_responses, default=None)),
             **asdict(self.counts),
         )
@@ -145,9 +147,12 @@ def extract(table: PairTable, backbone: Backbone, config: FeatureConfig) -> Feat
         config: Lengths, template, storage precision and batch size.
 
     Raises:
-        InputError: See :func:`prepare`; also if the model gives a feature that is not finite.
+        InputError: See :func:`prepare`; also if one pair cannot be read, since nobody here could leave it out, or if the
+            model gives a feature that is not finite.
     """
     tokenised = prepare(table.pairs, backbone, config)
+    for row, reason in tokenised.notes.unreadable.items():
+        raise DataError(reason, fix="Leave it out.", where=place_of(table.pairs[row], row))
     dtype = np.dtype(config.storage)
     chosen, rejected = [], []
     for rows, features in compute(tokenised, backbone, config.batch_budget(backbone.device.type)):

@@ -50,8 +50,10 @@ class FeatureReport:
         prompts_truncated: Prompts that lost tokens on the left.
         responses_truncated: Responses (two per pair) that lost tokens on the right.
         equal_rows: Rows whose two responses have the same tokens once they are cut: nobody can learn from them, or be
-            scored on them.
+            scored on them. Those that cannot be read are among them.
         spelling_rows: Rows of which a text spells a control token of the model; it is read as text.
+        unreadable_rows: Rows that cannot be read.
+        unreadable_reasons: Why, for each of them.
         first_cut: The first row whose prompt was cut, and the first of which a response was; None where there is none.
     """
 
@@ -66,6 +68,8 @@ class FeatureReport:
     responses_truncated: int
     equal_rows: tuple[int, ...] = ()
     spelling_rows: tuple[int, ...] = ()
+    unreadable_rows: tuple[int, ...] = ()
+    unreadable_reasons: tuple[str, ...] = ()
     first_cut: tuple[int | None, int | None] = (None, None)
 
 

@@ -52,12 +52,15 @@ class Notes:
         spelling: Pairs of which a text spells a control token of the model, which is read as text.
         cut_prompts: Pairs whose prompt was cut.
         cut_responses: Pairs of which a response was cut.
+        unreadable: Pairs that cannot be read, and why: the chat template refuses the conversation, or a response has no
+            tokens. They are among the equal ones, since a stand-in with equal responses takes their place.
     """
 
     equal: list[int] = field(default_factory=list)
     spelling: list[int] = field(default_factory=list)
     cut_prompts: list[int] = field(default_factory=list)
     cut_responses: list[int] = field(default_factory=list)
+    unreadable: dict[int, str] = field(default_factory=dict)
 
     def add(self, place: int, row: Row, counts: TokenCounts, *, spells: bool) -> None:
         """Note a row and what it lost."""
@@ -87,26 +90,34 @@ def tokenise(
         One row per pair, in order; what was kept and cut; and which rows need a word.
 
     Raises:
-        DataError: If a response has no tokens, or the chat template refuses a conversation; names the row.
+        DataError: If no pair can be read; names the first and why.
         ModelError: If a conversation meets a tokenizer without a usable chat template.
     """
     rows: list[Row] = []
-    counts, notes = TokenCounts(), Notes()
-    for place, (pair, ids) in enumerate(zip(pairs, encoder.pairs(pairs), strict=True)):
-        for name, response in (("chosen", ids.chosen), ("rejected", ids.rejected)):
-            if not len(response):
-                raise DataError(
-                    f"The {name} response has no tokens, so it has no features.",
-                    fix="Remove the pair, or give the response a text.",
-                    where=place_of(pair, place),
-                )
+    counts, notes, refused = TokenCounts(), Notes(), dict[int, DataError]()
+    for place, ids in enumerate(encoder.pairs(pairs, refused=refused)):
+        empty = [name for name, response in (("chosen", ids.chosen), ("rejected", ids.rejected)) if not len(response)]
+        if empty:
+            refused[place] = _without_tokens(empty[0], place_of(pairs[place], place))
+            ids = encoder.stand_in()
         # A template writes its own special tokens in front, or none; truncation on the left keeps them.
         framed = replace(frame, before=ids.prompt.head) if kind == "causal" else frame
         row, counted = _truncate(ids.prompt.ids, ids.chosen, ids.rejected, framed, limits)
         rows.append(row)
         counts += counted
         notes.add(place, row, counted, spells=ids.spells)
+    if refused and len(refused) == len(pairs):
+        raise refused[0]
+    notes.unreadable.update({place: error.problem for place, error in refused.items()})
     return rows, counts, notes
+
+
+def _without_tokens(side: str, where: str) -> DataError:
+    return DataError(
+        f"the {side} response has no tokens, so it has no features.",
+        fix="Remove the pair, or give the response a text.",
+        where=where,
+    )
 
 
 def _truncate(prompt: Ids, chosen: Ids, rejected: Ids, frame: Frame, limits: Limits) -> tuple[Row, TokenCounts]:

@@ -95,20 +95,33 @@ class TextEncoder:
         (ids,) = self.encode([opened.prompt], sealed=opened.sealed)
         return self._split(ids, opened.conversation)
 
-    def pairs(self, pairs: Sequence[Pair]) -> Iterator[PairIds]:
+    def pairs(self, pairs: Sequence[Pair], *, refused: dict[int, DataError] | None = None) -> Iterator[PairIds]:
         """The tokens of pairs, in order.
 
+        Args:
+            pairs: What to read.
+            refused: Where pairs are noted that the chat template refuses, by their place. A stand-in without content
+                takes the place of each, so that the others keep theirs.
+
         Raises:
-            DataError: If the chat template refuses a conversation; names the row.
+            DataError: If the chat template refuses a conversation and ``refused`` is not given; names the row.
             ModelError: If a conversation meets a tokenizer without a usable chat template.
         """
         for start in range(0, len(pairs), AT_ONCE):
-            rendered = [self._rendered(pair, start + row) for row, pair in enumerate(pairs[start : start + AT_ONCE])]
+            rendered: dict[int, Rendered] = {}
+            for row, pair in enumerate(pairs[start : start + AT_ONCE]):
+                try:
+                    rendered[row] = self._rendered(pair, start + row)
+                except DataError as error:
+                    if refused is None:
+                        raise
+                    refused[start + row] = error
             found: dict[int, PairIds] = {}
             for sealed in (False, True):
-                rows = [row for row, one in enumerate(rendered) if one.sealed == sealed]
+                rows = [row for row, one in rendered.items() if one.sealed == sealed]
                 found |= dict(zip(rows, self._encoded([rendered[row] for row in rows], sealed), strict=True))
-            yield from (found[row] for row in range(len(rendered)))
+            blank = self.stand_in()
+            yield from (found.get(row, blank) for row in range(len(pairs[start : start + AT_ONCE])))
 
     def encode(self, texts: Sequence[str], *, sealed: bool = False) -> list[Ids]:
         """The tokens of texts as they are; nothing is put in front or behind."""
@@ -119,6 +132,11 @@ class TextEncoder:
         else:
             ids = self.tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]
         return [np.asarray(one, dtype=np.int32) for one in ids]
+
+    def stand_in(self) -> PairIds:
+        """Two equal responses of one token, for a pair that cannot be read."""
+        one = np.zeros(1, dtype=np.int32)
+        return PairIds(PromptIds(self.before, one[:0]), one, one, conversation=False, spells=False)
 
     def _rendered(self, pair: Pair, row: int) -> Rendered:
         try:

@@ -126,7 +126,10 @@ def read_as(table: PairTable, features: FeatureConfig) -> FeatureConfig:
 
 def noted(table: PairTable, report: FeatureReport) -> PairTable:
     """The same table, whose report says what its texts lost on the way to features."""
-    table = table.noting(report.equal_rows, SAME_TOKENS)
+    unreadable = dict(zip(report.unreadable_rows, report.unreadable_reasons, strict=True))
+    for reason in dict.fromkeys(unreadable.values()):
+        table = table.noting([row for row, why in unreadable.items() if why == reason], reason)
+    table = table.noting([row for row in report.equal_rows if row not in unreadable], SAME_TOKENS)
     table = table.noting(report.spelling_rows, SPELLED_CONTROL, effect="changed", asked=True)
     prompt, response = ([] if row is None else [row] for row in report.first_cut)
     cuts = ((prompt, "prompt", report.prompts_truncated), (response, "response", report.responses_truncated))
