@@ -147,8 +147,8 @@ def extract(table: PairTable, backbone: Backbone, config: FeatureConfig) -> Feat
         config: Lengths, template, storage precision and batch size.
 
     Raises:
-        InputError: See :func:`prepare`; also if one pair cannot be read, since nobody here could leave it out, or if the
-            model gives a feature that is not finite.
+        InputError: See :func:`prepare`; also if one pair cannot be read, since nobody here could leave it out, or if
+            the model gives a feature that is not finite.
     """
     tokenised = prepare(table.pairs, backbone, config)
     for row, reason in tokenised.notes.unreadable.items():
