@@ -167,7 +167,8 @@ def by_user(grader: Grader, given: PairTable, held: HeldPairs | None, features: 
     table, rows = rows_of_users(table, grader)
     if not rows:
         raise DataError(
-            "holds a single pair of each new user, and z is inferred from others than are scored.",
+            "holds a single pair of each new user, and z is inferred from others than are scored."
+            + "".join(f" {finding}." for finding in table.report.findings if finding.effect == "left out"),
             fix="Give several pairs of each user.",
             where=where,
         )
