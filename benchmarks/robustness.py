@@ -20,6 +20,8 @@ import torch
 from _machine import machine_facts
 from fedvpa.algorithms.base import Algorithm, ClientUpdate, Draws, Pairs, Private
 from fedvpa.algorithms.registry import make
+from fedvpa.core.errors import TrainingError
+from fedvpa.core.progress import say
 from fedvpa.core.seeds import numpy_generator
 from fedvpa.core.tree import Tree
 from fedvpa.engines.training import rounds, start
@@ -68,7 +70,10 @@ class SignFlipping:
 
 
 def honest_accuracy(attack: tuple[RunConfig, float, float]) -> float:
-    """Mean test accuracy of the honest clients, for a share of liars and the factor of what they send."""
+    """Mean test accuracy of the honest clients, for a share of liars and the factor of what they send.
+
+    A training that the liars make diverge is scored with the last weights that were finite numbers; stderr says so.
+    """
     config, share, scale = attack
     prepared = prepare(config)
     federation = prepared.federation
@@ -77,8 +82,11 @@ def honest_accuracy(attack: tuple[RunConfig, float, float]) -> float:
     liars = frozenset(ids[row] for row in order[: round(share * len(ids))])
     algorithm = SignFlipping(make(config.method, config.method_config), liars, scale)
     state = start(algorithm, federation, config.seed)
-    for reached, _ in rounds(algorithm, federation, config.engine, config.seed, state):
-        state = reached
+    try:
+        for reached, _ in rounds(algorithm, federation, config.engine, config.seed, state):
+            state = reached
+    except TrainingError as error:
+        say(f"seed {config.seed}, {len(liars)} liars: {error}")
     selector = algorithm.selector(state.server)
     honest = [client for client in federation.partition.seen if client.client_id not in liars]
     posterior = infer_clients(selector, federation, honest)
