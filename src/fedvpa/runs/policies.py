@@ -20,7 +20,7 @@ from fedvpa.alignment.job import AlignmentJob
 from fedvpa.alignment.stage1 import ONE
 from fedvpa.core.compute import Compute, restore
 from fedvpa.core.errors import RunError
-from fedvpa.core.files import write_text
+from fedvpa.core.files import read_own_object, write_text
 from fedvpa.core.identity import Parts, differences
 from fedvpa.core.loop import run_job
 from fedvpa.core.options import option
@@ -246,7 +246,7 @@ def read_policy_metrics(run: RunFolder) -> dict[str, Any]:
             what, command = "holds no policy.", ["fedvpa", "align", str(run)]
         raise RunError(what, fix=f"Run: {shlex.join(command)}", where=str(run))
     read_preferences(run.policy)  # without it the policy of a run is not whole
-    return _read(run.policy / "metrics.json")
+    return read_own_object(run.policy / "metrics.json")
 
 
 def aligned_config(run: RunFolder, overrides: Sequence[str] = ()) -> RunConfig:
@@ -307,15 +307,3 @@ def _header(path: Path) -> Mapping[str, str]:
             fix=f"Restore it, or align again with {option('overwrite', 'True')}.",
             where=str(path),
         ) from error
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise RunError(
-            f"cannot be read ({error}).",
-            fix=f"Restore it, or align again with {option('overwrite', 'True')}.",
-            where=str(path),
-        ) from error
-    return found
