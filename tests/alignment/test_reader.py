@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from fedvpa.alignment import reader as module
-from fedvpa.alignment.candidates import features_of
 from fedvpa.alignment.reader import reader_of
 from fedvpa.features.backbone import load_backbone
 from fedvpa.features.config import FeatureConfig
+from fedvpa.features.responses import features_of
 from policy_fixtures import disturb, make_policy, save_model
 
 TEXTS = ["w3 w5", "w3 w5", "w7", "w11 w2 w4"]

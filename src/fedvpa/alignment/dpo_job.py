@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from fedvpa.alignment.candidates import Candidates, features_of, load_or_make, sample_candidates
+from fedvpa.alignment.candidates import Candidates, load_or_make, sample_candidates
 from fedvpa.alignment.job import title
 from fedvpa.alignment.loop import dpo_steps
 from fedvpa.alignment.preferences import label_pairs, language_floor, selector_margins
@@ -28,6 +28,7 @@ from fedvpa.alignment.stage1 import ONE, Stage1
 from fedvpa.alignment.stopping import BestWeights, Validation, ValidationResult, margins_over_base
 from fedvpa.core.errors import ConfigError, RunError
 from fedvpa.core.tree import Tree, below, prefixed
+from fedvpa.features.responses import features_of
 from fedvpa.policy.adapters import restore, snapshot
 from fedvpa.policy.dpo_trainer import DPOTrainer
 from fedvpa.policy.examples import Examples
