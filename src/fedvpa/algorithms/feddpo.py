@@ -37,7 +37,7 @@ from fedvpa.core.progress import say
 from fedvpa.core.short_repr import short_repr
 from fedvpa.core.tree import Tree
 from fedvpa.data.schema import Pair
-from fedvpa.policy.adapters import check_fits, restore, snapshot
+from fedvpa.policy.adapters import ADAPTER, adapter_scale, check_fits, restore, snapshot
 from fedvpa.policy.config import PolicyConfig
 from fedvpa.policy.dpo_trainer import DPOTrainer, Step
 from fedvpa.policy.examples import Examples, reference_of
@@ -47,8 +47,6 @@ from fedvpa.policy.rows import equal_rows
 
 METHOD = "feddpo"
 """Its name; no run is trained with it, since stage 1 has nothing to do for it."""
-
-ADAPTER = "default"
 
 
 @dataclass(frozen=True, repr=False)
@@ -197,7 +195,7 @@ def settle(policy: Policy, state: FedDPOState) -> None:
     if not state.residual:
         restore(policy, state.weights)
         return
-    whole = tree.combine(torch.add, change(state.weights, _scale(policy)), state.residual)
+    whole = tree.combine(torch.add, change(state.weights, adapter_scale(policy)), state.residual)
     factors = {layer: factorise(leaf) for layer, leaf in whole.items()}
     rank = max(len(a) for a, _ in factors.values())
     shape = replace(policy.model.peft_config[ADAPTER], r=rank, lora_alpha=rank)
@@ -251,7 +249,7 @@ def _round(
     if not updates:
         return replace(state, round=state.round + 1), told
     pairs = [len(clients[name]) for name in updates]
-    averaged = average(config.feddpo.averaging, list(updates.values()), pairs, _scale(policy))
+    averaged = average(config.feddpo.averaging, list(updates.values()), pairs, adapter_scale(policy))
     residual = averaged.residual or state.residual
     if state.residual and averaged.residual:
         residual = tree.combine(torch.add, state.residual, averaged.residual)
@@ -291,11 +289,6 @@ def _adding(residual: Tensor) -> Callable[..., Tensor]:
         return (output + linear(inputs[0].to(residual.dtype), residual)).to(output.dtype)
 
     return add
-
-
-def _scale(policy: Policy) -> float:
-    shape = policy.model.peft_config[ADAPTER]
-    return float(shape.lora_alpha / shape.r)
 
 
 def with_pairs(clients: Mapping[str, Sized], cohort: Sequence[str], round_: int) -> list[str]:

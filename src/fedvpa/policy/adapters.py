@@ -13,6 +13,9 @@ from fedvpa.core.errors import RunError
 from fedvpa.core.seeds import Label, entropy
 from fedvpa.policy.policy import Policy
 
+ADAPTER = "default"
+"""PEFT's name of the adapter that is trained."""
+
 
 def snapshot(policy: Policy) -> dict[str, Tensor]:
     """A copy of the trained weights."""
@@ -24,6 +27,12 @@ def restore(policy: Policy, weights: dict[str, Tensor]) -> None:
     """Put a :func:`snapshot` back."""
     for name, weight in policy.trained().items():
         weight.copy_(weights[name])
+
+
+def adapter_scale(policy: Policy) -> float:
+    """The scale α/r: the adapter changes a frozen weight by α/r · B·A."""
+    shape = policy.model.peft_config[ADAPTER]
+    return float(shape.lora_alpha / shape.r)
 
 
 def check_fits(policy: Policy, weights: Mapping[str, Tensor]) -> None:
@@ -54,5 +63,5 @@ def new_adapter(policy: Policy, seed: int, *path: Label) -> dict[str, Tensor]:
         torch.manual_seed(entropy(seed, *path) % 2**63)
         for layer in policy.modules():
             if isinstance(layer, LoraLayer):
-                layer.reset_lora_parameters("default", True)
+                layer.reset_lora_parameters(ADAPTER, True)
     return snapshot(policy)
