@@ -15,7 +15,7 @@ What comes back equals what was given bit for bit, with the order of keys.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import fields, is_dataclass
 from functools import cache
 from types import NoneType, UnionType
@@ -72,8 +72,12 @@ class _Codec(NamedTuple):
     decode: Callable[[_Suffixed], Any]
 
 
-@cache
 def _codec(hint: Any) -> _Codec:
+    return _made(cast(Hashable, hint))
+
+
+@cache
+def _made(hint: Hashable) -> _Codec:
     if hint in _PLAIN:
         return _PLAIN[hint]
     if isinstance(hint, type) and is_dataclass(hint):
