@@ -267,7 +267,7 @@ def test_the_world_deals_about_forty_train_pairs_by_default():
     assert np.mean([len(client.train) for client in dealt.clients]) == pytest.approx(40, abs=1)
 
 
-@pytest.mark.parametrize("kind", ["group", "dirichlet", "natural"])
+@pytest.mark.parametrize("kind", ["group", "dirichlet", "topics", "natural"])
 def test_what_tests_is_held_out_over_all_clients(kind):
     # Every user judges the same prompts: a split of each client alone would train on all of them.
     asked = [f"p{number}" for number in range(53)]
@@ -281,7 +281,7 @@ def test_what_tests_is_held_out_over_all_clients(kind):
     dealt = partition(
         pairs,
         PartitionConfig(kind=kind, clients=7, unseen=3, alpha=5.0, validation_fraction=0.2)
-        if kind == "dirichlet"
+        if kind in ("dirichlet", "topics")
         else PartitionConfig(kind=kind, clients=7, unseen=3, validation_fraction=0.2),
         0,
     )

@@ -1,4 +1,4 @@
-"""Who holds which pair: by group, by Dirichlet mixtures of groups, or by user."""
+"""Who holds which pair: by group, by Dirichlet mixtures of groups or of topics, or by user."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from fedvpa.core.seeds import Label, entropy, numpy_generator
 from fedvpa.data.partition_config import PartitionConfig
 from fedvpa.data.schema import PairTable
 from fedvpa.data.splits import TEST, TRAIN, Ints
+from fedvpa.data.topics import topics_of
 
 NOBODY = -1
 _SINKHORN_STEPS = 200
@@ -99,11 +100,7 @@ def deal_groups(table: PairTable, config: PartitionConfig, seed: int, held: Ints
 
 
 def deal_dirichlet(table: PairTable, config: PartitionConfig, seed: int, held: Ints) -> Deal:
-    """Deal pairs to clients that are mixtures of groups.
-
-    Every client draws its mixture from Dirichlet(alpha). All pairs are dealt: the table (clients x groups) of mixture
-    times size is scaled to the groups' totals by iterative proportional fitting (Sinkhorn) and rounded, so that the
-    clients' sizes are met as nearly as the groups' totals allow.
+    """Deal pairs to clients that are mixtures of groups; see :func:`_deal_mixtures`.
 
     Args:
         table: The pairs; all need a group.
@@ -118,14 +115,47 @@ def deal_dirichlet(table: PairTable, config: PartitionConfig, seed: int, held: I
         DataError: If the pairs lack groups, or there are fewer than two.
     """
     names, codes = _groups(table, config)
+    return _deal_mixtures(table, config, seed, held, codes, len(names))
+
+
+def deal_topics(table: PairTable, config: PartitionConfig, seed: int, held: Ints) -> Deal:
+    """Deal pairs to clients whose prompts are mixtures of topics; see :func:`_deal_mixtures`.
+
+    So clients' prompts differ, and what their users prefer does not. Groups are not read.
+
+    Args:
+        table: The pairs.
+        config: ``clients``, ``unseen``, ``topics``, ``alpha``, ``sizes`` and ``sigma`` are read.
+        seed: Names the draw.
+        held: The part of each pair; pairs are dealt part by part.
+
+    Returns:
+        Clients named ``client-<number>`` and ``unseen-<number>``.
+
+    Raises:
+        DataError: If there are fewer different prompts than topics.
+    """
+    codes = topics_of([pair.prompt for pair in table.pairs], config.topics)
+    return _deal_mixtures(table, config, seed, held, codes, config.topics)
+
+
+def _deal_mixtures(
+    table: PairTable, config: PartitionConfig, seed: int, held: Ints, codes: Ints, kinds: int
+) -> Deal:
+    """Deal pairs of several kinds to clients that are mixtures of them.
+
+    Every client draws its mixture from Dirichlet(alpha). All pairs are dealt: the table (clients x kinds) of mixture
+    times size is scaled to the kinds' totals by iterative proportional fitting (Sinkhorn) and rounded, so that the
+    clients' sizes are met as nearly as the kinds' totals allow.
+    """
     seen = config.dealt_clients
     ids = [f"client-{number}" for number in range(seen)] + [f"unseen-{number}" for number in range(config.unseen)]
-    alpha = np.full(len(names), config.alpha)
+    alpha = np.full(kinds, config.alpha)
     mixtures = np.stack([numpy_generator(seed, "mixture", name).dirichlet(alpha) for name in ids])
     sizes = _size_weights(ids, config, seed)
     owner = np.full(len(table), NOBODY, dtype=np.int64)
     for stratum in _strata(table, seed, held):
-        mine = [stratum[codes[stratum] == code] for code in range(len(names))]
+        mine = [stratum[codes[stratum] == code] for code in range(kinds)]
         quotas = _fit(mixtures, sizes, np.array([len(rows) for rows in mine], dtype=float))
         for rows, quota in zip(mine, quotas.T, strict=True):
             _hand_out(owner, rows, np.arange(len(ids)), quota)

@@ -7,8 +7,8 @@ stays the same when something changes:
   and on the text of a prompt (or pair) alone, whoever holds it and whatever else is in the table.
 - ``natural``: a client is a user. Another user's arrival or departure changes nobody's split. Which users are held out
   as unseen follows from their hashed ids: an arrival displaces at most one of them per group.
-- ``group`` and ``dirichlet``: pairs are shuffled by their hashed ids, so the order of the table does not matter; a
-  different number of clients deals all pairs anew. Pairs named after their row number are dealt by that number. Test
+- ``group``, ``dirichlet`` and ``topics``: pairs are shuffled by their hashed ids, so the order of the table does not
+  matter; a different number of clients deals all pairs anew. Pairs named after their row number are dealt by that number. Test
   pairs are dealt apart from training pairs, so that all clients have their share of both.
 - ``pairs_per_client`` cuts after deal and split: raising it adds train pairs and moves none. (Only where the cut falls
   among pairs of one prompt does the order of the table decide.)
@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from fedvpa.core.errors import DataError
 from fedvpa.core.seeds import entropy
-from fedvpa.data.deal import NOBODY, Deal, deal_dirichlet, deal_groups, deal_users, factorise
+from fedvpa.data.deal import NOBODY, Deal, deal_dirichlet, deal_groups, deal_topics, deal_users, factorise
 from fedvpa.data.partition_config import Kind, PartitionConfig
 from fedvpa.data.schema import Pair, PairTable, Text
 from fedvpa.data.splits import (
@@ -48,6 +48,7 @@ __all__ = ["ClientRows", "Partition", "PartitionConfig", "partition"]
 _DEALERS: dict[Kind, Callable[[PairTable, PartitionConfig, int, Ints], Deal]] = {
     "group": deal_groups,
     "dirichlet": deal_dirichlet,
+    "topics": deal_topics,
     "natural": deal_users,
 }
 

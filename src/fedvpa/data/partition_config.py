@@ -12,7 +12,7 @@ from fedvpa.core.numbers import Concentration, Count, LogDeviation, Scale
 from fedvpa.data.schema import Unit
 from fedvpa.data.unread import check_unread
 
-Kind = Literal["group", "dirichlet", "natural"]
+Kind = Literal["group", "dirichlet", "topics", "natural"]
 
 DEFAULT_CLIENTS = 10
 """The smallest population of FedVPA-GP's protocol (arXiv 2605.30873: N = 10, 50, 100)."""
@@ -21,6 +21,7 @@ _DEALT = {"clients", "unseen", "sizes", "sigma"}
 _READ: dict[Kind, set[str]] = {
     "group": {"shares", *_DEALT},
     "dirichlet": {"alpha", *_DEALT},
+    "topics": {"alpha", "topics", *_DEALT},
     "natural": {"clients", "unseen", "drop_small"},
 }
 _ALWAYS_READ = {
@@ -40,18 +41,21 @@ class PartitionConfig(Config):
 
     Attributes:
         kind: ``group``: every client holds pairs of one group (FedVPA-GP's strict non-IID protocol). ``dirichlet``:
-            every client holds a mixture of groups drawn from Dirichlet(alpha). ``natural``: a client is a user.
-        clients: Seen clients. Default: 10 for ``group`` and ``dirichlet``, all users (but the unseen ones) for
-            ``natural``.
+            every client holds a mixture of groups drawn from Dirichlet(alpha). ``topics``: every client holds a mixture
+            of topics of prompts drawn from Dirichlet(alpha), whoever labelled them: prompts differ between clients,
+            preferences do not. ``natural``: a client is a user.
+        clients: Seen clients. Default: 10 where pairs are dealt, all users (but the unseen ones) for ``natural``.
         unseen: Further clients that never train, as evenly over the groups as can be.
         shares: ``group`` only: group → its share of the seen clients, in any unit; groups left out get no client.
             With shares, sizes are comparable across groups too, and pairs left over in a group are unused. Default:
             equal shares of all groups, and all pairs used.
-        alpha: ``dirichlet`` only: the concentration; small is far from IID. Default: 0.3, as FedBiscuit on SHP
-            (arXiv 2407.03038).
+        alpha: ``dirichlet`` and ``topics`` only: the concentration; small is far from IID. Default: 0.3, as FedBiscuit
+            on SHP (arXiv 2407.03038) and FedCMOO (arXiv 2410.16398).
+        topics: ``topics`` only: how many clusters the prompts fall into; see :mod:`fedvpa.data.topics`. Default: 8,
+            chosen by us: at ``alpha`` 0.3 a client then has two or three main topics.
         sizes: ``equal``: the numbers of pairs differ by one at most within a group, and with ``shares`` across groups;
-            ``dirichlet`` comes as near as the groups' totals allow. ``log-normal``: a client's size is
-            proportional to exp(sigma · N(0, 1)).
+            ``dirichlet`` and ``topics`` come as near as the totals of the groups (of the topics) allow. ``log-normal``:
+            a client's size is proportional to exp(sigma · N(0, 1)).
         sigma: ``log-normal`` only: the standard deviation of the log size. Default: 1.0, chosen by us because the
             largest tenth of the clients then holds about four tenths of the pairs.
         pairs_per_client: Most train pairs of a client; the ones above it are left unused.
@@ -78,6 +82,7 @@ class PartitionConfig(Config):
     unseen: int = Field(default=0, ge=0, le=10_000_000)
     shares: dict[str, Scale] = Field(default_factory=dict)
     alpha: Concentration = 0.3
+    topics: int = Field(default=8, ge=2, le=10_000)
     sizes: Literal["equal", "log-normal"] = "equal"
     sigma: LogDeviation = 1.0
     pairs_per_client: int | None = Field(default=None, ge=1)
