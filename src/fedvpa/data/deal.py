@@ -139,9 +139,7 @@ def deal_topics(table: PairTable, config: PartitionConfig, seed: int, held: Ints
     return _deal_mixtures(table, config, seed, held, codes, config.topics)
 
 
-def _deal_mixtures(
-    table: PairTable, config: PartitionConfig, seed: int, held: Ints, codes: Ints, kinds: int
-) -> Deal:
+def _deal_mixtures(table: PairTable, config: PartitionConfig, seed: int, held: Ints, codes: Ints, kinds: int) -> Deal:
     """Deal pairs of several kinds to clients that are mixtures of them.
 
     Every client draws its mixture from Dirichlet(alpha). All pairs are dealt: the table (clients x kinds) of mixture

@@ -8,8 +8,8 @@ stays the same when something changes:
 - ``natural``: a client is a user. Another user's arrival or departure changes nobody's split. Which users are held out
   as unseen follows from their hashed ids: an arrival displaces at most one of them per group.
 - ``group``, ``dirichlet`` and ``topics``: pairs are shuffled by their hashed ids, so the order of the table does not
-  matter; a different number of clients deals all pairs anew. Pairs named after their row number are dealt by that number. Test
-  pairs are dealt apart from training pairs, so that all clients have their share of both.
+  matter; a different number of clients deals all pairs anew. Pairs named after their row number are dealt by that
+  number. Test pairs are dealt apart from training pairs, so that all clients have their share of both.
 - ``pairs_per_client`` cuts after deal and split: raising it adds train pairs and moves none. (Only where the cut falls
   among pairs of one prompt does the order of the table decide.)
 """
