@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from fedvpa.objectives.multi_objective import _several as several
 from fedvpa.objectives.multi_objective import (
     common_scale,
     disagreement,
@@ -17,7 +18,6 @@ from fedvpa.objectives.multi_objective import (
     project_to_simplex,
     regularised_mgda,
 )
-from fedvpa.objectives.multi_objective import _several as several
 
 pytestmark = pytest.mark.unit
 

@@ -62,7 +62,9 @@ def test_the_mean_of_the_kl_gradient_is_the_gradient_of_the_kl():
     exact = (log_policy.exp() * (log_policy - reference)).sum()
     (wanted,) = torch.autograd.grad(exact, free, retain_graph=True)
     parts = [
-        torch.autograd.grad(kl_surrogate(log_policy[None, t : t + 1], reference[None, t : t + 1]), free, retain_graph=True)
+        torch.autograd.grad(
+            kl_surrogate(log_policy[None, t : t + 1], reference[None, t : t + 1]), free, retain_graph=True
+        )
         for t in range(5)
     ]
     found = sum(log_policy[t].exp().detach() * part for t, (part,) in enumerate(parts))

@@ -88,8 +88,9 @@ def _several(matrix: Matrix, preference: Weights, rho: float) -> Weights:
 
 
 def project_to_simplex(values: Weights) -> Weights:
-    """The nearest point of the simplex (Held, Wolfe and Crowder, Mathematical Programming 6, 1974): a common shift,
-    then negative entries become 0.
+    """The nearest point of the simplex: a common shift, then negative entries become 0.
+
+    Held, Wolfe and Crowder, Mathematical Programming 6, 1974.
     """
     ordered = values.sort(descending=True).values
     counts = torch.arange(1, len(values) + 1, dtype=values.dtype)
