@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -199,6 +200,22 @@ def test_local_is_ridge_logistic_regression():
     model = LogisticRegression(C=1 / (0.3 * 11 * 2), fit_intercept=False, tol=1e-10, max_iter=1000)
     model.fit(np.concatenate([delta, -delta]), [1] * 11 + [0] * 11)
     np.testing.assert_allclose(selector.infer(data).mean.numpy(), model.coef_[0], atol=1e-4)
+
+
+@pytest.mark.equivalence
+def test_a_selector_of_local_that_holds_the_identity_still_gives_the_same():
+    algorithm, federation = make("local", config()), make_federation()
+    selector = algorithm.selector(start(algorithm, federation, 0).server)
+    assert {name: leaf.shape for name, leaf in selector.params.items()} == {
+        "head.base": (DIMENSION,),
+        "prototypes": (1, DIMENSION),
+    }
+    shape = selector.config.model_copy(update={"head": "bilinear"})
+    old = replace(selector, config=shape, params=selector.params | {"head.personal": torch.eye(DIMENSION)})
+    data = federation.pairs("client-0", "train")
+    one, two = selector.infer(data), old.infer(data)
+    torch.testing.assert_close(one.mean, two.mean)
+    torch.testing.assert_close(selector.margins(one, data), old.margins(two, data))
 
 
 @pytest.mark.unit

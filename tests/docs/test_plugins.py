@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from fedvpa.algorithms.registry import METHODS, make
 from fedvpa.core.registry import REGISTRIES
@@ -16,6 +17,9 @@ from fedvpa.evaluation.judges.base import Duel
 from fedvpa.evaluation.judges.make import make_judge
 from fedvpa.evaluation.judges.registry import JUDGES
 from fedvpa.rewards.registry import REWARDS
+from fedvpa.selector.inference import INFERENCES
+from fedvpa.selector.pairs import Pairs
+from policy_fixtures import make_selector
 
 pytestmark = pytest.mark.unit
 
@@ -24,7 +28,7 @@ PAGE = (Path(__file__).resolve().parents[2] / "docs" / "plugins.md").read_text(e
 
 @pytest.fixture(autouse=True)
 def _own_registries(monkeypatch) -> None:
-    for registry in (JUDGES, METHODS, REWARDS, SOURCES):
+    for registry in (INFERENCES, JUDGES, METHODS, REWARDS, SOURCES):
         monkeypatch.setattr(registry, "_registered", {})
 
 
@@ -42,6 +46,17 @@ def test_the_method_is_made_by_its_name():
     method = make(config.method, config.method_config)
     assert method.name == "normal_prior"
     assert (method.config.variational.prior, method.config.variational.refinement) == ("normal", "laplace")
+
+
+def test_the_way_of_inferring_z_puts_a_user_on_one_prototype():
+    way = run("A way of inferring z")["MOST_LIKELY"]
+    assert INFERENCES.get("most_likely") is way
+    selector = make_selector(
+        [[1.0, 0.0], [-1.0, 0.0]], personal=[[2.0, 0.0], [0.0, 0.0]], base=[0.0, 0.0]
+    ).with_inference("most_likely")
+    chosen = torch.tensor([[-1.0, 3.0]])
+    found = selector.infer(Pairs(chosen, torch.zeros_like(chosen), torch.ones(1), torch.ones(1)))
+    assert (found.weights.tolist(), found.mean.tolist()) == ([1.0], [-1.0, 0.0])
 
 
 def test_the_source_reads_its_settings():

@@ -9,13 +9,16 @@ import torch
 from scipy.integrate import quad
 from scipy.optimize import minimize
 
-from fedvpa.core.errors import RunError
+import fedvpa
+from fedvpa.core.errors import ConfigError, RunError
 from fedvpa.core.tree import below
 from fedvpa.features.standardise import Moments, Standardiser
 from fedvpa.selector.config import EncoderConfig, SelectorConfig
 from fedvpa.selector.encoder import encode, init_encoder
 from fedvpa.selector.heads import HEADS
+from fedvpa.selector.inference import INFERENCES, Inference
 from fedvpa.selector.pairs import Pairs, pad
+from fedvpa.selector.posterior import Posterior
 from fedvpa.selector.prototypes import balanced_assignment, init_prototypes
 from fedvpa.selector.refinement import at_prototypes, evidence, laplace
 from fedvpa.selector.scaling import Scaling
@@ -32,20 +35,20 @@ def pairs(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Pai
 
 
 def weights(kind: str, dtype: torch.dtype = torch.float64) -> dict[str, torch.Tensor]:
-    config = SelectorConfig(head=kind, latent=K, head_scale=3.0)
+    config = SelectorConfig(head=kind, latent=D if kind == "linear" else K, head_scale=3.0)
     tree = HEADS[kind].init(D, config, torch.Generator().manual_seed(1))
     base = torch.randn(tree["base"].shape, generator=torch.Generator().manual_seed(2))
     return {name: leaf.to(dtype) for name, leaf in (tree | {"base": base}).items()}
 
 
-def latents(*shape: int, seed: int = 5) -> torch.Tensor:
-    return torch.randn(*shape, K, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+def latents(*shape: int, seed: int = 5, width: int = K) -> torch.Tensor:
+    return torch.randn(*shape, width, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 @pytest.mark.unit
-@pytest.mark.parametrize("kind", ["bilinear", "mlp"])
+@pytest.mark.parametrize("kind", ["bilinear", "linear", "mlp"])
 def test_swapping_the_responses_flips_the_margin_which_is_the_difference_of_rewards(kind: str):
-    head, tree, data, z = HEADS[kind], weights(kind), pairs(N), latents(2)
+    head, tree, data, z = HEADS[kind], weights(kind), pairs(N), latents(2, width=D if kind == "linear" else K)
     margin = head.margins(tree, data, z, None)
     torch.testing.assert_close(head.margins(tree, data.swapped(), z, None), -margin)
     difference = head.rewards(tree, data.chosen, z) - head.rewards(tree, data.rejected, z)
@@ -113,6 +116,38 @@ def test_laplace_finds_the_mode_that_an_independent_optimiser_finds():
 
         best = minimize(negative, np.zeros(K), args=(centre[m].numpy(),), tol=1e-12)
         np.testing.assert_allclose(found.means[m].numpy(), best.x, atol=1e-5)
+
+
+@pytest.mark.unit
+def test_a_linear_head_adds_z_to_its_weights_as_a_bilinear_one_does_with_the_identity():
+    tree, data, z = weights("linear"), pairs(5, N), latents(5, 2, width=D)
+    assert tree.keys() == {"base"}
+    same = tree | {"personal": torch.eye(D, dtype=torch.float64)}
+    for function in ("margins", "rewards"):
+        inputs = (data, z, None) if function == "margins" else (data.chosen, z)
+        one, two = (
+            getattr(HEADS[kind], function)(own, *inputs) for kind, own in (("linear", tree), ("bilinear", same))
+        )
+        torch.testing.assert_close(one, two)
+    with pytest.raises(ConfigError, match=rf"latent={D}"):
+        HEADS["linear"].init(D, SelectorConfig(head="linear", latent=K), torch.Generator())
+
+
+@pytest.mark.equivalence
+def test_in_the_span_of_few_pairs_is_the_same_as_in_all_dimensions():
+    head, tree, log_var = HEADS["linear"], weights("linear"), torch.tensor([-0.5, 1.0, 0.3]).double()
+    centre, log_prior, gain = latents(2, width=D), torch.tensor([0.3, 0.7]).log().double(), torch.tensor(1.5).double()
+    few = pad([pairs(N), pairs(1, seed=1), pairs(0)])
+    absent = pad([pairs(N), pairs(1, seed=1), pairs(0), pairs(D + 2)])  # padded to more pairs than dimensions
+    many = Pairs(*(getattr(absent, name)[:3] for name in ("chosen", "rejected", "weight", "slot")))
+    assert few.weight.shape[-1] < D < many.weight.shape[-1]
+    one, two = (laplace(head, tree, data, centre, log_prior, log_var, gain) for data in (few, many))
+    for name in ("weights", "means", "log_vars"):
+        torch.testing.assert_close(getattr(one, name), getattr(two, name), atol=1e-9, rtol=1e-9)
+    prior = laplace(head, tree, few.between(0, 0), centre, log_prior, log_var, gain)
+    torch.testing.assert_close(prior.means, centre.expand(3, 2, D))
+    torch.testing.assert_close(prior.log_vars, log_var[:, None, None].expand(3, 2, D))
+    torch.testing.assert_close(prior.weights, log_prior.exp().expand(3, 2))
 
 
 @pytest.mark.reference
@@ -208,6 +243,26 @@ def test_a_selector_of_another_schema_version_or_none_is_refused(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(saved | {"schema_version": 99}))
     with pytest.raises(RunError, match="schema version 99"):
         Selector.from_pretrained(tmp_path)
+
+
+@pytest.mark.unit
+def test_z_may_be_inferred_in_a_way_of_ones_own_which_a_saved_selector_keeps(tmp_path, monkeypatch):
+    def first(selector: Selector, context: Pairs) -> Posterior:
+        return selector.at_prototype(torch.zeros(context.weight.shape[:-1], dtype=torch.long))
+
+    monkeypatch.setattr(INFERENCES, "_registered", {})
+    with pytest.raises(ConfigError, match=r"There is no inference 'first'\. Known: amortised.*fedvpa\.register"):
+        make_selector().with_inference("first")
+    fedvpa.register("inference", "first", Inference(first))
+    selector, data = make_selector().with_inference("first"), pairs(N, dtype=torch.float32)
+    assert torch.equal(selector.infer(data).mean, selector.prototypes[0])
+    selector.save_pretrained(tmp_path)
+    assert torch.equal(Selector.from_pretrained(tmp_path).infer(data).mean, selector.prototypes[0])
+    INFERENCES._registered.clear()
+    with pytest.raises(RunError, match=r"config\.json: .*'inference\.method': There is no inference 'first'"):
+        Selector.from_pretrained(tmp_path)
+    with pytest.raises(ConfigError, match="Inference"):
+        fedvpa.register("inference", "first", first)
 
 
 @pytest.mark.unit

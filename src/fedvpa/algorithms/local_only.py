@@ -1,8 +1,9 @@
 """``local``: every client alone, on its own training pairs. The yardstick for what federation adds (evaluation.md, 2).
 
 A linear head w per client, w = argmin mean(−log σ(wᵀΔh)) + (wd/2)‖w‖² with the methods' weight decay, solved to
-convergence by Newton's method. That is the refinement of ``selector/refinement.py`` with z = w, W = I and one
-prototype at 0, so nothing is trained and nothing is sent. Whatever ``selector.head`` is, this head is linear.
+convergence by Newton's method, in the span of the client's pairs where these are fewer than the features. That is the
+refinement of ``selector/refinement.py`` with z = w and one prototype at 0, so nothing is trained and nothing is sent.
+Whatever ``selector.head`` is, this head is linear.
 """
 
 from __future__ import annotations
@@ -35,12 +36,8 @@ class LocalOnly(NothingPrivate):
     rounds: int = 0
 
     def init(self, dimension: int, groups: Sequence[str], seed: int) -> ServerState:
-        """Z is the weight vector itself: W = I, base 0, one prototype at 0."""
-        params = {
-            "head.base": torch.zeros(dimension),
-            "head.personal": torch.eye(dimension),
-            "prototypes": torch.zeros(1, dimension),
-        }
+        """Z is the weight vector itself: base 0, one prototype at 0."""
+        params = {"head.base": torch.zeros(dimension), "prototypes": torch.zeros(1, dimension)}
         return ServerState(params, torch.zeros(1), zero_evidence())
 
     def broadcast(self, state: ServerState, client_ids: Sequence[str]) -> Broadcast:
@@ -62,7 +59,7 @@ class LocalOnly(NothingPrivate):
     def selector(self, state: ServerState) -> Selector:
         """A selector whose inference is the local training."""
         dimension = state.params["head.base"].shape[0]
-        shape = self.config.selector.model_copy(update={"head": "bilinear", "latent": dimension, "prototypes": 1})
+        shape = self.config.selector.model_copy(update={"head": "linear", "latent": dimension, "prototypes": 1})
         decay = max(self.config.local.head_weight_decay, SMALLEST_DECAY)
         inference = InferenceConfig(method="ridge", decay=decay)
         return Selector(shape, inference, state.params, state.log_prior, torch.ones(()))

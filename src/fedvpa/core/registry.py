@@ -1,8 +1,8 @@
 """Names that a configuration may use, and what they stand for: built in, from installed packages, or registered.
 
 Built-in entries are written as ``module:attribute`` and imported at first use, so that a name can be checked without
-its machinery. Installed packages add entries by entry points of the groups ``fedvpa.methods``, ``fedvpa.judges``,
-``fedvpa.rewards`` and ``fedvpa.sources``; a running program adds them by :meth:`Registry.register`.
+its machinery. Installed packages add entries by entry points of the groups ``fedvpa.methods``, ``fedvpa.inferences``,
+``fedvpa.judges``, ``fedvpa.rewards`` and ``fedvpa.sources``; a running program adds them by :meth:`Registry.register`.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Any, Generic, TypeVar
 from fedvpa.core.errors import ConfigError, nearest
 
 REGISTRIES = {
+    "inference": "fedvpa.selector.inference:INFERENCES",
     "judge": "fedvpa.evaluation.judges.registry:JUDGES",
     "method": "fedvpa.algorithms.registry:METHODS",
     "reward": "fedvpa.rewards.registry:REWARDS",

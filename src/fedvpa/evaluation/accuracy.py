@@ -238,11 +238,12 @@ def _batches(
 ) -> Iterator[slice]:
     """Consecutive clients whose features, padded to the longest, and whose Newton steps fit into ``BATCH_FLOATS``."""
     prototypes, latent = selector.prototypes.shape
-    curvature = prototypes * latent**2 if selector.inference.method in ("laplace", "ridge") else 0
+    systems = prototypes if selector.way.newton else 0
     start = longest = 0
     for row, client in enumerate(clients):
         size = max(len(getattr(client, split)), 1)
-        each = max(2 * federation.dimension * max(longest, size), curvature)
+        pairs = max(longest, size)
+        each = max(2 * federation.dimension * pairs, systems * min(pairs, latent) ** 2)
         if row > start and (row + 1 - start) * each > BATCH_FLOATS:
             yield slice(start, row)
             start, longest = row, 0

@@ -73,7 +73,7 @@ class Grader:
     @property
     def infers(self) -> bool:
         """Whether the z of a new user depends on that user's pairs."""
-        return self.selector.inference.method not in ("none", "vote")
+        return self.selector.way.reads_pairs
 
     def score(self, client: str, group: str | None, seen: bool, marks: list[float], items: list[str]) -> ClientScore:
         """What one client's z got right: 1, ½ or 0 for each pair, and what each pair is about."""

@@ -115,7 +115,7 @@ def conflict_rows(scores: Iterable[ClientScore], *, same_users: bool = False) ->
 
 def latents(config: RunConfig, done: Trained) -> LatentReport | None:
     """Diagnostics of the clients' posteriors; None where the method has no latent."""
-    if done.seen.posterior is None or done.selector.inference.method in ("none", "ridge", "vote"):
+    if done.seen.posterior is None or not done.selector.way.latent:
         return None
     mean, log_var = done.seen.posterior.gaussian()
     groups = done.seen.groups

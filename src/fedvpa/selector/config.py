@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from fedvpa.core.config import Config
 from fedvpa.core.numbers import LogVariance, Margin, Scale, Size
 
-HeadKind = Literal["bilinear", "mlp", "residual"]
+HeadKind = Literal["bilinear", "linear", "mlp", "residual"]
 
 
 class EncoderConfig(Config):
@@ -34,8 +34,9 @@ class SelectorConfig(Config):
     """A preference model r(h; z).
 
     Attributes:
-        head: ``bilinear`` (r = w₀ᵀh + zᵀWh), ``mlp`` (the same on an MLP trunk of h), or ``residual`` (the paper's: z
-            adds a bias to the answer's position and cannot see the responses).
+        head: ``bilinear`` (r = w₀ᵀh + zᵀWh), ``mlp`` (the same on an MLP trunk of h), ``residual`` (the paper's: z
+            adds a bias to the answer's position and cannot see the responses), or ``linear`` (r = (w₀ + z)ᵀh, for z as
+            long as h: what ``local`` learns).
         latent: k, the size of z. The paper's 32.
         prototypes: M. The paper's 2.
         prototype_scale: Norm of a prototype. The paper has 5; 1 by default because under SGD the learning rate of W

@@ -2,7 +2,8 @@
 
 ``bilinear`` and ``mlp`` score each response, so swapping the two responses of a pair flips the logit. ``residual`` is
 the head as published (FedVPA-GP, E2/E11): z adds a bias to the two answer positions and never sees the responses, so
-it cannot express which *response* a user prefers; it is here to reproduce that.
+it cannot express which *response* a user prefers; it is here to reproduce that. ``linear`` has no W: z is added to w₀,
+r = (w₀ + z)ᵀh, so k = d and a z is a whole head of the user's own.
 
 Shapes: h and Δ have [*clients, n, d]; z has [*clients, m, k], m latents (hypotheses) per client; margins have
     [*clients, m, n].
@@ -17,6 +18,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from fedvpa.core.errors import ConfigError
 from fedvpa.core.tree import Tree, below, prefixed
 from fedvpa.selector.config import HeadKind, SelectorConfig
 from fedvpa.selector.mlp import apply_mlp, init_mlp
@@ -74,6 +76,26 @@ def _linear_on(weights: Tree, delta: Tensor) -> tuple[Tensor, Tensor]:
     return (delta @ weights["base"].unsqueeze(-1)).squeeze(-1), delta @ weights["personal"].mT
 
 
+def _init_linear(d: int, config: SelectorConfig, generator: torch.Generator) -> Tree:
+    if config.latent != d:
+        raise ConfigError(
+            f"The head 'linear' adds z to weights for {d} features, and selector.latent is {config.latent}.",
+            fix=f"Set selector.latent={d}, or use selector.head=bilinear.",
+        )
+    return {"base": torch.zeros(d)}
+
+
+def _linear_rewards(weights: Tree, h: Tensor, z: Tensor) -> Margins:
+    return (weights["base"].unsqueeze(-2) + z) @ h.mT
+
+
+def _linear_margins(weights: Tree, pairs: Pairs, z: Tensor, base_keep: Tensor | None = None) -> Margins:
+    base = (weights["base"].unsqueeze(-2) @ pairs.delta.mT).squeeze(-2)
+    if base_keep is not None:
+        base = base * base_keep
+    return base.unsqueeze(-2) + z @ pairs.delta.mT
+
+
 def _init_mlp_head(d: int, config: SelectorConfig, generator: torch.Generator) -> Tree:
     trunk = init_mlp((d, config.trunk_width), generator)
     return prefixed("trunk", trunk) | _init_bilinear(config.trunk_width, config, generator)
@@ -118,6 +140,13 @@ HEADS: dict[HeadKind, Head] = {
         _bilinear_margins,
         lambda weights, pairs: _linear_on(weights, pairs.delta),
         frozenset({"personal"}),
+    ),
+    "linear": Head(
+        _init_linear,
+        _linear_rewards,
+        _linear_margins,
+        lambda weights, pairs: ((pairs.delta @ weights["base"].unsqueeze(-1)).squeeze(-1), pairs.delta),
+        frozenset(),
     ),
     "mlp": Head(
         _init_mlp_head,

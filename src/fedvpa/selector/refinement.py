@@ -12,6 +12,8 @@ Not in the paper, where the mixture prior acts in training only.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -74,6 +76,9 @@ def laplace(
 ) -> Posterior:
     """Newton's method and Laplace's approximation around every prototype.
 
+    Where there are fewer pairs than latent dimensions it works in the span of the pairs: the same mode and curvature
+    from n × n systems instead of k × k.
+
     Args:
         head: A head whose margin is linear in z.
         weights: Its weights.
@@ -89,35 +94,108 @@ def laplace(
     if head.linear is None:
         raise ValueError("Laplace refinement needs a head whose margin is linear in z: bilinear or mlp.")
     offset, slope = head.linear(weights, context)
-    log_var = log_var.unsqueeze(-1)
-    precision = (-log_var).exp().unsqueeze(-1)
-    identity = torch.eye(prototypes.shape[-1], dtype=slope.dtype, device=slope.device)
-    gain, slope = gain * context.weight.unsqueeze(-2), slope.unsqueeze(-3)
-    z = prototypes.expand(*offset.shape[:-1], *prototypes.shape[-2:])
-    centre = z
+    pairs, latent = slope.shape[-2:]
+    slope, centre = slope.unsqueeze(-3), prototypes.expand(*offset.shape[:-1], *prototypes.shape[-2:])
+    offset = offset.unsqueeze(-2) + (slope @ centre.unsqueeze(-1)).squeeze(-1)
+    precision = (-log_var).exp()[..., None, None, None]
+    solve = _in_span if pairs < latent else _in_latent
+    z, log_evidence, variance = solve(offset, slope, gain * context.weight.unsqueeze(-2), precision)
+    return Posterior(torch.softmax(log_prior + log_evidence, dim=-1), centre + z, variance.log())
 
-    def margins(z: Tensor) -> Tensor:
-        return offset.unsqueeze(-2) + (slope @ z.unsqueeze(-1)).squeeze(-1)
 
-    def log_joint(z: Tensor) -> Tensor:
-        fit = (gain * choice_log_likelihood(margins(z))).sum(-1)
-        return fit - 0.5 * precision.squeeze(-1) * (z - centre).square().sum(-1)
+Solution = tuple[Float[Tensor, "*clients m k"], Float[Tensor, "*clients m"], Float[Tensor, "*clients m k"]]
+"""Of max_z Σ_i g_i log σ(o_i + s_i·z) − p/2 |z|²: the mode, log evidence up to what all components share, variances."""
 
-    def curvature(z: Tensor) -> tuple[Tensor, Tensor]:
-        wrong = torch.sigmoid(-margins(z))
+
+def _in_latent(offset: Tensor, slope: Tensor, gain: Tensor, precision: Tensor) -> Solution:
+    """By Newton's method on z, for no fewer pairs than dimensions.
+
+    With S the slopes [n, k], w the probabilities of the other label and D = diag(g·w·(1 − w)), a step solves
+    (p I + SᵀDS) Δz = Sᵀ(g·w) − p z.
+    """
+
+    def system(z: Tensor, wrong: Tensor) -> tuple[Tensor, Tensor]:
         spread = (gain * wrong * (1 - wrong)).unsqueeze(-1)
-        gradient = ((gain * wrong).unsqueeze(-2) @ slope).squeeze(-2) - precision * (z - centre)
-        return gradient, slope.mT @ (spread * slope) + precision.unsqueeze(-1) * identity
+        gradient = ((gain * wrong).unsqueeze(-2) @ slope).squeeze(-2) - precision.squeeze(-1) * z
+        return gradient, slope.mT @ (spread * slope) + precision * _identity(slope, slope.shape[-1])
 
+    start = offset.new_zeros(*offset.shape[:-1], slope.shape[-1])
+    z, log_evidence, hessian = _newton(start, offset, slope, lambda z: z, gain, precision, system)
+    return z, log_evidence, torch.linalg.inv(hessian).diagonal(dim1=-2, dim2=-1)
+
+
+def _in_span(offset: Tensor, slope: Tensor, gain: Tensor, precision: Tensor) -> Solution:
+    """The same in the span of the pairs, z = Sᵀa, for fewer pairs than dimensions: matrices are n × n, not k × k.
+
+    With K = SSᵀ, the Newton step of :func:`_in_latent` is Δz = SᵀΔa with (p I + DK) Δa = g·w − p a, because
+    (p I + SᵀDS)⁻¹Sᵀ = Sᵀ(p I + DK)⁻¹. By Sylvester's identity |p I + SᵀDS| = p^(k−n) |p I + DK|, and by Woodbury's
+    (p I + SᵀDS)⁻¹ = (I − Sᵀ(p I + DK)⁻¹DS)/p.
+    """
+    kernel = slope @ slope.mT
+
+    def system(a: Tensor, wrong: Tensor) -> tuple[Tensor, Tensor]:
+        spread = (gain * wrong * (1 - wrong)).unsqueeze(-1)
+        gradient = gain * wrong - precision.squeeze(-1) * a
+        return gradient, spread * kernel + precision * _identity(slope, slope.shape[-2])
+
+    start = torch.zeros_like(offset)
+    a, log_evidence, matrix = _newton(start, offset, kernel, _times(kernel), gain, precision, system)
+    wrong = torch.sigmoid(-offset - _times(kernel)(a))
+    fitted = torch.linalg.solve(matrix, (gain * wrong * (1 - wrong)).unsqueeze(-1) * slope)
+    # The share of the prior's variance that is left. Rounding must not make it negative.
+    left = (1 - (slope * fitted).sum(-2)).clamp(min=torch.finfo(slope.dtype).eps)
+    return _times(slope.mT)(a), log_evidence, left / precision.squeeze(-1)
+
+
+def _newton(
+    start: Tensor,
+    offset: Tensor,
+    matrix: Tensor,
+    conjugate: Callable[[Tensor], Tensor],
+    gain: Tensor,
+    precision: Tensor,
+    system: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]],
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Damped Newton steps on coordinates u, in which margins are offset + matrix·u.
+
+    Args:
+        start: The first u, zeros of shape [*clients, m, q].
+        offset: Margins at u = 0, shape [*clients, m, n].
+        matrix: Shape [*clients, 1, n, q].
+        conjugate: u → the vector whose product with u is |z|².
+        gain: Weight of each pair, shape [*clients, 1, n].
+        precision: p, shape [*clients, 1, 1, 1].
+        system: (u, probability of the other label) → the right side of a Newton step, and its matrix.
+
+    Returns:
+        The mode, the log evidence, and the matrix at the mode.
+    """
+    linear = _times(matrix)
+
+    def log_joint(u: Tensor) -> Tensor:
+        fit = (gain * choice_log_likelihood(offset + linear(u))).sum(-1)
+        return fit - 0.5 * precision[..., 0, 0] * (u * conjugate(u)).sum(-1)
+
+    def at(u: Tensor) -> tuple[Tensor, Tensor]:
+        return system(u, torch.sigmoid(-offset - linear(u)))
+
+    u = start
     for _ in range(NEWTON_STEPS):
-        gradient, hessian = curvature(z)
+        gradient, hessian = at(u)
         step = torch.linalg.solve(hessian, gradient)
         # Where the sigmoid is saturated a whole Newton step overshoots; the best of these fractions never does worse.
-        tried = torch.stack([log_joint(z + fraction * step) for fraction in STEP_FRACTIONS])
-        best = torch.tensor(STEP_FRACTIONS, dtype=z.dtype)[tried.argmax(0)]
-        z = z + best.unsqueeze(-1) * step
-    _, hessian = curvature(z)
-    # Evidence up to what all components share: prior normaliser and Laplace's (2π)^{k/2} |H|^{-1/2}.
-    log_evidence = log_joint(z) - 0.5 * (torch.linalg.slogdet(hessian).logabsdet + log_var * z.shape[-1])
-    variance = torch.linalg.inv(hessian).diagonal(dim1=-2, dim2=-1)
-    return Posterior(torch.softmax(log_prior + log_evidence, dim=-1), z, variance.log())
+        tried = torch.stack([log_joint(u + fraction * step) for fraction in STEP_FRACTIONS])
+        best = torch.tensor(STEP_FRACTIONS, dtype=u.dtype)[tried.argmax(0)]
+        u = u + best.unsqueeze(-1) * step
+    _, hessian = at(u)
+    # Up to what all components share: the prior's normaliser and Laplace's (2π)^{k/2} |H|^{-1/2}.
+    volume = torch.linalg.slogdet(hessian).logabsdet - u.shape[-1] * precision[..., 0, 0].log()
+    return u, log_joint(u) - 0.5 * volume, hessian
+
+
+def _times(matrix: Tensor) -> Callable[[Tensor], Tensor]:
+    return lambda vector: (matrix @ vector.unsqueeze(-1)).squeeze(-1)
+
+
+def _identity(like: Tensor, size: int) -> Tensor:
+    return torch.eye(size, dtype=like.dtype, device=like.device)

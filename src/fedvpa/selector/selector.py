@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
+from pydantic import field_validator
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
 from fedvpa.core.config import Config
-from fedvpa.core.errors import RunError
+from fedvpa.core.errors import ConfigError, RunError
 from fedvpa.core.files import write_json
 from fedvpa.core.schema import VERSIONS, check_version
 from fedvpa.core.short_repr import short_repr
@@ -24,15 +26,11 @@ from fedvpa.core.tensors import write_tensors
 from fedvpa.core.tree import Tree, below
 from fedvpa.features.standardise import Standardiser
 from fedvpa.selector.config import SelectorConfig
-from fedvpa.selector.encoder import encode
 from fedvpa.selector.heads import HEADS, Head
+from fedvpa.selector.inference import INFERENCES, Inference
 from fedvpa.selector.pairs import Pairs
 from fedvpa.selector.posterior import Posterior, single
-from fedvpa.selector.refinement import at_prototypes, evidence, laplace
 from fedvpa.selector.scaling import Scaling
-from fedvpa.selector.vote import majority_margins
-
-InferenceMethod = Literal["amortised", "responsibilities", "laplace", "ridge", "none", "vote"]
 
 
 class InferenceConfig(Config):
@@ -42,14 +40,20 @@ class InferenceConfig(Config):
         method: ``amortised`` (the encoder alone), ``responsibilities`` (the likelihood at the prototypes), ``laplace``
             (a Newton mode per prototype), ``ridge`` (the same with prior precision decay · n, for a client that learns
             alone), ``none`` (z is the prior mean: one model for all) or ``vote`` (every prototype alike: one model for
-            all, whose margins are the majority vote of the selectors at the prototypes).
+            all, whose margins are the majority vote of the selectors at the prototypes), or one that a package or
+            program added; see :mod:`fedvpa.selector.inference`.
         component_log_var: log v of a mixture component.
         decay: The L2 penalty of ``ridge``, relative to the mean loss of n pairs.
     """
 
-    method: InferenceMethod = "responsibilities"
+    method: str = "responsibilities"
     component_log_var: float = -4.0
     decay: float = 1.0
+
+    @field_validator("method")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        return INFERENCES.check(value)
 
 
 @dataclass(frozen=True, repr=False)
@@ -82,6 +86,15 @@ class Selector:
         return HEADS[self.config.head]
 
     @property
+    def way(self) -> Inference:
+        """How it infers z.
+
+        Raises:
+            ConfigError: If nobody has added what its configuration names.
+        """
+        return INFERENCES.get(self.inference.method)
+
+    @property
     def prototypes(self) -> Float[Tensor, "m k"]:
         """The prototypes."""
         return self.params["prototypes"]
@@ -89,20 +102,7 @@ class Selector:
     @torch.no_grad()
     def infer(self, context: Pairs) -> Posterior:
         """The posterior over z from labelled pairs (scaled features), and from nothing else; for any leading axes."""
-        if self.inference.method == "none":
-            return self.prior_mean(context.weight.shape[:-1])
-        if self.inference.method == "vote":
-            return self.each_prototype(context.weight.shape[:-1])
-        if self.inference.method == "amortised":
-            encoder = below("encoder", self.params)
-            return single(*encode(encoder, context.delta, context.weight, self.config.encoder))
-        head, log_var = below("head", self.params), self.inference.component_log_var
-        if self.inference.method in ("laplace", "ridge"):
-            wide = -(self.inference.decay * context.count.clamp(min=1)).log()
-            spread = wide if self.inference.method == "ridge" else torch.full_like(wide, log_var)
-            return laplace(self.head, head, context, self.prototypes, self.log_prior, spread, self.gain)
-        likelihood = evidence(self.head, head, context, self.prototypes)
-        return at_prototypes(likelihood, self.prototypes, self.log_prior, log_var, self.gain)
+        return self.way.infer(self, context)
 
     def prior_mean(self, leading: tuple[int, ...] = ()) -> Posterior:
         """The posterior that knows nothing: z at the prior's mean. A control: it scores about as one global model."""
@@ -134,9 +134,7 @@ class Selector:
         :func:`fedvpa.selector.vote.majority_margins`. It may differ from the order of the rewards.
         """
         each = self.head.margins(below("head", self.params), pairs, posterior.means, None)
-        if self.inference.method == "vote":
-            return majority_margins(each)
-        return (posterior.weights.unsqueeze(-1) * each).sum(-2)
+        return self.way.margins(each, posterior.weights)
 
     def scale(self, features: np.ndarray) -> Tensor:
         """Scaled features of raw ones, as the language model gives them."""
@@ -171,7 +169,8 @@ class Selector:
             folder: A run directory, or its ``selector`` folder.
 
         Raises:
-            RunError: If it is not such a folder, or of another schema version.
+            RunError: If it is not such a folder, or of another schema version, or its way of inferring z is not known
+                here.
         """
         folder = Path(folder).expanduser()
         folder = folder / "selector" if (folder / "selector").is_dir() else folder
@@ -191,14 +190,14 @@ class Selector:
             where=str(folder),
             fix="Train again, or use the fedvpa that wrote it.",
         )
-        config = SelectorConfig.parse(saved["selector"])
+        config, inference = _configs(saved, folder)
         scaling = None
         if "scaling.mean" in tensors:
             standardiser = Standardiser(tensors["scaling.mean"].numpy(), tensors["scaling.scale"].numpy())
             scaling = Scaling(standardiser, config.normalise == "rms")
         return cls(
             config,
-            InferenceConfig.parse(saved["inference"]),
+            inference,
             below("params", tensors),
             tensors["log_prior"],
             tensors["gain"].squeeze(0),
@@ -206,6 +205,21 @@ class Selector:
             saved["feature_key"],
         )
 
-    def with_inference(self, method: InferenceMethod) -> Selector:
-        """The same weights with another way of inferring z."""
-        return replace(self, inference=self.inference.model_copy(update={"method": method}))
+    def with_inference(self, method: str) -> Selector:
+        """The same weights with another way of inferring z.
+
+        Raises:
+            ConfigError: If there is no such way.
+        """
+        return replace(self, inference=self.inference.model_copy(update={"method": INFERENCES.check(method)}))
+
+
+def _configs(saved: Mapping[str, Any], folder: Path) -> tuple[SelectorConfig, InferenceConfig]:
+    """The two sections of a saved selector's configuration."""
+    try:
+        return SelectorConfig.parse(saved["selector"], "selector"), InferenceConfig.parse(
+            saved["inference"], "inference"
+        )
+    except ConfigError as error:
+        problem = f"cannot be used here: {error.where}: {error.problem}" if error.where else error.problem
+        raise RunError(problem, fix=error.fix, where=str(folder / "config.json")) from error

@@ -1,0 +1,101 @@
+"""How z comes from a user's labelled pairs: the ways by name. ``docs/plugins.md`` says how to add one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from fedvpa.core.registry import Registry
+from fedvpa.core.tree import below
+from fedvpa.selector.encoder import encode
+from fedvpa.selector.pairs import Pairs
+from fedvpa.selector.posterior import Posterior, single
+from fedvpa.selector.refinement import at_prototypes, evidence, laplace
+from fedvpa.selector.vote import majority_margins
+
+if TYPE_CHECKING:
+    from fedvpa.selector.selector import Selector
+
+
+def mean_margins(each: Float[Tensor, "*batch m n"], weights: Float[Tensor, "*#batch m"]) -> Float[Tensor, "*batch n"]:
+    """E_q of the margins at the posterior's components."""
+    return (weights.unsqueeze(-1) * each).sum(-2)
+
+
+@dataclass(frozen=True)
+class Inference:
+    """One way of inferring z.
+
+    Attributes:
+        infer: (selector, labelled pairs) → the posterior over z, for any leading client axes. It reads nothing else.
+        margins: (margins [*, m, n] at the m components, their weights [*, m]) → one margin for each pair [*, n].
+        reads_pairs: Whether the posterior depends on the user's pairs at all.
+        latent: Whether z is a latent that training learned, so that the z of two users can be compared. It is not
+            where z is the same for all, or is a head of the user's own.
+        newton: Whether it solves systems of equations, for which a batch of clients needs memory.
+    """
+
+    infer: Callable[[Selector, Pairs], Posterior]
+    margins: Callable[[Tensor, Tensor], Tensor] = mean_margins
+    reads_pairs: bool = True
+    latent: bool = True
+    newton: bool = False
+
+
+def _amortised(selector: Selector, context: Pairs) -> Posterior:
+    encoder = below("encoder", selector.params)
+    return single(*encode(encoder, context.delta, context.weight, selector.config.encoder))
+
+
+def _responsibilities(selector: Selector, context: Pairs) -> Posterior:
+    likelihood = evidence(selector.head, below("head", selector.params), context, selector.prototypes)
+    log_var = selector.inference.component_log_var
+    return at_prototypes(likelihood, selector.prototypes, selector.log_prior, log_var, selector.gain)
+
+
+def _laplace(selector: Selector, context: Pairs) -> Posterior:
+    return _newton(selector, context, torch.full_like(context.count, selector.inference.component_log_var))
+
+
+def _ridge(selector: Selector, context: Pairs) -> Posterior:
+    return _newton(selector, context, -(selector.inference.decay * context.count.clamp(min=1)).log())
+
+
+def _newton(selector: Selector, context: Pairs, log_var: Float[Tensor, "*clients"]) -> Posterior:
+    head = below("head", selector.params)
+    return laplace(selector.head, head, context, selector.prototypes, selector.log_prior, log_var, selector.gain)
+
+
+AMORTISED = Inference(_amortised)
+LAPLACE = Inference(_laplace, newton=True)
+NONE = Inference(
+    lambda selector, context: selector.prior_mean(context.weight.shape[:-1]), reads_pairs=False, latent=False
+)
+RESPONSIBILITIES = Inference(_responsibilities)
+RIDGE = Inference(_ridge, latent=False, newton=True)
+VOTE = Inference(
+    lambda selector, context: selector.each_prototype(context.weight.shape[:-1]),
+    margins=lambda each, weights: majority_margins(each),
+    reads_pairs=False,
+    latent=False,
+)
+
+INFERENCES: Registry[Inference] = Registry(
+    "inference",
+    {
+        "amortised": f"{__name__}:AMORTISED",
+        "laplace": f"{__name__}:LAPLACE",
+        "none": f"{__name__}:NONE",
+        "responsibilities": f"{__name__}:RESPONSIBILITIES",
+        "ridge": f"{__name__}:RIDGE",
+        "vote": f"{__name__}:VOTE",
+    },
+    fits=lambda entry: isinstance(entry, Inference),
+    shape="a fedvpa.selector.inference.Inference",
+)
+"""Name → how z comes from labelled pairs."""
