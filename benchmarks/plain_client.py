@@ -15,10 +15,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import logsigmoid
 
-from fedvpa.algorithms.base import Broadcast, ServerState
 from fedvpa.algorithms.config import MethodConfig
 from fedvpa.algorithms.draws import Draws
 from fedvpa.algorithms.local_training import ADAM_BETAS
+from fedvpa.core.tree import Tree
 from fedvpa.selector.pairs import Pairs
 
 
@@ -67,20 +67,19 @@ def log_normal(z: Tensor, mean: Tensor, log_var: Tensor) -> Tensor:
     return -0.5 * (log_var + (z - mean) ** 2 / log_var.exp() + math.log(2 * math.pi)).sum(-1)
 
 
-def train_client(
-    config: MethodConfig, state: ServerState, received: Broadcast, name: str, data: Pairs, draws: Draws
-) -> dict[str, Tensor]:
+def train_client(config: MethodConfig, params: Tree, received: Tree, data: Pairs, draws: Draws) -> dict[str, Tensor]:
     """The weights of one client after its local steps."""
-    shared, variational, local = received.shared, config.variational, config.local
-    model = SelectorModule(data.chosen.shape[-1], config, len(received.components))
-    model.load(state.params)
+    shared, variational, local = received, config.variational, config.local
+    components = len(shared["prior.keys"])
+    model = SelectorModule(data.chosen.shape[-1], config, components)
+    model.load(params)
     head = [model.base, model.personal]
     rest = [leaf for key, leaf in model.named_parameters() if key not in ("base", "personal")]
     optimizers = [
         torch.optim.SGD(head, lr=local.head_lr, weight_decay=local.head_weight_decay),
         torch.optim.AdamW(rest, lr=local.encoder_lr, betas=ADAM_BETAS, weight_decay=local.encoder_weight_decay),
     ]
-    others = torch.tensor([component != name for component in received.components])
+    others = torch.arange(components) != shared["component"]
     scale = config.selector.prototype_scale
     for step in range(local.steps):
         context, target = draws.context[step], draws.target[step]

@@ -11,14 +11,15 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 
 from _machine import machine_facts
-from fedvpa.algorithms.base import Algorithm, ClientUpdate, Draws, Pairs, Private
+from fedvpa.algorithms.base import Broadcast, ClientUpdate, SelectorAlgorithm
+from fedvpa.algorithms.draws import Draws
 from fedvpa.algorithms.registry import make
 from fedvpa.core.errors import TrainingError
 from fedvpa.core.progress import say
@@ -43,7 +44,7 @@ RULES = {
 class SignFlipping:
     """An algorithm some of whose clients send the opposite of what they learned."""
 
-    inner: Algorithm
+    inner: SelectorAlgorithm[Any]
     liars: frozenset[str]
     scale: float
 
@@ -51,22 +52,23 @@ class SignFlipping:
         """Everything else as it is."""
         return getattr(self.inner, name)
 
-    def load_private(self, client_id: str, private: Private, components: Sequence[str]) -> Tree:
-        """The usual, and the factor of this client's update."""
-        factor = torch.tensor(-self.scale if client_id in self.liars else 1.0)
-        return self.inner.load_private(client_id, private, components) | {"factor": factor}
+    def broadcast(self, state: Any, client_ids: Sequence[str]) -> Broadcast:
+        """The usual, and the factor of each client's update."""
+        sent = self.inner.broadcast(state, client_ids)
+        factors = torch.tensor([-self.scale if name in self.liars else 1.0 for name in client_ids])
+        return replace(sent, own=sent.own | {"factor": factors})
 
-    def client_update(self, received: Tree, data: Pairs, private: Tree, draws: Draws) -> tuple[ClientUpdate, Tree]:
+    def client_update(self, received: Tree, held: Pairs, private: Tree, draws: Draws) -> tuple[ClientUpdate, Tree]:
         """The usual, times the factor."""
-        factor = private["factor"]
-        update, kept = self.inner.client_update(received, data, private, draws)
+        factor = received["factor"]
+        update, kept = self.inner.client_update(received, held, private, draws)
         sums = {
             name: leaf * factor.reshape(factor.shape + (1,) * (leaf.ndim - factor.ndim))
             if name.startswith("delta.")
             else leaf
             for name, leaf in update.sums.items()
         }
-        return ClientUpdate(sums, update.posterior), kept
+        return ClientUpdate(sums, update.own), kept
 
 
 def honest_accuracy(attack: tuple[RunConfig, float, float]) -> float:

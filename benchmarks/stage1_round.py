@@ -78,7 +78,9 @@ def double(clients: Federation, state: TrainState) -> Iterator[tuple[Federation,
         params={name: leaf.double() for name, leaf in server.params.items()},
         log_prior=server.log_prior.double(),
         evidence=server.evidence.double(),
-        posteriors={name: (mean.double(), var.double()) for name, (mean, var) in server.posteriors.items()},
+        posteriors={
+            name: {part: leaf.double() for part, leaf in own.items()} for name, own in server.posteriors.items()
+        },
     )
     torch.set_default_dtype(torch.float64)
     try:
@@ -105,10 +107,10 @@ def plain_round(clients: Federation, state: TrainState, setting: MethodConfig | 
     cohort = draw_cohort(clients.client_ids, identities(clients.client_ids), COHORT, 0, server.round)
     received = algorithm.broadcast(server, cohort)
     trained = []
-    for name in cohort:
-        draws = algorithm.draw(0, server.round, name, clients.train_size(name), len(received.components))
-        trained.append(train_client(setting, server, received, name, clients.pairs(name, "train"), draws))
-    return average(server.params, trained, [clients.train_size(name) for name in cohort])
+    for position, name in enumerate(cohort):
+        draws = algorithm.draw(0, received, name, clients.size(name))
+        trained.append(train_client(setting, server.params, received.client(position), clients.held(name), draws))
+    return average(server.params, trained, [clients.size(name) for name in cohort])
 
 
 Runner = Callable[[Federation, TrainState, MethodConfig], Mapping[str, Tensor]]

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
-from fedvpa.algorithms.base import Algorithm, ServerState
+from fedvpa.algorithms.base import Algorithm, ClientUpdate, CohortUpdate, alone, one_by_one
 from fedvpa.algorithms.config import MethodConfig
 from fedvpa.algorithms.robust import aggregate
 from fedvpa.engines import vectorised
 from fedvpa.engines.federation import Federation
-from fedvpa.engines.runner import CohortTask
+from fedvpa.engines.runner import CohortTask, unchanged
 from fedvpa.engines.training import start
 
 SMALL: dict[str, Any] = {
@@ -26,13 +27,18 @@ def config(**sections: dict[str, Any]) -> MethodConfig:
     return MethodConfig.parse(merged)
 
 
-def replay(algorithm: Algorithm, federation: Federation, seed: int, lines: list[dict[str, Any]]) -> ServerState:
+def parts_of(names: Sequence[str], update: ClientUpdate) -> list[CohortUpdate]:
+    """A stacked update as cohorts of one."""
+    return [alone(name, mine) for name, mine in zip(names, one_by_one(names, update), strict=True)]
+
+
+def replay(algorithm: Algorithm[Any, Any], federation: Federation, seed: int, lines: list[dict[str, Any]]) -> Any:
     """What one machine computes for the cohorts and drop-outs that a history lists."""
     server, private = start(algorithm, federation, seed).server, {}
     for line in lines:
         cohort, seen = line["cohort"], [name for name in line["cohort"] if name not in line["dropped"]]
         sent = algorithm.broadcast(server, cohort)
-        task = CohortTask(algorithm, sent, federation, cohort, seen, private, seed)
+        task = CohortTask(algorithm, sent, federation, cohort, seen, private, seed, unchanged)
         parts, kept = vectorised.run_cohort(task)
         update, rejected = aggregate(parts, server.params, algorithm.config.server)
         assert sorted(rejected) == line["rejected"]

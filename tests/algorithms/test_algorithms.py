@@ -10,7 +10,8 @@ import torch
 from sklearn.linear_model import LogisticRegression
 
 from conftest import DIMENSION, make_federation
-from fedvpa.algorithms.base import CohortUpdate, Private, one_by_one
+from fedvpa.algorithms import prototype_prior
+from fedvpa.algorithms.base import Broadcast, CohortUpdate, FeatureSetting
 from fedvpa.algorithms.config import LocalConfig, MethodConfig, ServerConfig, VariationalConfig
 from fedvpa.algorithms.draws import draw, pad_draws, split_sizes
 from fedvpa.algorithms.fedvpa_gp import FedVPAGP
@@ -19,7 +20,7 @@ from fedvpa.core import tree
 from fedvpa.engines.config import EngineConfig
 from fedvpa.engines.training import TrainState, rounds, start
 from fedvpa.selector.config import EncoderConfig, SelectorConfig
-from tests_shared import SMALL, config
+from tests_shared import SMALL, config, parts_of
 
 
 def trained(method: str, setting: MethodConfig, federation=None, seed: int = 3) -> TrainState:
@@ -33,8 +34,9 @@ def trained(method: str, setting: MethodConfig, federation=None, seed: int = 3) 
 def signature(state: TrainState) -> torch.Tensor:
     server = state.server
     leaves = [leaf.flatten() for _, leaf in sorted(server.final.items())]
-    own = [value for name in sorted(state.private) for value in state.private[name].logits.values()]
-    return torch.cat([*leaves, server.log_prior, server.evidence.reshape(1).nan_to_num(), torch.tensor(own)])
+    further = [leaf.reshape(-1).nan_to_num() for name, leaf in vars(server).items() if isinstance(leaf, torch.Tensor)]
+    own = [state.private[name]["logits"] for name in sorted(state.private) if state.private[name]]
+    return torch.cat([*leaves, *further, *own])
 
 
 @pytest.mark.unit
@@ -66,11 +68,12 @@ def test_draws_depend_on_seed_round_and_client_alone():
 def test_no_target_label_reaches_z_or_responsibilities():
     """The step's z and responsibilities are those of the context, whatever the labels of the targets say."""
     algorithm, federation = FedVPAGP(config()), make_federation()
-    state = algorithm.init(DIMENSION, (), 0)
+    state = algorithm.init(FeatureSetting(DIMENSION), 0)
     data = federation.pairs("client-0", "train")
-    draws = algorithm.draw(0, 0, "client-0", 11, 0)
-    received = algorithm.broadcast(state, ["client-0"]).client(0) | {"personal": torch.tensor(1.0)}
-    private = algorithm.load_private("client-0", Private(), ())
+    broadcast = algorithm.broadcast(state, ["client-0"])
+    draws = algorithm.draw(0, broadcast, "client-0", 11)
+    received = broadcast.client(0) | {"personal": torch.tensor(1.0)}
+    private = algorithm.load_private({}, received)
     weights = dict(state.params) | {"logits": private["logits"]}
     targets = draws.target[0]
     flip = torch.zeros(11, dtype=torch.bool)
@@ -131,7 +134,7 @@ def test_every_option_changes_the_result(section: type, name: str, value: Any, u
 def test_component_variance_and_trunk_width_act_where_they_are_read(usual: torch.Tensor):
     wide = trained("fedvpa_gp", config(variational={"component_log_var": -1.0}))
     narrow = trained("fedvpa_gp", config())
-    one, two = (next(reversed(state.server.posteriors.values()))[1] for state in (wide, narrow))
+    one, two = (next(reversed(state.server.posteriors.values()))["log_var"] for state in (wide, narrow))
     assert one.mean() > two.mean()
     trunk = trained("fedvpa_gp", config(selector={"head": "mlp", "trunk_width": 9}))
     assert trunk.server.params["head.trunk.0.weight"].shape == (DIMENSION, 9)
@@ -158,16 +161,16 @@ def test_only_the_oracle_reads_groups():
 @pytest.mark.unit
 def test_updates_add_up():
     algorithm, federation = FedVPAGP(config()), make_federation()
-    state = algorithm.init(DIMENSION, (), 0)
+    state = algorithm.init(FeatureSetting(DIMENSION), 0)
     names = ["client-0", "client-1", "client-4"]
     broadcast = algorithm.broadcast(state, names)
     data = federation.cohort(names, "train")
-    draws = pad_draws([algorithm.draw(0, 0, name, federation.train_size(name), 0) for name in names])
-    private = tree.stack([algorithm.load_private(name, Private(), ()) for name in names])
+    draws = pad_draws([algorithm.draw(0, broadcast, name, federation.size(name)) for name in names])
+    private = tree.stack([algorithm.load_private({}, broadcast.client(row)) for row in range(3)])
     update, _ = algorithm.client_update(broadcast.cohort(3), data, private, draws)
-    one, two, three = one_by_one(names, update)
+    one, two, three = parts_of(names, update)
     whole, parts = (one + two) + three, one + (two + three)
-    assert list(whole.posteriors) == list(parts.posteriors) == names
+    assert list(whole.own) == list(parts.own) == names
     for name, leaf in update.sums.items():
         torch.testing.assert_close(whole.sums[name], leaf.sum(0))
         torch.testing.assert_close(parts.sums[name], leaf.sum(0))
@@ -179,7 +182,7 @@ def test_updates_add_up():
 @pytest.mark.unit
 def test_averaging_by_hand():
     algorithm = make("global", config(server={"average_tail": 1.0, "rounds": 2}))
-    state = algorithm.init(2, (), 0)
+    state = algorithm.init(FeatureSetting(2), 0)
     before = state.params["head.base"]
     for weight, change in ((3.0, 6.0), (1.0, -1.0)):
         delta = {f"delta.{name}": torch.zeros_like(leaf) for name, leaf in state.params.items()}
@@ -225,7 +228,7 @@ def test_one_step_of_global_is_the_gradient_of_logistic_regression():
     algorithm = make("global", setting)
     state = start(algorithm, federation, 0)
     after = next(iter(rounds(algorithm, federation, EngineConfig(name="loop"), 0, state)))[0]
-    targets = algorithm.draw(0, 0, "client-0", 6, 0).target[0]
+    targets = algorithm.draw(0, Broadcast({}, {}, 0), "client-0", 6).target[0]
     delta = federation.pairs("client-0", "train").delta[targets]
     torch.testing.assert_close(after.server.params["head.base"], 0.5 * 0.5 * delta.mean(0))
 
@@ -233,16 +236,34 @@ def test_one_step_of_global_is_the_gradient_of_logistic_regression():
 @pytest.mark.unit
 def test_gain_prior_floor_and_own_component():
     algorithm = FedVPAGP(config(variational={"gain": 3.0}))
-    state = algorithm.init(DIMENSION, (), 0)
+    state = algorithm.init(FeatureSetting(DIMENSION), 0)
     assert algorithm.broadcast(state, ["b"]).shared["gain"].item() == 1.0
     for evidence, gain in ((0.25, 6.0), (100.0, 1.0)):
-        weak = type(state)(state.params, state.log_prior, torch.tensor(evidence))
+        weak = replace(state, evidence=torch.tensor(evidence))
         assert algorithm.broadcast(weak, ["b"]).shared["gain"].item() == pytest.approx(gain)
         assert algorithm.selector(weak).gain.item() == pytest.approx(gain)
-    private = algorithm.load_private("b", Private({"a": 0.5}), ["a", "b", "c"])
+    posterior = {"mean": torch.zeros(5), "log_var": torch.zeros(5)}
+    met = replace(state, posteriors=dict.fromkeys("abc", posterior), components=("a", "b", "c"))
+    sent = algorithm.broadcast(met, ["b", "new"])
+    keys = sent.shared["prior.keys"]
+    assert len(set(keys.tolist())) == 3
+    private = algorithm.load_private({"keys": keys[:1], "logits": torch.tensor([0.5])}, sent.client(0))
     assert private["logits"].tolist() == [0.5, 0.0, 0.0]
     assert private["available"].tolist() == [0.0, -math.inf, 0.0]
+    assert algorithm.load_private({}, sent.client(1))["available"].tolist() == [0.0, 0.0, 0.0]
+    after = {"logits": torch.tensor([2.0, 3.0, 4.0]), **posterior}
     kept = algorithm.store_private(
-        Private({"z": 1.0}), {"logits": torch.tensor([2.0]), "mean": torch.zeros(1), "log_var": torch.zeros(1)}, ["a"]
+        {"keys": torch.tensor([7, int(keys[1])]), "logits": torch.ones(2)}, after, sent.client(0)
     )
-    assert kept.logits == {"z": 1.0, "a": 2.0}
+    assert kept["keys"].tolist() == [7, *keys.tolist()]
+    assert kept["logits"].tolist() == [1.0, 2.0, 3.0, 4.0]
+
+
+@pytest.mark.unit
+def test_a_client_remembers_the_components_that_it_met_last(monkeypatch):
+    monkeypatch.setattr(prototype_prior, "MEMORY", 3)
+    kept: dict[str, torch.Tensor] = {}
+    for keys in ([1, 2], [3, 1], [4, 5]):
+        kept = prototype_prior.with_logits(kept, torch.tensor(keys), torch.tensor(keys) / 10)
+    assert kept["keys"].tolist() == [1, 4, 5]
+    assert kept["logits"].tolist() == pytest.approx([0.1, 0.4, 0.5])

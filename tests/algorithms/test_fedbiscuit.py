@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -8,10 +9,10 @@ import pytest
 import torch
 
 from conftest import DIMENSION, make_federation
-from fedvpa.algorithms.base import CohortUpdate, one_by_one
+from fedvpa.algorithms.base import Broadcast, CohortUpdate, FeatureSetting
 from fedvpa.algorithms.config import MethodConfig
 from fedvpa.algorithms.draws import pad_draws
-from fedvpa.algorithms.fedbiscuit import FedBiscuit
+from fedvpa.algorithms.fedbiscuit import BiscuitState, FedBiscuit
 from fedvpa.algorithms.grouping import Timetable, balanced_greedy
 from fedvpa.algorithms.robust import Part, aggregate
 from fedvpa.core.errors import ConfigError
@@ -21,7 +22,7 @@ from fedvpa.engines.config import EngineConfig
 from fedvpa.engines.training import TrainState, rounds, start
 from fedvpa.selector.pairs import Pairs
 from fedvpa.selector.selector import Selector
-from tests_shared import config
+from tests_shared import config, parts_of
 
 SEED = 5
 NAMES = ["client-0", "client-1", "client-3", "client-4", "client-5"]
@@ -45,13 +46,13 @@ def trained(wanted: MethodConfig, engine: str = "loop", state: TrainState | None
 
 
 def chosen(state: TrainState) -> dict[str, int]:
-    return {name: int(label.argmax()) for name, (_, label) in sorted(state.server.posteriors.items())}
+    return {name: int(own["label"].argmax()) for name, own in sorted(state.server.reports.items())}
 
 
 def one_round(algorithm: FedBiscuit, state, names=NAMES):
     """The broadcast and the stacked update of ``names``."""
     federation, broadcast = make_federation(), algorithm.broadcast(state, names)
-    draws = [algorithm.draw(SEED, state.round, name, federation.train_size(name), 0) for name in names]
+    draws = [algorithm.draw(SEED, broadcast, name, federation.size(name)) for name in names]
     data = federation.cohort(names, "train")
     update, private = algorithm.client_update(broadcast.cohort(len(names)), data, {}, pad_draws(draws))
     assert private == {}
@@ -78,25 +79,25 @@ def test_groups_last_from_one_grouping_to_the_next():
     for after in (3, 7):
         sizes = torch.bincount(torch.tensor(list(groups[after].values())), minlength=3)
         assert sizes.max() - sizes.min() <= 1
-        by_id = sorted(states[after].server.posteriors)
-        losses = torch.stack([states[after].server.posteriors[name][0] for name in by_id])
+        by_id = sorted(states[after].server.reports)
+        losses = torch.stack([states[after].server.reports[name]["losses"] for name in by_id])
         assert list(groups[after].values()) == balanced_greedy(losses).tolist()
         for later in range(after + 1, after + 4):
             assert {name: groups[later][name] for name in groups[after]} == groups[after]
     assert groups[7] != {name: groups[6][name] for name in groups[7]}, "reports moved, so did the groups"
-    old, new = (states[done].server.posteriors for done in (3, 6))
-    assert any(not torch.equal(old[name][0], new[name][0]) for name in old)
+    old, new = (states[done].server.reports for done in (3, 6))
+    assert any(not torch.equal(old[name]["losses"], new[name]["losses"]) for name in old)
 
 
 @pytest.mark.unit
 def test_aggregation_is_the_papers_with_the_reporting_clients_that_hold_pairs():
     algorithm = FedBiscuit(setting(rounds_=9, selectors=3))
-    state = algorithm.init(DIMENSION, (), SEED)
+    state = algorithm.init(FeatureSetting(DIMENSION), SEED)
     labels = dict(zip(NAMES, [2, 0, 0, 2, 2], strict=True))
-    known = {name: (torch.zeros(3), torch.eye(3)[label]) for name, label in labels.items()}
-    state = type(state)(state.params, state.log_prior, state.evidence, 3, posteriors=known)
+    known = {name: {"losses": torch.zeros(3), "label": torch.eye(3)[label]} for name, label in labels.items()}
+    state = replace(state, round=3, reports=known)
     _, update = one_round(algorithm, state)
-    new, losses = algorithm.server_update(state, sum(one_by_one(NAMES, update), CohortUpdate({}, {})))
+    new, losses = algorithm.server_update(state, sum(parts_of(NAMES, update), CohortUpdate({})))
     before = state.params["head.personal"]
     after = before + update.sums["delta.head.personal"]
     n = 4  # client-3 holds no pair
@@ -117,10 +118,10 @@ def test_a_client_takes_the_gradient_steps_of_its_selector_alone():
         server={"rounds": 4},
     )
     algorithm = FedBiscuit(wanted)
-    state = algorithm.init(DIMENSION, (), SEED)
-    _, update = one_round(algorithm, type(state)(state.params, state.log_prior, state.evidence, 1), ["client-0"])
+    state = algorithm.init(FeatureSetting(DIMENSION), SEED)
+    _, update = one_round(algorithm, replace(state, round=1), ["client-0"])
     phi = state.params["head.personal"][1]
-    for rows in algorithm.draw(SEED, 1, "client-0", 11, 0).target:
+    for rows in algorithm.draw(SEED, Broadcast({}, {}, 1), "client-0", 11).target:
         delta = make_federation().pairs("client-0", "train").delta[rows]
         fit = (torch.sigmoid(-delta @ phi).unsqueeze(-1) * delta).mean(0)
         phi = phi + 0.5 * (fit - wanted.local.head_weight_decay * phi)
@@ -132,9 +133,9 @@ def test_a_client_takes_the_gradient_steps_of_its_selector_alone():
 @pytest.mark.unit
 def test_clients_report_their_losses_before_training_and_what_they_trained():
     algorithm = FedBiscuit(setting())
-    state = algorithm.init(DIMENSION, (), SEED)
+    state = algorithm.init(FeatureSetting(DIMENSION), SEED)
     broadcast, update = one_round(algorithm, state)
-    losses, label = update.posterior
+    losses, label = update.own["losses"], update.own["label"]
     assert torch.equal(label, broadcast.own["label"])
     delta = make_federation().pairs("client-4", "train").delta
     want = torch.log1p(torch.exp(-delta @ state.params["head.personal"].T)).mean(0)
@@ -147,9 +148,9 @@ def test_clients_report_their_losses_before_training_and_what_they_trained():
 @pytest.mark.unit
 def test_uploads_pass_the_screening_and_can_be_clipped():
     algorithm = FedBiscuit(setting())
-    state = algorithm.init(DIMENSION, (), SEED)
+    state = algorithm.init(FeatureSetting(DIMENSION), SEED)
     _, update = one_round(algorithm, state)
-    parts = [Part((name,), mine) for name, mine in zip(NAMES, one_by_one(NAMES, update), strict=True)]
+    parts = [Part((name,), mine) for name, mine in zip(NAMES, parts_of(NAMES, update), strict=True)]
     server = config(server={"clip_norm": 1e-3}).server
     together, rejected = aggregate(parts, state.params, server)
     assert rejected == {}
@@ -165,14 +166,13 @@ def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(engine: str, done: i
     wanted = setting(rounds_=10, warmup_rounds=2)
     whole = trained(wanted, engine)
     save_checkpoint(tmp_path / "last.safetensors", whole[done], {})
-    resumed = trained(wanted, engine, load_checkpoint(tmp_path / "last.safetensors")[0])
+    resumed = trained(wanted, engine, load_checkpoint(tmp_path / "last.safetensors", BiscuitState)[0])
     assert len(resumed) == len(whole) - done
     one, two = whole[-1].server, resumed[-1].server
     assert all(torch.equal(leaf, two.final[name]) for name, leaf in one.final.items())
-    assert list(one.posteriors) == list(two.posteriors)
-    for name, (losses, label) in one.posteriors.items():
-        assert torch.equal(losses, two.posteriors[name][0])
-        assert torch.equal(label, two.posteriors[name][1])
+    assert list(one.reports) == list(two.reports)
+    for name, report in one.reports.items():
+        assert all(torch.equal(leaf, two.reports[name][key]) for key, leaf in report.items())
 
 
 @pytest.mark.unit
@@ -197,9 +197,9 @@ def test_usual_periods_scale_with_the_run_and_the_mean_leaves_the_warm_up_out():
 @pytest.mark.unit
 def test_the_selectors_vote():
     algorithm = FedBiscuit(setting(selectors=3))
-    state = algorithm.init(2, (), SEED)
+    state = algorithm.init(FeatureSetting(2), SEED)
     weights = {"base": torch.zeros(2), "personal": torch.tensor([[1.0, 0.0], [0.5, 0.0], [-9.0, 0.0]])}
-    state = type(state)({**state.params, **prefixed("head", weights)}, state.log_prior, state.evidence)
+    state = replace(state, params={**state.params, **prefixed("head", weights)})
     selector = algorithm.selector(state)
     assert isinstance(selector, Selector)
     pairs = Pairs(torch.tensor([[2.0, 7.0]]), torch.zeros(1, 2), torch.ones(1), torch.ones(1))

@@ -115,15 +115,15 @@ def test_all_clients_report_after_the_warm_up_and_are_grouped_by_their_losses(po
     assert not told[0][0].reports
     after = told[1][0]
     assert sorted(after.reports) == ["a", "b", "c", "d"], "also those that no round asked"
-    losses = torch.stack([after.reports[name][0] for name in "abcd"])
-    labels = torch.stack([after.reports[name][1] for name in "abcd"]).argmax(-1)
+    losses = torch.stack([after.reports[name]["losses"] for name in "abcd"])
+    labels = torch.stack([after.reports[name]["label"] for name in "abcd"]).argmax(-1)
     assert labels.tolist() == balanced_greedy(losses).tolist()
     voters = Voters(policy, template, after.selectors, 2)
     torch.testing.assert_close(losses[2], voters.losses(clients["c"]))
     assert voters.losses(clients["nobody"]).tolist() == pytest.approx([math.log(2)] * 2)
     # Groups train their selector alone, and last until the next grouping; the last round makes none.
     after_one = told[2][0]
-    trained = {int(after.reports[name][1].argmax()) for name in ("a", "d")}
+    trained = {int(after.reports[name]["label"].argmax()) for name in ("a", "d")}
     assert moved(after, after_one) == [u in trained for u in range(2)]
     assert all(state.reports is after.reports for state, _ in told[2:])
 
@@ -133,14 +133,14 @@ def test_losses_are_reported_of_the_first_pairs_only(policy, template, clients, 
     few = run(policy, template, clients, settings(report_pairs=2))[1][0]
     voters = Voters(policy, template, few.selectors, 2)
     want = voters.losses(clients["a"].head(2))
-    torch.testing.assert_close(few.reports["a"][0], want)
-    assert not torch.allclose(few.reports["a"][0], told[1][0].reports["a"][0])
+    torch.testing.assert_close(few.reports["a"]["losses"], want)
+    assert not torch.allclose(few.reports["a"]["losses"], told[1][0].reports["a"]["losses"])
 
 
 @pytest.mark.unit
 def test_aggregation_is_the_papers(policy, template, clients, told):
     before = told[1][0]
-    labels = {name: int(before.reports[name][1].argmax()) for name in "abcd"}
+    labels = {name: int(before.reports[name]["label"].argmax()) for name in "abcd"}
     cohort = ("a", "b", "c", "nobody")
     ours = run(policy, template, clients, settings(rounds=3), before, cohort)[-1][0]
     # A cohort of one is that client's own result: N = |S_u| = 1.
@@ -180,7 +180,7 @@ def test_two_groups_are_found_and_each_selector_learns_the_order_of_its_own(poli
     asked = (("a",), ("d",), ("a", "b", "c", "d"), ("a", "b", "c", "d"))
     config = settings(steps=9, batch=4)
     *_, (state, log) = train_selectors(policy, template, clients, config, SEED, lambda round_: asked[round_])
-    label = {name: int(own.argmax()) for name, (_, own) in state.reports.items()}
+    label = {name: int(own["label"].argmax()) for name, own in state.reports.items()}
     assert label == {"a": 0, "b": 0, "c": 1, "d": 1}
     assert log.loss < 0.3
     voters = Voters(policy, template, state.selectors, 2)

@@ -1,10 +1,17 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 import torch
 
 from fedvpa.algorithms.grouping import Timetable, balanced_greedy, labels_of, regrouped
 from fedvpa.core.errors import ConfigError
+from fedvpa.core.tree import Tree
+
+
+def report(losses: Sequence[float], label: Sequence[float]) -> Tree:
+    return {"losses": torch.tensor(losses), "label": torch.tensor(label)}
 
 
 @pytest.mark.unit
@@ -36,24 +43,24 @@ def test_groups_are_balanced_and_follow_the_clients_not_their_order(clients: int
 @pytest.mark.unit
 def test_grouping_separates_clients_whom_different_selectors_fit():
     fits = {"b": (0.9, 0.2), "a": (0.1, 0.8), "d": (0.3, 0.7), "c": (0.6, 0.5)}
-    found = regrouped({name: (torch.tensor(losses), torch.zeros(2)) for name, losses in fits.items()})
-    assert {name: label.tolist() for name, (_, label) in found.items()} == {
+    found = regrouped({name: report(losses, [0.0, 0.0]) for name, losses in fits.items()})
+    assert {name: own["label"].tolist() for name, own in found.items()} == {
         "b": [0.0, 1.0],
         "a": [1.0, 0.0],
         "d": [1.0, 0.0],
         "c": [0.0, 1.0],
     }
     assert list(found) == list(fits)
-    assert found["c"][0].tolist() == pytest.approx([0.6, 0.5])
+    assert found["c"]["losses"].tolist() == pytest.approx([0.6, 0.5])
     assert regrouped({}) == {}
-    alike = {name: (torch.ones(2), torch.zeros(2)) for name in "ba"}
-    assert regrouped(alike)["a"][1].tolist() == [1.0, 0.0], "among equals the id decides"
+    alike = {name: report([1.0, 1.0], [0.0, 0.0]) for name in "ba"}
+    assert regrouped(alike)["a"]["label"].tolist() == [1.0, 0.0], "among equals the id decides"
 
 
 @pytest.mark.unit
 def test_who_never_reported_trains_the_selector_with_the_fewest_clients():
-    eye, losses = torch.eye(3), torch.zeros(3)
-    known = {"a": (losses, eye[2]), "b": (losses, eye[0]), "c": (losses, eye[0])}
+    label = torch.eye(3).tolist()
+    known = {name: report([0.0] * 3, label[trains]) for name, trains in (("a", 2), ("b", 0), ("c", 0))}
     assert labels_of(known, ["new", "b", "newer", "newest"], 3).argmax(-1).tolist() == [1, 0, 1, 2]
     assert labels_of({}, ["x", "y", "z", "w"], 3).argmax(-1).tolist() == [0, 1, 2, 0]
     assert labels_of(known, [], 3).shape == (0, 3)
@@ -63,7 +70,7 @@ def test_who_never_reported_trains_the_selector_with_the_fewest_clients():
 def test_a_timetable_by_hand():
     table = Timetable.of(2, 11, None, 4)
     assert table == Timetable(selectors=2, rounds=11, warmup_rounds=3, regroup_every=4)
-    reports = {"b": (torch.zeros(2), torch.eye(2)[1]), "a": (torch.zeros(2), torch.eye(2)[0])}
+    reports = {"b": report([0.0, 0.0], [0.0, 1.0]), "a": report([0.0, 0.0], [1.0, 0.0])}
     turns = [table.labels(round_, reports, ["b", "a", "c"]).argmax(-1).tolist() for round_ in range(8)]
     assert turns == [[0] * 3] * 3 + [[1] * 3] * 3 + [[1, 0, 0]] * 2
     assert [done for done in range(12) if table.groups_after(done)] == [6, 10]

@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from fedvpa.algorithms import prototype_prior
-from fedvpa.algorithms.base import CohortUpdate, ServerState
+from fedvpa.algorithms.base import CohortUpdate
+from fedvpa.algorithms.prototype_prior import PrototypeState
 
-STATE = ServerState({}, torch.tensor([0.5, 0.5]).log(), torch.tensor(float("nan")))
+STATE = PrototypeState(params={}, log_prior=torch.tensor([0.5, 0.5]).log())
 
 
 @pytest.mark.unit
@@ -48,7 +49,7 @@ def test_prior_and_evidence_follow_the_cohort_and_no_prototype_is_forgotten():
 @pytest.mark.unit
 def test_only_the_clients_that_reported_last_are_remembered(monkeypatch):
     monkeypatch.setattr(prototype_prior, "MEMORY", 3)
-    posterior = torch.zeros(1), torch.zeros(1)
+    posterior = {"mean": torch.zeros(1), "log_var": torch.zeros(1)}
     known = dict.fromkeys("abc", posterior)
     assert list(prototype_prior.remember(known, dict.fromkeys("bd", posterior))) == ["c", "b", "d"]
     assert list(prototype_prior.remember(known, dict.fromkeys("vwxyz", posterior))) == list("vwxyz")
@@ -58,7 +59,7 @@ def test_only_the_clients_that_reported_last_are_remembered(monkeypatch):
 def test_clients_are_assigned_to_the_nearest_prototypes_in_equal_numbers():
     prototypes = torch.eye(2) * 3
     means = {"a": [2.0, 0.0], "b": [0.0, 1.0], "c": [1.0, 0.9], "d": [0.0, 3.0]}
-    state = replace(STATE, posteriors={name: (torch.tensor(mean), torch.zeros(2)) for name, mean in means.items()})
+    state = replace(STATE, posteriors={name: {"mean": torch.tensor(mean)} for name, mean in means.items()})
     label = prototype_prior.assigned_prototypes(state, ["d", "new", "c", "a"], prototypes)
     assert label.tolist() == [[0, 1], [0, 0], [1, 0], [1, 0]]
     assert prototype_prior.assigned_prototypes(STATE, ["a"], prototypes).tolist() == [[0, 0]]

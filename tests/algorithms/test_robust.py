@@ -22,7 +22,7 @@ def part(name: str, change: list[float], b: float = 0.0, weight: float = 2.0) ->
         "delta.b": torch.tensor(weight * b),
         "clients": torch.tensor(1.0),
     }
-    return Part((name,), CohortUpdate(sums, {name: (torch.ones(5), torch.zeros(5))}))
+    return Part((name,), CohortUpdate(sums, {name: {"mean": torch.ones(5), "log_var": torch.zeros(5)}}))
 
 
 def mean_change(update: CohortUpdate) -> np.ndarray:
@@ -36,7 +36,7 @@ def test_the_mean_is_weighted_and_nothing_honest_is_rejected():
     )
     assert not rejected
     assert mean_change(update) == pytest.approx([4, 5, 6])
-    assert list(update.posteriors) == ["a", "b"]
+    assert list(update.own) == ["a", "b"]
 
 
 @pytest.mark.unit
@@ -48,7 +48,9 @@ def test_the_mean_is_weighted_and_nothing_honest_is_rejected():
         (part("bad", [1, 2, 3, 4]), r"delta.w has shape (4,), and the server (3,)"),
         (part("bad", [9e9, 0, 0]), f"above {ABSURD:.0f} times the cohort's median"),
         (
-            Part(("bad",), CohortUpdate(part("", [1, 2, 3]).update.sums, {"bad": (torch.ones(2) * float("nan"),) * 2})),
+            Part(
+                ("bad",), CohortUpdate(part("", [1, 2, 3]).update.sums, {"bad": {"mean": torch.ones(2) * float("nan")}})
+            ),
             "not finite",
         ),
         (Part(("bad",), CohortUpdate({"weight": torch.ones(()), "delta.x": torch.ones(1)}, {})), "no such weight"),
@@ -63,7 +65,7 @@ def test_an_unusable_update_is_rejected_by_name_and_the_rest_counts(bad: Part, r
         want = [1, 2, 3] if rule == "krum" else [3, 4, 5]
         if rule != "krum":
             assert mean_change(update) == pytest.approx(want)
-        assert "bad" not in update.posteriors
+        assert "bad" not in update.own
 
 
 @pytest.mark.reference

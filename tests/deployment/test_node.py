@@ -48,12 +48,12 @@ def app(tmp_path: Path) -> Path:
 def test_a_user_too_small_to_split_is_left_out_and_named_in_the_nodes_log_alone(app: Path, capsys):
     """Of two pairs one is held out, so that one is left: too few for a context and a target."""
     lines = rows([12, 9])
-    whole = load_node(str(app / "run.yaml"), write(app, lines, "whole.jsonl"), "").federation.partition.clients[0]
+    whole = load_node(str(app / "run.yaml"), write(app, lines, "whole.jsonl"), "").holder.partition.clients[0]
     two = [lines[whole.train[0]], lines[whole.test[0]]]
     lines += [{**line, "user_id": "small"} for line in two] + [{**lines[0], "user_id": "smaller"}]
     node = load_node(str(app / "run.yaml"), write(app, lines), "")
     assert node.left_out == ("small", "smaller")
-    assert node.federation.client_ids == ("user-00000", "user-00001")
+    assert node.holder.client_ids == ("user-00000", "user-00001")
     capsys.readouterr()
     sent = pack_introduction(introduction(node))
     said = "left out, with too few pairs to learn from: 'small', 'smaller'. The server is told how many, not who."
@@ -70,8 +70,8 @@ def test_a_user_whose_pairs_are_all_ties_changes_nothing_and_the_rows_are_counte
     ties = [{**line, "user_id": "undecided", "rejected": line["chosen"]} for line in lines[:6]]
     node = load_node(str(app / "run.yaml"), write(app, [*lines, *ties]), "")
     alone = load_node(str(app / "run.yaml"), write(app, lines, "alone.jsonl"), "")
-    assert node.federation.client_ids == alone.federation.client_ids
-    assert (node.federation.moments.sum == alone.federation.moments.sum).all()
+    assert node.holder.client_ids == alone.holder.client_ids
+    assert (node.holder.moments.sum == alone.holder.moments.sum).all()
     capsys.readouterr()
     introduction(node)
     assert "6 rows left out: " in capsys.readouterr().err
@@ -114,11 +114,11 @@ def test_an_error_of_any_kind_tells_the_server_its_class_alone(capsys):
 def test_nodes_hold_out_the_same_pairs_as_one_machine_without_a_word(app: Path):
     """A prompt is in the test pairs of a node exactly if it is in those of one machine that holds everything."""
     lines = rows([12, 9, 11, 7])
-    whole = load_node(str(app / "run.yaml"), write(app, lines), "").federation.partition.by_id
+    whole = load_node(str(app / "run.yaml"), write(app, lines), "").holder.partition.by_id
     for number in range(2):
         own = [line for line in lines if int(line["user_id"][-1]) % 2 == number]
         node = load_node(str(app / "run.yaml"), write(app, own, f"{number}.jsonl"), "")
-        for client in node.federation.partition.seen:
+        for client in node.holder.partition.seen:
             theirs = [line for line in own if line["user_id"] == client.client_id]
             for part in ("train", "test"):
                 here = [own[row]["prompt"] for row in getattr(client, part)]

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -17,6 +18,7 @@ if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from conftest import make_federation
+from fedvpa.algorithms.base import SelectorAlgorithm
 from fedvpa.algorithms.registry import METHODS, make
 from fedvpa.engines.config import EngineConfig
 from fedvpa.engines.training import TrainState, rounds, start
@@ -25,7 +27,7 @@ from tests_shared import config
 SEED, ROUNDS = 13, 4
 
 
-def summary(state: TrainState) -> dict[str, float]:
+def summary(algorithm: SelectorAlgorithm[Any], state: TrainState) -> dict[str, float]:
     """Norm and signed sum of every weight, the prior, and the sums of posteriors and private logits."""
     server = state.server
     found = {}
@@ -33,11 +35,12 @@ def summary(state: TrainState) -> dict[str, float]:
         signs = torch.cos(torch.arange(leaf.numel(), dtype=torch.float64))
         found[f"{name}: norm"] = float(leaf.double().norm())
         found[f"{name}: sum"] = float((leaf.double().flatten() * signs).sum())
-    found |= {f"log_prior[{m}]": float(value) for m, value in enumerate(server.log_prior)}
-    for name, (mean, log_var) in sorted(server.posteriors.items()):
-        found[f"posterior of {name}"] = float(mean.double().norm() + log_var.double().sum())
-    for name, own in sorted(state.private.items()):
-        found[f"private logits of {name}"] = float(sum(own.logits.values()))
+    found |= {f"log_prior[{m}]": float(value) for m, value in enumerate(algorithm.selector(server).log_prior)}
+    for name, own in sorted((getattr(server, "posteriors", None) or getattr(server, "reports", {})).items()):
+        first, second = own.values()
+        found[f"posterior of {name}"] = float(first.double().norm() + second.double().sum())
+    for name, kept in sorted(state.private.items()):
+        found[f"private logits of {name}"] = float(kept["logits"].double().sum()) if "logits" in kept else 0.0
     return found
 
 
@@ -48,7 +51,7 @@ def run(method: str, engine: str) -> dict[str, float]:
     setting = EngineConfig(name=engine, cohort=5, dropout=0.3, workers=1)
     for reached, _ in rounds(algorithm, federation, setting, SEED, state):
         state = reached
-    return summary(state)
+    return summary(algorithm, state)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ if __name__ == "__main__":
 import torch
 
 from conftest import make_federation
+from fedvpa.algorithms.prototype_prior import PrototypeState
 from fedvpa.algorithms.registry import make
 from fedvpa.engines.checkpoint import load_checkpoint, save_checkpoint
 from fedvpa.engines.config import EngineConfig
@@ -34,5 +35,5 @@ if __name__ == "__main__":
     path = Path(sys.argv[1]) / "last.safetensors"
     half, first = train("flower", stop=3)
     save_checkpoint(path, half, {})
-    whole, rest = train("flower", load_checkpoint(path)[0])
+    whole, rest = train("flower", load_checkpoint(path, PrototypeState)[0])
     save_checkpoint(path, whole, {"lines": first + rest})

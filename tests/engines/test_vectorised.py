@@ -43,8 +43,10 @@ def bits(state: TrainState) -> dict[str, bytes]:
     """Every weight, posterior and private logit."""
     found = {name: leaf.numpy().tobytes() for name, leaf in state.server.final.items()}
     for name, posterior in state.server.posteriors.items():
-        found |= {f"{part} of {name}": leaf.numpy().tobytes() for part, leaf in enumerate(posterior)}
-    return found | {f"logits of {name}": repr(own.logits).encode() for name, own in state.private.items()}
+        found |= {f"{part} of {name}": leaf.numpy().tobytes() for part, leaf in posterior.items()}
+    for name, own in state.private.items():
+        found |= {f"private {part} of {name}": leaf.numpy().tobytes() for part, leaf in own.items()}
+    return found
 
 
 @pytest.mark.equivalence

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from fedvpa.algorithms.base import FeatureSetting
 from fedvpa.algorithms.config import MethodConfig
 from fedvpa.algorithms.registry import make
 from fedvpa.core.errors import TrainingError
@@ -38,7 +39,7 @@ def selector_of(method: str = "fedvpa_gp", head: str = "bilinear", refinement: s
     shape = {"head": head, "latent": LATENT, "head_scale": 3.0}
     config = MethodConfig.parse({"selector": shape, "variational": {"refinement": refinement}})
     algorithm = make(method, config)
-    return algorithm.selector(algorithm.init(DIMENSION, ("a", "b"), 7))
+    return algorithm.selector(algorithm.init(FeatureSetting(DIMENSION, ("a", "b")), 7))
 
 
 def flipped(federation: Federation, part: str) -> Federation:

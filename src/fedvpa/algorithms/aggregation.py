@@ -2,15 +2,41 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
-import torch
 from torch import Tensor
 
-from fedvpa.algorithms.base import CohortUpdate, ServerState
+from fedvpa.algorithms.base import CohortUpdate
 from fedvpa.algorithms.config import ServerConfig
+from fedvpa.algorithms.validation import Bounds
 from fedvpa.core import tree
+from fedvpa.core.short_repr import short_repr
 from fedvpa.core.tree import Tree, below, prefixed
+
+
+@dataclass(frozen=True, repr=False)
+class Averaged:
+    """Weights, and their mean over the last rounds: the state of a method that averages weights and nothing else.
+
+    Attributes:
+        params: The current weights.
+        round: Rounds completed.
+        average: Mean of the weights over the rounds of the averaging tail; empty before it starts.
+        averaged: How many rounds ``average`` holds.
+    """
+
+    params: Tree
+    round: int = 0
+    average: Tree = field(default_factory=dict)
+    averaged: int = 0
+
+    __repr__ = short_repr
+
+    @property
+    def final(self) -> Tree:
+        """The weights to use after training: the average of the tail, or the current ones before it starts."""
+        return self.average if self.averaged else self.params
 
 
 def weighted_delta(before: Tree, after: Tree, weight: Tensor) -> Tree:
@@ -22,9 +48,10 @@ def weighted_delta(before: Tree, after: Tree, weight: Tensor) -> Tree:
     return {"weight": weight} | prefixed("delta", tree.combine(change, before, after))
 
 
-def federated_average(
-    state: ServerState, update: CohortUpdate, config: ServerConfig, *, tail_from: int = 0
-) -> ServerState:
+AveragedT = TypeVar("AveragedT", bound=Averaged)
+
+
+def federated_average(state: AveragedT, update: CohortUpdate, config: ServerConfig, *, tail_from: int = 0) -> AveragedT:
     """θ ← θ + Σ weight·Δ / Σ weight (FedAvg; McMahan et al., AISTATS 2017), and the running mean of the tail.
 
     A round from which nobody reported, or only clients without pairs, leaves the weights as they are.
@@ -52,13 +79,22 @@ def _changed(params: Tree, update: CohortUpdate) -> Tree:
     return {name: params[name] for name in below("delta", update.sums)}
 
 
+def shapes(params: Tree) -> dict[str, tuple[int, ...]]:
+    """Name → shape: what changes of these weights must look like."""
+    return {name: tuple(leaf.shape) for name, leaf in params.items()}
+
+
+LOSS = Bounds((), -1e6, 1e6, per="weight")
+"""A mean loss per pair, in nats. Chosen by us: far above any loss of a training that has not diverged."""
+
+
+def loss_bounds(*names: str) -> dict[str, Bounds]:
+    """The bounds of ``loss.*`` sums."""
+    return {f"loss.{name}": LOSS for name in names}
+
+
 def mean_losses(update: CohortUpdate) -> dict[str, float]:
     """``loss.*`` sums as means over the cohort's pairs."""
     if not update.sums or not update.sums["weight"] > 0:
         return {}
     return {name: float(total / update.sums["weight"]) for name, total in below("loss", update.sums).items()}
-
-
-def zero_evidence() -> Tensor:
-    """The evidence of a server that has seen none."""
-    return torch.tensor(float("nan"))

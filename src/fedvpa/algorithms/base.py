@@ -1,82 +1,79 @@
-"""The contract between an algorithm and an engine.
+"""The contract between an algorithm and an engine: one for every federated method.
 
-An algorithm is pure: state in, (state, diagnostics) out. It never knows who runs it. What it computes for a client it
-computes for any leading axes, so an engine may call it with one client at a time or with a whole cohort stacked.
+An algorithm is pure: state in, (state, diagnostics) out. It never knows who runs it. It owns three things, which
+engines store and send without reading them: the server's state, the update of a client, and what a client keeps to
+itself. What a client *holds* is a type parameter: pairs of features for methods that train a selector, texts and a
+language model for methods whose clients train a policy.
 
-    init ──► ServerState ──broadcast──► Broadcast ──client_update──► ClientUpdate ──┐
-                 ▲                                   (on the client)                │ engine adds them up
-                 └──────────────── server_update ◄── CohortUpdate ◄─────────────────┘
+    init ──► State ──broadcast──► Broadcast ──client_update──► ClientUpdate ──transform──┐
+               ▲                              (on the client)                            │ engine adds them up
+               └──────────────── server_update ◄── CohortUpdate ◄──── validation ◄───────┘
+
+A method that trains a selector computes for any leading axes what it computes for one client, so an engine may call it
+with one client at a time or with a whole cohort stacked.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Protocol, runtime_checkable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol, TypeVar, runtime_checkable
 
 import torch
-from torch import Tensor
 
 from fedvpa.algorithms.config import MethodConfig
-from fedvpa.algorithms.draws import Draws
+from fedvpa.algorithms.validation import Expected
 from fedvpa.core import tree
 from fedvpa.core.short_repr import short_repr
 from fedvpa.core.tree import Tree
 from fedvpa.selector.pairs import Pairs
-from fedvpa.selector.posterior import Posterior
 from fedvpa.selector.selector import Selector
 
-Gaussian = tuple[Tensor, Tensor]
-"""Mean and log-variance, each of shape [*clients, k]."""
+Holds = Literal["features", "texts"]
+"""What a client of a method holds: features of its pairs, or its texts and a language model."""
 
 
-@dataclass(frozen=True, repr=False)
-class ServerState:
-    """All that the server knows.
+@runtime_checkable
+class State(Protocol):
+    """All that the server knows: a frozen data class of the algorithm's own.
 
-    Attributes:
-        round: Rounds completed.
-        params: The current weights.
-        average: Mean of the weights over the rounds of the averaging tail; empty before it starts.
-        averaged: How many rounds ``average`` holds.
-        log_prior: log π over the prototypes, shape [m].
-        evidence: Running mean square of the clients' centred log-likelihoods at the prototypes; NaN before the first.
-        posteriors: Client id → the posterior that it uploaded last; the most recent ``MEMORY`` clients, oldest first.
-            For ``fedbiscuit``, of every client, its losses and the selector that it trains.
-        components: Ids of the last cohort, whose posteriors are the components of the mixture prior.
+    :mod:`fedvpa.core.frozen` makes named tensors of it and back, so a method writes no code for its checkpoints.
     """
 
-    params: Tree
-    log_prior: Tensor
-    evidence: Tensor
-    round: int = 0
-    average: Tree = field(default_factory=dict)
-    averaged: int = 0
-    posteriors: Mapping[str, Gaussian] = field(default_factory=dict)
-    components: tuple[str, ...] = ()
-
-    __repr__ = short_repr
+    @property
+    def round(self) -> int:
+        """Rounds completed."""
 
     @property
-    def final(self) -> Tree:
-        """The weights to use after training: the average of the tail, or the current ones before it starts."""
-        return self.average if self.averaged else self.params
+    def params(self) -> Tree:
+        """The current weights, by name: every ``delta.*`` of an update moves one of them."""
+
+
+@dataclass(frozen=True)
+class FeatureSetting:
+    """What a method needs to know of clients that hold features, before the first round.
+
+    Attributes:
+        dimension: D, the size of a feature.
+        groups: The distinct true groups; only the ``oracle`` yardstick reads them.
+    """
+
+    dimension: int
+    groups: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, repr=False)
 class Broadcast:
-    """What leaves the server for one cohort.
+    """What leaves the server for one cohort. It names no client.
 
     Attributes:
         shared: Tensors that every client of the cohort gets, by name: ``params.*`` and what the algorithm adds.
         own: Tensors with a leading axis over the cohort: what each client alone gets.
-        components: Ids of the mixture prior's components, in the order of their tensors in ``shared``.
         round: The number of this round, from 0.
     """
 
     shared: Tree
     own: Tree
-    components: tuple[str, ...]
     round: int
 
     __repr__ = short_repr
@@ -95,77 +92,52 @@ class ClientUpdate:
     """What a client sends back, or a cohort of them along a leading axis.
 
     Attributes:
-        sums: Statistics with a law: adding the sums of two cohorts gives the sums of their union. ``weight`` is the
-            number of training pairs (for ``fedbiscuit`` 1), ``delta.*`` the weighted change of each parameter, the rest
-            is the algorithm's.
-        posterior: The client's Gaussian posterior: not additive, small (8k bytes), and handled apart. For
-            ``fedbiscuit`` the losses of its U selectors and, one-hot, the one that it trained. None for methods that
-            upload neither.
+        sums: Statistics with a law: adding the sums of two cohorts gives the sums of their union. ``weight`` is how
+            much the client counts, mostly its number of training pairs; ``delta.*`` the change of each parameter, times
+            the weight; the rest is the algorithm's.
+        own: What is not additive, by name: small, and never sent to another client.
     """
 
     sums: Tree
-    posterior: Gaussian | None
+    own: Tree = field(default_factory=dict)
 
     __repr__ = short_repr
 
 
 @dataclass(frozen=True, repr=False)
 class CohortUpdate:
-    """The sum of the updates of a cohort, and the posteriors by client id."""
+    """The sum of the updates of a cohort, and what is not additive by client id."""
 
     sums: Tree
-    posteriors: Mapping[str, Gaussian]
+    own: Mapping[str, Tree] = field(default_factory=dict)
 
     __repr__ = short_repr
 
     def __add__(self, other: CohortUpdate) -> CohortUpdate:
-        """The update of the union of two disjoint cohorts."""
+        """The update of the union of two disjoint cohorts.
+
+        Raises:
+            ValueError: If their sums have not the same names: one of them would be dropped without a word.
+        """
+        own = {**self.own, **other.own}
         if not self.sums or not other.sums:
-            return CohortUpdate(self.sums or other.sums, {**self.posteriors, **other.posteriors})
-        return CohortUpdate(tree.combine(torch.add, self.sums, other.sums), {**self.posteriors, **other.posteriors})
+            return CohortUpdate(self.sums or other.sums, own)
+        if self.sums.keys() != other.sums.keys():
+            odd = sorted(self.sums.keys() ^ other.sums.keys())
+            raise ValueError(f"only one of two updates has {', '.join(odd)}")
+        return CohortUpdate(tree.combine(torch.add, self.sums, other.sums), own)
 
 
-def one_by_one(ids: Sequence[str], update: ClientUpdate) -> list[CohortUpdate]:
-    """A stacked update as the updates of its clients."""
-    return [
-        CohortUpdate(
-            {name: leaf[row] for name, leaf in update.sums.items()},
-            {} if update.posterior is None else {client: (update.posterior[0][row], update.posterior[1][row])},
-        )
-        for row, client in enumerate(ids)
-    ]
+Transform = Callable[[ClientUpdate, int, str], ClientUpdate]
+"""(update, round, client id) → what of it leaves the client: the one place between a client and the sum."""
 
-
-@dataclass(frozen=True, repr=False)
-class Private:
-    """What never leaves a client.
-
-    Attributes:
-        logits: Component's client id → log π, the mixture weights that this client has learned.
-        posterior: Its own posterior, as last inferred.
-    """
-
-    logits: Mapping[str, float] = field(default_factory=dict)
-    posterior: Gaussian | None = None
-
-    __repr__ = short_repr
-
-
-class NothingPrivate:
-    """The private side of a method whose clients keep nothing from one round to the next."""
-
-    def load_private(self, client_id: str, private: Private, components: Sequence[str]) -> Tree:
-        """Nothing; an engine adds ``group`` [m] if groups are read."""
-        return {}
-
-    def store_private(self, private: Private, tensors: Tree, components: Sequence[str]) -> Private:
-        """The same as before."""
-        return private
+StateT = TypeVar("StateT", bound=State)
+HeldT = TypeVar("HeldT", contravariant=True)
 
 
 @runtime_checkable
-class Algorithm(Protocol):
-    """One method. Frozen: configuration only."""
+class Algorithm(Protocol[StateT, HeldT]):
+    """One method. Frozen: configuration only. :class:`Plain` has what most methods have in common."""
 
     @property
     def config(self) -> MethodConfig:
@@ -176,8 +148,80 @@ class Algorithm(Protocol):
         """What the method is called in tables and on the command line."""
 
     @property
+    def holds(self) -> Holds:
+        """What its clients hold."""
+
+    @property
+    def state_type(self) -> type[Any]:
+        """The class of its state."""
+
+    @property
     def reads_groups(self) -> bool:
         """Whether training sees the true groups: only the ``oracle`` yardstick does."""
+
+    @property
+    def rounds(self) -> int:
+        """How many rounds it wants; 0 if it needs no federation."""
+
+    @property
+    def learning_rates(self) -> Mapping[str, float]:
+        """Configuration key → value of what to lower when a training diverges."""
+
+    def init(self, setting: Any, seed: int) -> StateT:
+        """The state before the first round.
+
+        Args:
+            setting: What the holder of the clients says about them: a :class:`FeatureSetting`, or what the clients of a
+                method on texts have.
+            seed: The run's seed.
+        """
+
+    def asks_everyone(self, state: StateT) -> bool:
+        """Whether all clients are asked next, instead of the round's cohort."""
+
+    def broadcast(self, state: StateT, client_ids: Sequence[str]) -> Broadcast:
+        """What leaves the server for this cohort."""
+
+    def expected(self, state: StateT) -> Expected:
+        """What the update of one client must look like, when it answers the broadcast of this state."""
+
+    def draw(self, seed: int, broadcast: Broadcast, client_id: str, size: int) -> Any:
+        """All randomness of one client in one round.
+
+        Args:
+            seed: The run's seed.
+            broadcast: What the cohort was sent.
+            client_id: The client.
+            size: How many pairs or prompts it trains on.
+        """
+
+    def load_private(self, private: Tree, received: Tree) -> Tree:
+        """The private tensors that ``client_update`` needs, from what the client kept: nothing at first."""
+
+    def store_private(self, private: Tree, tensors: Tree, received: Tree) -> Tree:
+        """What a client keeps after ``client_update`` returned ``tensors``."""
+
+    def client_update(self, received: Tree, held: HeldT, private: Tree, draws: Any) -> tuple[ClientUpdate, Tree]:
+        """Local training; for any leading client axes where clients hold features.
+
+        Args:
+            received: ``Broadcast.client`` or ``Broadcast.cohort``.
+            held: What the client trains on.
+            private: From :meth:`load_private`; with ``group`` [m] if groups are read.
+            draws: From :meth:`draw`.
+        """
+
+    def server_update(self, state: StateT, update: CohortUpdate) -> tuple[StateT, dict[str, float]]:
+        """Aggregate; the new state, and means for the history.
+
+        A round is over once the state's ``round`` has advanced. Until then the engine asks again: the same cohort, or
+        everybody where :meth:`asks_everyone` says so. Without any client that reported, the round advances.
+        """
+
+
+@runtime_checkable
+class SelectorAlgorithm(Algorithm[StateT, Pairs], Protocol[StateT]):
+    """A method that trains a selector on features."""
 
     @property
     def personal(self) -> bool:
@@ -187,54 +231,46 @@ class Algorithm(Protocol):
     def has_prototypes(self) -> bool:
         """Whether its prototypes mean preferences, rather than nothing."""
 
-    @property
-    def rounds(self) -> int:
-        """How many rounds it wants; 0 if it needs no federation."""
-
-    def init(self, dimension: int, groups: Sequence[str], seed: int) -> ServerState:
-        """The state before the first round."""
-
-    def broadcast(self, state: ServerState, client_ids: Sequence[str]) -> Broadcast:
-        """What leaves the server for this cohort."""
-
-    def draw(self, seed: int, round_: int, client_id: str, pairs: int, components: int) -> Draws:
-        """All randomness of one client in one round."""
-
-    def load_private(self, client_id: str, private: Private, components: Sequence[str]) -> Tree:
-        """The private tensors that ``client_update`` needs, in the order of ``components``."""
-
-    def store_private(self, private: Private, tensors: Tree, components: Sequence[str]) -> Private:
-        """The private state after ``client_update`` returned ``tensors``."""
-
-    def client_update(self, received: Tree, data: Pairs, private: Tree, draws: Draws) -> tuple[ClientUpdate, Tree]:
-        """Local training, for any leading client axes.
-
-        Args:
-            received: ``Broadcast.client`` or ``Broadcast.cohort``.
-            data: The training pairs.
-            private: From :meth:`load_private`.
-            draws: From :meth:`draw`.
-        """
-
-    def server_update(self, state: ServerState, update: CohortUpdate) -> tuple[ServerState, dict[str, float]]:
-        """Aggregate. Without any client that reported, only the round advances."""
-
-    def selector(self, state: ServerState) -> Selector:
+    def selector(self, state: StateT) -> Selector:
         """The trained preference model: ``infer`` and ``score`` of the contract."""
 
 
-__all__ = [
-    "Algorithm",
-    "Broadcast",
-    "ClientUpdate",
-    "CohortUpdate",
-    "Draws",
-    "Gaussian",
-    "Pairs",
-    "Posterior",
-    "Private",
-    "Selector",
-    "ServerState",
-    "one_by_one",
-    "replace",
-]
+class Plain:
+    """What most methods have in common: clients keep nothing, and a round asks one cohort once."""
+
+    holds: Holds = "features"
+    config: MethodConfig
+
+    @property
+    def learning_rates(self) -> Mapping[str, float]:
+        """Those of local training on features."""
+        local = self.config.local
+        return {"local.head_lr": local.head_lr, "local.encoder_lr": local.encoder_lr}
+
+    def asks_everyone(self, state: Any) -> bool:
+        """Never."""
+        return False
+
+    def load_private(self, private: Tree, received: Tree) -> Tree:
+        """Nothing."""
+        return {}
+
+    def store_private(self, private: Tree, tensors: Tree, received: Tree) -> Tree:
+        """The same as before."""
+        return private
+
+
+def one_by_one(ids: Sequence[str], update: ClientUpdate) -> list[ClientUpdate]:
+    """A stacked update as the updates of its clients, in the order of ``ids``."""
+    return [
+        ClientUpdate(
+            {name: leaf[row] for name, leaf in update.sums.items()},
+            {name: leaf[row] for name, leaf in update.own.items()},
+        )
+        for row in range(len(ids))
+    ]
+
+
+def alone(client_id: str, update: ClientUpdate) -> CohortUpdate:
+    """The update of a cohort of one."""
+    return CohortUpdate(update.sums, {client_id: update.own} if update.own else {})

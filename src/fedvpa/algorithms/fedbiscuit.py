@@ -37,19 +37,27 @@ The result is one model for all: it has no latent, and clients differ only in wh
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from fedvpa.algorithms.aggregation import federated_average, mean_losses, weighted_delta, zero_evidence
-from fedvpa.algorithms.base import Broadcast, ClientUpdate, CohortUpdate, NothingPrivate, ServerState
+from fedvpa.algorithms.aggregation import (
+    Averaged,
+    federated_average,
+    loss_bounds,
+    mean_losses,
+    shapes,
+    weighted_delta,
+)
+from fedvpa.algorithms.base import Broadcast, ClientUpdate, CohortUpdate, FeatureSetting, Plain
 from fedvpa.algorithms.config import MethodConfig
 from fedvpa.algorithms.draws import Draws, draw
-from fedvpa.algorithms.grouping import Timetable, regrouped
+from fedvpa.algorithms.grouping import Timetable, regrouped, report_bounds
 from fedvpa.algorithms.local_training import train_locally
+from fedvpa.algorithms.validation import Expected
 from fedvpa.core.errors import ConfigError
 from fedvpa.core.seeds import torch_generator
 from fedvpa.core.tree import Tree, below, prefixed
@@ -64,12 +72,23 @@ SELECTORS = "head.personal"
 """The only weights that are trained: φ, shape [U, d]."""
 
 
+@dataclass(frozen=True, repr=False, kw_only=True)
+class BiscuitState(Averaged):
+    """All that the server knows.
+
+    Attributes:
+        reports: Client id → ``losses``, its U losses when it was last heard, and ``label``, one-hot, the selector that
+            it trains.
+    """
+
+    reports: Mapping[str, Tree] = field(default_factory=dict)
+
+
 @dataclass(frozen=True)
-class FedBiscuit(NothingPrivate):
+class FedBiscuit(Plain):
     """FedBiscuit. See the module's docstring.
 
-    ``ServerState.posteriors`` holds, for each client that has reported, its U losses and, one-hot, the selector that it
-    trains. Clients upload both: the losses, and the selector that they were told to train.
+    Clients upload their losses, and the selector that they were told to train.
 
     Raises:
         ConfigError: For a head that the selectors would share, a warm-up that leaves no round, or a robust rule.
@@ -92,6 +111,11 @@ class FedBiscuit(NothingPrivate):
                 fix="Use server.rule=mean, with server.clip_norm against single large updates.",
             )
         _ = self.timetable
+
+    @property
+    def state_type(self) -> type[BiscuitState]:
+        """Weights and reports."""
+        return BiscuitState
 
     @property
     def personal(self) -> bool:
@@ -119,28 +143,32 @@ class FedBiscuit(NothingPrivate):
         own = self.config.biscuit
         return Timetable.of(own.selectors, self.rounds, own.warmup_rounds, own.regroup_every)
 
-    def init(self, dimension: int, groups: Sequence[str], seed: int) -> ServerState:
-        """U random selectors; no shared part. ``groups`` is not read."""
-        head = HEAD.init(dimension, self._shape, torch_generator(seed, "init"))
-        uniform = torch.full((self.selectors,), -math.log(self.selectors))
-        return ServerState(prefixed("head", head) | {"prototypes": torch.eye(self.selectors)}, uniform, zero_evidence())
+    def init(self, setting: FeatureSetting, seed: int) -> BiscuitState:
+        """U random selectors; no shared part."""
+        head = HEAD.init(setting.dimension, self._shape, torch_generator(seed, "init"))
+        return BiscuitState(params=prefixed("head", head) | {"prototypes": torch.eye(self.selectors)})
 
-    def broadcast(self, state: ServerState, client_ids: Sequence[str]) -> Broadcast:
+    def broadcast(self, state: BiscuitState, client_ids: Sequence[str]) -> Broadcast:
         """All selectors, and for each client, one-hot, the one that it trains."""
-        label = self.timetable.labels(state.round, state.posteriors, client_ids)
-        return Broadcast(prefixed("params", state.params), {"label": label}, (), state.round)
+        label = self.timetable.labels(state.round, state.reports, client_ids)
+        return Broadcast(prefixed("params", state.params), {"label": label}, state.round)
 
-    def draw(self, seed: int, round_: int, client_id: str, pairs: int, components: int) -> Draws:
+    def expected(self, state: BiscuitState) -> Expected:
+        """Changes of the selectors, the loss, and the report."""
+        changed = shapes({SELECTORS: state.params[SELECTORS]})
+        return Expected(changed, loss_bounds("reconstruction"), report_bounds(self.selectors))
+
+    def draw(self, seed: int, broadcast: Broadcast, client_id: str, size: int) -> Draws:
         """The same folds as every method."""
-        return draw(seed, round_, client_id, pairs, self.config.local)
+        return draw(seed, broadcast.round, client_id, size, self.config.local)
 
-    def client_update(self, received: Tree, data: Pairs, private: Tree, draws: Draws) -> tuple[ClientUpdate, Tree]:
+    def client_update(self, received: Tree, held: Pairs, private: Tree, draws: Draws) -> tuple[ClientUpdate, Tree]:
         """E local steps of the selector that the client was told to train, on the same targets as every method."""
         before, label = below("params", received), received["label"]
         trace: dict[str, Tensor] = {}
 
         def loss(weights: Tree, step: int) -> Tensor:
-            target = data.take(draws.target[..., step, :], draws.target_present[..., step, :])
+            target = held.take(draws.target[..., step, :], draws.target_present[..., step, :])
             value = mean_losses_of(below("head", weights), target, label.unsqueeze(-2)).squeeze(-1)
             trace["reconstruction"] = value.detach()
             return value
@@ -148,25 +176,26 @@ class FedBiscuit(NothingPrivate):
         after = train_locally(before, loss, self.config.local, frozen=lambda name: name != SELECTORS)
         with torch.no_grad():
             everyone = torch.eye(self.selectors).expand(*label.shape, self.selectors)
-            report = mean_losses_of(below("head", before), data, everyone)
+            report = mean_losses_of(below("head", before), held, everyone)
         # The penalty on the weights moves the other selectors too.
         changed = after[SELECTORS].where(label.unsqueeze(-1) > 0, before[SELECTORS])
-        present = (data.count > 0).to(data.weight.dtype)
+        present = (held.count > 0).to(held.weight.dtype)
         sums = weighted_delta({SELECTORS: before[SELECTORS]}, {SELECTORS: changed}, present)
         sums |= {f"loss.{name}": present * value for name, value in trace.items()}
-        return ClientUpdate(sums, (report, label)), {}
+        return ClientUpdate(sums, {"losses": report, "label": label}), {}
 
-    def server_update(self, state: ServerState, update: CohortUpdate) -> tuple[ServerState, dict[str, float]]:
+    def server_update(self, state: BiscuitState, update: CohortUpdate) -> tuple[BiscuitState, dict[str, float]]:
         """Damped average of each selector; remember the reports; group when it is due, also if nobody reported."""
         new = federated_average(state, update, self.config.server, tail_from=self.timetable.warmup)
-        remembered = {**state.posteriors, **update.posteriors}
+        remembered = {**state.reports, **update.own}
         if self.timetable.groups_after(new.round):
             remembered = regrouped(remembered)
-        return replace(new, posteriors=remembered), mean_losses(update)
+        return replace(new, reports=remembered), mean_losses(update)
 
-    def selector(self, state: ServerState) -> Selector:
+    def selector(self, state: BiscuitState) -> Selector:
         """The selectors with the averaged weights, that vote."""
-        return Selector(self._shape, InferenceConfig(method="vote"), state.final, state.log_prior, torch.ones(()))
+        uniform = torch.full((self.selectors,), -math.log(self.selectors))
+        return Selector(self._shape, InferenceConfig(method="vote"), state.final, uniform, torch.ones(()))
 
     @property
     def _shape(self) -> SelectorConfig:

@@ -52,7 +52,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from fedvpa.algorithms.base import Gaussian
 from fedvpa.algorithms.config import BiscuitConfig
 from fedvpa.algorithms.feddpo import mean_of, with_pairs
 from fedvpa.algorithms.grouping import Timetable, regrouped
@@ -85,7 +84,7 @@ class BiscuitState:
     """
 
     selectors: tuple[tree.Tree, ...]
-    reports: Mapping[str, Gaussian] = field(default_factory=dict)
+    reports: Mapping[str, tree.Tree] = field(default_factory=dict)
     round: int = 0
 
     __repr__ = short_repr
@@ -95,8 +94,8 @@ class BiscuitState:
         found = {"round": torch.tensor(self.round)}
         for place, weights in enumerate(self.selectors):
             found |= tree.prefixed(f"selector.{place:03d}", weights)
-        for client, (told, label) in self.reports.items():
-            found |= {f"losses.{client}": told, f"label.{client}": label}
+        for client, report in self.reports.items():
+            found |= {f"losses.{client}": report["losses"], f"label.{client}": report["label"]}
         return found
 
     @classmethod
@@ -104,7 +103,8 @@ class BiscuitState:
         """The state that :meth:`tensors` gave."""
         stored, label = tree.below("selector", saved), tree.below("label", saved)
         places = sorted({name.partition(".")[0] for name in stored})
-        reports = {client: (told, label[client]) for client, told in tree.below("losses", saved).items()}
+        losses = tree.below("losses", saved)
+        reports = {client: {"losses": told, "label": label[client]} for client, told in losses.items()}
         return cls(tuple(tree.below(place, stored) for place in places), reports, int(saved["round"]))
 
 
@@ -220,7 +220,7 @@ def train_selectors(
         if timetable.groups_after(state.round) and state.round < own.rounds:
             reports = _reports(policy, template, clients, config, state)
             state = replace(state, reports=regrouped(reports))
-            uplink += sum(tree.size({"": told}) for told, _ in reports.values())
+            uplink += sum(report["losses"].nbytes for report in reports.values())
             downlink += len(reports) * sum(map(tree.size, state.selectors))
         seconds = time.monotonic() - started
         skipped = len(cohort) - len(trainers)
@@ -289,12 +289,12 @@ def _local(
 
 def _reports(
     policy: Policy, template: Template, clients: Mapping[str, Choices], config: BiscuitConfig, state: BiscuitState
-) -> dict[str, Gaussian]:
+) -> dict[str, tree.Tree]:
     """U losses of every client that holds a pair; which selector it trains is still open."""
     voters = Voters(policy, template, state.selectors, config.lora.base_samples)
     nobody = torch.zeros(config.selectors)
     return {
-        name: (voters.losses(choices.head(config.lora.report_pairs)), nobody)
+        name: {"losses": voters.losses(choices.head(config.lora.report_pairs)), "label": nobody}
         for name, choices in clients.items()
         if len(choices)
     }

@@ -35,11 +35,13 @@ import torch
 from torch import Tensor
 
 from fedvpa.algorithms import prototype_prior
-from fedvpa.algorithms.aggregation import federated_average, mean_losses, weighted_delta, zero_evidence
-from fedvpa.algorithms.base import Broadcast, ClientUpdate, CohortUpdate, Gaussian, Private, ServerState
+from fedvpa.algorithms.aggregation import federated_average, loss_bounds, mean_losses, shapes, weighted_delta
+from fedvpa.algorithms.base import Broadcast, ClientUpdate, CohortUpdate, FeatureSetting, Plain
 from fedvpa.algorithms.config import MethodConfig
 from fedvpa.algorithms.draws import Draws, draw
 from fedvpa.algorithms.local_training import train_locally
+from fedvpa.algorithms.prototype_prior import PrototypeState
+from fedvpa.algorithms.validation import Expected
 from fedvpa.core.errors import ConfigError
 from fedvpa.core.seeds import torch_generator
 from fedvpa.core.tree import Tree, below, prefixed
@@ -56,7 +58,7 @@ from fedvpa.selector.selector import InferenceConfig, Selector
 
 
 @dataclass(frozen=True)
-class FedVPAGP:
+class FedVPAGP(Plain):
     """FedVPA-GP. See the module's docstring.
 
     Raises:
@@ -73,6 +75,11 @@ class FedVPAGP:
                 f"Laplace refinement needs a head whose margin is linear in z; {self.config.selector.head!r} is not.",
                 fix="Use selector.head=bilinear or mlp, or variational.refinement=responsibilities.",
             )
+
+    @property
+    def state_type(self) -> type[PrototypeState]:
+        """Weights, prior, evidence and posteriors."""
+        return PrototypeState
 
     @property
     def personal(self) -> bool:
@@ -99,91 +106,101 @@ class FedVPAGP:
         """Whether the likelihood of the context enters z."""
         return self.config.variational.refinement != "off"
 
-    def init(self, dimension: int, groups: Sequence[str], seed: int) -> ServerState:
-        """Random weights, orthogonal prototypes, uniform prior. ``groups`` is not read."""
-        shape, generator = self.config.selector, torch_generator(seed, "init")
+    def init(self, setting: FeatureSetting, seed: int) -> PrototypeState:
+        """Random weights, orthogonal prototypes, uniform prior."""
+        shape, generator, dimension = self.config.selector, torch_generator(seed, "init"), setting.dimension
         params = (
             prefixed("head", self.head.init(dimension, shape, generator))
             | prefixed("encoder", init_encoder(dimension, shape.latent, shape.encoder, generator))
             | {"prototypes": init_prototypes(shape.prototypes, shape.latent, shape.prototype_scale, generator)}
         )
         uniform = torch.full((shape.prototypes,), -math.log(shape.prototypes))
-        return ServerState(params, uniform, zero_evidence())
+        return PrototypeState(params=params, log_prior=uniform, seed=seed)
 
-    def broadcast(self, state: ServerState, client_ids: Sequence[str]) -> Broadcast:
-        """Weights, prior and gain for all; for each client the prototype that it was assigned to."""
-        mixed = self.config.variational.prior == "mixture"
-        components = state.components if mixed else ()
+    def broadcast(self, state: PrototypeState, client_ids: Sequence[str]) -> Broadcast:
+        """Weights, prior and gain for all; for each client its prototype, and its place among the components."""
+        if self.config.variational.prior != "mixture":
+            state = replace(state, components=())
+        known = [state.posteriors[name] for name in state.components]
         empty = torch.zeros(0, self.config.selector.latent, dtype=state.log_prior.dtype)
-        means = torch.stack([state.posteriors[name][0] for name in components]) if components else empty
-        log_vars = torch.stack([state.posteriors[name][1] for name in components]) if components else empty
         shared = prefixed("params", state.params) | {
-            "prior.means": means,
-            "prior.log_vars": log_vars,
+            "prior.means": torch.stack([own["mean"] for own in known]) if known else empty,
+            "prior.log_vars": torch.stack([own["log_var"] for own in known]) if known else empty,
+            "prior.keys": prototype_prior.component_keys(state),
             "log_prior": state.log_prior,
             "gain": prototype_prior.evidence_gain(state.evidence, self.config.variational.gain),
             "temperature": self._temperature(state),
             "personal": torch.tensor(0.0 if self._warming_up(state) else 1.0),
         }
-        return Broadcast(shared, self._labels(state, client_ids), components, state.round)
+        own = self._labels(state, client_ids) | {"component": prototype_prior.own_component(state, client_ids)}
+        return Broadcast(shared, own, state.round)
 
-    def draw(self, seed: int, round_: int, client_id: str, pairs: int, components: int) -> Draws:
+    def expected(self, state: PrototypeState) -> Expected:
+        """Changes of all weights, losses, evidence, and the posterior."""
+        losses = loss_bounds("reconstruction", "kl", "orthogonal", *(["amortised"] if self.refines else []))
+        evidence = prototype_prior.evidence_bounds(len(state.log_prior))
+        posterior = prototype_prior.gaussian_bounds(self.config.selector.latent)
+        return Expected(shapes(state.params), losses | evidence, posterior)
+
+    def draw(self, seed: int, broadcast: Broadcast, client_id: str, size: int) -> Draws:
         """Folds, reparameterisation noise, Gumbel noise, dropout."""
         shape = self.config.selector
         return draw(
             seed,
-            round_,
+            broadcast.round,
             client_id,
-            pairs,
+            size,
             self.config.local,
             latent=shape.latent,
-            components=components,
+            components=len(broadcast.shared["prior.keys"]),
             base_dropout=shape.base_dropout,
             dropout=shape.encoder.dropout,
             widths=shape.encoder.pair_widths,
         )
 
-    def load_private(self, client_id: str, private: Private, components: Sequence[str]) -> Tree:
+    def load_private(self, private: Tree, received: Tree) -> Tree:
         """``logits``: this client's log π; −∞ in ``available`` for its own component."""
+        known, keys = prototype_prior.learned_logits(private), received["prior.keys"]
+        mine = torch.arange(len(keys)) == received["component"]
         return {
-            "logits": torch.tensor([private.logits.get(name, 0.0) for name in components]),
-            "available": torch.tensor([-math.inf if name == client_id else 0.0 for name in components]),
+            "logits": torch.tensor([known.get(key, 0.0) for key in keys.tolist()]),
+            "available": torch.zeros(len(keys)).masked_fill(mine, -math.inf),
         }
 
-    def store_private(self, private: Private, tensors: Tree, components: Sequence[str]) -> Private:
-        """Remember log π by component id, and the own posterior."""
-        learned = dict(zip(components, tensors["logits"].tolist(), strict=True))
-        return Private({**private.logits, **learned}, (tensors["mean"], tensors["log_var"]))
+    def store_private(self, private: Tree, tensors: Tree, received: Tree) -> Tree:
+        """Remember log π of the components met last, and the own posterior."""
+        logits = prototype_prior.with_logits(private, received["prior.keys"], tensors["logits"])
+        return {**logits, "mean": tensors["mean"], "log_var": tensors["log_var"]}
 
-    def client_update(self, received: Tree, data: Pairs, private: Tree, draws: Draws) -> tuple[ClientUpdate, Tree]:
+    def client_update(self, received: Tree, held: Pairs, private: Tree, draws: Draws) -> tuple[ClientUpdate, Tree]:
         """E local steps on disjoint contexts and targets, then the client's posterior under the weights it received."""
         before = below("params", received)
         trace: dict[str, Tensor] = {}
 
         def loss(weights: Tree, step: int) -> Tensor:
-            parts = self._losses(weights, received, data, private, draws, step)
+            parts = self._losses(weights, received, held, private, draws, step)
             trace.update({name: part.detach() for name, part in parts.items()})
             return self._total(parts)
 
         after = train_locally(before | {"logits": private["logits"]}, loss, self.config.local)
         logits = after.pop("logits")
-        posterior, statistics = self._report(before, received, data)
-        losses = {f"loss.{name}": data.count * value for name, value in trace.items()}
-        sums = weighted_delta(before, after, data.count) | statistics | losses
-        return ClientUpdate(sums, posterior), {"logits": logits, "mean": posterior[0], "log_var": posterior[1]}
+        posterior, statistics = self._report(before, received, held)
+        losses = {f"loss.{name}": held.count * value for name, value in trace.items()}
+        sums = weighted_delta(before, after, held.count) | statistics | losses
+        return ClientUpdate(sums, posterior), {"logits": logits, **posterior}
 
-    def server_update(self, state: ServerState, update: CohortUpdate) -> tuple[ServerState, dict[str, float]]:
+    def server_update(self, state: PrototypeState, update: CohortUpdate) -> tuple[PrototypeState, dict[str, float]]:
         """Average the weights; follow prior and evidence; remember the posteriors."""
         new = federated_average(state, update, self.config.server)
-        if not update.posteriors:
+        if not update.own:
             return new, {}
-        posteriors = prototype_prior.remember(state.posteriors, update.posteriors)
-        new = replace(new, posteriors=posteriors, components=tuple(update.posteriors))
+        posteriors = prototype_prior.remember(state.posteriors, update.own)
+        new = replace(new, posteriors=posteriors, components=tuple(update.own))
         learn_prior = self.config.variational.learn_prior and not self._warming_up(new)
         new = prototype_prior.follow_evidence(new, update, self.config.server.prior_rate, learn_prior=learn_prior)
         return new, mean_losses(update)
 
-    def selector(self, state: ServerState) -> Selector:
+    def selector(self, state: PrototypeState) -> Selector:
         """The selector with the averaged weights."""
         variational = self.config.variational
         method = "amortised" if variational.refinement == "off" else variational.refinement
@@ -261,7 +278,7 @@ class FedVPAGP:
         rest = variational.normal_weight
         return mixture_prior_kl(z, mean, log_var, components, logits, available, noise, temperature, rest)
 
-    def _report(self, before: Tree, received: Tree, data: Pairs) -> tuple[Gaussian, Tree]:
+    def _report(self, before: Tree, received: Tree, data: Pairs) -> tuple[Tree, Tree]:
         """The posterior from all training pairs under the weights that the client received, and its statistics."""
         with torch.no_grad():
             prototypes, head = before["prototypes"], below("head", before)
@@ -277,20 +294,22 @@ class FedVPAGP:
             if not self.refines:
                 encoder = below("encoder", before)
                 posterior = single(*encode(encoder, data.delta, data.weight, self.config.selector.encoder))
-        return posterior.gaussian(), prototype_prior.evidence_statistics(likelihood, refined.weights, data.count)
+        mean, log_var = posterior.gaussian()
+        statistics = prototype_prior.evidence_statistics(likelihood, refined.weights, data.count)
+        return {"mean": mean, "log_var": log_var}, statistics
 
     # The server's side
 
-    def _warming_up(self, state: ServerState) -> bool:
+    def _warming_up(self, state: PrototypeState) -> bool:
         return state.round < self.config.variational.warmup * self.config.server.rounds
 
-    def _temperature(self, state: ServerState) -> Tensor:
+    def _temperature(self, state: PrototypeState) -> Tensor:
         """τ, annealed exponentially from the first round to the last."""
         start, end = self.config.variational.temperature_start, self.config.variational.temperature_end
         progress = state.round / max(self.config.server.rounds - 1, 1)
         return torch.tensor(start * (end / start) ** progress)
 
-    def _labels(self, state: ServerState, client_ids: Sequence[str]) -> Tree:
+    def _labels(self, state: PrototypeState, client_ids: Sequence[str]) -> Tree:
         """One-hot prototype labels y* of a cohort; zero where none is used or known."""
         if self.refines or not self.config.variational.orthogonal_weight:
             label = torch.zeros(len(client_ids), self.config.selector.prototypes, dtype=state.log_prior.dtype)

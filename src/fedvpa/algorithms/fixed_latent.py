@@ -9,11 +9,19 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from fedvpa.algorithms.aggregation import federated_average, mean_losses, weighted_delta, zero_evidence
-from fedvpa.algorithms.base import Broadcast, ClientUpdate, CohortUpdate, NothingPrivate, ServerState
+from fedvpa.algorithms.aggregation import (
+    Averaged,
+    federated_average,
+    loss_bounds,
+    mean_losses,
+    shapes,
+    weighted_delta,
+)
+from fedvpa.algorithms.base import Broadcast, ClientUpdate, CohortUpdate, FeatureSetting, Plain
 from fedvpa.algorithms.config import MethodConfig
 from fedvpa.algorithms.draws import Draws, draw
 from fedvpa.algorithms.local_training import train_locally
+from fedvpa.algorithms.validation import Expected
 from fedvpa.core.seeds import torch_generator
 from fedvpa.core.tree import Tree, below, prefixed
 from fedvpa.objectives.bradley_terry import choice_log_likelihood, weighted_mean
@@ -24,13 +32,18 @@ from fedvpa.selector.selector import InferenceConfig, Selector
 
 
 @dataclass(frozen=True)
-class FixedLatent(NothingPrivate):
+class FixedLatent(Plain):
     """FedAvg of one head at fixed latents: z = 0 (``global``), or the true group's prototype (``oracle``)."""
 
     config: MethodConfig
     name: str
     reads_groups: bool
     inference: InferenceConfig = field(default_factory=InferenceConfig)
+
+    @property
+    def state_type(self) -> type[Averaged]:
+        """The weights and their mean."""
+        return Averaged
 
     @property
     def personal(self) -> bool:
@@ -47,33 +60,37 @@ class FixedLatent(NothingPrivate):
         """Rounds in all."""
         return self.config.server.rounds
 
-    def init(self, dimension: int, groups: Sequence[str], seed: int) -> ServerState:
-        """A random head; a prototype for each of ``groups`` if they are read, else z = 0."""
+    def init(self, setting: FeatureSetting, seed: int) -> Averaged:
+        """A random head; a prototype for each true group if groups are read, else z = 0."""
         shape, generator = self.config.selector, torch_generator(seed, "init")
-        head = HEADS[shape.head].init(dimension, shape, generator)
+        head = HEADS[shape.head].init(setting.dimension, shape, generator)
         if self.reads_groups:
-            prototypes = init_prototypes(len(groups), shape.latent, shape.prototype_scale, generator)
+            prototypes = init_prototypes(len(setting.groups), shape.latent, shape.prototype_scale, generator)
         else:
             prototypes = torch.zeros(1, shape.latent)
-        uniform = torch.full((len(prototypes),), -math.log(len(prototypes)))
-        return ServerState(prefixed("head", head) | {"prototypes": prototypes}, uniform, zero_evidence())
+        return Averaged(prefixed("head", head) | {"prototypes": prototypes})
 
-    def broadcast(self, state: ServerState, client_ids: Sequence[str]) -> Broadcast:
+    def broadcast(self, state: Averaged, client_ids: Sequence[str]) -> Broadcast:
         """The weights."""
-        return Broadcast(prefixed("params", state.params), {}, (), state.round)
+        return Broadcast(prefixed("params", state.params), {}, state.round)
 
-    def draw(self, seed: int, round_: int, client_id: str, pairs: int, components: int) -> Draws:
+    def expected(self, state: Averaged) -> Expected:
+        """Changes of all weights, and the loss."""
+        return Expected(shapes(state.params), loss_bounds("reconstruction"))
+
+    def draw(self, seed: int, broadcast: Broadcast, client_id: str, size: int) -> Draws:
         """The same folds as every method."""
-        return draw(seed, round_, client_id, pairs, self.config.local, base_dropout=self.config.selector.base_dropout)
+        dropout = self.config.selector.base_dropout
+        return draw(seed, broadcast.round, client_id, size, self.config.local, base_dropout=dropout)
 
-    def client_update(self, received: Tree, data: Pairs, private: Tree, draws: Draws) -> tuple[ClientUpdate, Tree]:
+    def client_update(self, received: Tree, held: Pairs, private: Tree, draws: Draws) -> tuple[ClientUpdate, Tree]:
         """E local steps on the same targets as every method."""
         before = below("params", received)
         head_functions = HEADS[self.config.selector.head]
         trace: dict[str, Tensor] = {}
 
         def loss(weights: Tree, step: int) -> Tensor:
-            target = data.take(draws.target[..., step, :], draws.target_present[..., step, :])
+            target = held.take(draws.target[..., step, :], draws.target_present[..., step, :])
             latent = weights["prototypes"]
             if self.reads_groups:
                 latent = private["group"].unsqueeze(-2) @ latent
@@ -83,13 +100,15 @@ class FixedLatent(NothingPrivate):
             return -likelihood
 
         after = train_locally(before, loss, self.config.local, frozen=lambda name: name == "prototypes")
-        losses = {f"loss.{name}": data.count * value for name, value in trace.items()}
-        return ClientUpdate(weighted_delta(before, after, data.count) | losses, None), {}
+        losses = {f"loss.{name}": held.count * value for name, value in trace.items()}
+        return ClientUpdate(weighted_delta(before, after, held.count) | losses), {}
 
-    def server_update(self, state: ServerState, update: CohortUpdate) -> tuple[ServerState, dict[str, float]]:
+    def server_update(self, state: Averaged, update: CohortUpdate) -> tuple[Averaged, dict[str, float]]:
         """Average the weights."""
         return federated_average(state, update, self.config.server), mean_losses(update)
 
-    def selector(self, state: ServerState) -> Selector:
+    def selector(self, state: Averaged) -> Selector:
         """The selector with the averaged weights."""
-        return Selector(self.config.selector, self.inference, state.final, state.log_prior, torch.ones(()))
+        count = len(state.params["prototypes"])
+        uniform = torch.full((count,), -math.log(count))
+        return Selector(self.config.selector, self.inference, state.final, uniform, torch.ones(()))

@@ -1,7 +1,7 @@
 """Who trains which of U selectors (FedBiscuit, arXiv 2407.03038): warm-up in turn, then balanced greedy groups.
 
-Shared by ``fedbiscuit.py`` and ``fedbiscuit_lora.py``. A *report* of a client is its U losses and, one-hot, the
-selector that it trains.
+Shared by ``fedbiscuit.py`` and ``fedbiscuit_lora.py``. A *report* of a client holds ``losses``, its U losses, and
+``label``, one-hot, the selector that it trains.
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from fedvpa.algorithms.base import Gaussian
+from fedvpa.algorithms.validation import Bounds
 from fedvpa.core.errors import ConfigError
+from fedvpa.core.tree import Tree
 
 
 @dataclass(frozen=True)
@@ -57,9 +58,7 @@ class Timetable:
         """The first round in which groups train, U·R_w."""
         return self.selectors * self.warmup_rounds
 
-    def labels(
-        self, round_: int, reports: Mapping[str, Gaussian], client_ids: Sequence[str]
-    ) -> Float[Tensor, "clients u"]:
+    def labels(self, round_: int, reports: Mapping[str, Tree], client_ids: Sequence[str]) -> Float[Tensor, "clients u"]:
         """One-hot, the selector that each client of a round trains."""
         if round_ < self.warmup:
             return _one_hot(torch.tensor([round_ // self.warmup_rounds] * len(client_ids)).long(), self.selectors)
@@ -68,6 +67,11 @@ class Timetable:
     def groups_after(self, done: int) -> bool:
         """Whether clients are grouped once ``done`` rounds are over."""
         return done >= self.warmup and (done - self.warmup) % self.regroup_every == 0
+
+
+def report_bounds(selectors: int) -> dict[str, Bounds]:
+    """What a report must look like: losses in nats, and shares of selectors."""
+    return {"losses": Bounds((selectors,), 0.0, 1e6), "label": Bounds((selectors,), 0.0, 1.0)}
 
 
 def balanced_greedy(losses: Float[Tensor, "n u"]) -> Int[Tensor, " n"]:
@@ -99,27 +103,25 @@ def balanced_greedy(losses: Float[Tensor, "n u"]) -> Int[Tensor, " n"]:
     return labels
 
 
-def regrouped(remembered: Mapping[str, Gaussian]) -> dict[str, Gaussian]:
+def regrouped(remembered: Mapping[str, Tree]) -> dict[str, Tree]:
     """The same reports with the selectors that :func:`balanced_greedy` gives; by id, so that no order matters."""
     names = sorted(remembered)
     if not names:
         return {}
-    losses = torch.stack([remembered[name][0] for name in names])
+    losses = torch.stack([remembered[name]["losses"] for name in names])
     label = dict(zip(names, _one_hot(balanced_greedy(losses), losses.shape[-1]), strict=True))
-    return {name: (report, label[name]) for name, (report, _) in remembered.items()}
+    return {name: {**report, "label": label[name]} for name, report in remembered.items()}
 
 
-def labels_of(
-    remembered: Mapping[str, Gaussian], client_ids: Sequence[str], selectors: int
-) -> Float[Tensor, "clients u"]:
+def labels_of(remembered: Mapping[str, Tree], client_ids: Sequence[str], selectors: int) -> Float[Tensor, "clients u"]:
     """One-hot selectors of a cohort; who never reported gets the one with the fewest clients, and counts from then."""
     counts = torch.zeros(selectors)
-    for _, label in remembered.values():
-        counts = counts + label
+    for report in remembered.values():
+        counts = counts + report["label"]
     rows = []
     for name in client_ids:
         if name in remembered:
-            rows.append(remembered[name][1])
+            rows.append(remembered[name]["label"])
             continue
         rows.append(_one_hot(counts.argmin(), selectors))
         counts = counts + rows[-1]

@@ -13,10 +13,11 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from fedvpa.algorithms.aggregation import zero_evidence
-from fedvpa.algorithms.base import Broadcast, ClientUpdate, CohortUpdate, NothingPrivate, ServerState
+from fedvpa.algorithms.aggregation import Averaged
+from fedvpa.algorithms.base import Broadcast, ClientUpdate, CohortUpdate, FeatureSetting, Plain
 from fedvpa.algorithms.config import MethodConfig
 from fedvpa.algorithms.draws import Draws, draw
+from fedvpa.algorithms.validation import Expected
 from fedvpa.core.tree import Tree
 from fedvpa.selector.pairs import Pairs
 from fedvpa.selector.selector import InferenceConfig, Selector
@@ -25,7 +26,7 @@ SMALLEST_DECAY = 1e-6
 
 
 @dataclass(frozen=True)
-class LocalOnly(NothingPrivate):
+class LocalOnly(Plain):
     """No rounds: the whole method is its inference."""
 
     config: MethodConfig
@@ -34,32 +35,37 @@ class LocalOnly(NothingPrivate):
     personal: bool = False
     has_prototypes: bool = False
     rounds: int = 0
+    state_type: type[Averaged] = Averaged
 
-    def init(self, dimension: int, groups: Sequence[str], seed: int) -> ServerState:
+    def init(self, setting: FeatureSetting, seed: int) -> Averaged:
         """Z is the weight vector itself: base 0, one prototype at 0."""
-        params = {"head.base": torch.zeros(dimension), "prototypes": torch.zeros(1, dimension)}
-        return ServerState(params, torch.zeros(1), zero_evidence())
+        zero = torch.zeros(setting.dimension)
+        return Averaged({"head.base": zero, "prototypes": zero.unsqueeze(0)})
 
-    def broadcast(self, state: ServerState, client_ids: Sequence[str]) -> Broadcast:
+    def broadcast(self, state: Averaged, client_ids: Sequence[str]) -> Broadcast:
         """Nothing is sent."""
-        return Broadcast({}, {}, (), state.round)
+        return Broadcast({}, {}, state.round)
 
-    def draw(self, seed: int, round_: int, client_id: str, pairs: int, components: int) -> Draws:
+    def expected(self, state: Averaged) -> Expected:
+        """Nothing."""
+        return Expected({})
+
+    def draw(self, seed: int, broadcast: Broadcast, client_id: str, size: int) -> Draws:
         """The folds, which no client uses."""
-        return draw(seed, round_, client_id, pairs, self.config.local)
+        return draw(seed, broadcast.round, client_id, size, self.config.local)
 
-    def client_update(self, received: Tree, data: Pairs, private: Tree, draws: Draws) -> tuple[ClientUpdate, Tree]:
+    def client_update(self, received: Tree, held: Pairs, private: Tree, draws: Draws) -> tuple[ClientUpdate, Tree]:
         """Nothing is trained before inference."""
-        return ClientUpdate({"weight": torch.zeros_like(data.count)}, None), {}
+        return ClientUpdate({"weight": torch.zeros_like(held.count)}), {}
 
-    def server_update(self, state: ServerState, update: CohortUpdate) -> tuple[ServerState, dict[str, float]]:
+    def server_update(self, state: Averaged, update: CohortUpdate) -> tuple[Averaged, dict[str, float]]:
         """Only the round advances."""
         return replace(state, round=state.round + 1), {}
 
-    def selector(self, state: ServerState) -> Selector:
+    def selector(self, state: Averaged) -> Selector:
         """A selector whose inference is the local training."""
         dimension = state.params["head.base"].shape[0]
         shape = self.config.selector.model_copy(update={"head": "linear", "latent": dimension, "prototypes": 1})
         decay = max(self.config.local.head_weight_decay, SMALLEST_DECAY)
         inference = InferenceConfig(method="ridge", decay=decay)
-        return Selector(shape, inference, state.params, state.log_prior, torch.ones(()))
+        return Selector(shape, inference, state.params, torch.zeros(1), torch.ones(()))

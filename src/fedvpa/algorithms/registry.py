@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fedvpa.algorithms.config import MethodConfig
 from fedvpa.core.registry import Registry
 
 if TYPE_CHECKING:
-    from fedvpa.algorithms.base import Algorithm
+    from fedvpa.algorithms.base import SelectorAlgorithm
 
-METHODS: Registry[Callable[[MethodConfig], Algorithm]] = Registry(
+METHODS: Registry[Callable[[MethodConfig], SelectorAlgorithm[Any]]] = Registry(
     "method",
     {
         "fedbiscuit": "fedvpa.algorithms.fedbiscuit:FedBiscuit",
@@ -21,12 +21,12 @@ METHODS: Registry[Callable[[MethodConfig], Algorithm]] = Registry(
         "local": "fedvpa.algorithms.local_only:LocalOnly",
         "oracle": "fedvpa.algorithms.oracle:oracle",
     },
-    shape="a callable that makes an Algorithm of a MethodConfig",
+    shape="a callable that makes a SelectorAlgorithm of a MethodConfig",
 )
 """Name → what makes the method of its hyper-parameters."""
 
 
-def make(name: str, config: MethodConfig) -> Algorithm:
+def make(name: str, config: MethodConfig) -> SelectorAlgorithm[Any]:
     """The method called ``name``.
 
     Raises:

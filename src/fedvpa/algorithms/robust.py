@@ -34,7 +34,7 @@ class Part:
 
     Attributes:
         clients: Their ids.
-        update: Sums and posteriors.
+        update: Its sums, and what is not additive.
     """
 
     clients: tuple[str, ...]
@@ -57,11 +57,11 @@ def aggregate(
     kept, rejected = screen(parts, params)
     if config.clip_norm is not None:
         kept = [Part(part.clients, clipped(part.update, config.clip_norm)) for part in kept]
-    together = reduce(CohortUpdate.__add__, (part.update for part in kept), CohortUpdate({}, {}))
+    together = reduce(CohortUpdate.__add__, (part.update for part in kept), CohortUpdate({}))
     if config.rule == "mean" or not together.sums or not together.sums["weight"] > 0:
         return together, rejected
     sums = robust_sums([part.update.sums for part in kept], config.rule, config.malicious)
-    return CohortUpdate(sums, together.posteriors), rejected
+    return CohortUpdate(sums, together.own), rejected
 
 
 def screen(parts: Sequence[Part], params: Mapping[str, Tensor]) -> tuple[list[Part], dict[str, str]]:
@@ -85,8 +85,8 @@ def _problem(update: CohortUpdate, params: Mapping[str, Tensor]) -> str | None:
         if name not in params or leaf.shape != params[name].shape:
             known = tuple(params[name].shape) if name in params else "no such weight"
             return f"delta.{name} has shape {tuple(leaf.shape)}, and the server {known}"
-    posteriors = [leaf for posterior in update.posteriors.values() for leaf in posterior]
-    for leaf in [*update.sums.values(), *posteriors]:
+    own = [leaf for mine in update.own.values() for leaf in mine.values()]
+    for leaf in [*update.sums.values(), *own]:
         if not torch.isfinite(leaf).all():
             return NOT_FINITE
     return None
@@ -104,7 +104,7 @@ def clipped(update: CohortUpdate, most: float) -> CohortUpdate:
     """The update with its change scaled down to norm ``most`` if it is longer."""
     factor = torch.clamp(most / norm(update).clamp(min=1e-12), max=1.0)
     deltas = {name: leaf * factor for name, leaf in below("delta", update.sums).items()}
-    return CohortUpdate({**update.sums, **prefixed("delta", deltas)}, update.posteriors)
+    return CohortUpdate({**update.sums, **prefixed("delta", deltas)}, update.own)
 
 
 def robust_sums(updates: Sequence[Tree], rule: Rule, malicious: float) -> Tree:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Self
+from typing import Any, Self
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from fedvpa.algorithms.base import Algorithm
+from fedvpa.algorithms.base import SelectorAlgorithm
 from fedvpa.core.files import check_folder_name
 from fedvpa.core.short_repr import short_repr
 from fedvpa.data.client_pairs import ClientPairs
@@ -77,7 +77,7 @@ class Stage1:
     """
 
     method: str
-    algorithm: Algorithm
+    algorithm: SelectorAlgorithm[Any]
     selector: Selector
     seen: Users
     unseen: Users

@@ -152,6 +152,7 @@ def resume(run: str | PathLike[str], *, rounds: int | None = None) -> TrainResul
             fix=f"Start it again with {option('overwrite', 'True')}.",
             where=str(folder),
         )
+    from fedvpa.algorithms.registry import make
     from fedvpa.core.compute import Compute, restore
     from fedvpa.core.progress import say
     from fedvpa.engines.checkpoint import load_checkpoint
@@ -159,13 +160,7 @@ def resume(run: str | PathLike[str], *, rounds: int | None = None) -> TrainResul
     from fedvpa.runs.identity import check_content
     from fedvpa.runs.prepare import prepare
 
-    state, meta = load_checkpoint(folder.checkpoint)
-    if "unit" not in meta["config"]["partition"]:
-        raise RunError(
-            "was begun by fedvpa 0.1.0, which held out pairs client by client: its splits are not this release's.",
-            fix=f"Go on with fedvpa 0.1.0, or start again with {option('overwrite', 'True')}.",
-            where=str(folder),
-        )
+    state, meta = load_checkpoint(folder.checkpoint, make(config.method, config.method_config).state_type)
     if rounds is not None:  # those of the checkpoint: config.yaml says more if an earlier try to go on was killed
         config = with_rounds(config, meta["config"]["server"]["rounds"])
     folder.check_config(config, meta["config"])

@@ -154,7 +154,7 @@ def _begin(run: RunFolder, config: RunConfig, roster: Roster) -> tuple[TrainStat
     """The state and the scaling to go on from, or new ones."""
     rms = config.selector.normalise == "rms"
     if run.checkpoint.is_file():
-        state, meta = load_checkpoint(run.checkpoint)
+        state, meta = load_checkpoint(run.checkpoint, make(config.method, config.method_config).state_type)
         if meta["config"] != config.model_dump(mode="json"):
             raise RunError("holds a run of another configuration.", fix="Choose another out.", where=str(run))
         restore(Compute.of(meta.get("compute")), str(run.checkpoint))

@@ -1,7 +1,7 @@
 """Checkpoints: everything needed to go on, in one file that is replaced in one step.
 
-Client ids may be any text, so tensors are numbered and the names stand in the file's JSON metadata. Floats that matter
-are kept as float64 tensors: what is loaded equals what was saved, bit for bit.
+State and private state are named tensors (:mod:`fedvpa.core.frozen`), names of clients included, so that a header stays
+small however many there are. What is loaded equals what was saved, bit for bit.
 """
 
 from __future__ import annotations
@@ -12,20 +12,21 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError, safe_open
 
-from fedvpa.algorithms.base import Private, ServerState
 from fedvpa.core.errors import RunError
 from fedvpa.core.files import replacing
+from fedvpa.core.frozen import from_tensors, to_tensors
 from fedvpa.core.schema import VERSIONS, check_version
+from fedvpa.core.stacked import decode_each, encode_each
 from fedvpa.core.tensors import write_tensors
 from fedvpa.core.tree import Tree, below, prefixed
-from fedvpa.engines.encoding import decode_posterior, decode_private, encode_posteriors, encode_private
 from fedvpa.engines.training import TrainState
 
-_STATE = frozenset({"round", "averaged", "components", "posteriors", "private", "meta"})
-_CLIENTS = frozenset({"private"})
+EARLIER = "Go on with the release that wrote it (environment.json names it), or train again."
+
+_STATE = frozenset({"meta"})
+_CLIENTS = frozenset[str]()
 
 
 def save_checkpoint(path: Path, state: TrainState, meta: Mapping[str, Any]) -> None:
@@ -39,41 +40,30 @@ def save_checkpoint(path: Path, state: TrainState, meta: Mapping[str, Any]) -> N
     if path.exists():
         with replacing(previous(path)) as copy:
             shutil.copyfile(path, copy)
-    server = state.server
-    tensors = {"log_prior": server.log_prior, "evidence": server.evidence.reshape(1)}
-    tensors |= prefixed("params", server.params) | prefixed("average", server.average)
-    tensors |= prefixed("posteriors", encode_posteriors(dict(enumerate(server.posteriors.values()))))
-    clients, names = encode_private(state.private)
-    header = {
-        "round": server.round,
-        "averaged": server.averaged,
-        "components": server.components,
-        "posteriors": list(server.posteriors),
-        "private": names,
-        "meta": dict(meta),
-    }
-    _write(path, tensors | prefixed("private", clients), header)
+    tensors = prefixed("state", to_tensors(state.server)) | prefixed("private", encode_each(state.private))
+    _write(path, tensors, {"meta": dict(meta)})
 
 
-def load_checkpoint(path: Path) -> tuple[TrainState, dict[str, Any]]:
+def load_checkpoint(path: Path, state_type: type[Any]) -> tuple[TrainState, dict[str, Any]]:
     """What :func:`save_checkpoint` wrote, bit for bit, and its ``meta``.
 
+    Args:
+        path: The file.
+        state_type: The class of the server's state: ``Algorithm.state_type``.
+
     Raises:
-        RunError: If the file is missing, truncated, of another kind or of another schema version.
+        RunError: If the file is missing, truncated, of another kind, method or schema version.
     """
     tensors, header = _read(path, _STATE)
-    posteriors = below("posteriors", tensors)
-    server = ServerState(
-        below("params", tensors),
-        tensors["log_prior"],
-        tensors["evidence"].squeeze(0),
-        header["round"],
-        below("average", tensors),
-        header["averaged"],
-        {name: decode_posterior(posteriors, row) for row, name in enumerate(header["posteriors"])},
-        tuple(header["components"]),
-    )
-    return TrainState(server, decode_private(below("private", tensors), header["private"])), header["meta"]
+    try:
+        server = from_tensors(state_type, below("state", tensors))
+    except (KeyError, TypeError, ValueError) as error:
+        raise RunError(
+            f"is no checkpoint of a {state_type.__name__} ({error}).",
+            fix="Go on with the method that was trained.",
+            where=str(path),
+        ) from error
+    return TrainState(server, decode_each(below("private", tensors))), header["meta"]
 
 
 def previous(path: Path) -> Path:
@@ -81,20 +71,19 @@ def previous(path: Path) -> Path:
     return path.with_name(path.name + ".previous")
 
 
-def save_clients(path: Path, private: Mapping[str, Private]) -> None:
+def save_clients(path: Path, private: Mapping[str, Tree]) -> None:
     """Write the private state of simulated clients: their "devices". Never to be shared."""
-    tensors, names = encode_private(private)
-    _write(path, tensors or {"none": torch.zeros(1)}, {"private": names})
+    _write(path, prefixed("private", encode_each(private)), {})
 
 
-def load_clients(path: Path) -> dict[str, Private]:
+def load_clients(path: Path) -> dict[str, Tree]:
     """What :func:`save_clients` wrote.
 
     Raises:
         RunError: If the file is missing, truncated, of another kind or of another schema version.
     """
-    tensors, header = _read(path, _CLIENTS)
-    return decode_private(tensors, header["private"])
+    tensors, _ = _read(path, _CLIENTS)
+    return decode_each(below("private", tensors))
 
 
 def _write(path: Path, tensors: Tree, header: Mapping[str, Any]) -> None:
@@ -117,7 +106,7 @@ def _read(path: Path, fields: frozenset[str]) -> tuple[Tree, dict[str, Any]]:
             fix=f"Restore it, or put {previous(path).name} in its place.",
             where=str(path),
         ) from error
-    check_version("checkpoint", version, where=str(path), fix="Use the fedvpa that wrote it, or train again.")
+    check_version("checkpoint", version, where=str(path), fix=EARLIER)
     if header.keys() != fields:
         raise RunError(
             f"is another kind of file: it holds {sorted(header)}, and {sorted(fields)} are needed.",

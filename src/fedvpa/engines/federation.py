@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from fedvpa.algorithms.base import FeatureSetting
 from fedvpa.core.errors import DataError
 from fedvpa.core.short_repr import short_repr
 from fedvpa.data.partition import ClientRows, Partition
@@ -61,9 +62,18 @@ class Federation:
         """Of the training pairs of the clients that train."""
         return sum_moments(self.store, self.partition)
 
-    def train_size(self, client_id: str) -> int:
+    @property
+    def setting(self) -> FeatureSetting:
+        """What a method has to know before the first round."""
+        return FeatureSetting(self.dimension, self.groups)
+
+    def size(self, client_id: str) -> int:
         """How many training pairs a client holds."""
         return len(self.partition.by_id[client_id].train)
+
+    def held(self, client_id: str) -> Pairs:
+        """The scaled features of a client's training pairs."""
+        return self.pairs(client_id, "train")
 
     def pairs(self, client_id: str, split: Split) -> Pairs:
         """The scaled features of one client's pairs."""

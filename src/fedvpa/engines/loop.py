@@ -2,33 +2,31 @@
 
 from __future__ import annotations
 
-import torch
-
-from fedvpa.algorithms.base import ClientUpdate, CohortUpdate, Private
+from fedvpa.algorithms.base import alone
 from fedvpa.algorithms.robust import Part
+from fedvpa.core.tree import Tree
 from fedvpa.engines.runner import CohortResult, CohortTask
 
 
 def run_cohort(task: CohortTask) -> CohortResult:
     """One round of local training, client by client: a :class:`~fedvpa.engines.runner.CohortRunner`."""
-    algorithm, broadcast, federation = task.algorithm, task.broadcast, task.federation
-    parts, kept = [], {}
+    parts: list[Part] = []
+    kept: dict[str, Tree] = {}
     for position, name in enumerate(task.cohort):
-        if name not in task.reporting:
-            continue
-        data = federation.pairs(name, "train")
-        own = task.private.get(name, Private())
-        tensors = algorithm.load_private(name, own, broadcast.components)
-        if algorithm.reads_groups:
-            tensors |= {"group": federation.group_one_hot([name])[0]}
-        pairs, components = federation.train_size(name), len(broadcast.components)
-        draws = algorithm.draw(task.seed, broadcast.round, name, pairs, components)
-        update, after = algorithm.client_update(broadcast.client(position), data, tensors, draws)
-        parts.append(_alone(name, update))
-        kept[name] = algorithm.store_private(own, after, broadcast.components)
+        if name in task.reporting:
+            part, kept[name] = run_client(task, position, name)
+            parts.append(part)
     return parts, kept
 
 
-def _alone(name: str, update: ClientUpdate) -> Part:
-    posteriors = {} if update.posterior is None else {name: update.posterior}
-    return Part((name,), CohortUpdate({key: torch.as_tensor(leaf) for key, leaf in update.sums.items()}, posteriors))
+def run_client(task: CohortTask, position: int, name: str) -> tuple[Part, Tree]:
+    """Local training of the client at ``position`` of the cohort: its update, and what it keeps."""
+    algorithm, broadcast = task.algorithm, task.broadcast
+    received, own = broadcast.client(position), task.private.get(name, {})
+    private = algorithm.load_private(own, received)
+    if algorithm.reads_groups:
+        private |= {"group": task.holder.group_one_hot([name])[0]}
+    draws = algorithm.draw(task.seed, broadcast, name, task.holder.size(name))
+    update, after = algorithm.client_update(received, task.holder.held(name), private, draws)
+    sent = task.transform(update, broadcast.round, name)
+    return Part((name,), alone(name, sent)), algorithm.store_private(own, after, received)

@@ -1,18 +1,49 @@
-"""What runs a cohort: the one signature that every engine has."""
+"""What runs a cohort: who holds what, and the one signature that every engine has."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
-from fedvpa.algorithms.base import Algorithm, Broadcast, Private
+from torch import Tensor
+
+from fedvpa.algorithms.base import Algorithm, Broadcast, ClientUpdate, Transform
 from fedvpa.algorithms.robust import Part
 from fedvpa.core.short_repr import short_repr
-from fedvpa.engines.federation import Federation
+from fedvpa.core.tree import Tree
 
-CohortResult = tuple[list[Part], dict[str, Private]]
+HeldT = TypeVar("HeldT", covariant=True)
+
+CohortResult = tuple[list[Part], dict[str, Tree]]
 """The updates of a cohort, and the new private state of the clients that reported."""
+
+
+@runtime_checkable
+class Members(Protocol):
+    """Who takes part in a training, and what a method has to know of them before the first round."""
+
+    @property
+    def client_ids(self) -> tuple[str, ...]:
+        """The clients that train; more may join between rounds."""
+
+    @property
+    def setting(self) -> Any:
+        """What ``Algorithm.init`` is given."""
+
+
+@runtime_checkable
+class Holder(Members, Protocol[HeldT]):
+    """Who holds what, where the clients are on this machine."""
+
+    def held(self, client_id: str) -> HeldT:
+        """What a client trains on."""
+
+    def size(self, client_id: str) -> int:
+        """How many pairs or prompts that are."""
+
+    def group_one_hot(self, client_ids: Sequence[str]) -> Tensor:
+        """True groups, one-hot, shape [clients, groups]; asked for only by a method that reads them."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -22,24 +53,27 @@ class CohortTask:
     Attributes:
         algorithm: What each client does.
         broadcast: What the server sends to the cohort, encoded and decoded as it would travel.
-        federation: Who holds what. A runner whose clients are on other machines does not read it.
+        holder: Who holds what. A runner whose clients are on other machines does not read it.
         cohort: The clients asked.
         reporting: Those of them that answer; the others dropped out and nothing of theirs changes.
         private: The private state of every client that has one.
         seed: The run's seed.
+        transform: What is done to each client's update before it leaves the client.
     """
 
-    algorithm: Algorithm
+    algorithm: Algorithm[Any, Any]
     broadcast: Broadcast
-    federation: Federation
+    holder: Holder[Any]
     cohort: Sequence[str]
     reporting: Sequence[str]
-    private: Mapping[str, Private]
+    private: Mapping[str, Tree]
     seed: int
+    transform: Transform
 
     __repr__ = short_repr
 
 
+@runtime_checkable
 class CohortRunner(Protocol):
     """Runs one round of local training; the server's part of a round is in ``engines/training.py``."""
 
@@ -52,3 +86,8 @@ class CohortRunner(Protocol):
         Raises:
             FedvpaError: If a runner over a network has too few answers to go on.
         """
+
+
+def unchanged(update: ClientUpdate, round_: int, client_id: str) -> ClientUpdate:
+    """The transform that does nothing."""
+    return update

@@ -3,66 +3,76 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
-from fedvpa.algorithms.base import Algorithm, Broadcast, CohortUpdate, Private, ServerState
+from fedvpa.algorithms.base import Algorithm, Broadcast, CohortUpdate, State, Transform
 from fedvpa.algorithms.rejections import check_rejected, lower
 from fedvpa.algorithms.robust import Part, aggregate
 from fedvpa.core import tree
-from fedvpa.core.errors import TrainingError
+from fedvpa.core.errors import ConfigError, TrainingError
 from fedvpa.core.progress import say
 from fedvpa.core.short_repr import short_repr
 from fedvpa.core.tree import Tree
 from fedvpa.engines import loop, vectorised
 from fedvpa.engines.codecs import decode, encode
 from fedvpa.engines.config import Codec, EngineConfig
-from fedvpa.engines.federation import Federation
-from fedvpa.engines.runner import CohortRunner, CohortTask
+from fedvpa.engines.runner import CohortRunner, CohortTask, Holder, Members, unchanged
 from fedvpa.engines.sampling import draw_cohort, draw_dropouts, identities, say_if_all
 
-
-class Clients(Protocol):
-    """What the rounds need to know about who takes part; a ``Federation`` knows more."""
-
-    @property
-    def client_ids(self) -> tuple[str, ...]:
-        """The clients that train; more may join between rounds."""
-
-    @property
-    def groups(self) -> tuple[str, ...]:
-        """The distinct true groups, for the oracle."""
-
-    @property
-    def dimension(self) -> int:
-        """D."""
+MOST_REQUESTS = 8
+"""How often one round may ask: a method whose round never ends is a mistake. Chosen by us."""
 
 
 @dataclass(frozen=True, repr=False)
 class TrainState:
     """Everything needed to go on: what the server knows, and what its simulated clients keep to themselves."""
 
-    server: ServerState
-    private: Mapping[str, Private] = field(default_factory=dict)
+    server: Any
+    private: dict[str, Tree] = field(default_factory=dict)
 
     __repr__ = short_repr
 
 
-def start(algorithm: Algorithm, federation: Clients, seed: int) -> TrainState:
+@dataclass(frozen=True, repr=False)
+class Answer:
+    """What came of one request of a round.
+
+    Attributes:
+        cohort: The clients asked.
+        answered: Those that answered.
+        rejected: Client id → why its update does not count.
+        losses: What the server says about it.
+        uplink_bytes: Sent by the clients.
+        downlink_bytes: Sent to them.
+    """
+
+    cohort: list[str]
+    answered: frozenset[str]
+    rejected: dict[str, str]
+    losses: dict[str, float]
+    uplink_bytes: int
+    downlink_bytes: int
+
+    __repr__ = short_repr
+
+
+def start(algorithm: Algorithm[Any, Any], members: Members, seed: int) -> TrainState:
     """The state before the first round."""
-    return TrainState(algorithm.init(federation.dimension, federation.groups, seed))
+    return TrainState(algorithm.init(members.setting, seed))
 
 
 def rounds(
-    algorithm: Algorithm,
-    federation: Clients,
+    algorithm: Algorithm[Any, Any],
+    members: Members,
     engine: EngineConfig,
     seed: int,
     state: TrainState,
     runner: CohortRunner | None = None,
+    transform: Transform = unchanged,
 ) -> Generator[tuple[TrainState, dict[str, Any]], None, None]:
     """Run the rounds that are left, yielding the state after each and its line of ``history.jsonl``.
 
@@ -71,92 +81,143 @@ def rounds(
 
     Args:
         algorithm: The method.
-        federation: Who takes part; a ``Federation`` unless ``runner`` is given.
+        members: Who takes part; a :class:`~fedvpa.engines.runner.Holder` unless ``runner`` is given.
         engine: Who runs the clients, how many a round asks, how weights travel.
         seed: The run's seed.
         state: Where to go on.
         runner: Runs the cohorts in place of the engine that ``engine.name`` names: nodes of a deployment.
+        transform: What is done to each client's update before it leaves the client. A node of a deployment has its own.
 
     Raises:
+        ConfigError: If the engine cannot run the method.
         TrainingError: If a round's updates are all rejected, and not by the fault of few clients (see
             :mod:`fedvpa.algorithms.rejections`), or their sum is not finite.
     """
     if state.server.round >= algorithm.rounds:
         return
-    holder = cast(Federation, federation)  # A runner over a network, whose server holds no pairs, does not read it.
-    known, hashed = federation.client_ids, identities(federation.client_ids)
-    last_rejected: dict[str, bool] = {}
-    say_if_all(engine.cohort or 1, len(known), "engine.cohort")
-    with nullcontext(runner) if runner else _runner(engine, algorithm, federation) as run:
-        for round_ in range(state.server.round, algorithm.rounds):
+    say_if_all(engine.cohort or 1, len(members.client_ids), "engine.cohort")
+    with nullcontext(runner) if runner else _runner(engine, algorithm, members, transform) as run:
+        training = _Rounds(algorithm, members, engine, seed, run, transform)
+        for _ in range(state.server.round, algorithm.rounds):
             began = time.perf_counter()
-            if federation.client_ids is not known:
-                known, hashed = federation.client_ids, identities(federation.client_ids)
-            cohort = draw_cohort(known, hashed, engine.cohort_of(len(hashed)), seed, round_)
-            dropped = draw_dropouts(cohort, engine.dropout, seed, round_)
-            reporting = [name for name in cohort if name not in dropped]
-            sent = algorithm.broadcast(state.server, cohort)
-            sent = replace(sent, shared=encode(sent.shared, engine.codec))
-            received = replace(sent, shared=decode(sent.shared, engine.codec))
-            task = CohortTask(algorithm, received, holder, cohort, reporting, state.private, seed)
-            parts, kept = run(task)
-            sums = [encode(part.update.sums, engine.codec) for part in parts]
-            parts = [_arrived(part, tree_, engine.codec) for part, tree_ in zip(parts, sums, strict=True)]
-            answered = {name for part in parts for name in part.clients}
-            update, rejected = aggregate(parts, state.server.params, algorithm.config.server)
-            for name, reason in rejected.items():
-                say(f"round {round_}: the update of client {name!r} was rejected: {reason}")
-            last_rejected |= {name: name in rejected for name in answered}
-            check_rejected(round_, answered, rejected, last_rejected, _rates(algorithm))
-            server, losses = algorithm.server_update(state.server, update)
-            if not all(bool(leaf.isfinite().all()) for leaf in server.params.values()):
-                advice = lower(_rates(algorithm))
-                raise TrainingError(f"round {round_}: the weights are no finite numbers any more: {advice}")
-            state = TrainState(server, {**state.private, **kept})
-            yield (
-                state,
-                {
-                    "round": round_,
-                    "losses": losses,
-                    "seconds": round(time.perf_counter() - began, 6),
-                    "uplink_bytes": sum(map(tree.size, sums)) + _posterior_bytes(parts),
-                    "downlink_bytes": _downlink(sent, len(cohort)),
-                    "cohort": cohort,
-                    "dropped": sorted(set(cohort) - answered),
-                    "rejected": sorted(rejected),
-                },
-            )
+            state, answers = training.round(state)
+            yield state, _line(state.server.round - 1, answers, time.perf_counter() - began)
 
 
-def _rates(algorithm: Algorithm) -> dict[str, float]:
-    """The learning rates, by their keys."""
-    local = algorithm.config.local
-    return {"local.head_lr": local.head_lr, "local.encoder_lr": local.encoder_lr}
+class _Rounds:
+    """The rounds of one training; knows who takes part and whose last update was rejected."""
+
+    def __init__(
+        self,
+        algorithm: Algorithm[Any, Any],
+        members: Members,
+        engine: EngineConfig,
+        seed: int,
+        run: CohortRunner,
+        transform: Transform,
+    ) -> None:
+        self._algorithm, self._members, self._engine, self._seed = algorithm, members, engine, seed
+        self._run, self._transform = run, transform
+        self._known, self._hashed = members.client_ids, identities(members.client_ids)
+        self._last_rejected: dict[str, bool] = {}
+
+    def round(self, state: TrainState) -> tuple[TrainState, list[Answer]]:
+        """One round: a request to its cohort, and further ones until the algorithm has enough."""
+        if self._members.client_ids is not self._known:
+            self._known, self._hashed = self._members.client_ids, identities(self._members.client_ids)
+        round_, answers = state.server.round, list[Answer]()
+        size = self._engine.cohort_of(len(self._hashed))
+        drawn = draw_cohort(self._known, self._hashed, size, self._seed, round_)
+        while state.server.round == round_:
+            if len(answers) == MOST_REQUESTS:
+                raise TrainingError(f"round {round_}: {self._algorithm.name} asks for ever and never ends its round.")
+            everyone = self._algorithm.asks_everyone(state.server)
+            state, answer = self._request(state, list(self._known) if everyone else drawn)
+            answers.append(answer)
+        return state, answers
+
+    def _request(self, state: TrainState, cohort: list[str]) -> tuple[TrainState, Answer]:
+        """Ask a cohort, check and add up what comes back, and let the server learn from it."""
+        algorithm, engine, round_ = self._algorithm, self._engine, state.server.round
+        dropped = draw_dropouts(cohort, engine.dropout, self._seed, round_)
+        reporting = [name for name in cohort if name not in dropped]
+        sent = algorithm.broadcast(state.server, cohort)
+        sent = replace(sent, shared=encode(sent.shared, engine.codec))
+        received = replace(sent, shared=decode(sent.shared, engine.codec))
+        holder = cast(
+            Holder[Any], self._members
+        )  # a runner over a network, whose server holds no pairs, does not read it
+        task = CohortTask(algorithm, received, holder, cohort, reporting, state.private, self._seed, self._transform)
+        parts, kept = self._run(task)
+        sums = [encode(part.update.sums, engine.codec) for part in parts]
+        parts = [_arrived(part, tree_, engine.codec) for part, tree_ in zip(parts, sums, strict=True)]
+        answered = frozenset(name for part in parts for name in part.clients)
+        update, rejected = aggregate(parts, state.server.params, algorithm.config.server)
+        self._check(round_, answered, rejected)
+        server, losses = algorithm.server_update(state.server, update)
+        self._check_finite(round_, server)
+        uplink, downlink = sum(map(tree.size, sums)) + _own_bytes(parts), _downlink(sent, len(cohort))
+        after = TrainState(server, {**state.private, **kept})
+        return after, Answer(cohort, answered, rejected, losses, uplink, downlink)
+
+    def _check(self, round_: int, answered: frozenset[str], rejected: dict[str, str]) -> None:
+        for name, reason in rejected.items():
+            say(f"round {round_}: the update of client {name!r} was rejected: {reason}")
+        self._last_rejected |= {name: name in rejected for name in answered}
+        check_rejected(round_, answered, rejected, self._last_rejected, self._algorithm.learning_rates)
+
+    def _check_finite(self, round_: int, server: State) -> None:
+        if not all(bool(leaf.isfinite().all()) for leaf in server.params.values()):
+            advice = lower(self._algorithm.learning_rates)
+            raise TrainingError(f"round {round_}: the weights are no finite numbers any more: {advice}")
+
+
+def _line(round_: int, answers: Sequence[Answer], seconds: float) -> dict[str, Any]:
+    """The line of ``history.jsonl`` of a round, over all of its requests; its cohort is that of the first."""
+    asked = {name for answer in answers for name in answer.cohort}
+    silent = {name for answer in answers for name in set(answer.cohort) - answer.answered}
+    return {
+        "round": round_,
+        "losses": {name: value for answer in answers for name, value in answer.losses.items()},
+        "seconds": round(seconds, 6),
+        "uplink_bytes": sum(answer.uplink_bytes for answer in answers),
+        "downlink_bytes": sum(answer.downlink_bytes for answer in answers),
+        "cohort": answers[0].cohort,
+        "dropped": sorted(silent & asked),
+        "rejected": sorted({name for answer in answers for name in answer.rejected}),
+    }
 
 
 @contextmanager
-def _runner(engine: EngineConfig, algorithm: Algorithm, federation: Clients) -> Iterator[CohortRunner]:
+def _runner(
+    engine: EngineConfig, algorithm: Algorithm[Any, Any], members: Members, transform: Transform
+) -> Iterator[CohortRunner]:
     """What runs a cohort, for as long as the run lasts."""
     if engine.name == "loop":
         yield loop.run_cohort
     elif engine.name == "flower":
         from fedvpa.engines.flower.simulation import simulate
 
-        with simulate(algorithm, cast(Federation, federation), engine.codec) as run:
+        with simulate(algorithm, cast(Holder[Any], members), engine.codec, transform) as run:
             yield run
+    elif algorithm.holds != "features":
+        raise ConfigError(
+            f"engine.name=vectorised cannot run {algorithm.name!r}: its clients train a language model, one at a time, "
+            "and the engine stacks the features of several clients.",
+            fix="Use loop or flower.",
+        )
     else:
         yield partial(vectorised.run_cohort, workers=engine.workers or vectorised.default_workers())
 
 
 def _arrived(part: Part, sums: Tree, codec: Codec) -> Part:
     """A part as the server decodes it."""
-    return Part(part.clients, CohortUpdate(decode(sums, codec), part.update.posteriors))
+    return Part(part.clients, CohortUpdate(decode(sums, codec), part.update.own))
 
 
-def _posterior_bytes(parts: Sequence[Part]) -> int:
-    """Bytes of the posteriors: 8k for each client."""
-    posteriors = (posterior for part in parts for posterior in part.update.posteriors.values())
-    return sum(mean.nbytes + log_var.nbytes for mean, log_var in posteriors)
+def _own_bytes(parts: Sequence[Part]) -> int:
+    """Bytes of what is not additive."""
+    return sum(tree.size(own) for part in parts for own in part.update.own.values())
 
 
 def _downlink(broadcast: Broadcast, clients: int) -> int:

@@ -9,13 +9,15 @@ parallel kernels (``benchmarks/stage1_round.py``).
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import cache
+from typing import cast
 
 import torch
 
-from fedvpa.algorithms.base import Algorithm, Broadcast, Private, one_by_one
+from fedvpa.algorithms.base import Broadcast, alone, one_by_one
 from fedvpa.algorithms.draws import pad_draws
 from fedvpa.algorithms.robust import Part
 from fedvpa.core import tree
@@ -36,8 +38,7 @@ def run_cohort(task: CohortTask, *, workers: int = 1) -> CohortResult:
 
     def part(share: Sequence[int]) -> CohortResult:
         names = [cohort[position] for position in share]
-        own = select(task.broadcast, share)
-        return run_clients(task.algorithm, own, task.federation, names, task.private, task.seed)
+        return run_clients(replace(task, broadcast=select(task.broadcast, share), cohort=names, reporting=names))
 
     shares = [positions[start::workers] for start in range(workers) if positions[start::workers]]
     if len(shares) == 1:
@@ -49,53 +50,30 @@ def run_cohort(task: CohortTask, *, workers: int = 1) -> CohortResult:
     return [parts[name,] for name in ordered], {name: kept[name] for name in ordered}
 
 
-def run_clients(
-    algorithm: Algorithm,
-    broadcast: Broadcast,
-    federation: Federation,
-    names: Sequence[str],
-    private: Mapping[str, Private],
-    seed: int,
-) -> CohortResult:
-    """Train clients as one batch.
-
-    Args:
-        algorithm: What each client does.
-        broadcast: What the server sent to these clients, in their order.
-        federation: Holds their pairs.
-        names: Their ids.
-        private: Their private state, as far as they have one.
-        seed: The run's seed.
-
-    Returns:
-        Their updates, and their new private state.
-    """
-    owns = [private.get(name, Private()) for name in names]
-    tensors = tree.stack(
-        [algorithm.load_private(name, own, broadcast.components) for name, own in zip(names, owns, strict=True)]
-    )
+def run_clients(task: CohortTask) -> CohortResult:
+    """Train all clients of a cohort that holds features as one batch: their updates, and their new private state."""
+    algorithm, broadcast, names = task.algorithm, task.broadcast, task.cohort
+    federation = cast(Federation, task.holder)
+    owns = [task.private.get(name, {}) for name in names]
+    received = [broadcast.client(row) for row in range(len(names))]
+    private = tree.stack([algorithm.load_private(*both) for both in zip(owns, received, strict=True)])
     if algorithm.reads_groups:
-        tensors |= {"group": federation.group_one_hot(names)}
-    draws = pad_draws(
-        [
-            algorithm.draw(seed, broadcast.round, name, federation.train_size(name), len(broadcast.components))
-            for name in names
-        ]
-    )
+        private |= {"group": federation.group_one_hot(names)}
+    draws = pad_draws([algorithm.draw(task.seed, broadcast, name, federation.size(name)) for name in names])
     data = federation.cohort(names, "train")
-    update, after = algorithm.client_update(broadcast.cohort(len(names)), data, tensors, draws)
-    kept = {}
-    for row, (name, own) in enumerate(zip(names, owns, strict=True)):
-        mine = {key: leaf[row] for key, leaf in after.items()}
-        kept[name] = algorithm.store_private(own, mine, broadcast.components)
-    return [Part((name,), mine) for name, mine in zip(names, one_by_one(names, update), strict=True)], kept
+    update, after = algorithm.client_update(broadcast.cohort(len(names)), data, private, draws)
+    parts, kept = [], {}
+    for row, (name, mine) in enumerate(zip(names, one_by_one(names, update), strict=True)):
+        parts.append(Part((name,), alone(name, task.transform(mine, broadcast.round, name))))
+        tensors = {key: leaf[row] for key, leaf in after.items()}
+        kept[name] = algorithm.store_private(owns[row], tensors, received[row])
+    return parts, kept
 
 
 def select(broadcast: Broadcast, positions: Sequence[int]) -> Broadcast:
     """The broadcast to the clients at ``positions`` of a cohort."""
     rows = torch.as_tensor(positions)
-    own = {name: leaf[rows] for name, leaf in broadcast.own.items()}
-    return Broadcast(broadcast.shared, own, broadcast.components, broadcast.round)
+    return replace(broadcast, own={name: leaf[rows] for name, leaf in broadcast.own.items()})
 
 
 @cache

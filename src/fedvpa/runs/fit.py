@@ -6,7 +6,8 @@ from collections.abc import Generator
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from fedvpa.algorithms.base import Algorithm
+from fedvpa.algorithms.aggregation import Averaged
+from fedvpa.algorithms.base import SelectorAlgorithm
 from fedvpa.algorithms.registry import make
 from fedvpa.alignment.stage1 import Stage1, Users
 from fedvpa.core.errors import ConfigError
@@ -136,7 +137,10 @@ def longer(config: RunConfig, state: TrainState, rounds: int) -> tuple[RunConfig
             fix="Train another run, or one that sets biscuit.warmup_rounds and biscuit.regroup_every.",
             where="server.rounds",
         )
-    return with_rounds(config, rounds), replace(state, server=replace(state.server, average={}, averaged=0))
+    server = state.server
+    if isinstance(server, Averaged):
+        server = replace(server, average={}, averaged=0)
+    return with_rounds(config, rounds), replace(state, server=server)
 
 
 def with_rounds(config: RunConfig, rounds: int) -> RunConfig:
@@ -144,7 +148,7 @@ def with_rounds(config: RunConfig, rounds: int) -> RunConfig:
     return config.model_copy(update={"server": config.server.model_copy(update={"rounds": rounds})})
 
 
-def check_groups(algorithm: Algorithm, prepared: Prepared) -> None:
+def check_groups(algorithm: SelectorAlgorithm[Any], prepared: Prepared) -> None:
     """Raise DataError if a method reads true groups and a client has none."""
     if algorithm.reads_groups:
         prepared.federation.group_one_hot(prepared.federation.client_ids)

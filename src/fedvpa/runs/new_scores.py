@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fedvpa.algorithms.base import Algorithm
+from fedvpa.algorithms.base import SelectorAlgorithm
 from fedvpa.core.errors import DataError
 from fedvpa.core.short_repr import short_repr
 from fedvpa.data.holdout import IN_TRAINING, OTHER_GROUP, rows_by_group
@@ -58,7 +58,7 @@ class Grader:
     """
 
     method: str
-    algorithm: Algorithm
+    algorithm: SelectorAlgorithm[Any]
     seed: int
     selector: Selector
     users: RunUsers

@@ -6,19 +6,20 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import reduce
-from typing import Protocol
+from typing import Any, Protocol, cast
 
 import torch
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
-from fedvpa.algorithms.base import Algorithm, CohortUpdate, Private
+from fedvpa.algorithms.base import Algorithm, CohortUpdate, Transform
 from fedvpa.algorithms.robust import Part
 from fedvpa.core.errors import FedvpaError
 from fedvpa.core.progress import say
 from fedvpa.core.short_repr import short_repr
+from fedvpa.core.tree import Tree
 from fedvpa.data.report import DataReport, say_report
-from fedvpa.engines import vectorised
+from fedvpa.engines import loop, vectorised
 from fedvpa.engines.federation import Federation
 from fedvpa.engines.flower.records import (
     Introduction,
@@ -28,26 +29,27 @@ from fedvpa.engines.flower.records import (
     unpack_private,
     unpack_request,
 )
+from fedvpa.engines.runner import CohortTask, Holder, unchanged
 
 
 class Devices(Protocol):
     """Where a node keeps its clients' private state."""
 
-    def load(self, context: Context, round_: int) -> dict[str, Private]:
+    def load(self, context: Context, round_: int) -> dict[str, Tree]:
         """The state as it was before round ``round_``."""
 
-    def save(self, context: Context, private: dict[str, Private], round_: int) -> None:
+    def save(self, context: Context, private: dict[str, Tree], round_: int) -> None:
         """Remember the state after round ``round_``."""
 
 
 class InContext:
     """In ``context.state``, which Flower keeps on the node for as long as a run lasts."""
 
-    def load(self, context: Context, round_: int) -> dict[str, Private]:
+    def load(self, context: Context, round_: int) -> dict[str, Tree]:
         """What was saved last: within one run no round is repeated."""
         return unpack_private(context.state)
 
-    def save(self, context: Context, private: dict[str, Private], round_: int) -> None:
+    def save(self, context: Context, private: dict[str, Tree], round_: int) -> None:
         """Replace what was there."""
         for name, record in pack_private(private).items():
             context.state[name] = record
@@ -59,17 +61,19 @@ class Node:
 
     Attributes:
         algorithm: What each of its clients does.
-        federation: The pairs of its clients.
+        holder: What its clients hold.
         devices: Where their private state is kept.
         left_out: The users whose pairs are too few to learn from; the node says so in its own log.
         report: What of its data is not used; the node says that there too.
+        transform: What is done to each client's update before it leaves the client.
     """
 
-    algorithm: Algorithm
-    federation: Federation
+    algorithm: Algorithm[Any, Any]
+    holder: Holder[Any]
     devices: Devices = field(default_factory=InContext)
     left_out: tuple[str, ...] = ()
     report: DataReport = field(default_factory=DataReport)
+    transform: Transform = unchanged
 
     __repr__ = short_repr
 
@@ -120,13 +124,16 @@ def client_app(load: Callable[[Context], Node], guard: Callable[[], AbstractCont
     def answer(message: Message, context: Context) -> Message:
         torch.set_num_threads(1)
         node, request = load(context), unpack_request(message.content)
-        round_, federation = request.broadcast.round, node.federation
+        round_, holder = request.broadcast.round, node.holder
         if request.scaling is not None:
-            federation = replace(federation, scaling=replace(federation.scaling, standardiser=request.scaling))
+            federation = cast(Federation, holder)
+            holder = replace(federation, scaling=replace(federation.scaling, standardiser=request.scaling))
         private = {**(request.private or {}), **node.devices.load(context, round_)}
-        parts, kept = vectorised.run_clients(
-            node.algorithm, request.broadcast, federation, request.clients, private, request.seed
+        names = request.clients
+        task = CohortTask(
+            node.algorithm, request.broadcast, holder, names, names, private, request.seed, node.transform
         )
+        parts, kept = (vectorised.run_clients if node.algorithm.holds == "features" else loop.run_cohort)(task)
         node.devices.save(context, {**private, **kept}, round_)
         if not request.single:
             parts = [Part(request.clients, reduce(CohortUpdate.__add__, (part.update for part in parts)))]
@@ -142,6 +149,6 @@ def introduction(node: Node) -> Introduction:
     if node.left_out:
         names = ", ".join(map(repr, node.left_out))
         say(f"left out, with too few pairs to learn from: {names}. The server is told how many, not who.")
-    federation = node.federation
-    clients = {name: federation.train_size(name) for name in federation.client_ids}
+    federation = cast(Federation, node.holder)
+    clients = {name: federation.size(name) for name in federation.client_ids}
     return Introduction(clients, federation.moments, len(node.left_out))

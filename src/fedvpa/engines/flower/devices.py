@@ -6,7 +6,7 @@ from pathlib import Path
 
 from flwr.app import Context
 
-from fedvpa.algorithms.base import Private
+from fedvpa.core.tree import Tree
 from fedvpa.engines.checkpoint import load_clients, save_clients
 
 KEPT = 3
@@ -23,14 +23,14 @@ class OnDisk:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def load(self, context: Context, round_: int) -> dict[str, Private]:
+    def load(self, context: Context, round_: int) -> dict[str, Tree]:
         """The state as it was before ``round_``; what a server that fell back did later is forgotten."""
         files = self._files()
         for done in [done for done in files if done >= round_]:
             files.pop(done).unlink()
         return load_clients(files[max(files)]) if files else {}
 
-    def save(self, context: Context, private: dict[str, Private], round_: int) -> None:
+    def save(self, context: Context, private: dict[str, Tree], round_: int) -> None:
         """Write the state after ``round_``, then forget old rounds."""
         save_clients(self.folder / f"{round_}.safetensors", private)
         files = self._files()

@@ -3,10 +3,10 @@
     request   shared  weights and what else every client of the cohort gets
               own     what each client alone gets, stacked in the order of ``clients``
               scaling mean and scale of the features, in a deployment
-              task    ids of the clients asked and of the prior's components, round, seed
+              task    ids of the clients asked, round, seed
               device  private state of clients that a simulated node has not seen yet
     reply     sums    the additive part of the update, summed over the node's clients, or one by one if asked for
-              posteriors  by number, in the order of ``clients``; never averaged
+              own     what is not additive, by number, in the order of ``clients``; never averaged
               device  private state of a simulated node's clients, for the run directory
 
 ``device`` exists in simulation alone, where the run directory is the clients' disk; it is not counted as traffic, and a
@@ -24,17 +24,17 @@ from typing import Any, cast
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, RecordDict
 
-from fedvpa.algorithms.base import Broadcast, CohortUpdate, Private
+from fedvpa.algorithms.base import Broadcast, CohortUpdate
 from fedvpa.algorithms.robust import Part
 from fedvpa.core.errors import DataError
 from fedvpa.core.short_repr import short_repr
+from fedvpa.core.stacked import decode_each, encode_each
 from fedvpa.core.tree import Tree, below, prefixed
 from fedvpa.engines.codecs import decode, encode
 from fedvpa.engines.config import Codec
-from fedvpa.engines.encoding import decode_posterior, decode_private, encode_posteriors, encode_private
 from fedvpa.features.standardise import Moments, Standardiser
 
-COUNTED = ("shared", "own", "sums", "posteriors")
+COUNTED = ("shared", "own", "sums")
 """The records that are traffic."""
 
 
@@ -58,7 +58,7 @@ class Request:
     single: bool
     codec: Codec
     scaling: Standardiser | None
-    private: Mapping[str, Private] | None
+    private: Mapping[str, Tree] | None
 
     __repr__ = short_repr
 
@@ -73,18 +73,16 @@ def tree_of(record: ArrayRecord) -> Tree:
     return dict(record.to_torch_state_dict())
 
 
-def pack_private(private: Mapping[str, Private]) -> RecordDict:
+def pack_private(private: Mapping[str, Tree]) -> RecordDict:
     """Private state as records: the content of a node's ``context.state``, or of ``device``."""
-    tensors, names = encode_private(private)
-    return RecordDict({"private": arrays(tensors), "names": ConfigRecord({"json": json.dumps(names)})})
+    return RecordDict({"private": arrays(encode_each(private))})
 
 
-def unpack_private(records: RecordDict) -> dict[str, Private]:
+def unpack_private(records: RecordDict) -> dict[str, Tree]:
     """What :func:`pack_private` packed; empty if there is nothing."""
     if "private" not in records.array_records:
         return {}
-    names = json.loads(str(records.config_records["names"]["json"]))
-    return decode_private(tree_of(records.array_records["private"]), names)
+    return decode_each(tree_of(records.array_records["private"]))
 
 
 def pack_request(request: Request) -> RecordDict:
@@ -92,7 +90,6 @@ def pack_request(request: Request) -> RecordDict:
     broadcast = request.broadcast
     task: dict[str, Any] = {
         "clients": json.dumps(request.clients),
-        "components": json.dumps(broadcast.components),
         "round": broadcast.round,
         "seed": request.seed,
         "single": request.single,
@@ -112,10 +109,9 @@ def unpack_request(records: RecordDict) -> Request:
     """What :func:`pack_request` packed."""
     task = records.config_records["task"]
     own = tree_of(records.array_records["own"]) if "own" in records.array_records else {}
-    components = tuple(json.loads(str(task["components"])))
     codec = cast(Codec, task["codec"])
     shared = decode(tree_of(records.array_records["shared"]), codec)
-    broadcast = Broadcast(shared, own, components, int(str(task["round"])))
+    broadcast = Broadcast(shared, own, int(str(task["round"])))
     private = _device(records) if task["simulated"] else None
     scaling = None
     if "scaling" in records.array_records:
@@ -126,26 +122,29 @@ def unpack_request(records: RecordDict) -> Request:
 
 
 def pack_reply(
-    parts: Sequence[Part], clients: Sequence[str], codec: Codec, private: Mapping[str, Private] | None
+    parts: Sequence[Part], clients: Sequence[str], codec: Codec, private: Mapping[str, Tree] | None
 ) -> RecordDict:
     """A node's updates as records, with private state if the node is simulated."""
     numbers = {name: row for row, name in enumerate(clients)}
     sums: Tree = {}
     for number, part in enumerate(parts):
         sums |= prefixed(str(number), encode(part.update.sums, codec))
-    posteriors = {numbers[name]: posterior for part in parts for name, posterior in part.update.posteriors.items()}
+    own: Tree = {}
+    for part in parts:
+        for name, mine in part.update.own.items():
+            own |= prefixed(str(numbers[name]), mine)
     members = json.dumps([part.clients for part in parts])
     records = RecordDict(
         {
             "sums": arrays(sums),
-            "posteriors": arrays(encode_posteriors(posteriors)),
+            "own": arrays(own),
             "parts": ConfigRecord({"clients": members}),
         }
     )
     return _with_device(records, private)
 
 
-def unpack_reply(records: RecordDict, clients: Sequence[str], codec: Codec) -> tuple[list[Part], dict[str, Private]]:
+def unpack_reply(records: RecordDict, clients: Sequence[str], codec: Codec) -> tuple[list[Part], dict[str, Tree]]:
     """The updates of the clients that were asked, and their private state if the node is simulated.
 
     Raises:
@@ -157,15 +156,13 @@ def unpack_reply(records: RecordDict, clients: Sequence[str], codec: Codec) -> t
         raise DataError("an answer that cannot be read: it may run another version of fedvpa") from error
 
 
-def _reply(records: RecordDict, clients: Sequence[str], codec: Codec) -> tuple[list[Part], dict[str, Private]]:
-    tensors, sums = (tree_of(records.array_records[name]) for name in ("posteriors", "sums"))
+def _reply(records: RecordDict, clients: Sequence[str], codec: Codec) -> tuple[list[Part], dict[str, Tree]]:
+    tensors, sums = (tree_of(records.array_records[name]) for name in ("own", "sums"))
     numbers = {name: row for row, name in enumerate(clients)}
     parts = []
     for number, members in enumerate(json.loads(str(records.config_records["parts"]["clients"]))):
-        posteriors = {
-            name: decode_posterior(tensors, numbers[name]) for name in members if f"{numbers[name]}.mean" in tensors
-        }
-        parts.append(Part(tuple(members), CohortUpdate(decode(below(str(number), sums), codec), posteriors)))
+        own = {name: mine for name in members if (mine := below(str(numbers[name]), tensors))}
+        parts.append(Part(tuple(members), CohortUpdate(decode(below(str(number), sums), codec), own)))
     return parts, _device(records)
 
 
@@ -217,14 +214,13 @@ def traffic(records: RecordDict) -> int:
     return sum(len(array.data) for record in counted for array in record.values())
 
 
-def _with_device(records: RecordDict, private: Mapping[str, Private] | None) -> RecordDict:
+def _with_device(records: RecordDict, private: Mapping[str, Tree] | None) -> RecordDict:
     if private:
-        packed = pack_private(private)
-        records["device"], records["device-names"] = packed["private"], packed["names"]
+        records["device"] = pack_private(private)["private"]
     return records
 
 
-def _device(records: RecordDict) -> dict[str, Private]:
+def _device(records: RecordDict) -> dict[str, Tree]:
     if "device" not in records.array_records:
         return {}
-    return unpack_private(RecordDict({"private": records["device"], "names": records["device-names"]}))
+    return unpack_private(RecordDict({"private": records["device"]}))

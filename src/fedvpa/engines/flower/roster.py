@@ -11,6 +11,7 @@ from functools import reduce
 from flwr.app import Message, MessageType, RecordDict
 from flwr.serverapp import Grid
 
+from fedvpa.algorithms.base import FeatureSetting
 from fedvpa.core.errors import DataError, FedvpaError
 from fedvpa.core.progress import say
 from fedvpa.engines.flower.clocks import BOUNDS, NOTED_SECONDS, clock_ahead, clock_words
@@ -37,7 +38,6 @@ class Roster:
         moments: Of all training pairs of the nodes that were there at the start, added up.
         hosts: Client id → its node.
         client_ids: The clients, sorted.
-        groups: None: a deployment knows no true groups.
     """
 
     grid: Grid
@@ -45,7 +45,6 @@ class Roster:
     moments: Moments
     hosts: dict[str, int] = field(init=False)
     client_ids: tuple[str, ...] = field(init=False)
-    groups: tuple[str, ...] = ()
     _asked: dict[str, int] = field(default_factory=dict)
     _failed: set[int] = field(default_factory=set)
 
@@ -57,6 +56,11 @@ class Roster:
     def dimension(self) -> int:
         """D."""
         return len(self.moments.sum)
+
+    @property
+    def setting(self) -> FeatureSetting:
+        """What a method has to know before the first round: no groups, since a deployment knows none."""
+        return FeatureSetting(self.dimension)
 
     @property
     def left_out(self) -> int:

@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 from flwr.app import Message, MessageType
 from flwr.serverapp import Grid
 
-from fedvpa.algorithms.base import Private
 from fedvpa.algorithms.robust import Part
 from fedvpa.core.errors import DataError, FedvpaError
 from fedvpa.core.progress import say
+from fedvpa.core.tree import Tree
 from fedvpa.engines import vectorised
 from fedvpa.engines.config import Codec
 from fedvpa.engines.flower.records import Request, pack_request, unpack_reply
@@ -54,7 +54,7 @@ class GridCohort:
     _initialised: set[str] = field(default_factory=set)
 
     def __call__(self, task: CohortTask) -> CohortResult:
-        """One round on the nodes that host the cohort; ``task.federation`` is not read."""
+        """One round on the nodes that host the cohort; ``task.holder`` is not read."""
         if not task.reporting:
             return [], {}
         rules, broadcast, cohort = task.algorithm.config.server, task.broadcast, task.cohort
@@ -83,7 +83,7 @@ class GridCohort:
 
     def _answers(
         self, messages: Sequence[Message], clients: Mapping[int, Sequence[str]]
-    ) -> list[tuple[list[Part], dict[str, Private]]]:
+    ) -> list[tuple[list[Part], dict[str, Tree]]]:
         """What the replies hold, in the order of the requests, so that sums do not depend on who was faster.
 
         Raises:
@@ -115,7 +115,7 @@ class GridCohort:
             )
         return outcomes
 
-    def _device(self, names: Sequence[str], private: Mapping[str, Private]) -> Mapping[str, Private] | None:
+    def _device(self, names: Sequence[str], private: Mapping[str, Tree]) -> Mapping[str, Tree] | None:
         """In simulation, the private state of clients that their node has not seen since it started."""
         if not self.simulated:
             return None

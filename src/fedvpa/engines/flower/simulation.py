@@ -13,10 +13,10 @@ from importlib.util import find_spec
 from queue import Queue
 from typing import TYPE_CHECKING, Any
 
-from fedvpa.algorithms.base import Algorithm
+from fedvpa.algorithms.base import Algorithm, Transform
 from fedvpa.core.errors import ConfigError, FedvpaError
 from fedvpa.engines.config import Codec
-from fedvpa.engines.federation import Federation
+from fedvpa.engines.runner import Holder, unchanged
 
 if TYPE_CHECKING:
     from flwr.app import Context
@@ -49,7 +49,9 @@ def require_flower() -> None:
 
 
 @contextmanager
-def simulate(algorithm: Algorithm, federation: Federation, codec: Codec) -> Iterator[GridCohort]:
+def simulate(
+    algorithm: Algorithm[Any, Any], holder: Holder[Any], codec: Codec, transform: Transform = unchanged
+) -> Iterator[GridCohort]:
     """Start Flower's simulation, yield what runs cohorts on it, and stop it.
 
     Flower's own loop runs in a thread; its ServerApp only lends out the grid, so that rounds, checkpoints and signals
@@ -57,8 +59,9 @@ def simulate(algorithm: Algorithm, federation: Federation, codec: Codec) -> Iter
 
     Args:
         algorithm: What each client does.
-        federation: The pairs of all clients; there is one simulated node for each.
+        holder: What all clients hold; there is one simulated node for each of them.
         codec: How weights travel.
+        transform: What is done to each client's update before it leaves the client.
 
     Raises:
         ConfigError: If Flower is not installed.
@@ -72,10 +75,10 @@ def simulate(algorithm: Algorithm, federation: Federation, codec: Codec) -> Iter
     logging.getLogger("flwr").setLevel(logging.ERROR)
     _start_ray()
     try:
-        simulation = _Simulation(ray.put((algorithm, federation)), len(federation.client_ids))
+        simulation = _Simulation(ray.put((algorithm, holder, transform)), len(holder.client_ids))
         simulation.start()
         try:
-            hosts = dict(zip(federation.client_ids, sorted(simulation.nodes()), strict=True))
+            hosts = dict(zip(holder.client_ids, sorted(simulation.nodes()), strict=True))
             yield GridCohort(
                 simulation.grid,
                 hosts,
@@ -111,7 +114,7 @@ class _Simulation:
     """Flower's simulation in a thread, for as long as its grid is lent out.
 
     Args:
-        held: Algorithm and federation in Ray's object store.
+        held: Algorithm, holder and transform in Ray's object store.
         count: How many nodes to simulate.
     """
 
@@ -187,7 +190,7 @@ def _first_line(error: BaseException) -> str:
 
 
 class _Held:
-    """Algorithm and federation out of Ray's object store, fetched once per process."""
+    """Algorithm and holder out of Ray's object store, fetched once per process."""
 
     def __init__(self, reference: Any) -> None:
         self.reference = reference
@@ -202,5 +205,5 @@ def _fetch(reference: Any) -> Node:
 
     from fedvpa.engines.flower.client import Node
 
-    algorithm, federation = ray.get(reference)
-    return Node(algorithm, federation)
+    algorithm, holder, transform = ray.get(reference)
+    return Node(algorithm, holder, transform=transform)
