@@ -62,12 +62,12 @@ def resampled(strata: Strata, bootstrap: Bootstrap, statistic: Statistic = mean_
     total = np.zeros(bootstrap.resamples)
     for stratum in sorted(strata):
         values = sorted_values(strata[stratum])
-        parts = [statistic(values[rows]) for rows in _rows(len(values), stratum, bootstrap)]
+        parts = [statistic(values[rows]) for rows in rows_of_resamples(len(values), stratum, bootstrap)]
         total += np.concatenate(parts)
     return total / len(strata)
 
 
-def _rows(units: int, stratum: int, bootstrap: Bootstrap) -> Iterator[NDArray[np.int64]]:
+def rows_of_resamples(units: int, stratum: int, bootstrap: Bootstrap) -> Iterator[NDArray[np.int64]]:
     """[resamples, units - 1] drawn rows of one stratum, in pieces that bound the memory."""
     rng = numpy_generator(bootstrap.seed, "evaluation", "bootstrap", stratum, units)
     rows = max(1, DRAWS_AT_ONCE // (units - 1))

@@ -172,8 +172,8 @@ def _path(
     bootstrap: Bootstrap,
 ) -> PreferencePath:
     shown = [estimate(sample, bootstrap, BOUNDS[measure]) for sample in samples]
-    differences = tuple(_change(earlier, later, bootstrap) for earlier, later in pairwise(samples))
-    change = _change(samples[0], samples[-1], bootstrap)
+    differences = tuple(change_between(earlier, later, bootstrap) for earlier, later in pairwise(samples))
+    change = change_between(samples[0], samples[-1], bootstrap)
     means = tuple(found.value for found in shown)
     own = [[outcome for outcome in outcomes if outcome.preference == name] for outcomes in steps.values()]
     return PreferencePath(
@@ -183,9 +183,9 @@ def _path(
         ci95=tuple(found.interval for found in shown),
         method_ci95=tuple(found.method for found in shown),
         differences=differences,
-        monotone=all(_may_go(difference, rises) for difference in differences),
+        monotone=all(may_go(difference, rises) for difference in differences),
         change=change,
-        switches=_goes(change, rises),
+        switches=goes(change, rises),
         parsed=_means(own, "parsed"),
         prompts=samples[0].units,
     )
@@ -197,17 +197,17 @@ def _means(steps: Sequence[Sequence[Outcome]], measure: str) -> tuple[float | No
     return tuple(None if sample is None else sample.mean for sample in samples)
 
 
-def _change(earlier: PromptSample, later: PromptSample, bootstrap: Bootstrap) -> Estimate:
+def change_between(earlier: PromptSample, later: PromptSample, bootstrap: Bootstrap) -> Estimate:
     gain = {key: value - earlier.values[key] for key, value in later.values.items()}
     return estimate(PromptSample(gain), bootstrap)
 
 
-def _may_go(change: Estimate, up: bool) -> bool:
+def may_go(change: Estimate, up: bool) -> bool:
     """Whether some change within the interval goes the expected way, or none happens at all."""
     low, high = change.interval or (change.value, change.value)
     return high >= 0 if up else low <= 0
 
 
-def _goes(change: Estimate, up: bool) -> bool:
+def goes(change: Estimate, up: bool) -> bool:
     """Whether every change within the interval goes the expected way."""
     return change.interval is not None and (change.interval[0] > 0 if up else change.interval[1] < 0)

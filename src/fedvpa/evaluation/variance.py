@@ -111,7 +111,7 @@ def spread_of_models(design: Design, values: Values, direction: Values | None = 
     candidates = [
         (
             people.covariance + shared,
-            _satterthwaite([(people.covariance, people.degrees), (shared, items.degrees)], along),
+            satterthwaite([(people.covariance, people.degrees), (shared, items.degrees)], along),
         ),
         (people.covariance, people.degrees),
         (items.covariance, items.degrees),
@@ -142,7 +142,7 @@ def spread_of_method(design: Design, values: Values, direction: Values | None = 
     shared = shared * len(means) / (len(means) - 1)
     if along @ shared @ along <= 0:
         shared = np.zeros_like(shared)
-    whole = Spread(seeds + shared, _satterthwaite([(seeds, len(means) - 1.0), (shared, degrees)], along))
+    whole = Spread(seeds + shared, satterthwaite([(seeds, len(means) - 1.0), (shared, degrees)], along))
     fixed = spread_of_models(design, values, along)
     return _widest([whole] if fixed is None else [whole, fixed], along)
 
@@ -251,7 +251,7 @@ def _apart(clusters: Codes, strata: Codes) -> Codes:
     return found
 
 
-def _satterthwaite(parts: list[tuple[Values, float]], along: Values) -> float:
+def satterthwaite(parts: list[tuple[Values, float]], along: Values) -> float:
     """Degrees of freedom of a sum of independent variances: V² / Σ V_i²/df_i, no fewer than the smallest of them."""
     found = [(float(along @ part @ along), degrees) for part, degrees in parts]
     noise = sum(value**2 / degrees for value, degrees in found)
