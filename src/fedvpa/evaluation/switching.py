@@ -198,6 +198,7 @@ def _means(steps: Sequence[Sequence[Outcome]], measure: str) -> tuple[float | No
 
 
 def change_between(earlier: PromptSample, later: PromptSample, bootstrap: Bootstrap) -> Estimate:
+    """Mean of later minus earlier, paired by answer; both have the same answers."""
     gain = {key: value - earlier.values[key] for key, value in later.values.items()}
     return estimate(PromptSample(gain), bootstrap)
 
