@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from fedvpa.api.evaluate_policy import evaluate_policy as evaluate_policy
     from fedvpa.api.export import export_flower as export_flower
     from fedvpa.api.export import export_keys as export_keys
+    from fedvpa.api.export import export_node_key as export_node_key
+    from fedvpa.api.export import export_release as export_release
     from fedvpa.api.generate import generate as generate
     from fedvpa.api.personalize import personalize as personalize
     from fedvpa.api.register import register as register
@@ -37,6 +39,8 @@ _HOMES = {
     "evaluate_policy": "fedvpa.api.evaluate_policy",
     "export_flower": "fedvpa.api.export",
     "export_keys": "fedvpa.api.export",
+    "export_node_key": "fedvpa.api.export",
+    "export_release": "fedvpa.api.export",
     "generate": "fedvpa.api.generate",
     "personalize": "fedvpa.api.personalize",
     "read_config": "fedvpa.runs.config",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -27,11 +28,56 @@ class ExportedApp:
 
 
 @dataclass(frozen=True)
-class ExportedKeys:
-    """Certificates and keys of a federation.
+class ExportedRelease:
+    """What nodes need to serve their users.
 
     Attributes:
-        keys: Their folder: for the server, and each node its own part of it.
+        release: The folder; ``personalize``, ``generate`` and ``evaluate`` open it as they open a run.
+        files: All that is in it.
+        policies: The names of its policies: ``""`` for one for all; empty if the run has none.
+        left_out: Preferences that the run knows by name and the release does not, since their z is made from users'.
+    """
+
+    release: Path
+    files: Sequence[str]
+    policies: Sequence[str]
+    left_out: Sequence[str]
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {
+            "release": str(self.release),
+            "files": list(self.files),
+            "policies": list(self.policies),
+            "left_out": list(self.left_out),
+        }
+
+
+@dataclass(frozen=True)
+class ExportedNodeKey:
+    """The key pair of a node.
+
+    Attributes:
+        private: The private key's file, which stays where it is.
+        public: The public key's, for the operator of the server.
+        fingerprint: Of the public key, as ``ssh-keygen -lf`` prints it.
+    """
+
+    private: Path
+    public: Path
+    fingerprint: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {"private": str(self.private), "public": str(self.public), "fingerprint": self.fingerprint}
+
+
+@dataclass(frozen=True)
+class ExportedKeys:
+    """Certificates and keys of a federation's server.
+
+    Attributes:
+        keys: Their folder.
         authority: The folder of the CA's own key, for none of them.
     """
 
@@ -76,16 +122,17 @@ def export_flower(
     return ExportedApp(app)
 
 
-def export_keys(folder: str | PathLike[str], *, host: str, nodes: int = 2) -> ExportedKeys:
-    """Make a CA, the server's certificate, and a key pair for each node.
+def export_keys(folder: str | PathLike[str], *, host: str, nodes: int = 0) -> ExportedKeys:
+    """Make a CA, and the server's key and certificate.
 
     Args:
         folder: Where to; must be empty or not exist.
         host: The name or address under which nodes reach the server; the certificate is valid for it alone.
-        nodes: How many nodes.
+        nodes: For how many nodes to make key pairs too, for a try on one machine. Elsewhere each node makes its own,
+            with :func:`export_node_key`, so that no private key travels.
 
     Raises:
-        ConfigError: If Flower is not installed, ``host`` is no name or address, or there is no node.
+        ConfigError: If Flower is not installed, ``host`` is no name or address, or there are too many nodes.
         RunError: If ``folder`` or ``<folder>-ca``, for the CA's own key, holds files.
     """
     from fedvpa.engines.flower.simulation import require_flower
@@ -95,3 +142,49 @@ def export_keys(folder: str | PathLike[str], *, host: str, nodes: int = 2) -> Ex
 
     keys = user_path(folder)
     return ExportedKeys(keys, make_keys(keys, host=host, nodes=nodes))
+
+
+def export_node_key(folder: str | PathLike[str], *, name: str = "node") -> ExportedNodeKey:
+    """Make the key pair of a node, on that node: the private key stays, and the public one goes to the server.
+
+    Args:
+        folder: Where to; other files may be there.
+        name: What to call it: ``<name>.key`` and ``<name>.pub``.
+
+    Raises:
+        ConfigError: If Flower is not installed, or ``name`` cannot name the files.
+        RunError: If there is such a key already: it is never replaced.
+    """
+    from fedvpa.engines.flower.simulation import require_flower
+
+    require_flower()
+    from fedvpa.deployment.keys import make_node_key
+
+    made = make_node_key(user_path(folder), name)
+    return ExportedNodeKey(made.private, made.public, made.fingerprint)
+
+
+def export_release(
+    run: str | PathLike[str], folder: str | PathLike[str], *, overrides: Sequence[str] = ()
+) -> ExportedRelease:
+    """Write what a node needs to serve its users: the selector and the policy of a run, and nothing of a user.
+
+    Args:
+        run: A run directory: of a deployment's server, or of a simulation.
+        folder: Where to; must be empty or not exist.
+        overrides: Where nodes have the language models, such as ``features.model=HUB_ID``; by default where they are
+            here. A node that has them elsewhere says so when it uses the release.
+
+    Raises:
+        ConfigError: For another override, or a method that has no selector for all.
+        RunError: If the run holds no trained selector or an unfinished policy, another program writes to it, or
+            ``folder`` holds files.
+        ModelError: If a language model that was named is not the one that was trained with.
+    """
+    from fedvpa.deployment.release import write_release
+    from fedvpa.runs.folder import RunFolder
+
+    source = RunFolder.open(run)
+    with source.locked():
+        made = write_release(source, user_path(folder), overrides)
+    return ExportedRelease(made.folder, made.files, made.policies, made.left_out)

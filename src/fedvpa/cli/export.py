@@ -40,10 +40,12 @@ def flower(
 def keys(
     folder: Annotated[Path, typer.Argument(help="The folder to write.")],
     host: Annotated[str, typer.Option(help="The name or address under which nodes reach the server.")],
-    nodes: Annotated[int, typer.Option(help="How many nodes.")] = 2,
+    nodes: Annotated[
+        int, typer.Option(help="Key pairs for so many nodes too, for a try on one machine; see node-key.")
+    ] = 0,
     as_json: JsonOption = False,
 ) -> None:
-    """Make a CA, the server's certificate, and a key pair for each node."""
+    """Make a CA, and the server's key and certificate."""
     from fedvpa.api.export import export_keys
 
     result = export_keys(folder, host=host, nodes=nodes)
@@ -52,3 +54,40 @@ def keys(
         as_json,
         lambda: f"{result.keys}\nthe CA's own key, for no machine of the federation: {result.authority}",
     )
+
+
+@export.command()
+def node_key(
+    folder: Annotated[Path, typer.Argument(help="The folder to write to.")],
+    name: Annotated[str, typer.Option(help="What to call the key.")] = "node",
+    as_json: JsonOption = False,
+) -> None:
+    """On a node: make its own key pair; the private key stays there."""
+    from fedvpa.api.export import export_node_key
+
+    result = export_node_key(folder, name=name)
+    register = f"flwr supernode register {shlex.quote(result.public.name)}"
+    finish(
+        result.to_dict(),
+        as_json,
+        lambda: f"{result.private}: stays on this machine\n{result.public}: send it to the operator of the server, "
+        f"for: {register}\nfingerprint, to compare there (ssh-keygen -lf): {result.fingerprint}",
+    )
+
+
+@export.command()
+def release(
+    run: Annotated[Path, typer.Argument(help="A run directory.")],
+    folder: Annotated[Path, typer.Argument(help="The folder to write.")],
+    overrides: OverrideArgument = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Write what a node needs to serve its users: selector and policy, and nothing of a user."""
+    from fedvpa.api.export import export_release
+
+    result = export_release(run, folder, overrides=overrides or [])
+    lines = [str(result.release), *(f"  {name}" for name in result.files)]
+    if result.left_out:
+        lines.append(f"left out, since their z is made from users' own: {', '.join(result.left_out)}")
+    lines.append(f"next, on a node: fedvpa personalize {shlex.quote(result.release.name)} --pairs FILE")
+    finish(result.to_dict(), as_json, lambda: "\n".join(lines))

@@ -46,8 +46,8 @@ def check_certificates(folder: Path, host: str | None = None, now: datetime.date
     alone. The CA's own key must not be there.
 
     Args:
-        folder: With ``ca.crt`` and, as far as this machine has them, ``server.crt``, ``server.key``, ``node-*.key``
-            and ``node-*.pub``.
+        folder: With ``ca.crt`` and, as far as this machine has them, ``server.crt``, ``server.key``, and the ``.key``
+            and ``.pub`` of nodes.
         host: The name or address under which nodes reach the server; not checked if not given.
         now: The time to check for; the present if not given.
     """
@@ -93,7 +93,7 @@ def _incomplete(folder: Path, chains: Mapping[str, Chain]) -> Iterator[str]:
 
 
 def _keys(folder: Path, server: Chain | None) -> Iterator[str]:
-    for path in sorted([*folder.glob("server.key"), *folder.glob("node-*.key")]):
+    for path in sorted(path for path in folder.glob("*.key") if path.name != "ca.key"):
         problems: list[str] = []
         public = _read(path, _public_of_private, problems)
         yield from problems

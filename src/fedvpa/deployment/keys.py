@@ -1,15 +1,18 @@
 """Certificates and keys for a federation of your own: a CA, the server's certificate, a key pair per node.
 
-For organisations without a certificate authority of their own. Keep the ``*.key`` files secret: give each node its own
-key pair and ``ca.crt``, and nothing else. The CA's own key lies in a folder apart, because no machine of the federation
-needs it, and whoever has it can pass for the server.
+For organisations without a certificate authority of their own. A ``*.key`` file never leaves the machine that it was
+made on: each node makes its own key pair, and sends its ``.pub`` alone to where the SuperLink is. The CA's own key lies
+in a folder apart, because no machine of the federation needs it, and whoever has it can pass for the server.
 """
 
 from __future__ import annotations
 
+import base64
 import datetime
+import hashlib
 import ipaddress
 import re
+from dataclasses import dataclass
 from pathlib import Path
 
 from cryptography import x509
@@ -18,6 +21,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from fedvpa.core.errors import ConfigError, RunError
+from fedvpa.core.files import output_folder, storing
+from fedvpa.core.options import option
 
 DAYS = 365
 """How long certificates are valid. Chosen by us."""
@@ -25,28 +30,87 @@ DAYS = 365
 MOST_NODES = 10_000
 """Keys made at once. Chosen by us: more is a slip of the keyboard."""
 
+NODE = "node"
+"""What a node's key is called unless it is given a name."""
+
+_KEY_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}")
 _LABEL = re.compile(r"(?!-)[a-z0-9-]{1,63}(?<!-)", re.IGNORECASE)
 _LONGEST_NAME = 64
 """Of a common name (X.520)."""
 
 
-def make_keys(folder: Path, *, host: str, nodes: int) -> Path:
-    """Write ``ca.crt``, ``server.crt``, ``server.key`` and for each node ``node-<i>.key`` and ``node-<i>.pub``.
+@dataclass(frozen=True)
+class NodeKey:
+    """The key pair of a node.
+
+    Attributes:
+        private: The private key's file, which only its owner can read.
+        public: The public key's, which goes to where the SuperLink is.
+        fingerprint: Of the public key, as ``ssh-keygen -lf`` prints it: equal on both machines if it arrived whole.
+    """
+
+    private: Path
+    public: Path
+    fingerprint: str
+
+
+def make_node_key(folder: Path, name: str = NODE) -> NodeKey:
+    """Write ``<name>.key`` and ``<name>.pub``, on the node that they are for.
+
+    Flower wants a key on a NIST curve, the private one as PKCS 8 or OpenSSH writes it, and the public one as OpenSSH.
+
+    Args:
+        folder: Where to; other files may be there.
+        name: What to call them; the server's operator sees it as the name of the file.
+
+    Raises:
+        ConfigError: If ``name`` cannot name the files, or names the server's or the CA's key.
+        RunError: If there is such a key already.
+        StorageError: If the folder cannot be written to.
+    """
+    if not _KEY_NAME.fullmatch(name) or name in ("server", "ca"):
+        fix = "Take letters, digits, dots, dashes and underscores, and not 'server' or 'ca', which name other keys."
+        raise ConfigError(f"{option('name', repr(name))} cannot name the key of a node.", fix=fix)
+    folder = output_folder(folder, "keys")
+    private, public = folder / f"{name}.key", folder / f"{name}.pub"
+    for path in (private, public):
+        if path.exists():
+            fix = f"Use it, or give another {option('name')}: a node with a new key is a new node to the SuperLink."
+            raise RunError("there is such a key already.", fix=fix, where=str(path))
+    key = ec.generate_private_key(ec.SECP384R1())
+    line = key.public_key().public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH)
+    with storing(private):
+        folder.mkdir(parents=True, exist_ok=True)
+        _write_secret(private, key, serialization.PrivateFormat.OpenSSH)
+        public.write_bytes(line + b"\n")
+    return NodeKey(private, public, _fingerprint(line))
+
+
+def _fingerprint(line: bytes) -> str:
+    """Of a public key as OpenSSH writes it: ``SHA256:`` and the hash of its blob in base64, without padding."""
+    blob = base64.b64decode(line.split()[1])
+    return "SHA256:" + base64.b64encode(hashlib.sha256(blob).digest()).decode().rstrip("=")
+
+
+def make_keys(folder: Path, *, host: str, nodes: int = 0) -> Path:
+    """Write ``ca.crt``, ``server.crt`` and ``server.key``.
 
     Args:
         folder: Where to; must be empty or not exist, as must ``<folder>-ca`` beside it.
         host: The name or address under which nodes reach the server; the certificate is valid for it alone.
-        nodes: How many nodes.
+        nodes: For how many nodes to write ``node-<i>.key`` and ``node-<i>.pub`` too, in a federation that one person
+            tries out. Elsewhere nodes make their own: see :func:`make_node_key`.
 
     Returns:
         ``<folder>-ca``, with ``ca.key`` in it.
 
     Raises:
-        ConfigError: If there is no node, or far too many, or ``host`` is neither a name nor an address.
+        ConfigError: If there are less than no nodes, or far too many, or ``host`` is neither a name nor an address.
         RunError: If a folder holds files.
     """
-    if not 1 <= nodes <= MOST_NODES:
-        raise ConfigError(f"There are no keys for {nodes} nodes.", fix=f"Give --nodes from 1 to {MOST_NODES}.")
+    if not 0 <= nodes <= MOST_NODES:
+        fix = f"Give {option('nodes')} from 0 to {MOST_NODES}."
+        raise ConfigError(f"There are no keys for {nodes} nodes.", fix=fix)
     check_host(host)
     folder = folder.absolute()
     apart = folder.with_name(f"{folder.name}-ca")
@@ -66,10 +130,7 @@ def make_keys(folder: Path, *, host: str, nodes: int) -> Path:
     _write_secret(apart / "ca.key", authority, serialization.PrivateFormat.PKCS8)
     _write_secret(folder / "server.key", server, serialization.PrivateFormat.PKCS8)
     for number in range(nodes):
-        key = ec.generate_private_key(ec.SECP384R1())
-        _write_secret(folder / f"node-{number}.key", key, serialization.PrivateFormat.OpenSSH)
-        public = key.public_key().public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH)
-        (folder / f"node-{number}.pub").write_bytes(public + b"\n")
+        make_node_key(folder, f"{NODE}-{number}")
     return apart
 
 

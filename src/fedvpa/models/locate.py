@@ -38,13 +38,22 @@ class ModelSource:
     revision: str = ""
 
     def identity(self) -> str:
-        """What names the weights: the hub revision, or a hash of configuration and weights.
+        """What names the weights in the caches of one machine: the hub revision, or :meth:`content`.
 
         The folder's place is no part of it: a moved or copied model finds its cache again.
         """
-        if self.revision:
-            return f"{self.name}@{self.revision}"
+        return f"{self.name}@{self.revision}" if self.revision else self.content()
+
+    def content(self) -> str:
+        """A hash of configuration and weights: equal for a hub model and for its copy in a folder.
+
+        What one machine trains and another one uses is known by it, since each may have the model from elsewhere.
+        """
         return "sha256:" + hash_files([self.folder / "config.json", *weight_files(self.folder)])
+
+    def known_as(self, recorded: str) -> bool:
+        """Whether this is the model that was recorded: by its content or, by earlier releases, by its identity."""
+        return recorded in (self.content(), self.identity())
 
     def tokenizer_hash(self) -> str:
         """A hash of the tokenizer's files and chat template."""
@@ -61,6 +70,23 @@ def locate(model: str) -> ModelSource:
     source = _download(model) if folder is None else ModelSource(model, folder)
     check_folder(source.folder)
     return source
+
+
+def locate_for(key: str, model: str) -> ModelSource:
+    """As :func:`locate`, for a model that something was trained with, maybe on another machine.
+
+    Args:
+        key: The key of the configuration that says where it is on this one.
+        model: Its name.
+
+    Raises:
+        ModelError: As :func:`locate`; says how to name another place.
+    """
+    try:
+        return locate(model)
+    except ModelError as error:
+        fix = f"{error.fix} Say where the model is on this machine: {key}=PATH."
+        raise ModelError(error.problem, fix=fix.strip(), where=error.where or model) from error
 
 
 def _download(model: str) -> ModelSource:

@@ -196,7 +196,7 @@ class Policy(PolicyModel):
             {
                 "schema_version": VERSIONS["policy"],
                 "model": self.source.name,
-                "base": self.source.identity(),
+                "base": self.source.content(),
                 "max_prompt_tokens": self.tokenizer.max_prompt_tokens,
                 "reading": self.tokenizer.identity(),
                 "conditioner": shape,
@@ -248,7 +248,7 @@ def load_policy(folder: Path, config: PolicyConfig, *, device: str = "auto") -> 
                 f"lacks {name}, without which it is no policy.", fix="Restore it, or align again.", where=str(folder)
             )
     source = locate(config.model or saved["model"])
-    if source.identity() != saved["base"]:
+    if not source.known_as(saved["base"]):
         raise ModelError(
             f"The policy was trained on other weights of {saved['model']!r} than these.",
             fix="Give the base model that it was trained on: policy.model=PATH.",

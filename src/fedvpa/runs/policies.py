@@ -28,6 +28,7 @@ from fedvpa.core.progress import say
 from fedvpa.core.schema import VERSIONS, check_version
 from fedvpa.core.short_repr import short_repr
 from fedvpa.core.tensors import write_tensors
+from fedvpa.models.locate import locate_for
 from fedvpa.policy.config import PolicyConfig
 from fedvpa.policy.files import read_policy, read_preferences, saved_settings
 from fedvpa.policy.policy import Policy, load_policy
@@ -224,7 +225,9 @@ def open_aligned(run: RunFolder, overrides: Sequence[str] = ()) -> Aligned:
     """
     metrics, config = read_policy_metrics(run), aligned_config(run, overrides)
     # The base may have moved since; its content is checked.
-    here = config.policy.model_copy(update={"model": config.policy.model or config.features.model})
+    model = config.policy.model or config.features.model
+    locate_for("policy.model" if config.policy.model else "features.model", model)
+    here = config.policy.model_copy(update={"model": model})
     names = list(metrics["policies"])
     policies = {name: load_policy(run.policy / name, here, device=config.features.device).eval() for name in names}
     for policy in policies.values():

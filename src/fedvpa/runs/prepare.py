@@ -28,7 +28,7 @@ from fedvpa.features.store import FeatureReport, FeatureStore
 from fedvpa.models.encoding import SAME_TOKENS
 from fedvpa.models.folder import BUNDLED
 from fedvpa.models.load import open_tokenizer
-from fedvpa.models.locate import locate
+from fedvpa.models.locate import locate, locate_for
 from fedvpa.models.reading import TEXTS, check_readable
 from fedvpa.models.rendering import is_conversational, say_header
 from fedvpa.runs.config import RunConfig
@@ -159,8 +159,15 @@ def _some_texts(table: PairTable) -> tuple[Text, ...]:
 
 
 def feature_key(config: FeatureConfig) -> dict[str, Any]:
-    """What features mean, whatever the data and the precision: a selector only reads those it was trained on."""
-    key = cache_key(PairTable(()), config, locate(config.named_model()))
+    """What features mean, whatever the data and the precision: a selector only reads those it was trained on.
+
+    The language model is named by its content, since each machine may have it from elsewhere.
+
+    Raises:
+        ModelError: If it is not here; says how to name its place.
+    """
+    source = locate_for("features.model", config.named_model())
+    key = {**cache_key(PairTable(()), config, source), "model": source.content()}
     return {name: part for name, part in key.items() if name not in ("data", "pairs", "dtype", "storage")}
 
 
@@ -174,6 +181,8 @@ def check_features(config: FeatureConfig, selector: Selector) -> None:
     for name in now:
         if name == "rendering" and name not in trained:
             continue  # runs of releases that did not record it
+        if name == "model" and locate(config.named_model()).known_as(str(trained.get(name))):
+            continue
         if trained.get(name) != now[name]:
             raise ModelError(
                 f"The selector was trained on features with {name} = {trained.get(name)!r}, and these have "

@@ -35,12 +35,21 @@ def open_selector(run: RunFolder, config: RunConfig) -> Selector:
         RunError: If it holds none.
         ModelError: If the language model is not the one that it was trained on.
     """
+    selector = trained_selector(run)
+    check_features(config.features, selector)
+    return selector
+
+
+def trained_selector(run: RunFolder) -> Selector:
+    """The trained selector of a run, whether or not its language model is here.
+
+    Raises:
+        RunError: If it holds none.
+    """
     if not (run.selector / "config.json").is_file():
         command = shlex.join(["fedvpa", "train", "--resume", str(run)])
         raise RunError("holds no trained selector.", fix=f"Finish its training: {command}", where=str(run))
-    selector = Selector.from_pretrained(run.selector)
-    check_features(config.features, selector)
-    return selector
+    return Selector.from_pretrained(run.selector)
 
 
 def open_stage1(run: RunFolder, config: RunConfig) -> Stage1:

@@ -1,0 +1,217 @@
+"""What the server of a federation gives its nodes: the selector and the policy of a run, and nothing of a user.
+
+A release is a run directory for the verbs that serve: ``personalize``, ``generate`` and ``evaluate`` open it on a
+machine that has the language model and a user's own pairs, offline. What is in it is named here, so that a file that
+some later step leaves in a run is not given away by accident: no users, no private state, no history (which has the ids
+of cohorts), no checkpoint (which has the last posteriors), no answers, and no path of the server's data.
+"""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fedvpa.algorithms.registry import make
+from fedvpa.core.errors import ConfigError, RunError
+from fedvpa.core.files import output_folder, read_own_object, read_own_text, storing, write_json, write_text
+from fedvpa.core.progress import say
+from fedvpa.core.schema import VERSIONS
+from fedvpa.core.version import __version__
+from fedvpa.data.config import DataConfig
+from fedvpa.policy.files import PREFERENCES, read_policy, read_preferences
+from fedvpa.runs.config import RunConfig, dump
+from fedvpa.runs.folder import SCHEMA_LINE, RunFolder
+from fedvpa.runs.policies import checkpoints, read_policy_metrics
+from fedvpa.runs.prepare import check_features
+from fedvpa.runs.stage1 import trained_selector
+from fedvpa.selector.selector import Selector
+
+PLACES = ("features.model", "policy.model")
+"""What a release may be told: where nodes have the language models, as a hub id or a path."""
+
+WEIGHTS = ("adapter_model.safetensors", "z_conditioner.safetensors")
+"""Of a policy; one without z has no conditioner."""
+
+GUIDE = """\
+# A selector{and_policy} for the users of a node
+
+Trained by `{method}` with fedvpa {version}. It holds no user's pairs, no user's z and nobody's name.
+{learned}
+It is read by the language model `{model}`. Where that is another folder on this machine, add
+`features.model=PATH` to a command{policy_place}; another model is refused.
+
+A user's preferences, from the user's own labelled pairs, which stay on this machine:
+
+    fedvpa personalize . --pairs mine.jsonl
+{generate}"""
+
+LEARNED = """The weights were learned from users' pairs; `policy/README.md` says what left their devices for it.
+"""
+
+GENERATE = """
+Answers that follow them:
+
+    fedvpa generate . --prompt TEXT --preference @mine.jsonl
+"""
+
+
+@dataclass(frozen=True)
+class Release:
+    """What was written.
+
+    Attributes:
+        folder: Where.
+        files: All files, relative to it.
+        policies: The names of the policies: ``""`` for one for all; empty if the run has none.
+        left_out: Preferences that the run knows by name and the release does not, since their z is made from users'.
+    """
+
+    folder: Path
+    files: tuple[str, ...]
+    policies: tuple[str, ...]
+    left_out: tuple[str, ...]
+
+
+def write_release(run: RunFolder, folder: Path, places: Sequence[str] = ()) -> Release:
+    """Write what nodes need to serve their users.
+
+    Args:
+        run: A run with a trained selector, of a deployment's server or of a simulation.
+        folder: Where to; must be empty or not exist.
+        places: Where nodes have the language models, such as ``features.model=HUB_ID``; each must be here too, and is
+            checked by its content.
+
+    Raises:
+        ConfigError: For an override of anything else, or a method that has no selector for all.
+        RunError: If the run holds no trained selector or an unfinished policy, or ``folder`` holds files.
+        ModelError: If a language model is not the one that was trained with.
+        StorageError: If the folder cannot be written.
+    """
+    _check_places(places)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise RunError("holds files already.", fix="Choose an empty folder.", where=str(folder))
+    folder = output_folder(folder, "a release")
+    config = run.config(places)
+    if not make(config.method, config.method_config).rounds:
+        raise ConfigError(
+            f"{config.method!r} has a selector for each client, and none to give to others.", fix="Take another run."
+        )
+    selector = trained_selector(run)
+    names = _policies(run)
+    if any(place.startswith("features.model=") for place in places):
+        check_features(config.features, selector)
+    parent = folder.parent
+    with storing(folder):
+        parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=parent, prefix=f".{folder.name}.") as temporary:
+            made = Path(temporary) / "release"
+            left_out = _write(run, config, selector, names, made)
+            made.replace(folder)
+    files = tuple(sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()))
+    return Release(folder, files, names, left_out)
+
+
+def _check_places(places: Sequence[str]) -> None:
+    for place in places:
+        key = place.partition("=")[0]
+        if key not in PLACES:
+            raise ConfigError(
+                f"{key} cannot be changed by a release.",
+                fix=f"Say where nodes have the language models: {' or '.join(f'{known}=PATH' for known in PLACES)}.",
+            )
+
+
+def _policies(run: RunFolder) -> tuple[str, ...]:
+    """The policies of a run; none, and a line on stderr that says so, if it was not aligned.
+
+    Raises:
+        RunError: If there is one that is not finished.
+    """
+    if not run.policy.is_dir() and not checkpoints(run):
+        command = shlex.join(["fedvpa", "align", str(run)])
+        say(f"{run} holds no policy, so nodes can personalize, and not generate. First: {command}")
+        return ()
+    return tuple(read_policy_metrics(run)["policies"])
+
+
+def _write(
+    run: RunFolder, config: RunConfig, selector: Selector, names: Sequence[str], made: Path
+) -> tuple[str, ...]:
+    """Write everything into a new folder; the preferences by name that are left out."""
+    write_text(made / "config.yaml", f"{SCHEMA_LINE}{VERSIONS['run']}\n{dump(_for_nodes(config))}")
+    selector.save_pretrained(made / "selector")
+    left_out: tuple[str, ...] = ()
+    base = ""
+    if names:
+        place = RunFolder(made)
+        for name in names:
+            base = _write_policy(run.policy / name, place.policy / name, config)
+        named, left_out = _shareable(read_preferences(run.policy), selector)
+        write_json(place.policy / PREFERENCES, named)
+        version, method = VERSIONS["policy metrics"], read_policy_metrics(run)["method"]
+        noted = {"schema_version": version, "method": method, "policies": {name: {} for name in names}, "data": None}
+        write_json(place.policy / "metrics.json", noted)
+    write_text(made / "README.md", _guide(config, base))
+    return left_out
+
+
+def _for_nodes(config: RunConfig) -> RunConfig:
+    """The run as a node reads it: no place of the server's files, and devices as they are there."""
+    data = config.data
+    values: dict[str, Any] = {"source": "table", "strict": data.strict}
+    if data.source == "table":
+        values |= {"map": data.map.model_dump(), "winner_values": dict(data.winner_values)}
+    features = config.features.model_copy(update={"cache_dir": None, "device": "auto"})
+    candidates = config.policy.candidates.model_copy(update={"prompt_file": None})
+    policy = config.policy.model_copy(update={"candidates": candidates})
+    return config.model_copy(update={"data": DataConfig.parse(values), "features": features, "policy": policy})
+
+
+def _write_policy(source: Path, target: Path, config: RunConfig) -> str:
+    """Write one policy; the name of its base model, as nodes are told it."""
+    saved = read_policy(source)
+    settings = {**saved.get("settings", {})}
+    settings["candidates"] = {**settings.get("candidates", {}), "prompt_file": None}
+    base = str(config.policy.model or settings.get("model") or config.features.model)
+    settings["model"] = config.policy.model or settings.get("model")
+    write_json(target / "policy.json", {**saved, "model": base, "settings": settings})
+    adapter = read_own_object(source / "adapter_config.json")
+    write_json(target / "adapter_config.json", {**adapter, "base_model_name_or_path": base})
+    for name in WEIGHTS:
+        if (source / name).is_file():
+            shutil.copyfile(source / name, target / name)
+    if (source / "README.md").is_file():
+        card = read_own_text(source / "README.md")
+        write_text(target / "README.md", card.replace(f"base_model: {saved['model']}\n", f"base_model: {base}\n"))
+    return base
+
+
+def _shareable(
+    named: Mapping[str, Sequence[float]], selector: Selector
+) -> tuple[dict[str, list[float]], tuple[str, ...]]:
+    """Preferences by name whose z is a prototype, which is a weight of the selector; and the names of the others.
+
+    Where a method has no prototypes, or a group lies near none, its z is the mean of its users' posteriors, maybe of a
+    single one.
+    """
+    prototypes = selector.prototypes.tolist()
+    shared = {name: list(z) for name, z in named.items() if list(z) in prototypes}
+    return shared, tuple(sorted(named.keys() - shared.keys()))
+
+
+def _guide(config: RunConfig, base: str) -> str:
+    model = config.features.model
+    return GUIDE.format(
+        and_policy=" and a policy" if base else "",
+        method=config.method,
+        version=__version__,
+        learned=LEARNED if base else "The weights were learned from users' pairs.\n",
+        model=model,
+        policy_place=f", and `policy.model=PATH` for the policy's, `{base}`" if base not in ("", model) else "",
+        generate=GENERATE if base else "",
+    )
