@@ -1,5 +1,7 @@
 """What ``fedvpa export`` writes, and what it refuses."""
 
+import base64
+import hashlib
 import re
 import tomllib
 from pathlib import Path
@@ -11,7 +13,8 @@ from fedvpa.engines.flower.simulation import FLOWER_VERSIONS
 from fedvpa.runs.config import read_config
 
 pytest.importorskip("flwr", reason="fedvpa[flower] is not installed")
-from fedvpa.api.export import export_flower, export_keys
+from fedvpa.api.export import export_flower, export_keys, export_node_key
+from fedvpa.deployment.certificates import check_certificates
 from fedvpa.deployment.keys import make_keys
 from tls_handshake import strict_refusal
 
@@ -95,6 +98,41 @@ def test_the_key_of_the_authority_is_in_no_folder_of_the_federation(tmp_path: Pa
     with pytest.raises(RunError, match=r"keys-ca: holds files already"):
         make_keys(tmp_path / "keys", host="example.org", nodes=1)
     assert not (tmp_path / "keys").exists()
+
+
+@pytest.mark.unit
+def test_a_node_makes_its_own_key_and_only_the_public_one_is_sent(tmp_path: Path):
+    from flwr.cli.supernode.register import try_load_public_key
+
+    server = export_keys(tmp_path / "keys", host="example.org").keys
+    assert sorted(path.name for path in server.iterdir()) == ["ca.crt", "server.crt", "server.key"]
+    node = tmp_path / "node"
+    node.mkdir()
+    (node / "ca.crt").write_bytes((server / "ca.crt").read_bytes())
+    made = export_node_key(node, name="hospital-a")
+    assert (made.private, made.public) == (node / "hospital-a.key", node / "hospital-a.pub")
+    assert made.private.stat().st_mode & 0o077 == 0
+    assert try_load_public_key(made.public), "Flower takes it"
+    blob = base64.b64decode(made.public.read_text().split()[1])
+    told = base64.b64encode(hashlib.sha256(blob).digest()).decode().rstrip("=")
+    assert made.fingerprint == f"SHA256:{told}", "as ssh-keygen -lf prints it"
+    assert check_certificates(node).problems == ()
+    kept = made.private.read_bytes()
+    with pytest.raises(RunError, match=r"hospital-a\.key: there is such a key already.*is a new node"):
+        export_node_key(node, name="hospital-a")
+    assert made.private.read_bytes() == kept
+    export_node_key(node)
+    made.private.write_bytes((node / "node.key").read_bytes())
+    (problem,) = check_certificates(node).problems
+    assert "hospital-a.key: does not belong to hospital-a.pub" in problem
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize("name", ["", "server", "ca", "../a", "a/b", ".hidden", "ü", "a" * 200])
+def test_what_cannot_name_a_key_is_refused(name: str, tmp_path: Path):
+    with pytest.raises(ConfigError, match="cannot name the key of a node"):
+        export_node_key(tmp_path / "node", name=name)
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.unit
