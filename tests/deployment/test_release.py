@@ -98,9 +98,7 @@ def other_model(folder: Path) -> Path:
 
 
 @pytest.mark.end_to_end
-def test_the_model_of_a_node_is_known_by_its_content(
-    aligned: Path, mine: Path, tmp_path: Path
-) -> None:
+def test_the_model_of_a_node_is_known_by_its_content(aligned: Path, mine: Path, tmp_path: Path) -> None:
     gone = shutil.copytree(aligned, tmp_path / "run")
     config = yaml.safe_load((gone / "config.yaml").read_text())
     config["features"]["model"] = str(tmp_path / "gone")
@@ -108,16 +106,17 @@ def test_the_model_of_a_node_is_known_by_its_content(
     release = export_release(gone, tmp_path / "release").release
     copy, other = shutil.copytree(backbone_path(), tmp_path / "copy"), other_model(tmp_path / "other")
     copied = (f"features.model={copy}",)
-    for place, said in (((), rf"{tmp_path}/gone: There is no.*features\.model=PATH"), ((f"features.model={other}",), "")):
+    for place, said in (
+        ((), rf"{tmp_path}/gone: There is no.*features\.model=PATH"),
+        ((f"features.model={other}",), ""),
+    ):
         with pytest.raises(ModelError, match=said or rf"{other}: The selector was trained on.*features\.model=PATH"):
             personalize(release, mine, overrides=place)
         with pytest.raises(ModelError, match=said or rf"{other}: The policy was trained on other weights") as told:
             generate(release, PROMPT, f"@{mine}", overrides=place)
         assert "\n" not in str(told.value)
     assert generate(release, PROMPT, f"@{mine}", max_new_tokens=5, overrides=copied).answers
-    assert personalize(release, mine, overrides=copied).mean == pytest.approx(
-        personalize(aligned, mine).mean
-    )
+    assert personalize(release, mine, overrides=copied).mean == pytest.approx(personalize(aligned, mine).mean)
 
 
 @pytest.mark.unit
@@ -128,16 +127,16 @@ def test_a_copy_of_a_hub_model_is_the_same_model(
     hub, folder = locate.locate("someone/model"), locate.locate("bundled")
     assert hub.identity() != folder.identity()
     assert hub.content() == folder.content()
-    assert hub.known_as(hub.identity()) and hub.known_as(folder.content()) and not hub.known_as("someone/model@other")
+    assert [hub.known_as(name) for name in (hub.identity(), folder.content(), "someone/model@other")] == [1, 1, 0]
     release = export_release(aligned, tmp_path / "release", overrides=("features.model=someone/model",)).release
     saved = json.loads((release / "policy" / "policy.json").read_text())
     adapter = json.loads((release / "policy" / "adapter_config.json").read_text())
     assert saved["model"] == adapter["base_model_name_or_path"] == "someone/model"
     assert "base_model: someone/model" in (release / "policy" / "README.md").read_text()
     assert generate(release, PROMPT, f"@{mine}", max_new_tokens=5).answers
+    other = other_model(tmp_path / "other")
+    monkeypatch.setattr(locate, "snapshot_download", lambda *_, **__: str(other))
     with pytest.raises(ModelError, match="someone/model"):
-        other = other_model(tmp_path / "other")
-        monkeypatch.setattr(locate, "snapshot_download", lambda *_, **__: str(other))
         export_release(aligned, tmp_path / "refused", overrides=("features.model=someone/model",))
     assert not (tmp_path / "refused").exists()
 

@@ -70,8 +70,10 @@ def node_key(
     finish(
         result.to_dict(),
         as_json,
-        lambda: f"{result.private}: stays on this machine\n{result.public}: send it to the operator of the server, "
-        f"for: {register}\nfingerprint, to compare there (ssh-keygen -lf): {result.fingerprint}",
+        lambda: (
+            f"{result.private}: stays on this machine\n{result.public}: send it to the operator of the server, "
+            f"for: {register}\nfingerprint, to compare there (ssh-keygen -lf): {result.fingerprint}"
+        ),
     )
 
 

@@ -139,9 +139,7 @@ def _policies(run: RunFolder) -> tuple[str, ...]:
     return tuple(read_policy_metrics(run)["policies"])
 
 
-def _write(
-    run: RunFolder, config: RunConfig, selector: Selector, names: Sequence[str], made: Path
-) -> tuple[str, ...]:
+def _write(run: RunFolder, config: RunConfig, selector: Selector, names: Sequence[str], made: Path) -> tuple[str, ...]:
     """Write everything into a new folder; the preferences by name that are left out."""
     write_text(made / "config.yaml", f"{SCHEMA_LINE}{VERSIONS['run']}\n{dump(_for_nodes(config))}")
     selector.save_pretrained(made / "selector")
