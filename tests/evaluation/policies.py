@@ -63,3 +63,24 @@ def made_up(levels=LEVELS, sizes=(7,), seeds=(0, 1), prompts=43, users=5, unseen
                                 )
                             )
     return outcomes
+
+
+def objective_lines(rounds=4):
+    """The history of a training towards two objectives: one rises, the other jumps; no drift is told."""
+    return [
+        {
+            "round": step + 1,
+            "reward.before.world:helpful": step - 1.0,
+            "reward.after.world:helpful": step - 1.0,
+            "reward.before.world:harmless": 0.0,
+            "reward.after.world:harmless": float(step % 2),
+            "lambda.world:helpful": 0.5 + step / 10,
+            "lambda.world:harmless": 0.5 - step / 10,
+            "disagreement": (step + 1) / 10,
+            "vertex": 0.5 * (step == 2),
+            "kl": float(step),
+            "uplink_bytes": 10,
+            "downlink_bytes": 20,
+        }
+        for step in range(rounds)
+    ]

@@ -48,7 +48,9 @@ def _write(place: Path, compared: Mapping[str, Any]) -> Path:
         accuracy_figures,
         history_figures,
         new_user_figures,
+        objective_histories,
         policy_figures,
+        reward_figures,
         stage2_figures,
         write_report,
     )
@@ -56,11 +58,33 @@ def _write(place: Path, compared: Mapping[str, Any]) -> Path:
     policy = _policy(place)
     compared = {**compared, **_judged(policy)}
     figures = accuracy_figures(compared) | new_user_figures(compared) | policy_figures(compared)
-    figures |= history_figures(place) | stage2_figures(place, policy or {})
+    figures |= history_figures(place) | stage2_figures(place, policy or {}) | reward_figures(_compared_histories(place))
     title = compared.get("title", f"fedvpa: {place.name}")
     command, configuration = _commands(place, compared, policy), _settings(place, compared, policy)
-    notes = _notes(compared, policy)
-    return write_report(place, title, command, compared, figures, notes, policy=policy, configuration=configuration)
+    return write_report(
+        place,
+        title,
+        command,
+        compared,
+        figures,
+        _notes(compared, policy),
+        policy=policy,
+        histories=objective_histories(place, policy or {}),
+        configuration=configuration,
+    )
+
+
+def _compared_histories(place: Path) -> dict[str, list[list[dict[str, Any]]]]:
+    """Method → the histories of a comparison's policies that were trained towards several objectives."""
+    from fedvpa.evaluation.report.build import objective_histories
+
+    found: dict[str, list[Any]] = {}
+    for run in sorted((place / "policies").glob("*")):
+        policy = _policy(run)
+        if policy is not None:
+            for lines in objective_histories(run, policy).values():
+                found.setdefault(str(policy["method"]), []).append(lines)
+    return found
 
 
 def _policy(place: Path) -> dict[str, Any] | None:

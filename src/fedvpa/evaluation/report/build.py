@@ -15,9 +15,11 @@ from fedvpa.core.errors import DataError, RunError
 from fedvpa.core.files import read_own_lines, read_own_object, read_own_text
 from fedvpa.evaluation.accuracy_results import FewShotPoint
 from fedvpa.evaluation.latents import LatentReport
+from fedvpa.evaluation.objective_curves import Lines, objectives_of
 from fedvpa.evaluation.report.accuracy_figures import accuracy_figure, few_shot_figure, gap_figure
 from fedvpa.evaluation.report.findings import accuracy_sentences, joined, policy_sentences, stage2_sentences
 from fedvpa.evaluation.report.latent_figure import latent_figure
+from fedvpa.evaluation.report.objectives import objectives_figure, objectives_text, reward_curves_figure
 from fedvpa.evaluation.report.page import Report, ReportFigure, embedded, save_report
 from fedvpa.evaluation.report.policy_figures import pareto_figure, switching_figure, win_rate_figure
 from fedvpa.evaluation.report.stage2 import validation_figure
@@ -39,6 +41,7 @@ def write_report(
     notes: Sequence[str] = (),
     *,
     policy: Mapping[str, Any] | None = None,
+    histories: Mapping[str, Lines] | None = None,
     configuration: Mapping[str, Any] | None = None,
 ) -> Path:
     """Save each figure as PNG, and all of them in one page; it says which are left out, and why.
@@ -51,6 +54,7 @@ def write_report(
         figures: Those that the page should have.
         notes: Further sentences for the page.
         policy: What ``policy/metrics.json`` of a run holds; None without stage 2.
+        histories: Name of a policy → its history, of those that were trained towards several objectives.
         configuration: The settings that were really run; by default those of ``config.yaml``.
 
     Returns:
@@ -75,6 +79,7 @@ def write_report(
         latents=_latents(compared),
         policies=compared if compared.get("policy_summary") else None,
         stage2=policy,
+        objectives=objectives_text(histories or {}),
         configuration=yaml_mapping(folder / "config.yaml") if configuration is None else configuration,
         environment=_json(folder / "environment.json"),
         notes=[*notes, *compared.get("policy_notes", []), *left_out],
@@ -158,7 +163,36 @@ def stage2_figures(folder: Path, policy: Mapping[str, Any]) -> Figures:
                 partial(validation_figure, json_lines(path), notes["stopped"]),
                 "The weights of the look that is marked were kept.",
             )
+    for name, lines in objective_histories(folder, policy).items():
+        figures[f"objectives_{name or 'policy'}"] = (
+            partial(objectives_figure, lines),
+            "Rewards are those of the samples that clients train on. Disagreement: the mean distance of a client's "
+            "weights λ from the cohort's mean. At a vertex one objective has all the weight.",
+        )
     return figures
+
+
+def objective_histories(folder: Path, policy: Mapping[str, Any]) -> dict[str, Lines]:
+    """Name → history of those policies of a run that were trained towards several objectives."""
+    found: dict[str, Lines] = {}
+    for name in policy.get("policies", {}):
+        path = folder / "policy" / f"history{f'-{name}' if name else ''}.jsonl"
+        lines = json_lines(path) if path.is_file() else []
+        if objectives_of(lines):
+            found[name] = lines
+    return found
+
+
+def reward_figures(histories: Mapping[str, Sequence[Lines]]) -> Figures:
+    """The reward curves of a comparison's methods; none where none was trained towards several objectives.
+
+    Args:
+        histories: Method → the history of each of its runs.
+    """
+    if not histories:
+        return {}
+    caption = "Mean reward of the samples that clients train on; bands are from the lowest to the highest run."
+    return {"rewards_by_round": (partial(reward_curves_figure, histories), caption)}
 
 
 def json_lines(path: Path) -> list[dict[str, Any]]:

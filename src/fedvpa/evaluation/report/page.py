@@ -28,7 +28,7 @@ from fedvpa.evaluation.report.detail_tables import (
 )
 from fedvpa.evaluation.report.stage2 import left_out_text, policies_text
 from fedvpa.evaluation.report.style import figure_uri
-from fedvpa.evaluation.report.tables import interval_key, policy_summary_text, summary_text
+from fedvpa.evaluation.report.tables import TableText, interval_key, policy_summary_text, summary_text
 from fedvpa.evaluation.samples import SideBySide
 
 
@@ -64,6 +64,7 @@ class Report:
         policies: What :func:`fedvpa.evaluation.win_rates.policy_comparison` returned, as JSON.
         policy_figures: Figures on policies, in the order of the page.
         stage2: What ``policy/metrics.json`` of a run holds.
+        objectives: What training towards several objectives came to.
         samples: Answers of the base policy and of others, or of several latents, side by side.
     """
 
@@ -79,6 +80,7 @@ class Report:
     policies: Mapping[str, Any] | None = None
     policy_figures: Sequence[ReportFigure] = ()
     stage2: Mapping[str, Any] | None = None
+    objectives: TableText | None = None
     samples: Sequence[SideBySide] = ()
 
 
@@ -103,6 +105,7 @@ def render_report(report: Report) -> str:
         judges=[] if policies is None else judge_lines(policies.get("policy_judges", [])),
         warnings=[] if policies is None else bias_warnings(policies.get("policy_judges", [])),
         stage2=None if report.stage2 is None else policies_text(report.stage2),
+        objectives=report.objectives,
         stage2_pairs=None if report.stage2 is None else left_out_text(report.stage2),
         policy_differences=None if policies is None else policy_differences_text(policies),
         samples=[(sample.prompt, samples_text(sample)) for sample in report.samples],
