@@ -92,8 +92,6 @@ def test_the_page_of_a_run_has_them(tmp_path):
     assert list(reward_figures({"firm": list(histories.values())})) == ["rewards_by_round"]
 
 
-
-
 def test_fronts_are_lines_in_the_order_of_the_preference():
     gains = np.array([[1.0, 2.0], [3.0, 0.5], [2.0, 1.0]])
     noise = np.random.default_rng(0).normal(size=(2, 1, 11, 2))

@@ -44,8 +44,8 @@ def front_figure(fronts: Sequence[Mapping[str, Any]]) -> Figure:
     label_axes(
         axes,
         title=f"Reward gained on {across} and on {up}{of_more}",
-        note=f"{counted(seeds, 'seed')}, {counted(prompts, 'unseen prompt')}; 95% intervals of these trained policies;\n"
-        "behind each name: hypervolume over the base policy",
+        note=f"{counted(seeds, 'seed')}, {counted(prompts, 'unseen prompt')}; 95% intervals of these trained "
+        "policies;\nbehind each name: hypervolume over the base policy",
         x=f"mean {across} reward above the base policy's",
         y=f"mean {up} reward above the base policy's",
     )
@@ -57,9 +57,7 @@ def front_figure(fronts: Sequence[Mapping[str, Any]]) -> Figure:
 def _line(axes: Axes, front: Row, across: str, up: str, style: tuple[str, str]) -> None:
     """A method's policies, with both of their intervals."""
     points = list(zip(_by_preference(front, 0, across), _by_preference(front, 1, up), strict=True))
-    axes.plot(
-        [x["mean"] for x, _ in points], [y["mean"] for _, y in points], color=style[0], linewidth=1.5, alpha=0.6
-    )
+    axes.plot([x["mean"] for x, _ in points], [y["mean"] for _, y in points], color=style[0], linewidth=1.5, alpha=0.6)
     for place, (x, y) in enumerate(points):
         label = f"{front['method']}: {front['hypervolume']['mean']:.2f}" if place == 0 else None
         interval_mark(

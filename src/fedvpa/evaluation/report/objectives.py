@@ -205,5 +205,3 @@ def _band(axes: Axes, runs: Sequence[tuple[list[int], list[float]]], label: str,
     axes.plot(rounds, table.mean(0), color=colour, linewidth=1.6, label=label)
     if len(table) > 1:
         axes.fill_between(rounds, table.min(0), table.max(0), color=colour, alpha=0.15, linewidth=0)
-
-
