@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -50,7 +51,12 @@ class HereGrid(Grid):
         self.faults, self.gone, self.sent, self.replies = faults or {}, set(gone), 0, {}
         self.leave_after: int | None = None
         self.nodes = {
-            number: Node(make("fedvpa_gp", SETTING), share(make_federation(), number), OnDisk(folder / str(number)))
+            number: Node(
+                make("fedvpa_gp", SETTING),
+                share(make_federation(), number),
+                OnDisk(folder / str(number)),
+                reads=json.dumps({"model": "none", "template": "plain"}),
+            )
             for number in (0, 1)
         }
 

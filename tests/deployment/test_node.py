@@ -1,6 +1,7 @@
 """What a node does with the pairs that it is given: small users are left out, and nothing of them is told."""
 
 import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from fedvpa.core.errors import DataError, InputError
 from fedvpa.data.config import DataConfig
 from fedvpa.data.load import load
 from fedvpa.runs.config import dump, read_config
+from fedvpa.world import backbone_path
 
 pytest.importorskip("flwr", reason="fedvpa[flower] is not installed")
 from fedvpa.deployment.node import client_app, load_node
@@ -133,3 +135,19 @@ def test_a_path_is_text_whatever_yaml_would_read(app: Path):
         with pytest.raises(InputError, match=r"no such file") as refused:
             load_node(str(app / "run.yaml"), str(app / name), "")
         assert name in str(refused.value)
+
+
+@pytest.mark.unit
+def test_a_node_may_have_the_model_elsewhere_and_one_without_it_says_so_in_its_log(app: Path, capsys):
+    own = write(app, rows([12, 9]))
+    here = load_node(str(app / "run.yaml"), own, "")
+    copy = shutil.copytree(backbone_path(), app / "copy")
+    there = load_node(str(app / "run.yaml"), own, "", str(copy))
+    assert there.reads == here.reads
+    assert json.loads(here.reads)["model"].startswith("sha256:")
+    assert introduction(there).reads == here.reads
+    with pytest.raises(NodeError, match=r"^the node cannot go on \(ModelError\); its own log says why$"), discreet():
+        load_node(str(app / "run.yaml"), own, "", str(app / "gone"))
+    (said,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("fedvpa: ")]
+    assert f"{app / 'gone'}: There is no model folder here." in said
+    assert """--node-config 'model-path="PATH"'""" in said

@@ -112,6 +112,25 @@ def test_the_server_leaves_a_run_directory_that_other_verbs_open(tmp_path: Path,
 
 
 @pytest.mark.unit
+def test_the_server_takes_from_its_nodes_how_texts_are_read_and_needs_no_language_model(tmp_path: Path):
+    out = tmp_path / "out"
+    reads = json.dumps({"model": "sha256:theirs", "template": "chat"})
+    absent = CONFIG.model_copy(update={"features": CONFIG.features.model_copy(update={"model": "/no/such/model"})})
+
+    def grid(said: str) -> HereGrid:
+        made = HereGrid(tmp_path / "a")
+        made.nodes = {number: replace(node, reads=said) for number, node in made.nodes.items()}
+        return made
+
+    deployment.serve(grid(reads), absent, given(out))
+    assert Selector.from_pretrained(out).feature_key == reads
+    assert RunFolder.open(out).config().features.template == "chat"
+    other = json.dumps({"model": "sha256:other", "template": "chat"})
+    with pytest.raises(RunError, match="was trained on the features of another language model than the nodes have"):
+        deployment.serve(grid(other), absent, given(out))
+
+
+@pytest.mark.unit
 def test_updates_that_are_rejected_are_counted_and_a_run_that_all_reject_stops(tmp_path: Path, capsys):
     deployment.serve(HereGrid(tmp_path / "a", {1: "nan"}), CONFIG, given(tmp_path / "out"))
     written = json.loads((tmp_path / "out" / "metrics.json").read_text())

@@ -1,5 +1,6 @@
 """Nodes that die, lie, come late or never answer, and a server that is stopped: all in this process."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from conftest import make_federation
 from fedvpa.algorithms.prototype_prior import PrototypeState
 from fedvpa.algorithms.registry import make
 from fedvpa.core.errors import DataError, FedvpaError
+from fedvpa.data.partition import Partition
 from fedvpa.engines.checkpoint import load_checkpoint, save_checkpoint
 from fedvpa.engines.config import EngineConfig
 from fedvpa.engines.sampling import draw_cohort, identities
@@ -170,6 +172,36 @@ def test_a_node_of_other_features_is_left_out_at_the_start_too(tmp_path: Path, c
     grid = HereGrid(tmp_path, {1: "narrow"})
     assert gather(grid, 2, deadline=0.0, quorum=0.5).client_ids == ids(0)
     assert "a node does not take part: its features have 3 dimensions, not 17" in capsys.readouterr().err
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize(
+    ("reads", "said"),
+    [
+        ({"model": "sha256:1", "template": "plain"}, "its language model is another one: model sha256:1, not none"),
+        ({"model": "none", "template": "chat"}, "template = 'chat', and those of the others 'plain': export the app"),
+    ],
+)
+def test_a_node_whose_features_mean_something_else_does_not_take_part(reads: dict, said: str, tmp_path: Path, capsys):
+    """At the start, where most decide, and when it joins later."""
+    grid = HereGrid(tmp_path)
+    whole = grid.nodes[0].holder
+    grid.nodes[1] = replace(grid.nodes[1], reads=json.dumps(reads))
+    for number, rows in ((0, slice(1)), (2, slice(1, None))):
+        part = replace(whole, partition=Partition(whole.partition.clients[rows]))
+        grid.nodes[number] = replace(grid.nodes[0], holder=part)
+    roster = gather(grid, 3, deadline=0.0, quorum=0.5)
+    assert (roster.client_ids, json.loads(roster.reads)["template"]) == (ids(0), "plain")
+    assert said in capsys.readouterr().err
+    late = HereGrid(tmp_path, gone={1})
+    late.nodes[1] = replace(late.nodes[1], reads=json.dumps(reads))
+    roster, _ = cohort(late)
+    capsys.readouterr()
+    late.gone = set()
+    for _ in range(3):
+        roster.refresh({0, 1})
+    assert roster.client_ids == ids(0)
+    assert capsys.readouterr().err.count(said) == 1
 
 
 @pytest.mark.unit

@@ -9,9 +9,10 @@ from flwr.app import Context
 from flwr.clientapp import ClientApp
 
 from fedvpa.algorithms.registry import make
-from fedvpa.core.errors import ConfigError
+from fedvpa.core.errors import ConfigError, ModelError
 from fedvpa.engines.flower import client as node_side
 from fedvpa.engines.flower.devices import OnDisk
+from fedvpa.models.locate import locate
 from fedvpa.runs.config import RunConfig, read_config
 from fedvpa.runs.prepare import Prepared, prepare
 
@@ -22,7 +23,8 @@ def client_app(folder: Path) -> ClientApp:
     """The ClientApp of an exported folder.
 
     ``--node-config`` gives ``data-path``, the node's pairs, and optionally ``state-path``, a folder for its clients'
-    private state; without it the state lives as long as Flower's run.
+    private state, without which the state lives as long as Flower's run, and ``model-path``, where the language model
+    of the features is on this node.
     """
     return node_side.client_app(partial(_node, str(folder / CONFIG_FILE)), node_side.discreet)
 
@@ -33,11 +35,12 @@ def _node(config: str, context: Context) -> node_side.Node:
         raise ConfigError(
             "The node has no data-path.", fix="""Start it with --node-config 'data-path="pairs.jsonl"'."""
         )
-    return load_node(config, str(given["data-path"]), str(given.get("state-path", "")))
+    optional = (str(given.get(name, "")) for name in ("state-path", "model-path"))
+    return load_node(config, str(given["data-path"]), *optional)
 
 
 @cache
-def load_node(config_path: str, data: str, state: str) -> node_side.Node:
+def load_node(config_path: str, data: str, state: str, model: str = "") -> node_side.Node:
     """A node that is ready to train.
 
     Which of its pairs are held out depends on a hash of their text and the run's seed alone (``fedvpa.data.splits``),
@@ -47,23 +50,43 @@ def load_node(config_path: str, data: str, state: str) -> node_side.Node:
         config_path: The run's configuration.
         data: The node's pairs.
         state: Where its users' private state is kept; empty for in Flower's memory.
+        model: Where the language model of the features is on this node; empty for where the run says.
 
     Raises:
-        InputError: If the pairs cannot be used, or no user has enough of them.
+        InputError: If the pairs cannot be used, no user has enough of them, or the language model is not here.
     """
-    config = node_config(read_config(Path(config_path)), data)
+    config = node_config(read_config(Path(config_path)), data, model)
+    _check_model(config.features.named_model())
     prepared = prepare(config, on_node=True)
     devices = OnDisk(Path(state).expanduser()) if state else node_side.InContext()
     algorithm = make(config.method, config.method_config)
-    return node_side.Node(algorithm, prepared.federation, devices, left_out(prepared), prepared.table.report)
+    return node_side.Node(
+        algorithm,
+        prepared.federation,
+        devices,
+        left_out(prepared),
+        prepared.table.report,
+        reads=prepared.feature_key,
+    )
 
 
-def node_config(config: RunConfig, data: str) -> RunConfig:
-    """The run as a node reads it: its own pairs, without the users that are too small to learn from."""
+def node_config(config: RunConfig, data: str, model: str = "") -> RunConfig:
+    """The run as a node reads it: its own pairs and model, without the users that are too small to learn from."""
     values = config.model_dump()
+    if model:
+        values["features"]["model"] = model
     values["data"] |= {"source": "table", "path": data}
     values["partition"]["drop_small"] = True
     return RunConfig.parse(values)
+
+
+def _check_model(model: str) -> None:
+    """Raise ModelError if a language model is not on this node; says how to name its place."""
+    try:
+        locate(model)
+    except ModelError as error:
+        fix = f"""{error.fix} Say where it is on this node: --node-config 'model-path="PATH"'."""
+        raise ModelError(error.problem, fix=fix.strip(), where=error.where or model) from error
 
 
 def left_out(prepared: Prepared) -> tuple[str, ...]:

@@ -38,7 +38,6 @@ from fedvpa.features.standardise import Standardiser
 from fedvpa.runs.config import RunConfig, read_config
 from fedvpa.runs.environment import environment
 from fedvpa.runs.folder import RunFolder
-from fedvpa.runs.prepare import feature_key
 from fedvpa.selector.scaling import Scaling
 
 HANDOVER_SECONDS = 60.0
@@ -103,6 +102,7 @@ def _serve(grid: Grid, config: RunConfig, run: RunFolder, terms: Terms) -> None:
     say(f"{len(roster.client_ids)} clients on {len(roster.introductions)} nodes")
     if roster.left_out:
         say(f"{roster.left_out} further users are left out by their nodes: their pairs are too few to learn from")
+    config = read_alike(config, roster.reads)
     algorithm = make(config.method, config.method_config)
     state, scaling = _begin(run, config, roster)
     codec, standardiser = config.engine.codec, scaling.standardiser
@@ -111,6 +111,7 @@ def _serve(grid: Grid, config: RunConfig, run: RunFolder, terms: Terms) -> None:
         "config": config.model_dump(mode="json"),
         "scaling": _plain(standardiser),
         "compute": Compute.current().to_dict(),
+        "reads": roster.reads,
     }
     with run.history.open("a", encoding="utf-8") as log:
         for reached, line in rounds(algorithm, roster, config.engine, config.seed, state, cohort):
@@ -122,14 +123,19 @@ def _serve(grid: Grid, config: RunConfig, run: RunFolder, terms: Terms) -> None:
             save_checkpoint(run.checkpoint, state, meta)
             say(f"round {state.server.round} of {algorithm.rounds}: {len(line['cohort'])} asked")
             roster.refresh(set(grid.get_node_ids()))
-    key = json.dumps(feature_key(config.features), sort_keys=True)
-    replace(algorithm.selector(state.server), scaling=scaling, feature_key=key).save_pretrained(run.selector)
+    replace(algorithm.selector(state.server), scaling=scaling, feature_key=roster.reads).save_pretrained(run.selector)
     history = run.lines()
     rejections = Rejections.of(history)
     if rejections.rejected:
         say(str(rejections))
     write_json(run.path / "metrics.json", metrics(config.method, history, rejections, roster))
     say(f"selector: {run.selector}")
+
+
+def read_alike(config: RunConfig, reads: str) -> RunConfig:
+    """The run as its nodes read their texts: where these are conversations, a string is one message from then on."""
+    template = json.loads(reads).get("template", config.features.template)
+    return config.model_copy(update={"features": config.features.model_copy(update={"template": template})})
 
 
 def metrics(
@@ -157,6 +163,12 @@ def _begin(run: RunFolder, config: RunConfig, roster: Roster) -> tuple[TrainStat
         state, meta = load_checkpoint(run.checkpoint, make(config.method, config.method_config).state_type)
         if meta["config"] != config.model_dump(mode="json"):
             raise RunError("holds a run of another configuration.", fix="Choose another out.", where=str(run))
+        if meta.get("reads", roster.reads) != roster.reads:
+            raise RunError(
+                "was trained on the features of another language model than the nodes have now.",
+                fix="Restore theirs, or choose another out.",
+                where=str(run),
+            )
         restore(Compute.of(meta.get("compute")), str(run.checkpoint))
         say(f"resuming {run} at round {state.server.round}")
         run.rewind(state.server.round)

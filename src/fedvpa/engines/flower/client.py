@@ -66,6 +66,7 @@ class Node:
         left_out: The users whose pairs are too few to learn from; the node says so in its own log.
         report: What of its data is not used; the node says that there too.
         transform: What is done to each client's update before it leaves the client.
+        reads: What its features mean; see :class:`~fedvpa.engines.flower.records.Introduction`.
     """
 
     algorithm: Algorithm[Any, Any]
@@ -74,6 +75,7 @@ class Node:
     left_out: tuple[str, ...] = ()
     report: DataReport = field(default_factory=DataReport)
     transform: Transform = unchanged
+    reads: str = ""
 
     __repr__ = short_repr
 
@@ -151,4 +153,4 @@ def introduction(node: Node) -> Introduction:
         say(f"left out, with too few pairs to learn from: {names}. The server is told how many, not who.")
     federation = cast(Federation, node.holder)
     clients = {name: federation.size(name) for name in federation.client_ids}
-    return Introduction(clients, federation.moments, len(node.left_out))
+    return Introduction(clients, federation.moments, node.reads, len(node.left_out))

@@ -173,11 +173,14 @@ class Introduction:
     Attributes:
         clients: Client id → its number of training pairs.
         moments: Of the features of its training pairs: they add up, no vector leaves the node.
+        reads: What its features mean, as JSON: its language model by content, and how it is read. Nodes train together
+            if this is the same for all of them.
         left_out: How many further users it holds whose pairs are too few to learn from; who they are stays there.
     """
 
     clients: Mapping[str, int]
     moments: Moments
+    reads: str = ""
     left_out: int = 0
 
 
@@ -186,7 +189,14 @@ def pack_introduction(introduction: Introduction) -> RecordDict:
     moments = introduction.moments
     tensors = {"sum": torch.from_numpy(moments.sum), "sum_of_squares": torch.from_numpy(moments.sum_of_squares)}
     clients = json.dumps(dict(introduction.clients))
-    facts = ConfigRecord({"clients": clients, "count": moments.count, "left-out": introduction.left_out})
+    facts = ConfigRecord(
+        {
+            "clients": clients,
+            "count": moments.count,
+            "reads": introduction.reads,
+            "left-out": introduction.left_out,
+        }
+    )
     return RecordDict({"moments": arrays(tensors), "facts": facts})
 
 
@@ -205,7 +215,8 @@ def unpack_introduction(records: RecordDict) -> Introduction:
 def _introduction(records: RecordDict) -> Introduction:
     tensors, facts = tree_of(records.array_records["moments"]), records.config_records["facts"]
     moments = Moments(int(str(facts["count"])), tensors["sum"].numpy(), tensors["sum_of_squares"].numpy())
-    return Introduction(json.loads(str(facts["clients"])), moments, int(str(facts["left-out"])))
+    left_out = int(str(facts["left-out"]))
+    return Introduction(json.loads(str(facts["clients"])), moments, str(facts["reads"]), left_out)
 
 
 def traffic(records: RecordDict) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections import Counter
 from collections.abc import Collection, Mapping
@@ -63,6 +64,11 @@ class Roster:
         return FeatureSetting(self.dimension)
 
     @property
+    def reads(self) -> str:
+        """What the features of all nodes mean, as JSON."""
+        return next(iter(self.introductions.values())).reads
+
+    @property
     def left_out(self) -> int:
         """How many users their nodes leave out, because their pairs are too few to learn from."""
         return sum(introduction.left_out for introduction in self.introductions.values())
@@ -89,7 +95,8 @@ class Roster:
 
     def _take_in(self, node: int, reply: Message, online: Collection[int]) -> None:
         try:
-            introduction = usable(reply, self.dimension)
+            introduction = usable(reply)
+            check_alike(introduction, next(iter(self.introductions.values())))
         except DataError as error:
             self.refuse(node, error)
             return
@@ -106,12 +113,8 @@ class Roster:
         say(f"a node does not take part: {error}")
 
 
-def usable(reply: Message, dimension: int | None = None) -> Introduction:
-    """The introduction in a reply.
-
-    Args:
-        reply: What a node answered.
-        dimension: D of the others' features; None if it is not known yet.
+def usable(reply: Message) -> Introduction:
+    """The introduction in what a node answered.
 
     Raises:
         DataError: If the node cannot take part, with the reason.
@@ -121,10 +124,28 @@ def usable(reply: Message, dimension: int | None = None) -> Introduction:
     introduction = unpack_introduction(reply.content)
     if not introduction.clients:
         raise DataError(f"none of its {introduction.left_out} users has enough pairs to learn from")
-    found = len(introduction.moments.sum)
-    if dimension not in (None, found):
-        raise DataError(f"its features have {found} dimensions, not {dimension}")
     return introduction
+
+
+def check_alike(one: Introduction, others: Introduction) -> None:
+    """Whether a node's features mean what those of the others mean.
+
+    Raises:
+        DataError: If they do not, with the first difference.
+    """
+    found, common = len(one.moments.sum), len(others.moments.sum)
+    if found != common:
+        raise DataError(f"its features have {found} dimensions, not {common}")
+    if one.reads == others.reads:
+        return
+    here, there = (json.loads(each.reads) for each in (one, others))
+    name = next(name for name in sorted(here.keys() | there.keys()) if here.get(name) != there.get(name))
+    if name in ("model", "tokenizer"):
+        raise DataError(f"its language model is another one: {name} {here.get(name)}, not {there.get(name)}")
+    raise DataError(
+        f"its features have {name} = {here.get(name)!r}, and those of the others {there.get(name)!r}: export the app "
+        f"with features.{name} set for all"
+    )
 
 
 def assign(introductions: Mapping[int, Introduction], online: Collection[int]) -> dict[str, int]:
@@ -178,7 +199,7 @@ def gather(grid: Grid, nodes: int, deadline: float, quorum: float = 1.0) -> Rost
 
 
 def _sorted_out(replies: Mapping[int, Message]) -> tuple[dict[int, Introduction], dict[int, DataError]]:
-    """The nodes that can take part together, and why the others cannot; the dimension is that of most of them."""
+    """The nodes that can take part together, and why the others cannot; the features are those of most of them."""
     introductions: dict[int, Introduction] = {}
     refused: dict[int, DataError] = {}
     for node, reply in sorted(replies.items()):
@@ -186,12 +207,20 @@ def _sorted_out(replies: Mapping[int, Message]) -> tuple[dict[int, Introduction]
             introductions[node] = usable(reply)
         except DataError as error:
             refused[node] = error
-    sizes = Counter(len(introduction.moments.sum) for introduction in introductions.values())
-    common = max(sizes, key=lambda size: (sizes[size], size), default=0)
-    for node in [node for node, one in introductions.items() if len(one.moments.sum) != common]:
-        found = len(introductions.pop(node).moments.sum)
-        refused[node] = DataError(f"its features have {found} dimensions, not {common}")
+    kinds = Counter(map(_kind, introductions.values()))
+    most = max(kinds, key=lambda kind: (kinds[kind], kind), default=None)
+    for node, one in list(introductions.items()):
+        try:
+            check_alike(one, next(other for other in introductions.values() if _kind(other) == most))
+        except DataError as error:
+            del introductions[node]
+            refused[node] = error
     return introductions, refused
+
+
+def _kind(introduction: Introduction) -> tuple[int, str]:
+    """What two nodes that train together have in common."""
+    return len(introduction.moments.sum), introduction.reads
 
 
 def _check_hosts(introductions: Mapping[int, Introduction]) -> None:
