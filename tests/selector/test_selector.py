@@ -20,7 +20,7 @@ from fedvpa.selector.inference import INFERENCES, Inference
 from fedvpa.selector.pairs import Pairs, pad
 from fedvpa.selector.posterior import Posterior
 from fedvpa.selector.prototypes import balanced_assignment, init_prototypes
-from fedvpa.selector.refinement import at_prototypes, evidence, laplace
+from fedvpa.selector.refinement import at_prototypes, evidence, laplace, modes
 from fedvpa.selector.scaling import Scaling
 from fedvpa.selector.selector import InferenceConfig, Selector
 
@@ -148,6 +148,17 @@ def test_in_the_span_of_few_pairs_is_the_same_as_in_all_dimensions():
     torch.testing.assert_close(prior.means, centre.expand(3, 2, D))
     torch.testing.assert_close(prior.log_vars, log_var[:, None, None].expand(3, 2, D))
     torch.testing.assert_close(prior.weights, log_prior.exp().expand(3, 2))
+
+
+@pytest.mark.equivalence
+@pytest.mark.parametrize("count", [N, D + 5])
+def test_the_path_of_modes_is_one_ridge_solution_for_each_variance(count: int):
+    head, tree, log_vars = HEADS["linear"], weights("linear"), torch.tensor([-2.0, 0.0, 1.5]).double()
+    data, nothing, one = pairs(3, count), torch.zeros(1, D).double(), torch.ones(()).double()
+    found = modes(head, tree, data, log_vars)
+    for place, log_var in enumerate(log_vars):
+        alone = laplace(head, tree, data, nothing, torch.zeros(1).double(), log_var.expand(3), one)
+        torch.testing.assert_close(found[:, place], alone.mean)
 
 
 @pytest.mark.reference

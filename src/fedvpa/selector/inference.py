@@ -63,7 +63,9 @@ def _laplace(selector: Selector, context: Pairs) -> Posterior:
 
 
 def _ridge(selector: Selector, context: Pairs) -> Posterior:
-    return _newton(selector, context, -(selector.inference.decay * context.count.clamp(min=1)).log())
+    fixed = selector.inference.precision
+    precision = selector.inference.decay * context.count.clamp(min=1)
+    return _newton(selector, context, -(precision if fixed is None else torch.full_like(precision, fixed)).log())
 
 
 def _newton(selector: Selector, context: Pairs, log_var: Float[Tensor, "*clients"]) -> Posterior:

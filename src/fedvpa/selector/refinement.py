@@ -91,20 +91,47 @@ def laplace(
     Raises:
         ValueError: If the head's margin is not linear in z.
     """
-    if head.linear is None:
-        raise ValueError("Laplace refinement needs a head whose margin is linear in z: bilinear or mlp.")
-    offset, slope = head.linear(weights, context)
-    pairs, latent = slope.shape[-2:]
-    slope, centre = slope.unsqueeze(-3), prototypes.expand(*offset.shape[:-1], *prototypes.shape[-2:])
-    offset = offset.unsqueeze(-2) + (slope @ centre.unsqueeze(-1)).squeeze(-1)
+    offset, slope = _linear(head, weights, context)
+    centre = prototypes.expand(*context.weight.shape[:-1], *prototypes.shape[-2:])
+    offset = offset + (slope @ centre.unsqueeze(-1)).squeeze(-1)
     precision = (-log_var).exp()[..., None, None, None]
-    solve = _in_span if pairs < latent else _in_latent
-    z, log_evidence, variance = solve(offset, slope, gain * context.weight.unsqueeze(-2), precision)
-    return Posterior(torch.softmax(log_prior + log_evidence, dim=-1), centre + z, variance.log())
+    z, log_evidence, variance = _solve(offset, slope, gain * context.weight.unsqueeze(-2), precision)
+    return Posterior(torch.softmax(log_prior + log_evidence, dim=-1), centre + z, variance().log())
 
 
-Solution = tuple[Float[Tensor, "*clients m k"], Float[Tensor, "*clients m"], Float[Tensor, "*clients m k"]]
-"""Of max_z Σ_i g_i log σ(o_i + s_i·z) − p/2 |z|²: the mode, log evidence up to what all components share, variances."""
+def modes(head: Head, weights: Tree, context: Pairs, log_vars: Float[Tensor, " m"]) -> Float[Tensor, "*clients m k"]:
+    """The most likely z given the pairs and a prior N(0, v I), for each of m variances v: a path of ridge solutions.
+
+    Args:
+        head: A head whose margin is linear in z.
+        weights: Its weights.
+        context: The labelled pairs.
+        log_vars: log v of each.
+
+    Raises:
+        ValueError: If the head's margin is not linear in z.
+    """
+    offset, slope = _linear(head, weights, context)
+    offset = offset.expand(*offset.shape[:-2], len(log_vars), offset.shape[-1])
+    return _solve(offset, slope, context.weight.unsqueeze(-2), (-log_vars).exp()[:, None, None])[0]
+
+
+Solution = tuple[Float[Tensor, "*clients m k"], Float[Tensor, "*clients m"], Callable[[], Tensor]]
+"""Of max_z Σ_i g_i log σ(o_i + s_i·z) − p/2 |z|²: mode, log evidence up to what all share, and how to get variances."""
+
+
+def _linear(head: Head, weights: Tree, context: Pairs) -> tuple[Tensor, Tensor]:
+    """Margins at z = 0, shape [*clients, 1, n], and their slopes in z, shape [*clients, 1, n, k]."""
+    if head.linear is None:
+        raise ValueError("Laplace refinement needs a head whose margin is linear in z: bilinear, linear or mlp.")
+    offset, slope = head.linear(weights, context)
+    return offset.unsqueeze(-2), slope.unsqueeze(-3)
+
+
+def _solve(offset: Tensor, slope: Tensor, gain: Tensor, precision: Tensor) -> Solution:
+    """In whichever space is smaller."""
+    pairs, latent = slope.shape[-2:]
+    return (_in_span if pairs < latent else _in_latent)(offset, slope, gain, precision)
 
 
 def _in_latent(offset: Tensor, slope: Tensor, gain: Tensor, precision: Tensor) -> Solution:
@@ -121,7 +148,7 @@ def _in_latent(offset: Tensor, slope: Tensor, gain: Tensor, precision: Tensor) -
 
     start = offset.new_zeros(*offset.shape[:-1], slope.shape[-1])
     z, log_evidence, hessian = _newton(start, offset, slope, lambda z: z, gain, precision, system)
-    return z, log_evidence, torch.linalg.inv(hessian).diagonal(dim1=-2, dim2=-1)
+    return z, log_evidence, lambda: torch.linalg.inv(hessian).diagonal(dim1=-2, dim2=-1)
 
 
 def _in_span(offset: Tensor, slope: Tensor, gain: Tensor, precision: Tensor) -> Solution:
@@ -140,11 +167,15 @@ def _in_span(offset: Tensor, slope: Tensor, gain: Tensor, precision: Tensor) -> 
 
     start = torch.zeros_like(offset)
     a, log_evidence, matrix = _newton(start, offset, kernel, _times(kernel), gain, precision, system)
-    wrong = torch.sigmoid(-offset - _times(kernel)(a))
-    fitted = torch.linalg.solve(matrix, (gain * wrong * (1 - wrong)).unsqueeze(-1) * slope)
-    # The share of the prior's variance that is left. Rounding must not make it negative.
-    left = (1 - (slope * fitted).sum(-2)).clamp(min=torch.finfo(slope.dtype).eps)
-    return _times(slope.mT)(a), log_evidence, left / precision.squeeze(-1)
+
+    def variance() -> Tensor:
+        wrong = torch.sigmoid(-offset - _times(kernel)(a))
+        fitted = torch.linalg.solve(matrix, (gain * wrong * (1 - wrong)).unsqueeze(-1) * slope)
+        # The share of the prior's variance that is left. Rounding must not make it negative.
+        left = (1 - (slope * fitted).sum(-2)).clamp(min=torch.finfo(slope.dtype).eps)
+        return left / precision.squeeze(-1)
+
+    return _times(slope.mT)(a), log_evidence, variance
 
 
 def _newton(
@@ -164,7 +195,7 @@ def _newton(
         matrix: Shape [*clients, 1, n, q].
         conjugate: u → the vector whose product with u is |z|².
         gain: Weight of each pair, shape [*clients, 1, n].
-        precision: p, shape [*clients, 1, 1, 1].
+        precision: p, shape [*clients, m, 1, 1] or one that expands to it.
         system: (u, probability of the other label) → the right side of a Newton step, and its matrix.
 
     Returns:
