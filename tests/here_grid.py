@@ -47,12 +47,14 @@ class HereGrid(Grid):
         leave_after: After so many messages the next one to node 1 finds it online, and is never answered: it dies.
     """
 
-    def __init__(self, folder: Path, faults: dict[int, str] | None = None, gone: Collection[int] = ()) -> None:
+    def __init__(
+        self, folder: Path, faults: dict[int, str] | None = None, gone: Collection[int] = (), method: str = "fedvpa_gp"
+    ) -> None:
         self.faults, self.gone, self.sent, self.replies = faults or {}, set(gone), 0, {}
         self.leave_after: int | None = None
         self.nodes = {
             number: Node(
-                make("fedvpa_gp", SETTING),
+                make(method, SETTING),
                 share(make_federation(), number),
                 OnDisk(folder / str(number)),
                 reads=json.dumps({"model": "none", "template": "plain"}),

@@ -386,9 +386,10 @@ def test_other_methods_align_too(method: str, tiny: RunConfig, tmp_path: Path):
 
 
 @pytest.mark.unit
-def test_the_yardstick_without_one_selector_has_no_policy(tiny: RunConfig, tmp_path: Path):
-    run = trained(tiny, "local", tmp_path / "run")
-    with pytest.raises(ConfigError, match="no one policy"):
+@pytest.mark.parametrize("method", ["finetune", "local"])
+def test_a_method_without_one_selector_has_no_policy(method: str, tiny: RunConfig, tmp_path: Path):
+    run = trained(tiny, method, tmp_path / "run")
+    with pytest.raises(ConfigError, match=f"'{method}' has a selector per client and no one policy"):
         align(run, overrides=SMALL)
 
 

@@ -73,6 +73,7 @@ SMALLEST: dict[str, Any] = {"clients": [3], "seeds": 1, "jobs": 1}
         ({"methods": [], "stage": "policy"}, "No method"),
         ({"methods": ["fedvpa_pg"]}, "no method 'fedvpa_pg'. .*fedvpa_gp"),
         ({"methods": ["local"], "stage": "policy"}, "no method 'local' with a policy"),
+        ({"methods": ["finetune"], "stage": "policy"}, "no method 'finetune' with a policy"),
         ({"methods": ["global", "global"]}, "'global' is given twice"),
         ({"clients": []}, "nothing to compare"),
         ({"clients": [3, 3]}, "given twice"),

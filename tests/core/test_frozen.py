@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, fields
 
 import pytest
 import torch
+from jaxtyping import Float
 from safetensors.torch import load, save
 from torch import Tensor
 
@@ -26,6 +27,7 @@ class Everything:
     params: Tree
     inner: Inner
     tensor: Tensor
+    shaped: Float[Tensor, "*any k"]
     whole: int
     real: float
     yes: bool
@@ -47,6 +49,7 @@ def everything() -> Everything:
         params={"a.weight": torch.arange(6.0).view(2, 3), "bias": torch.tensor(float("nan")), "": torch.ones(1)},
         inner=Inner(torch.tensor([1, 2]), -5, ("x", "\ud83d")),
         tensor=torch.tensor(1.5, dtype=torch.bfloat16),
+        shaped=torch.ones(2, 3),
         whole=2**63 - 1,
         real=0.1,
         yes=True,

@@ -17,6 +17,7 @@ METHODS: Registry[Callable[[MethodConfig], SelectorAlgorithm[Any]]] = Registry(
         "fedbiscuit": "fedvpa.algorithms.fedbiscuit:FedBiscuit",
         "fedvpa_gp": "fedvpa.algorithms.fedvpa_gp:FedVPAGP",
         "fedvpl": "fedvpa.algorithms.fedvpl:fedvpl",
+        "finetune": "fedvpa.algorithms.finetune:FineTune",
         "global": "fedvpa.algorithms.global_model:global_model",
         "local": "fedvpa.algorithms.local_only:LocalOnly",
         "oracle": "fedvpa.algorithms.oracle:oracle",
@@ -24,6 +25,9 @@ METHODS: Registry[Callable[[MethodConfig], SelectorAlgorithm[Any]]] = Registry(
     shape="a callable that makes a SelectorAlgorithm of a MethodConfig",
 )
 """Name → what makes the method of its hyper-parameters."""
+
+OWN_HEADS = frozenset({"finetune", "local"})
+"""The methods that give each user a head of the user's own, so that there is no one selector to train a policy by."""
 
 
 def make(name: str, config: MethodConfig) -> SelectorAlgorithm[Any]:

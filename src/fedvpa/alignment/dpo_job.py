@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from torch import Tensor
 
+from fedvpa.algorithms.registry import OWN_HEADS
 from fedvpa.alignment.candidates import Candidates, load_or_make, sample_candidates
 from fedvpa.alignment.job import title
 from fedvpa.alignment.loop import dpo_steps
@@ -48,7 +49,7 @@ class DPOJob:
         refresh_folder: Where the samples of refreshes are kept, if it is to be resumable.
 
     Raises:
-        ConfigError: If the method has no policy: ``local`` has one selector per client.
+        ConfigError: If the method has no policy: ``local`` and ``finetune`` have a selector per client.
         DataError: If there are too few prompts, or no pair is left after the margin filter.
     """
 
@@ -63,9 +64,9 @@ class DPOJob:
         method: str | None = None,
         refresh_folder: Path | None = None,
     ) -> None:
-        if stage.method == "local":
+        if stage.method in OWN_HEADS:
             raise ConfigError(
-                "The yardstick 'local' has a selector per client and no one policy.", fix="Align another run."
+                f"The method {stage.method!r} has a selector per client and no one policy.", fix="Align another run."
             )
         self._stage, self._folder = stage, refresh_folder
         self._best: BestWeights | None = None

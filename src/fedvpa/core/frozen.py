@@ -2,7 +2,7 @@
 
 A field of a class may be annotated as
 
-- ``Tensor``, ``int``, ``float``, ``bool``, ``str`` or ``tuple[str, ...]``;
+- ``Tensor`` (or jaxtyping's, with a shape), ``int``, ``float``, ``bool``, ``str`` or ``tuple[str, ...]``;
 - ``Tree``, which is ``dict[str, Tensor]``: the names of its leaves become names of tensors, so they are the code's own.
   Files of tensors keep no order, so the tensor of the field's own name holds the place of each leaf among the sorted;
 - another such data class;
@@ -80,6 +80,8 @@ def _codec(hint: Any) -> _Codec:
 def _made(hint: Hashable) -> _Codec:
     if hint in _PLAIN:
         return _PLAIN[hint]
+    if getattr(hint, "array_type", None) is Tensor:
+        return _PLAIN[Tensor]
     if isinstance(hint, type) and is_dataclass(hint):
         return _data_class(hint)
     origin, arguments = get_origin(hint), get_args(hint)

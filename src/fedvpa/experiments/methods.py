@@ -24,6 +24,6 @@ POLICY_METHODS = (*DEFAULT_POLICY_METHODS, "fedbiscuit_lora")
 
 def policy_methods() -> list[str]:
     """The methods that give a policy, those of other packages included."""
-    from fedvpa.algorithms.registry import METHODS
+    from fedvpa.algorithms.registry import METHODS, OWN_HEADS
 
-    return sorted({*POLICY_METHODS, *METHODS.names()} - {"local"})
+    return sorted({*POLICY_METHODS, *METHODS.names()} - OWN_HEADS)

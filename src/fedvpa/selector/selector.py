@@ -38,9 +38,10 @@ class InferenceConfig(Config):
 
     Attributes:
         method: ``amortised`` (the encoder alone), ``responsibilities`` (the likelihood at the prototypes), ``laplace``
-            (a Newton mode per prototype), ``ridge`` (the same for a z that is a whole head, under another prior), ``none`` (z is the prior mean: one model for all) or ``vote`` (every prototype alike: one model for
-            all, whose margins are the majority vote of the selectors at the prototypes), or one that a package or
-            program added; see :mod:`fedvpa.selector.inference`.
+            (a Newton mode per prototype), ``ridge`` (the same for a z that is a whole head, under another prior),
+            ``none`` (z is the prior mean: one model for all) or ``vote`` (every prototype alike: one model for all,
+            whose margins are the majority vote of the selectors at the prototypes), or one that a package or program
+            added; see :mod:`fedvpa.selector.inference`.
         component_log_var: log v of a mixture component.
         decay: The L2 penalty of ``ridge``, relative to the mean loss of n pairs: the prior precision is decay · n.
         precision: The prior precision of ``ridge`` whatever n is: more pairs then move z further. None for decay · n.
