@@ -44,13 +44,13 @@ def front_figure(fronts: Sequence[Mapping[str, Any]]) -> Figure:
     label_axes(
         axes,
         title=f"Reward gained on {across} and on {up}{of_more}",
-        note=f"{counted(seeds, 'seed')}, {counted(prompts, 'unseen prompt')}; 95% intervals of these trained "
-        "policies;\nbehind each name: hypervolume over the base policy",
+        note=f"{counted(seeds, 'seed')}, {counted(prompts, 'unseen prompt')}; 95% intervals of these trained policies",
         x=f"mean {across} reward above the base policy's",
         y=f"mean {up} reward above the base policy's",
     )
     axes.grid(axis="x", color=GRID, linewidth=0.8)
     legend_below(figure, axes, columns=3)
+    figure.legends[0].set_title("method: hypervolume over the base policy", {"size": 9})
     return figure
 
 
