@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any
@@ -63,3 +65,24 @@ def test_a_choice_of_stage_2_has_win_rates(config, monkeypatch):
 def test_every_benchmark_can_be_imported(path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     load(path.stem, monkeypatch)
+
+
+@pytest.mark.end_to_end
+def test_a_front_has_rewards_kept_answers_and_a_table(config, monkeypatch, tmp_path):
+    fronts = load("fronts", monkeypatch)
+    monkeypatch.setattr(fronts, "PATH", (0.0, 1.0))
+    own = ("data.pairs_per_user=11", "partition.clients=4", "partition.min_train=1", "server.rounds=2", *TINY_POLICY)
+    options = fronts.Options(tmp_path, 3, 2, float("inf"), own, ())
+    rewards = fronts.collect(options, ["fedvpa_gp"], [5])
+    assert rewards[5]["fedvpa_gp"].shape == (2, 3, 2)
+    assert rewards[5][fronts.BASE].shape == (3, 2)
+    monkeypatch.setattr(fronts, "opened", None)  # nothing is trained or answered again
+    again = fronts.collect(replace(options, until=0.0), ["fedvpa_gp"], [5])
+    assert (again[5]["fedvpa_gp"] == rewards[5]["fedvpa_gp"]).all()
+    fronts.leave(options, ["fedvpa_gp"], rewards)
+    (row,) = (tmp_path / "fronts.md").read_text().splitlines()[2:]
+    assert row.startswith("| fedvpa_gp | ")
+    told = json.loads((tmp_path / "fronts.json").read_text())
+    assert told["fronts"][0]["preferences"] == [[0, 1], [1, 0]]
+    assert told["traffic"]["fedvpa_gp"]["uplink_bytes"] > 0
+    assert (tmp_path / "fronts.png").is_file()
