@@ -7,6 +7,7 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
 
 from fedvpa.core.errors import DataError
 from fedvpa.evaluation.report.drawing import DASHES, Row, counted, interval_mark, level_line
@@ -50,7 +51,7 @@ def front_figure(fronts: Sequence[Mapping[str, Any]]) -> Figure:
     )
     axes.grid(axis="x", color=GRID, linewidth=0.8)
     legend_below(figure, axes, columns=3)
-    figure.legends[0].set_title("method: hypervolume over the base policy", {"size": 9})
+    figure.legends[0].set_title("method: hypervolume over the base policy", FontProperties(size=9))
     return figure
 
 
