@@ -23,6 +23,10 @@ from fedvpa.selector.scaling import Scaling
 
 Split = Literal["train", "validation", "test"]
 
+SLICE_ROWS = 4096
+"""Rows that are read and scaled at a time, in float64: a client with very many pairs then needs little more memory than
+its features. Chosen by us."""
+
 
 @dataclass(frozen=True, repr=False)
 class Federation:
@@ -80,17 +84,27 @@ class Federation:
         return self.read(getattr(self.partition.by_id[client_id], split))
 
     def cohort(self, client_ids: Sequence[str], split: Split) -> Pairs:
-        """The same for several clients, stacked and padded. One read for all of them."""
+        """The same for several clients, stacked and padded. One read for all of them; a single client is not copied."""
         sizes = [len(getattr(self.partition.by_id[name], split)) for name in client_ids]
         together = self.read(np.concatenate([getattr(self.partition.by_id[name], split) for name in client_ids]))
+        if len(sizes) == 1 and sizes[0]:
+            return together.stacked()
         ends = np.cumsum(sizes)
         return pad([together.between(int(end - size), int(end)) for size, end in zip(sizes, ends, strict=True)])
 
     def read(self, rows: NDArray[np.int64]) -> Pairs:
         """The scaled features of the given rows of the table."""
-        chosen, rejected = (self.scaling(np.asarray(side[rows])) for side in (self.store.chosen, self.store.rejected))
+        chosen, rejected = (self._scaled(side, rows) for side in (self.store.chosen, self.store.rejected))
         slot = torch.from_numpy(1.0 - 2.0 * (rows % 2)).float()
         return Pairs(chosen, rejected, torch.from_numpy(self.weights[rows]), slot)
+
+    def _scaled(self, side: NDArray[np.floating], rows: NDArray[np.int64]) -> Tensor:
+        if len(rows) <= SLICE_ROWS:
+            return self.scaling(np.asarray(side[rows]))
+        scaled = torch.empty(len(rows), self.dimension)
+        for part, into in zip(_slices(rows), scaled.split(SLICE_ROWS), strict=True):
+            into.copy_(self.scaling(np.asarray(side[part])))
+        return scaled
 
     def group_one_hot(self, client_ids: Sequence[str]) -> Tensor:
         """True groups, one-hot, shape [clients, groups]: for the oracle and for evaluation.
@@ -136,4 +150,12 @@ def sum_moments(store: FeatureStore, partition: Partition) -> Moments:
 
 
 def _moments(store: FeatureStore, client: ClientRows) -> Moments:
-    return Moments.of(np.asarray(store.chosen[client.train])) + Moments.of(np.asarray(store.rejected[client.train]))
+    sides = (store.chosen, store.rejected)
+    return reduce(
+        Moments.__add__, (Moments.of(np.asarray(side[rows])) for side in sides for rows in _slices(client.train))
+    )
+
+
+def _slices(rows: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+    """``SLICE_ROWS`` rows at a time; one slice of no rows for a client without pairs."""
+    return [rows[start : start + SLICE_ROWS] for start in range(0, max(len(rows), 1), SLICE_ROWS)]

@@ -4,6 +4,9 @@ The algorithms' functions take any leading axes, so a cohort is stacked, padded 
 matrix products forward and backward, one fused optimiser update, no process per client. On a CPU the cohort is shared
 out to a few threads that each batch a part, because two half batches keep two cores busier than one batch with
 parallel kernels (``benchmarks/stage1_round.py``).
+
+Where padding to the largest client would take too much memory, clients of like size are stacked together, and a very
+large one trains alone (``benchmarks/large_client.py``).
 """
 
 from __future__ import annotations
@@ -11,8 +14,10 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import cache
+from threading import Lock
 from typing import cast
 
 import torch
@@ -23,6 +28,13 @@ from fedvpa.algorithms.robust import Part
 from fedvpa.core import tree
 from fedvpa.engines.federation import Federation
 from fedvpa.engines.runner import CohortResult, CohortTask
+
+MOST_FLOATS = 1 << 24
+"""Most numbers (64 MiB) that the padded features of one batch may hold, unless a single client has more. Chosen by us:
+larger batches are no faster."""
+
+_LARGE = Lock()
+"""Held by the thread that trains a client of more, so that no two of them are in memory at a time."""
 
 
 def run_cohort(task: CohortTask, *, workers: int = 1) -> CohortResult:
@@ -51,7 +63,53 @@ def run_cohort(task: CohortTask, *, workers: int = 1) -> CohortResult:
 
 
 def run_clients(task: CohortTask) -> CohortResult:
-    """Train all clients of a cohort that holds features as one batch: their updates, and their new private state."""
+    """Train all clients of a cohort that holds features, in as few batches as memory allows.
+
+    Returns:
+        Their updates, in the order of the cohort, and their new private state.
+    """
+    names, federation = task.cohort, cast(Federation, task.holder)
+    sizes, dimension = [federation.size(name) for name in names], federation.dimension
+    together = batches(sizes, dimension)
+    parts, kept = {}, {}
+    for rows in together:
+        some = [names[row] for row in rows]
+        with _LARGE if _floats(len(rows), sizes[rows[-1]], dimension) > MOST_FLOATS else nullcontext():
+            mine, own = _run_batch(replace(task, broadcast=select(task.broadcast, rows), cohort=some, reporting=some))
+        parts |= {part.clients: part for part in mine}
+        kept |= own
+    return [parts[name,] for name in names], {name: kept[name] for name in names}
+
+
+def batches(sizes: Sequence[int], dimension: int) -> list[list[int]]:
+    """Which clients are stacked together: all, or those of like size where their padded features would be too many.
+
+    Args:
+        sizes: Pairs of each client.
+        dimension: Of a feature.
+
+    Returns:
+        Rows of ``sizes``, from the smallest client to the largest if there are several batches. A batch is of one
+        client, or holds at most ``MOST_FLOATS`` numbers.
+    """
+    if _floats(len(sizes), max(sizes), dimension) <= MOST_FLOATS:
+        return [list(range(len(sizes)))]
+    found: list[list[int]] = []
+    for row in sorted(range(len(sizes)), key=lambda row: sizes[row]):
+        if found and _floats(len(found[-1]) + 1, sizes[row], dimension) <= MOST_FLOATS:
+            found[-1].append(row)
+        else:
+            found.append([row])
+    return found
+
+
+def _floats(clients: int, longest: int, dimension: int) -> int:
+    """Numbers in the padded features of a batch."""
+    return 2 * dimension * clients * max(longest, 1)
+
+
+def _run_batch(task: CohortTask) -> CohortResult:
+    """Train all clients of a cohort as one batch."""
     algorithm, broadcast, names = task.algorithm, task.broadcast, task.cohort
     federation = cast(Federation, task.holder)
     owns = [task.private.get(name, {}) for name in names]
@@ -65,7 +123,7 @@ def run_clients(task: CohortTask) -> CohortResult:
     parts, kept = [], {}
     for row, (name, mine) in enumerate(zip(names, one_by_one(names, update), strict=True)):
         parts.append(Part((name,), alone(name, task.transform(mine, broadcast.round, name))))
-        tensors = {key: leaf[row] for key, leaf in after.items()}
+        tensors = {key: leaf[row].clone() for key, leaf in after.items()}  # a view would keep the whole batch's memory
         kept[name] = algorithm.store_private(owns[row], tensors, received[row])
     return parts, kept
 

@@ -65,6 +65,10 @@ class Pairs:
             self.chosen[..., rows, :], self.rejected[..., rows, :], self.weight[..., rows], self.slot[..., rows]
         )
 
+    def stacked(self) -> Pairs:
+        """One client's pairs as a cohort of one, without copying."""
+        return Pairs(*(getattr(self, field.name).unsqueeze(0) for field in fields(self)))
+
     def rows(self, rows: NDArray[np.int64]) -> Pairs:
         """Some pairs of one client, or of no client's."""
         index = torch.from_numpy(rows)
