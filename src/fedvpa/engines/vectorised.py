@@ -71,7 +71,7 @@ def run_clients(task: CohortTask) -> CohortResult:
     names, federation = task.cohort, cast(Federation, task.holder)
     sizes, dimension = [federation.size(name) for name in names], federation.dimension
     together = batches(sizes, dimension)
-    parts, kept = {}, {}
+    parts, kept = dict[tuple[str, ...], Part](), dict[str, tree.Tree]()
     for rows in together:
         some = [names[row] for row in rows]
         with _LARGE if _floats(len(rows), sizes[rows[-1]], dimension) > MOST_FLOATS else nullcontext():
