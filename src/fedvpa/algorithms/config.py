@@ -6,6 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from fedvpa.algorithms.firm_config import FirmConfig
 from fedvpa.core.config import Config
 from fedvpa.core.numbers import Count, LearningRate, LogVariance, Margin, Scale, Size, Steps, Temperature, Weight
 from fedvpa.selector.config import SelectorConfig
@@ -168,4 +169,5 @@ class MethodConfig(Config):
     local: LocalConfig = LocalConfig()
     variational: VariationalConfig = VariationalConfig()
     biscuit: BiscuitConfig = BiscuitConfig()
+    firm: FirmConfig = FirmConfig()
     server: ServerConfig = ServerConfig()

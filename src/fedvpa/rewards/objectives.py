@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -26,6 +26,7 @@ from fedvpa.rewards.registry import REWARDS
 from fedvpa.selector.selector import Selector
 
 
+@runtime_checkable
 class Objective(Protocol):
     """Scores responses; higher is better. Scores of one objective can be compared with each other only."""
 

@@ -11,6 +11,7 @@ import yaml
 from pydantic import field_validator, model_validator
 
 from fedvpa.algorithms.config import BiscuitConfig, LocalConfig, MethodConfig, ServerConfig, VariationalConfig
+from fedvpa.algorithms.firm_config import FirmConfig
 from fedvpa.algorithms.registry import METHODS
 from fedvpa.core.config import Config, flat
 from fedvpa.core.errors import ConfigError
@@ -40,6 +41,7 @@ class RunConfig(Config):
         local: Local training.
         variational: The terms of FedVPA-GP.
         biscuit: The selectors and groups of FedBiscuit.
+        firm: FIRM and its yardsticks, which train a policy under several objectives.
         server: Rounds and aggregation.
         engine: Who runs the clients.
         policy: Stage 2.
@@ -54,6 +56,7 @@ class RunConfig(Config):
     local: LocalConfig = LocalConfig()
     variational: VariationalConfig = VariationalConfig()
     biscuit: BiscuitConfig = BiscuitConfig()
+    firm: FirmConfig = FirmConfig()
     server: ServerConfig = ServerConfig()
     engine: EngineConfig = EngineConfig()
     policy: PolicyConfig = PolicyConfig()
@@ -104,6 +107,7 @@ class RunConfig(Config):
             local=self.local,
             variational=self.variational,
             biscuit=self.biscuit,
+            firm=self.firm,
             server=self.server,
         )
 

@@ -47,6 +47,9 @@ VERSION = "version of fedvpa"
 PLACES = ("data.path", "features.model", "features.cache_dir", "policy.model", "policy.candidates.prompt_file")
 """Keys that only say where something is; its content counts."""
 
+STAGE2 = ("policy.", "firm.")
+"""What begins the keys of stage 2."""
+
 FREE = ("engine.workers", "engine.checkpoint_every", "policy.checkpoint_every")
 """Keys that decide how often something is kept, or by how many threads it is computed, but not what."""
 
@@ -118,7 +121,7 @@ def policy_content(config: RunConfig) -> dict[str, str]:
 
 def selector_settings(config: RunConfig) -> dict[str, str]:
     """What the configuration says of stage 1 and decides its selector, beside :func:`selector_content`."""
-    return {key: value for key, value in _settings(config).items() if not key.startswith("policy.")}
+    return {key: value for key, value in _settings(config).items() if not key.startswith(STAGE2)}
 
 
 def policy_settings(config: RunConfig) -> dict[str, str]:
@@ -126,7 +129,7 @@ def policy_settings(config: RunConfig) -> dict[str, str]:
 
     How policies are judged is no part: to judge again is not to train again.
     """
-    found = {key: value for key, value in _settings(config).items() if key.startswith("policy.")}
+    found = {key: value for key, value in _settings(config).items() if key.startswith(STAGE2)}
     return {key: value for key, value in found.items() if not key.startswith("policy.judging.")}
 
 

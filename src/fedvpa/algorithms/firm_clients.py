@@ -1,0 +1,171 @@
+"""What the clients of FIRM and of its yardsticks have in common: local steps, and what they say about them."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from fedvpa.algorithms.base import Broadcast, ClientUpdate, CohortUpdate, Holds, Plain
+from fedvpa.algorithms.config import MethodConfig
+from fedvpa.algorithms.firm_config import FirmConfig
+from fedvpa.algorithms.firm_step import LocalSteps, PromptDraws, Rule, draw_prompts, local_steps
+from fedvpa.algorithms.group_samples import Prompts
+from fedvpa.algorithms.lora_averaging import A_SUFFIX
+from fedvpa.algorithms.text_client import TextClient
+from fedvpa.algorithms.validation import Bounds
+from fedvpa.core.tree import Tree, below
+from fedvpa.objectives.multi_objective import disagreement, mean_cosine
+from fedvpa.policy.adapters import restore, snapshot
+from fedvpa.policy.policy import Policy
+
+ABSURD = 1e9
+"""A reward, a KL or a length that no training has which has not diverged. Chosen by us."""
+
+BY_OBJECTIVE = ("reward.before", "reward.after", "lambda")
+"""Statistics with a value for each objective, as means over the cohort."""
+
+
+@dataclass(frozen=True)
+class FirmClients(Plain):
+    """The side of the clients.
+
+    Attributes:
+        firm: Hyper-parameters, with the names of the objectives.
+        config: The server's rules.
+        preference: p.
+    """
+
+    firm: FirmConfig
+    config: MethodConfig
+    preference: tuple[float, ...]
+    holds: Holds = "texts"
+    reads_groups: bool = False
+
+    @property
+    def objectives(self) -> tuple[str, ...]:
+        """Their names."""
+        return self.firm.objectives or ()
+
+    @property
+    def rounds(self) -> int:
+        """``firm.rounds``."""
+        return self.firm.rounds
+
+    @property
+    def learning_rates(self) -> Mapping[str, float]:
+        """The one of the local steps."""
+        return {"firm.lr": self.firm.lr}
+
+    @property
+    def target(self) -> Float[Tensor, " objectives"]:
+        """The preference p, as a tensor."""
+        return torch.tensor(self.preference, dtype=torch.float64)
+
+    def draw(self, seed: int, broadcast: Broadcast, client_id: str, size: int) -> PromptDraws:
+        """The prompts of each local step, and the names of the samples."""
+        return draw_prompts(size, self.firm.steps, self.firm.prompts, seed, "firm", client_id, broadcast.round)
+
+    def moved(self, factors: Tree) -> Tree:
+        """What clients train: for ``ffa`` B alone."""
+        fixed = self.firm.averaging == "ffa"
+        return {name: leaf for name, leaf in factors.items() if not (fixed and name.endswith(A_SUFFIX))}
+
+    @contextlib.contextmanager
+    def training(self, policy: Policy) -> Iterator[None]:
+        """While inside, the policy's trained weights are those that clients train."""
+        weights = policy.trained()
+        fixed = [weights[name] for name in weights.keys() - self.moved(weights).keys()]
+        for leaf in fixed:
+            leaf.requires_grad_(False)
+        try:
+            yield
+        finally:
+            for leaf in fixed:
+                leaf.requires_grad_(True)
+
+    def train(
+        self, held: TextClient[Prompts], before: Tree, draws: PromptDraws, rule: Rule | None, fixed: Tensor
+    ) -> tuple[LocalSteps | None, Tree]:
+        """Take the local steps.
+
+        Args:
+            held: The client.
+            before: The factors that it starts from.
+            draws: From :meth:`draw`.
+            rule: Where λ comes from; None for ``fixed``.
+            fixed: λ where there is no rule.
+
+        Returns:
+            What the steps did, None without prompts; and the factors after them.
+        """
+        if not len(held):
+            return None, before
+        restore(held.policy, before)
+        with self.training(held.policy):
+            done = local_steps(held.policy, held.data, draws, self.firm, rule, fixed)
+        return done, {name: leaf.cpu() for name, leaf in snapshot(held.policy).items()}
+
+    def update_of(self, change: Tree, done: LocalSteps | None) -> ClientUpdate:
+        """A change, from ``weighted_delta``, with what the local steps did; zeros without prompts."""
+        several, weight = len(self.objectives), change["weight"]
+        told = done or LocalSteps.none(several)
+        length = torch.stack([leaf.norm() for leaf in below("delta", change).values()]).norm()
+        sums = {
+            "reward.before": weight * told.rewards[0],
+            "reward.after": weight * told.rewards[-1],
+            "lambda": weight * told.weights.mean(0),
+            "kl": weight * told.kl.mean(),
+            "vertex": weight * told.at_vertex.mean(),
+            "missing": told.missing,
+            "constant": told.constant,
+            "length": length,
+            "length.squared": length.square(),
+        }
+        # A client without prompts takes no part in any mean, and weighs as everybody is asked to.
+        weights = self.target.float() if done is None else told.weights.mean(0)
+        return ClientUpdate(change | sums, {"lambda": weights})
+
+    def statistics(self) -> dict[str, Bounds]:
+        """The bounds of the statistics in an update."""
+        several, own = (len(self.objectives),), self.firm
+        samples = float(own.steps * own.completions * own.prompts * len(self.objectives))
+        return {
+            "reward.before": Bounds(several, -ABSURD, ABSURD, per="weight"),
+            "reward.after": Bounds(several, -ABSURD, ABSURD, per="weight"),
+            "lambda": Bounds(several, 0.0, 1.0, per="weight"),
+            "kl": Bounds((), 0.0, ABSURD, per="weight"),
+            "vertex": Bounds((), 0.0, 1.0, per="weight"),
+            "missing": Bounds(several, 0.0, samples),
+            "constant": Bounds(several, 0.0, float(own.steps)),
+            "length": Bounds((), 0.0, ABSURD, per="weight"),
+            "length.squared": Bounds((), 0.0, ABSURD),
+        }
+
+    def not_additive(self) -> dict[str, Bounds]:
+        """λ of the client, mean over its steps: by it the server sees how far clients disagree."""
+        return {"lambda": Bounds((len(self.objectives),), 0.0, 1.0)}
+
+    def told(self, update: CohortUpdate) -> dict[str, float]:
+        """The means of a round by name; nothing where no client with prompts reported.
+
+        ``drift`` is 1 − the mean cosine of two clients' changes, each pair weighted by their lengths.
+        """
+        sums = update.sums
+        if not sums or not sums["weight"] > 0:
+            return {}
+        told: dict[str, float] = {}
+        for place, name in enumerate(self.objectives):
+            told |= {f"{key}.{name}": float(sums[key][place] / sums["weight"]) for key in BY_OBJECTIVE}
+        told |= {key: float(sums[key] / sums["weight"]) for key in ("kl", "vertex")}
+        told |= {key: float(sums[key].sum()) for key in ("missing", "constant")}
+        weights = [own["lambda"] for own in update.own.values()]
+        if weights:
+            told["disagreement"] = disagreement(torch.stack(weights))
+        whole = torch.stack([leaf.norm() for leaf in below("delta", sums).values()]).norm()
+        cosine = mean_cosine(whole, sums["length"], sums["length.squared"])
+        return told if cosine is None else told | {"drift": 1 - cosine}
