@@ -200,7 +200,7 @@ def test_training_again_removes_the_policy_of_the_old_selector(aligned: Path, ti
 
 def never_sampled(monkeypatch: pytest.MonkeyPatch) -> None:
     """From here on, the constructor of a job, which samples, fails the test."""
-    for job in ("dpo_job.DPOJob", "feddpo_job.FedDPOJob"):
+    for job in ("dpo_job.DPOJob", "federated_job.FederatedJob"):
         monkeypatch.setattr(f"fedvpa.alignment.{job}.__init__", lambda *_, **__: pytest.fail("a job was made"))
 
 

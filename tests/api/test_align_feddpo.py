@@ -12,13 +12,15 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from fedvpa.alignment import feddpo_job
+from fedvpa.algorithms import client_examples
+from fedvpa.alignment import federated_job
 from fedvpa.api.align import align
 from fedvpa.api.generate import generate
 from fedvpa.core.errors import ConfigError
 from fedvpa.core.signals import Interrupted
-from fedvpa.experiments.client_models import train_feddpo_policy
+from fedvpa.experiments.client_models import train_by_clients
 from fedvpa.policy.adapters import snapshot
+from fedvpa.runs.folder import RunFolder
 
 from .test_align import stage_of
 
@@ -50,15 +52,15 @@ def history(run: Path) -> list[dict]:
 
 
 def stop_at(monkeypatch: pytest.MonkeyPatch, round_: int, number: int) -> None:
-    ordinary = feddpo_job.train_feddpo
+    ordinary = federated_job.rounds
 
-    def interrupted(*arguments):
-        for state, told in ordinary(*arguments):
-            if told.round == round_:
+    def interrupted(*arguments, **others):
+        for state, line in ordinary(*arguments, **others):
+            if state.server.round == round_:
                 os.kill(os.getpid(), number)
-            yield state, told
+            yield state, line
 
-    monkeypatch.setattr(feddpo_job, "train_feddpo", interrupted)
+    monkeypatch.setattr(federated_job, "rounds", interrupted)
 
 
 @pytest.mark.end_to_end
@@ -109,7 +111,8 @@ def test_stopped_and_resumed_equals_uninterrupted(round_, number, rule, finished
 
 @pytest.mark.equivalence
 def test_the_comparison_trains_the_same_policy(aligned: Path, finished: Path):
-    policy, notes = train_feddpo_policy(stage_of(finished, *SMALL))
+    stage = stage_of(finished, *SMALL)
+    policy, notes = train_by_clients("feddpo", stage, RunFolder.open(finished).config(SMALL))
     saved = json.loads((aligned / "policy" / "policy.json").read_text())
     assert notes == {name: saved[name] for name in notes}
     adapter = load_file(aligned / "policy" / "adapter_model.safetensors")
@@ -130,7 +133,7 @@ def test_it_answers_without_a_preference_and_takes_none(aligned: Path):
 @pytest.mark.end_to_end
 def test_a_client_whose_training_breaks_is_counted(finished: Path, tmp_path: Path, monkeypatch, capsys):
     run = without_selector(finished, tmp_path / "run")
-    ordinary = feddpo_job.client_examples
+    ordinary = client_examples.client_examples
     broken = []
 
     def examples(policy, pairs):
@@ -140,7 +143,7 @@ def test_a_client_whose_training_breaks_is_counted(finished: Path, tmp_path: Pat
             broken.append(found)
         return found
 
-    monkeypatch.setattr(feddpo_job, "client_examples", examples)
+    monkeypatch.setattr(client_examples, "client_examples", examples)
     found = align(run, overrides=(*SMALL, "policy.feddpo.cohort=99", "policy.feddpo.rounds=2"), method="feddpo")
     assert found.policies[""].notes["rejected"] == 2
     first = history(run)[0]

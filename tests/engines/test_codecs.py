@@ -50,6 +50,21 @@ def test_sizes_halve_and_quarter():
     assert tree.size(encode(big, "int8")) == 128 * 896 + 4 * 128
 
 
+@pytest.mark.unit
+@pytest.mark.parametrize("codec", ["fp32", "fp16", "int8"])
+def test_a_change_of_nothing_travels_as_its_shape(codec):
+    plain = {"weight": torch.tensor(0.0), "delta.w": torch.zeros(3, 500), "delta.b": torch.tensor([0.0, float("nan")])}
+    sent = encode(plain, codec)
+    assert tree.size(sent) < 100
+    got = decode(sent, codec)
+    assert got.keys() == plain.keys()
+    assert (got["delta.w"].shape, got["delta.w"].dtype) == ((3, 500), torch.float32)
+    assert not got["delta.w"].any()
+    assert got["delta.b"].isnan().any(), "what is not finite is no zero"
+    huge = decode({"delta.w#zeros": torch.tensor([10**6, 10**6, 10**6])}, codec)["delta.w"]
+    assert huge.untyped_storage().nbytes() == 4, "whatever shape a node claims, it takes no memory"
+
+
 @pytest.mark.equivalence
 def test_engines_agree_and_history_counts_what_is_sent():
     setting, found = config(server={"rounds": 3}, selector={"latent": 32}), {}
@@ -64,10 +79,10 @@ def test_engines_agree_and_history_counts_what_is_sent():
     params = found["fp32", "loop"][0]
     exact = found["fp32", "loop"][1]
     posteriors = 4 * 256
-    statistics = exact["uplink_bytes"] - posteriors - 4 * tree.size(params)
-    assert 0 < statistics < 4 * 100, "weight, losses, evidence and responsibilities"
+    statistics = exact["uplink_bytes"] - posteriors - 3 * tree.size(params)
+    assert 0 < statistics < 4 * 100, "weight, losses, evidence and responsibilities; the shapes of the empty client"
     half = found["fp16", "loop"][1]
-    assert half["uplink_bytes"] == posteriors + statistics + 2 * tree.size(params)
+    assert half["uplink_bytes"] == posteriors + statistics + 3 * tree.size(params) // 2
     assert exact["downlink_bytes"] - half["downlink_bytes"] == 2 * tree.size(params)
     for name, leaf in params.items():
         assert not torch.equal(leaf, found["fp16", "vectorised"][0][name])

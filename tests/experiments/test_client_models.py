@@ -7,8 +7,11 @@ import pytest
 
 from fedvpa.api.compare import compare
 from fedvpa.core.errors import ConfigError
-from fedvpa.experiments.client_models import TRAINED_BY_CLIENTS, train_voters
+from fedvpa.core.tree import size
+from fedvpa.experiments.client_models import train_voters
 from fedvpa.experiments.methods import DEFAULT_POLICY_METHODS, POLICY_METHODS
+from fedvpa.policy.adapters import snapshot
+from fedvpa.policy.policy import new_policy
 from fedvpa.runs.config import RunConfig, with_overrides
 from fedvpa.runs.fit import fit, stage1_of
 from fedvpa.runs.prepare import prepare
@@ -20,7 +23,7 @@ SMALL = (
     "biscuit.selectors=2",
     "biscuit.lora.rounds=3",
     "biscuit.lora.cohort=2",
-    "biscuit.lora.steps=1",
+    "biscuit.lora.steps=2",
     "biscuit.lora.batch=3",
     "biscuit.lora.lora_rank=3",
     "biscuit.lora.base_samples=2",
@@ -47,13 +50,18 @@ def test_compare_trains_and_judges_the_policy_of_the_lora_selectors(config: RunC
     assert notes["pairs"]["kept"] == 10 - notes["pairs"]["same text"]
     assert notes["stopped"]["step"] == 2
     told = notes["selector"]
+    base = new_policy(config.policy.model_copy(update={"lora_rank": 3}), "bundled", None, 0, device="cpu")
+    factors = snapshot(base)
+    adapter = size(factors)
     assert set(told["accuracy"]) == {"all", "helpful", "harmless"}
     assert 0 <= told["accuracy"]["all"] <= 1
     assert (told["rounds"], told["prompts_truncated"], told["responses_truncated"]) == (3, 0, 0)
-    # Three rounds of two adapters; after the second both adapters go to all four, who answer with two losses.
-    adapter = (told["uplink_bytes"] - 4 * 2 * 4) // 6
-    assert told["uplink_bytes"] == 6 * adapter + 32
-    assert told["downlink_bytes"] == 6 * adapter + 4 * 2 * adapter
+    # Three rounds of two clients, who get one adapter each; after the second both adapters go to all four.
+    label, shapes = 2 * 4, 2 * 8 * len(factors)
+    assert told["downlink_bytes"] == 6 * (adapter + label) + 4 * 2 * adapter
+    # Each sends its adapter, the shapes of the other, and three numbers; at the grouping two losses and a weight twice.
+    assert told["uplink_bytes"] == 6 * (adapter + shapes + 3 * 4) + 4 * (2 * 4 + 2 * 4)
+    assert told["rejected"] == 0
 
 
 @pytest.mark.end_to_end
@@ -75,6 +83,5 @@ def test_selectors_follow_the_seed_and_count_what_is_cut(config: RunConfig):
 @pytest.mark.unit
 def test_the_dear_method_is_known_and_only_there_when_asked_for(config: RunConfig, tmp_path: Path):
     assert set(POLICY_METHODS) - set(DEFAULT_POLICY_METHODS) == {"fedbiscuit_lora"}
-    assert set(TRAINED_BY_CLIENTS) == {"feddpo", "fedbiscuit_lora"}
     with pytest.raises(ConfigError, match="Did you mean 'fedbiscuit_lora'"):
         compare(config, stage="policy", methods=["fedbiscuit_lore"], clients=[4], seeds=1, out=tmp_path)

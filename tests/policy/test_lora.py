@@ -21,14 +21,16 @@ from transformers import (
     Qwen3MoeConfig,
 )
 
-from fedvpa.algorithms.feddpo import train_feddpo
+from fedvpa.algorithms.feddpo import FedDPO
+from fedvpa.algorithms.policy_method import server_rules
+from fedvpa.algorithms.text_client import AdapterSetting
 from fedvpa.core.errors import ConfigError
 from fedvpa.models.locate import ModelSource
 from fedvpa.policy.config import PolicyConfig
 from fedvpa.policy.lora import adapt, adapts_experts, covered_weights, weights_to_cover
 from fedvpa.policy.policy import Policy
 from fedvpa.policy.rows import PolicyTokenizer
-from policy_fixtures import make_examples, make_tokenizer, tiny_config
+from policy_fixtures import make_tokenizer, tiny_config
 
 SHAPE: dict[str, Any] = {
     "vocab_size": 61,
@@ -148,4 +150,4 @@ def test_the_exact_average_of_feddpo_refuses_experts(tmp_path: Path) -> None:
     policy = Policy(adapted(base_of("qwen3_moe")), None, tokenizer, ModelSource("tiny", tmp_path))
     config = tiny_config(tmp_path, feddpo={"averaging": "svd"})
     with pytest.raises(ConfigError, match=r"policy\.feddpo\.averaging=svd.*mixture of experts"):
-        next(train_feddpo(policy, {"a": make_examples(3, with_z=False)}, config, 0, lambda _: ["a"]))
+        FedDPO(config, server_rules(config, 1)).init(AdapterSetting.of(policy), 0)

@@ -22,8 +22,11 @@ is FedBis. ``fedbiscuit.py`` has the same rounds with linear heads on cached fea
                          of the vote, then DPO
 
 S_u are the clients of a round that trained selector u, N those of the round that hold a pair, over all selectors: each
-selector is damped by its share of the round. Clients count alike. At a grouping every client that holds a pair gets all
-U selectors and reports U losses, whichever clients the round asked; ``fedbiscuit.py`` only asks the round's.
+selector is damped by its share of the round. Clients count alike. Written as changes it is a sum over all clients of
+the round, φ_u + (1/N) Σ_i Δ_{i,u}, where Δ_{i,u} = 0 unless client i trained u; zeros cost no bytes
+(``engines/codecs.py``). At a grouping every client that holds a pair gets all U selectors and reports U losses,
+whichever clients the round asked; ``fedbiscuit.py`` only asks the round's. A client that is silent then keeps the
+losses that it last reported.
 
 Deviations:
     - The losses are of training pairs, the first ``biscuit.lora.report_pairs`` of each client; the paper keeps a
@@ -43,30 +46,32 @@ One model for all: no latent, and clients differ only in what they train. The me
 
 from __future__ import annotations
 
-import math
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from fedvpa.algorithms.config import BiscuitConfig
-from fedvpa.algorithms.feddpo import mean_of, with_pairs
+from fedvpa.algorithms.aggregation import shapes, weighted_delta
+from fedvpa.algorithms.base import Broadcast, ClientUpdate, CohortUpdate, Holds, Plain
+from fedvpa.algorithms.config import BiscuitConfig, MethodConfig
 from fedvpa.algorithms.grouping import Timetable, regrouped
 from fedvpa.algorithms.local_training import ADAM_BETAS
-from fedvpa.algorithms.lora_averaging import mean_of_factors
+from fedvpa.algorithms.step_means import ABSURD_LOSS, step_bounds, step_means, step_sums
+from fedvpa.algorithms.text_client import AdapterSetting, ClientStream, TextClient
+from fedvpa.algorithms.validation import Bounds, Expected
+from fedvpa.algorithms.voters import ClientChoices, Voters
 from fedvpa.core import tree
-from fedvpa.core.errors import DataError
+from fedvpa.core.errors import ConfigError
 from fedvpa.core.seeds import entropy
 from fedvpa.core.short_repr import short_repr
-from fedvpa.policy.adapters import check_fits, new_adapter, restore, snapshot
+from fedvpa.core.tree import Tree, below, prefixed
+from fedvpa.policy.adapters import new_factors, restore, snapshot
 from fedvpa.policy.config import PolicyConfig
 from fedvpa.policy.dpo_trainer import batch_rows
 from fedvpa.policy.policy import Policy, new_policy
-from fedvpa.rewards.choice import Choices, Template, both_log_odds, losses, margins, mean_loss
-from fedvpa.selector.vote import majority_margins
+from fedvpa.rewards.choice import losses
 
 NAME = "fedbiscuit_lora"
 CLIP_NORM = 1.0
@@ -74,93 +79,191 @@ CLIP_NORM = 1.0
 
 
 @dataclass(frozen=True, repr=False)
-class BiscuitState:
+class BiscuitLoraState:
     """All that the server knows.
 
     Attributes:
-        selectors: The LoRA factors of each selector, under PEFT's names.
-        reports: Client id → its U losses at the last grouping and, one-hot, the selector that it trains.
+        params: The LoRA factors of each selector, under its number and PEFT's names.
+        reports: Client id → ``losses``, its U losses at the last grouping that it answered, and ``label``, one-hot, the
+            selector that it trains.
         round: Rounds completed.
+        grouping: Whether everybody's losses are asked for next, before the round ends.
     """
 
-    selectors: tuple[tree.Tree, ...]
-    reports: Mapping[str, tree.Tree] = field(default_factory=dict)
+    params: Tree
+    reports: Mapping[str, Tree] = field(default_factory=dict)
     round: int = 0
+    grouping: bool = False
 
     __repr__ = short_repr
-
-    def tensors(self) -> tree.Tree:
-        """The state as one tree, to be written."""
-        found = {"round": torch.tensor(self.round)}
-        for place, weights in enumerate(self.selectors):
-            found |= tree.prefixed(f"selector.{place:03d}", weights)
-        for client, report in self.reports.items():
-            found |= {f"losses.{client}": report["losses"], f"label.{client}": report["label"]}
-        return found
-
-    @classmethod
-    def of(cls, saved: Mapping[str, Tensor]) -> BiscuitState:
-        """The state that :meth:`tensors` gave."""
-        stored, label = tree.below("selector", saved), tree.below("label", saved)
-        places = sorted({name.partition(".")[0] for name in stored})
-        losses = tree.below("losses", saved)
-        reports = {client: {"losses": told, "label": label[client]} for client, told in losses.items()}
-        return cls(tuple(tree.below(place, stored) for place in places), reports, int(saved["round"]))
 
 
 @dataclass(frozen=True)
-class BiscuitRound:
-    """What one round did.
+class FedBiscuitLora(Plain):
+    """FedBiscuit with language models as selectors. See the module's docstring.
 
     Attributes:
-        round: Its number, from 1.
-        loss: Cross-entropy over the two answers, in nats, the mean over all local steps; None if no client trained.
-        cohort: The clients that trained.
-        skipped: Clients of the cohort that hold no pair.
-        uplink_bytes: What clients sent: each its adapter, and at a grouping each of all clients its U losses.
-        downlink_bytes: What they were sent: each the adapter to train, and at a grouping all clients all adapters.
-        seconds: Wall-clock seconds.
+        config: U, ``biscuit.lora``, and the server's rules.
+
+    Raises:
+        ConfigError: If the warm-up leaves no round, or for a robust rule.
     """
 
-    round: int
-    loss: float | None
-    cohort: tuple[str, ...]
-    skipped: int
-    uplink_bytes: int
-    downlink_bytes: int
-    seconds: float
+    config: MethodConfig
+    holds: Holds = "texts"
+    name: str = NAME
+    reads_groups: bool = False
+
+    def __post_init__(self) -> None:
+        _ = self.timetable
+        rule = self.config.server.rule
+        if rule != "mean":
+            raise ConfigError(
+                f"{NAME} damps each selector by its share of the round, and the rule {rule!r} would take the clients "
+                "that trained other selectors for outliers.",
+                fix="Choose policy.clients.rule=mean.",
+            )
+
+    @property
+    def biscuit(self) -> BiscuitConfig:
+        """The section of this method."""
+        return self.config.biscuit
+
+    @property
+    def timetable(self) -> Timetable:
+        """When what is trained."""
+        own = self.biscuit.lora
+        return Timetable.of(self.biscuit.selectors, own.rounds, own.warmup_rounds, own.regroup_every)
+
+    @property
+    def state_type(self) -> type[BiscuitLoraState]:
+        """Selectors and reports."""
+        return BiscuitLoraState
+
+    @property
+    def rounds(self) -> int:
+        """``biscuit.lora.rounds``."""
+        return self.biscuit.lora.rounds
+
+    @property
+    def learning_rates(self) -> Mapping[str, float]:
+        """The one of local training."""
+        return {"biscuit.lora.lr": self.biscuit.lora.lr}
+
+    def init(self, setting: AdapterSetting, seed: int) -> BiscuitLoraState:
+        """U adapters that start apart, each from its own random A."""
+        adapters = [new_factors(setting.start, seed, NAME, "init", u) for u in range(self.biscuit.selectors)]
+        return BiscuitLoraState(numbered(adapters))
+
+    def asks_everyone(self, state: BiscuitLoraState) -> bool:
+        """At a grouping."""
+        return state.grouping
+
+    def broadcast(self, state: BiscuitLoraState, client_ids: Sequence[str]) -> Broadcast:
+        """To each client the selector that it trains, and its number, one-hot; at a grouping all selectors to all."""
+        if state.grouping:
+            return Broadcast(prefixed("params", state.params), {}, state.round)
+        label = self.timetable.labels(state.round, state.reports, client_ids)
+        selectors = self.selectors(state)
+        own = tree.stack([selectors[int(one.argmax())] for one in label])
+        return Broadcast({}, {"label": label, **prefixed("params", own)}, state.round)
+
+    def expected(self, state: BiscuitLoraState) -> Expected:
+        """Changes of all selectors, of which all but one are 0; at a grouping U losses."""
+        if state.grouping:
+            report = Bounds((self.biscuit.selectors,), 0.0, ABSURD_LOSS)
+            return Expected({}, {}, {"losses": report, "weight": Bounds((), 0.0, 1.0)})
+        return Expected(shapes(state.params), step_bounds(self.biscuit.lora.steps, {"loss": ABSURD_LOSS}))
+
+    def draw(self, seed: int, broadcast: Broadcast, client_id: str, size: int) -> ClientStream:
+        """The names of the client's streams: order of batches and dropout."""
+        return ClientStream(seed, client_id, broadcast.round)
+
+    def client_update(
+        self, received: Tree, held: TextClient[ClientChoices], private: Tree, draws: ClientStream
+    ) -> tuple[ClientUpdate, Tree]:
+        """Local steps of the selector that the client was told to train, or the losses of all."""
+        weight, own = torch.tensor(float(len(held) > 0)), below("params", received)
+        if "label" not in received:
+            report = self._losses(held, split(own, self.biscuit.selectors))
+            return ClientUpdate({"weight": weight}, {"losses": report, "weight": weight}), {}
+        after, step_losses = own, list[float]()
+        if len(held):
+            restore(held.policy, own)
+            step_losses = self._local(held, draws)
+            after = {name: leaf.cpu() for name, leaf in snapshot(held.policy).items()}
+        changed = {True: after, False: own}
+        told = int(received["label"].argmax())
+        every = range(self.biscuit.selectors)
+        sums = weighted_delta(numbered([own for _ in every]), numbered([changed[u == told] for u in every]), weight)
+        return ClientUpdate(sums | step_sums({"loss": step_losses})), {}
+
+    def server_update(self, state: BiscuitLoraState, update: CohortUpdate) -> tuple[BiscuitLoraState, dict[str, float]]:
+        """Damped averages; then, when a grouping is due, wait for everybody's losses and group by them."""
+        if state.grouping:
+            told = {name: own for name, own in update.own.items() if own["weight"] > 0}
+            nobody = torch.zeros(self.biscuit.selectors)
+            reports = {name: {"losses": own["losses"], "label": nobody} for name, own in told.items()}
+            reports = regrouped({**state.reports, **reports})
+            return replace(state, reports=reports, round=state.round + 1, grouping=False), {}
+        params, done = damped(state.params, update), state.round + 1
+        due = self.timetable.groups_after(done) and done < self.rounds
+        return replace(state, params=params, round=state.round + (not due), grouping=due), step_means(update)
+
+    def selectors(self, state: BiscuitLoraState) -> tuple[Tree, ...]:
+        """The factors of each selector, under PEFT's names."""
+        return split(state.params, self.biscuit.selectors)
+
+    def _local(self, held: TextClient[ClientChoices], draws: ClientStream) -> list[float]:
+        """Local steps from the adapter that the policy holds; their losses."""
+        own, policy, data = self.biscuit.lora, held.policy, held.data
+        weights = list(policy.trained().values())
+        optimiser = torch.optim.AdamW(weights, lr=own.lr, betas=ADAM_BETAS, weight_decay=0.0, fused=True)
+        step_losses = []
+        policy.train()
+        with torch.random.fork_rng(devices=[policy.device] if policy.device.type == "cuda" else []):
+            torch.manual_seed(entropy(draws.seed, NAME, "dropout", draws.client_id, draws.round) % 2**63)
+            for step in range(own.steps):
+                # A client's epochs go on through the rounds; those that do not ask it go by.
+                number = draws.round * own.steps + step
+                pairs = batch_rows(data.choices, own.batch, number, draws.seed, NAME, draws.client_id)
+                loss = losses(policy, data.template, data.choices, pairs).mean()
+                optimiser.zero_grad(set_to_none=True)
+                loss.backward()
+                torch.nn.utils.clip_grad_norm_(weights, CLIP_NORM)
+                optimiser.step()
+                step_losses.append(float(loss.detach()))
+        optimiser.zero_grad(set_to_none=True)
+        return step_losses
+
+    def _losses(self, held: TextClient[ClientChoices], selectors: tuple[Tree, ...]) -> Float[Tensor, " u"]:
+        """U losses of the client's first pairs."""
+        own = self.biscuit.lora
+        voters = Voters(held.policy, held.data.template, selectors, own.base_samples)
+        return voters.losses(held.data.choices.head(own.report_pairs))
 
 
-@dataclass(frozen=True, repr=False)
-class Voters:
-    """The U selectors, that vote.
+def damped(params: Tree, update: CohortUpdate) -> Tree:
+    """(1 − |S_u|/N) φ_u + (1/N) Σ_{i∈S_u} φ_i of every selector, which is φ_u + (1/N) Σ_i Δ_{i,u}.
 
-    Attributes:
-        policy: Where they take turns; its own adapter is of no account.
-        template: What they read.
-        selectors: Their adapters.
-        base_samples: Most samples of the base policy that one response is compared with.
+    Args:
+        params: φ_u of every u.
+        update: N as ``weight``, and the sums of changes.
     """
+    if not update.sums or not update.sums["weight"] > 0:
+        return params
+    count = update.sums["weight"]
+    return tree.combine(lambda old, delta: old + delta / count, params, below("delta", update.sums))
 
-    policy: Policy
-    template: Template
-    selectors: tuple[tree.Tree, ...]
-    base_samples: int
 
-    __repr__ = short_repr
+def numbered(adapters: Sequence[Mapping[str, Tensor]]) -> Tree:
+    """Several adapters as one tree, each under its number."""
+    return {name: leaf for u, own in enumerate(adapters) for name, leaf in prefixed(f"{u:03d}", own).items()}
 
-    def margins(self, choices: Choices) -> Float[Tensor, " pairs"]:
-        """The vote on each pair, in nats; positive where the preferred response wins. Antisymmetric."""
-        return majority_margins(torch.stack([margins(odds) for odds in self._odds(choices)]))
 
-    def losses(self, choices: Choices) -> Float[Tensor, " u"]:
-        """The mean loss of each selector; log 2, a coin's, where there is no pair."""
-        return torch.tensor([mean_loss(odds, empty=math.log(2)) for odds in self._odds(choices)])
-
-    def _odds(self, choices: Choices) -> Iterator[Tensor]:
-        for weights in self.selectors:
-            restore(self.policy, weights)
-            yield both_log_odds(self.policy, self.template, choices)
+def split(params: Mapping[str, Tensor], count: int) -> tuple[Tree, ...]:
+    """What :func:`numbered` was given."""
+    return tuple(below(f"{u:03d}", params) for u in range(count))
 
 
 def choosing_model(config: BiscuitConfig, policy: PolicyConfig, model: str, seed: int, device: str) -> Policy:
@@ -175,126 +278,3 @@ def choosing_model(config: BiscuitConfig, policy: PolicyConfig, model: str, seed
     """
     shape = {"lora_rank": config.lora.lora_rank, "lora_alpha": config.lora.lora_alpha}
     return new_policy(policy.model_copy(update=shape), model, None, seed, device=device)
-
-
-def train_selectors(
-    policy: Policy,
-    template: Template,
-    clients: Mapping[str, Choices],
-    config: BiscuitConfig,
-    seed: int,
-    cohorts: Callable[[int], Sequence[str]],
-    start: BiscuitState | None = None,
-) -> Iterator[tuple[BiscuitState, BiscuitRound]]:
-    """Train the selectors round by round.
-
-    Args:
-        policy: Where training happens, from :func:`choosing_model`; holds no state between rounds.
-        template: What it reads.
-        clients: Client id → its pairs, from ``template``.
-        config: U, and ``config.lora``.
-        seed: Names the initial adapters, the clients' batches and dropout.
-        cohorts: Round, from 0 → ids of the clients that it asks.
-        start: A state to go on from, bit for bit as if never stopped.
-
-    Yields:
-        After every round, the state and what the round did.
-
-    Raises:
-        ConfigError: If the warm-up leaves no round.
-        DataError: If no client has a pair, or a cohort names an unknown client.
-        RunError: If ``start`` does not fit the policy.
-    """
-    own = config.lora
-    timetable = Timetable.of(config.selectors, own.rounds, own.warmup_rounds, own.regroup_every)
-    if not any(len(choices) for choices in clients.values()):
-        raise DataError(f"None of the {len(clients)} clients has a preference pair, so {NAME} has nothing to learn.")
-    state = start or BiscuitState(tuple(new_adapter(policy, seed, NAME, "init", u) for u in range(config.selectors)))
-    for weights in state.selectors:
-        check_fits(policy, weights)
-    while state.round < own.rounds:
-        started, cohort = time.monotonic(), cohorts(state.round)
-        trainers = with_pairs(clients, cohort, state.round)
-        state, loss, sent = _round(policy, template, clients, config, timetable, seed, trainers, state)
-        uplink = downlink = sent
-        if timetable.groups_after(state.round) and state.round < own.rounds:
-            reports = _reports(policy, template, clients, config, state)
-            state = replace(state, reports=regrouped(reports))
-            uplink += sum(report["losses"].nbytes for report in reports.values())
-            downlink += len(reports) * sum(map(tree.size, state.selectors))
-        seconds = time.monotonic() - started
-        skipped = len(cohort) - len(trainers)
-        yield state, BiscuitRound(state.round, loss, tuple(trainers), skipped, uplink, downlink, seconds)
-
-
-def _round(
-    policy: Policy,
-    template: Template,
-    clients: Mapping[str, Choices],
-    config: BiscuitConfig,
-    timetable: Timetable,
-    seed: int,
-    trainers: Sequence[str],
-    state: BiscuitState,
-) -> tuple[BiscuitState, float | None, int]:
-    """The state after local training, its mean loss, and the bytes of the adapters on their way in one direction."""
-    labels = timetable.labels(state.round, state.reports, trainers)
-    trained: list[list[tree.Tree]] = [[] for _ in state.selectors]
-    told, sent = [], 0
-    for name, label in zip(trainers, labels, strict=True):
-        u = int(label.argmax())
-        restore(policy, state.selectors[u])
-        told += _local(policy, template, clients[name], config, seed, name, state.round)
-        trained[u].append(snapshot(policy))
-        sent += tree.size(state.selectors[u])
-    after = tuple(damped(before, own, len(trainers)) for before, own in zip(state.selectors, trained, strict=True))
-    return replace(state, selectors=after, round=state.round + 1), mean_of(told), sent
-
-
-def damped(before: tree.Tree, trained: Sequence[tree.Tree], count: int) -> tree.Tree:
-    """(1 − |S_u|/N) φ_u + (1/N) Σ_{i∈S_u} φ_i; φ_u itself where nobody trained it.
-
-    Args:
-        before: φ_u.
-        trained: φ_i of the clients S_u.
-        count: N.
-    """
-    if not trained:
-        return before
-    return mean_of_factors([before, *trained], [1 - len(trained) / count, *[1 / count] * len(trained)])
-
-
-def _local(
-    policy: Policy, template: Template, choices: Choices, config: BiscuitConfig, seed: int, name: str, round_: int
-) -> list[float]:
-    """Local steps from the adapter that the policy holds; their losses."""
-    own, weights = config.lora, list(policy.trained().values())
-    optimiser = torch.optim.AdamW(weights, lr=own.lr, betas=ADAM_BETAS, weight_decay=0.0, fused=True)
-    step_losses = []
-    policy.train()
-    with torch.random.fork_rng(devices=[policy.device] if policy.device.type == "cuda" else []):
-        torch.manual_seed(entropy(seed, NAME, "dropout", name, round_) % 2**63)
-        for step in range(own.steps):
-            # A client's epochs go on through the rounds; those that do not ask it go by.
-            pairs = batch_rows(choices, own.batch, round_ * own.steps + step, seed, NAME, name)
-            loss = losses(policy, template, choices, pairs).mean()
-            optimiser.zero_grad(set_to_none=True)
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(weights, CLIP_NORM)
-            optimiser.step()
-            step_losses.append(float(loss.detach()))
-    optimiser.zero_grad(set_to_none=True)
-    return step_losses
-
-
-def _reports(
-    policy: Policy, template: Template, clients: Mapping[str, Choices], config: BiscuitConfig, state: BiscuitState
-) -> dict[str, tree.Tree]:
-    """U losses of every client that holds a pair; which selector it trains is still open."""
-    voters = Voters(policy, template, state.selectors, config.lora.base_samples)
-    nobody = torch.zeros(config.selectors)
-    return {
-        name: {"losses": voters.losses(choices.head(config.lora.report_pairs)), "label": nobody}
-        for name, choices in clients.items()
-        if len(choices)
-    }

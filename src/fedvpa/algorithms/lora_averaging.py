@@ -10,21 +10,19 @@ An adapter changes a frozen weight by Δ = s·B·A, with s = α/r. What a server
 - ``svd``: the products are averaged; their best rank-r part becomes the next factors, and what is left of them is a
   residual that the frozen weights get. Exact. FedEx-LoRA (ACL 2025, arXiv 2410.09432), with two deviations: there the
   factors are the means of Aᵢ and Bᵢ, and the residual is what these miss; the best rank-r part leaves the smallest
-  residual instead. And A keeps its size (see :func:`svd`), which a mean keeps by itself.
+  residual instead. And A keeps its size (see :func:`exact_average`), which a mean keeps by itself.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from fedvpa.core import tree
-from fedvpa.core.errors import DataError
 from fedvpa.core.short_repr import short_repr
 from fedvpa.core.tree import Tree
 
@@ -37,16 +35,16 @@ B_SUFFIX = ".lora_B.default.weight"
 
 
 @dataclass(frozen=True, repr=False)
-class Averaged:
+class ExactAverage:
     """One adapter in place of many.
 
     Attributes:
         factors: A and B of every adapted layer, under PEFT's names.
-        residual: Layer → what its frozen weight gets on top, shape [outputs, inputs]; empty for ``avg`` and ``ffa``.
+        residual: Layer → what its frozen weight gets on top, shape [outputs, inputs].
     """
 
     factors: Tree
-    residual: Tree = field(default_factory=dict)
+    residual: Tree
 
     __repr__ = short_repr
 
@@ -64,32 +62,19 @@ def change(factors: Mapping[str, Tensor], scale: float) -> Tree:
     }
 
 
-def avg(clients: Sequence[Mapping[str, Tensor]], shares: Sequence[float], scale: float) -> Averaged:
-    """FedAvg of the factors. Arguments as in :func:`average`."""
-    return Averaged(mean_of_factors(clients, shares))
-
-
-def ffa(clients: Sequence[Mapping[str, Tensor]], shares: Sequence[float], scale: float) -> Averaged:
-    """FedAvg of B alone. Arguments as in :func:`average`.
-
-    Raises:
-        DataError: If the clients' A differ.
-    """
-    shared = {name: leaf for name, leaf in clients[0].items() if name.endswith(A_SUFFIX)}
-    for place, client in enumerate(clients):
-        moved = [name for name, leaf in shared.items() if not torch.equal(leaf, client[name])]
-        if moved:
-            raise DataError(f"Client {place} of {len(clients)} has another {moved[0]} than client 0; ffa freezes it.")
-    return Averaged({**mean_of_factors(clients, shares), **shared})
-
-
-def svd(clients: Sequence[Mapping[str, Tensor]], shares: Sequence[float], scale: float) -> Averaged:
-    """The best rank-r part of the mean product, and the rest as a residual. Arguments as in :func:`average`.
+def exact_average(clients: Sequence[Mapping[str, Tensor]], weights: Sequence[float], scale: float) -> ExactAverage:
+    """``svd``: the best rank-r part of the mean product, and the rest as a residual.
 
     With U·S·Vᵀ the truncated decomposition of Σ pᵢ·Bᵢ·Aᵢ, A = c·Vᵀ and B = U·S/c, where c is the root mean square
     length of the rows of the clients' A. The even split √S·Vᵀ would shrink A to the size of the change, hence every
     later step with it, and leave a direction without any change (S = 0) unable to learn. Chosen by us.
+
+    Args:
+        clients: The factors of each client, all with the same names and shapes.
+        weights: How much each counts: its pairs.
+        scale: s = α/r.
     """
+    shares = [weight / sum(weights) for weight in weights]
     factors, residual = {}, {}
     for layer in layers(clients[0]):
         ups = [client[layer + B_SUFFIX].double() for client in clients]
@@ -103,27 +88,7 @@ def svd(clients: Sequence[Mapping[str, Tensor]], shares: Sequence[float], scale:
         # What the rounded factors miss, rather than what lies beyond rank r: nothing is lost to rounding either.
         kept = factors[layer + B_SUFFIX].double() @ factors[layer + A_SUFFIX].double()
         residual[layer] = (scale * (left @ right - kept)).float()
-    return Averaged({name: factors[name] for name in clients[0]}, residual)
-
-
-RULES: dict[Averaging, Callable[[Sequence[Mapping[str, Tensor]], Sequence[float], float], Averaged]] = {
-    "avg": avg,
-    "ffa": ffa,
-    "svd": svd,
-}
-
-
-def average(rule: Averaging, clients: Sequence[Mapping[str, Tensor]], weights: Sequence[int], scale: float) -> Averaged:
-    """One adapter in place of the clients'.
-
-    Args:
-        rule: See the module.
-        clients: The factors of each client, all with the same names and shapes.
-        weights: How much each counts: its pairs.
-        scale: s = α/r.
-    """
-    total = sum(weights)
-    return RULES[rule](clients, [weight / total for weight in weights], scale)
+    return ExactAverage({name: factors[name] for name in clients[0]}, residual)
 
 
 def factorise(
@@ -147,12 +112,3 @@ def product_svd(
     q_right, r_right = torch.linalg.qr(right.T)
     u, s, vh = torch.linalg.svd(r_left @ r_right.T, full_matrices=False)
     return q_left @ u, s, vh @ q_right.T
-
-
-def mean_of_factors(clients: Sequence[Mapping[str, Tensor]], shares: Sequence[float]) -> Tree:
-    """Σ pᵢ·Aᵢ and Σ pᵢ·Bᵢ of every adapted layer, summed in double precision."""
-
-    def leaf(*own: Tensor) -> Tensor:
-        return sum((share * part.double() for share, part in zip(shares, own, strict=True)), torch.zeros(())).float()
-
-    return tree.combine(leaf, *clients)

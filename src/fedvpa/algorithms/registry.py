@@ -1,4 +1,7 @@
-"""The methods by name. A new one is a new file and a line here, or a package of its own: see ``docs/plugins.md``."""
+"""The methods by name: those that train a selector, and those whose clients train the policy.
+
+A new one is a new file and a line here, or a package of its own: see ``docs/plugins.md``.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ from fedvpa.core.registry import Registry
 
 if TYPE_CHECKING:
     from fedvpa.algorithms.base import SelectorAlgorithm
+    from fedvpa.algorithms.policy_method import PolicyMethod
 
 METHODS: Registry[Callable[[MethodConfig], SelectorAlgorithm[Any]]] = Registry(
     "method",
@@ -28,6 +32,23 @@ METHODS: Registry[Callable[[MethodConfig], SelectorAlgorithm[Any]]] = Registry(
 
 OWN_HEADS = frozenset({"finetune", "local"})
 """The methods that give each user a head of the user's own, so that there is no one selector to train a policy by."""
+
+
+def _is_policy_method(entry: Any) -> bool:
+    from fedvpa.algorithms.policy_method import PolicyMethod
+
+    return isinstance(entry, PolicyMethod)
+
+
+POLICY_METHODS: Registry[PolicyMethod] = Registry(
+    "policy_method",
+    {
+        "feddpo": "fedvpa.algorithms.feddpo:METHOD",
+    },
+    fits=_is_policy_method,
+    shape="a PolicyMethod (fedvpa.algorithms.policy_method)",
+)
+"""Name → a method whose clients train the policy, without a selector of their own."""
 
 
 def make(name: str, config: MethodConfig) -> SelectorAlgorithm[Any]:

@@ -8,7 +8,7 @@ from typing import Generic, TypeVar
 
 from fedvpa.core.short_repr import short_repr
 from fedvpa.core.tree import Tree
-from fedvpa.policy.adapters import adapter_scale, snapshot
+from fedvpa.policy.adapters import snapshot
 from fedvpa.policy.lora import adapts_experts
 from fedvpa.policy.policy import Policy
 
@@ -35,18 +35,31 @@ class TextClient(Generic[DataT]):
         return len(self.data)
 
 
+@dataclass(frozen=True)
+class ClientStream:
+    """The names of a client's random streams in one round.
+
+    Attributes:
+        seed: The run's seed.
+        client_id: The client.
+        round: The round, from 0.
+    """
+
+    seed: int
+    client_id: str
+    round: int
+
+
 @dataclass(frozen=True, repr=False)
 class AdapterSetting:
     """What the server needs to know of the language model before the first round.
 
     Attributes:
         start: The initial LoRA factors, under PEFT's names and in the order of the model's layers.
-        scale: s = α/r: an adapter changes a weight by s·B·A.
         experts: Whether it sits on the experts of a mixture, whose change is no product of its two factors.
     """
 
     start: Tree
-    scale: float
     experts: bool = False
 
     __repr__ = short_repr
@@ -54,4 +67,4 @@ class AdapterSetting:
     @classmethod
     def of(cls, policy: Policy) -> AdapterSetting:
         """That of a policy as it is now; a copy, which training does not move."""
-        return cls(snapshot(policy), adapter_scale(policy), adapts_experts(policy))
+        return cls({name: leaf.cpu() for name, leaf in snapshot(policy).items()}, adapts_experts(policy))

@@ -1,19 +1,18 @@
 """What ``align`` trains: a policy that comes about step by step, and can be stopped and gone on with.
 
 Two kinds: :class:`~fedvpa.alignment.dpo_job.DPOJob`, by a run's selector, and
-:class:`~fedvpa.alignment.feddpo_job.FedDPOJob`, which has no selector.
+:class:`~fedvpa.alignment.federated_job.FederatedJob`, whose clients train it themselves.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 from torch import Tensor
 
 from fedvpa.core.loop import Job, run_in_memory
 from fedvpa.core.tree import Tree
-from fedvpa.engines.sampling import draw_cohort, identities, say_if_all
 from fedvpa.policy.config import PolicyConfig
 from fedvpa.policy.policy import Policy
 
@@ -56,10 +55,3 @@ def train_in_memory(job: AlignmentJob) -> tuple[Policy, dict[str, Any]]:
     """Train a policy without a run directory; see :meth:`AlignmentJob.finish`."""
     run_in_memory(job)
     return job.finish()
-
-
-def cohorts(names: Sequence[str], size: int, seed: int, key: str) -> Callable[[int], list[str]]:
-    """Round → the clients that it asks; ``key`` is the configuration key of ``size``."""
-    say_if_all(size, len(names), key)
-    hashed = identities(names)
-    return lambda round_: draw_cohort(names, hashed, size, seed, round_)

@@ -1,4 +1,4 @@
-"""``fedvpa align``: stage 2 of a run, from its frozen selector (or, for FedDPO, its pairs) to a policy.
+"""``fedvpa align``: stage 2 of a run, from its frozen selector, or by its clients, to a policy.
 
 The way: :mod:`fedvpa.runs.stage1` opens the selector and its users, :mod:`fedvpa.alignment` makes candidates, pairs and
 steps of DPO, :mod:`fedvpa.policy` is the language model that follows z.
@@ -27,9 +27,6 @@ if TYPE_CHECKING:
     from fedvpa.runs.config import RunConfig
     from fedvpa.runs.policies import Inputs, Stopped
 
-FEDDPO = "feddpo"
-"""The method that needs no selector; see :mod:`fedvpa.algorithms.feddpo`."""
-
 
 @dataclass(frozen=True, repr=False)
 class AlignedPolicy:
@@ -47,7 +44,7 @@ class AlignedPolicy:
 
     @property
     def validation_win_rate(self) -> float | None:
-        """How often the selector prefers it to the base policy on validation prompts; None for FedDPO."""
+        """How often the selector prefers it to the base policy on validation prompts; None if clients trained it."""
         return float(self.notes["stopped"]["win_rate"]) if "stopped" in self.notes else None
 
 
@@ -103,9 +100,10 @@ def align(
     """Align the policy of a run and leave it in ``run/policy``.
 
     Args:
-        run: A run directory with a trained selector; for FedDPO any, since it reads nothing but the run's pairs.
+        run: A run directory with a trained selector; for ``feddpo`` any, since it reads nothing but the run's pairs.
         overrides: Such as ``policy.steps=200``.
-        method: ``feddpo``, or by default the method of the run.
+        method: One whose clients train the policy (``POLICY_METHODS``), such as ``feddpo``; by default the method of
+            the run.
         overwrite: Replace a policy that is there, once the new one is known to be trainable.
         resume: Go on from the last checkpoint of an ``align`` that was stopped, with its method and settings.
 
@@ -116,10 +114,12 @@ def align(
     """
     folder = RunFolder.open(run)
     config = folder.config(overrides)  # which overrides a run takes at all
-    if method not in (None, config.method, FEDDPO):
+    from fedvpa.algorithms.registry import POLICY_METHODS
+
+    if method not in (None, config.method) and method not in POLICY_METHODS:
         raise ConfigError(
             f"{option('method', repr(method))} cannot align this run, which was trained with {config.method!r}.",
-            fix=nearest(method, (config.method, FEDDPO)),
+            fix=nearest(str(method), (config.method, *POLICY_METHODS.names())),
         )
     from fedvpa.runs.policies import check_place, stopped_at
 
@@ -132,8 +132,8 @@ def align(
         method, config = method or (stopped.method if stopped else config.method), config.located()
         chosen = ["--method", method] if method != config.method else []
         command = shlex.join(["fedvpa", "align", str(folder), *overrides, *chosen, "--resume"])
-        if method == FEDDPO:
-            return _by_clients(folder, config, command, stopped)
+        if method in POLICY_METHODS:
+            return _by_clients(folder, config, method, command, stopped)
         return _by_selector(folder, config, command, stopped)
 
 
@@ -173,23 +173,30 @@ def _by_selector(folder: RunFolder, config: RunConfig, command: str, stopped: St
     return _finish(folder, config.method, policies)
 
 
-def _by_clients(folder: RunFolder, config: RunConfig, command: str, stopped: Stopped | None) -> AlignResult:
-    """One policy for all, by FedDPO on the training pairs of the run's clients."""
-    from fedvpa.alignment.feddpo_job import FedDPOJob
+def _by_clients(
+    folder: RunFolder, config: RunConfig, method: str, command: str, stopped: Stopped | None
+) -> AlignResult:
+    """One policy for all, trained by the run's clients on the texts that they hold."""
+    from fedvpa.algorithms.registry import POLICY_METHODS
+    from fedvpa.alignment.federated_job import FederatedJob
+    from fedvpa.core.content import hash_files
     from fedvpa.core.files import write_json
     from fedvpa.policy.files import PREFERENCES
     from fedvpa.runs.identity import data_fingerprint
+    from fedvpa.runs.policy_task import task_of_run
     from fedvpa.runs.stage1 import open_pairs
 
+    task, entry = task_of_run(folder, config), POLICY_METHODS.get(method)
+    entry.algorithm(task)  # what it has against its settings, before anything is loaded
     pairs = open_pairs(folder, config)
-    made_from = {"data": data_fingerprint(pairs.table, pairs.partition), "selector": "", "users": ""}
-    inputs = _inputs(config, FEDDPO, len(pairs.partition.seen), made_from, stopped)
-    training, strict = pairs.policy_training(), pairs.table.report.strict
-    job = FedDPOJob(config.policy, config.features, training, config.seed, strict=strict)
+    selector = hash_files(folder.selector.iterdir()) if entry.reads_selector(task) else ""
+    made_from = {"data": data_fingerprint(pairs.table, pairs.partition), "selector": selector, "users": ""}
+    inputs = _inputs(config, method, len(pairs.partition.seen), made_from, stopped)
+    job = FederatedJob(method, task, pairs.policy_training(), strict=pairs.table.report.strict)
     policies = {job.name: _train(folder, job, inputs, command, resume=stopped is not None, first=True)}
     if speaks():
         write_json(folder.policy / PREFERENCES, {})
-    return _finish(folder, FEDDPO, policies)
+    return _finish(folder, method, policies)
 
 
 def _inputs(

@@ -1,8 +1,9 @@
 """Names that a configuration may use, and what they stand for: built in, from installed packages, or registered.
 
 Built-in entries are written as ``module:attribute`` and imported at first use, so that a name can be checked without
-its machinery. Installed packages add entries by entry points of the groups ``fedvpa.methods``, ``fedvpa.inferences``,
-``fedvpa.judges``, ``fedvpa.rewards`` and ``fedvpa.sources``; a running program adds them by :meth:`Registry.register`.
+its machinery. Installed packages add entries by entry points of the groups ``fedvpa.methods``,
+``fedvpa.policy_methods``, ``fedvpa.inferences``, ``fedvpa.judges``, ``fedvpa.rewards`` and ``fedvpa.sources``; a
+running program adds them by :meth:`Registry.register`.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ REGISTRIES = {
     "inference": "fedvpa.selector.inference:INFERENCES",
     "judge": "fedvpa.evaluation.judges.registry:JUDGES",
     "method": "fedvpa.algorithms.registry:METHODS",
+    "policy_method": "fedvpa.algorithms.registry:POLICY_METHODS",
     "reward": "fedvpa.rewards.registry:REWARDS",
     "source": "fedvpa.data.sources.registry:SOURCES",
 }
@@ -34,7 +36,7 @@ class Registry(Generic[Entry]):
     registered ones; no two of these may share a name.
 
     Args:
-        kind: What an entry is called in messages, such as ``method``.
+        kind: What an entry is called, such as ``method``; messages have a space for an underscore.
         builtin: Name → ``module:attribute``.
         fits: Whether an object can be an entry of this kind.
         shape: What an entry has to be, in words, for the message about one that does not fit.
@@ -47,7 +49,7 @@ class Registry(Generic[Entry]):
         fits: Callable[[Any], bool] = callable,
         shape: str = "something that can be called",
     ) -> None:
-        self.kind, self.group = kind, f"fedvpa.{kind}s"
+        self.kind, self.group, self._called = kind, f"fedvpa.{kind}s", kind.replace("_", " ")
         self._builtin, self._fits, self._shape = dict(builtin), fits, shape
         self._registered: dict[str, Entry] = {}
 
@@ -74,7 +76,7 @@ class Registry(Generic[Entry]):
                 shape of this kind.
         """
         if name in self._builtin or name in _installed(self.group):
-            raise ConfigError(f"There is a {self.kind} {name!r} already.", fix="Choose another name.")
+            raise ConfigError(f"There is a {self._called} {name!r} already.", fix="Choose another name.")
         self._registered[name] = self._fitting(name, entry)
 
     def check(self, name: str, where: str = "") -> str:
@@ -92,7 +94,7 @@ class Registry(Generic[Entry]):
             close = nearest(name, known)
             listed = "" if close.startswith("Known") else f" Known: {', '.join(known)}."
             raise ConfigError(
-                f"There is no {self.kind} {name!r}.",
+                f"There is no {self._called} {name!r}.",
                 fix=f"{close}{listed} Others are added by fedvpa.register({self.kind!r}, {name!r}, …) or by an "
                 f"installed package with an entry point of the group {self.group!r}.",
                 where=where,
@@ -119,7 +121,8 @@ class Registry(Generic[Entry]):
     def _fitting(self, name: str, entry: Any) -> Entry:
         if not self._fits(entry):
             raise ConfigError(
-                f"The {self.kind} {name!r} cannot be used: it is {entry!r}.", fix=f"A {self.kind} is {self._shape}."
+                f"The {self._called} {name!r} cannot be used: it is {entry!r}.",
+                fix=f"A {self._called} is {self._shape}.",
             )
         fitting: Entry = entry
         return fitting

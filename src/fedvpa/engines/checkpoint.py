@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
+from torch import Tensor
 
 from fedvpa.core.errors import RunError
 from fedvpa.core.files import replacing
@@ -40,8 +41,7 @@ def save_checkpoint(path: Path, state: TrainState, meta: Mapping[str, Any]) -> N
     if path.exists():
         with replacing(previous(path)) as copy:
             shutil.copyfile(path, copy)
-    tensors = prefixed("state", to_tensors(state.server)) | prefixed("private", encode_each(state.private))
-    _write(path, tensors, {"meta": dict(meta)})
+    _write(path, to_tree(state), {"meta": dict(meta)})
 
 
 def load_checkpoint(path: Path, state_type: type[Any]) -> tuple[TrainState, dict[str, Any]]:
@@ -56,14 +56,29 @@ def load_checkpoint(path: Path, state_type: type[Any]) -> tuple[TrainState, dict
     """
     tensors, header = _read(path, _STATE)
     try:
-        server = from_tensors(state_type, below("state", tensors))
+        state = from_tree(tensors, state_type)
     except (KeyError, TypeError, ValueError) as error:
         raise RunError(
             f"is no checkpoint of a {state_type.__name__} ({error}).",
             fix="Go on with the method that was trained.",
             where=str(path),
         ) from error
-    return TrainState(server, decode_each(below("private", tensors))), header["meta"]
+    return state, header["meta"]
+
+
+def to_tree(state: TrainState) -> Tree:
+    """Server and clients as named tensors."""
+    return prefixed("state", to_tensors(state.server)) | prefixed("private", encode_each(state.private))
+
+
+def from_tree(tensors: Mapping[str, Tensor], state_type: type[Any]) -> TrainState:
+    """What :func:`to_tree` was given.
+
+    Raises:
+        ValueError: If a tensor of the server's state is missing, or belongs to no field of ``state_type``.
+    """
+    server = from_tensors(state_type, below("state", tensors))
+    return TrainState(server, decode_each(below("private", tensors)))
 
 
 def previous(path: Path) -> Path:

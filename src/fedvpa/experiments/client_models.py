@@ -1,21 +1,24 @@
-"""Methods whose clients train language models themselves, on the pairs of the first stage, without its selector."""
+"""Methods whose clients train language models themselves, on the pairs of the first stage."""
 
 from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Callable
 from typing import Any
 
 from fedvpa.algorithms.fedbiscuit_lora import NAME as FEDBISCUIT_LORA
-from fedvpa.algorithms.fedbiscuit_lora import Voters, choosing_model, train_selectors
-from fedvpa.algorithms.feddpo import METHOD as FEDDPO
+from fedvpa.algorithms.fedbiscuit_lora import FedBiscuitLora, choosing_model
+from fedvpa.algorithms.policy_method import server_rules
+from fedvpa.algorithms.voters import ClientChoices, Voters
 from fedvpa.alignment.dpo_job import DPOJob
-from fedvpa.alignment.feddpo_job import FedDPOJob
-from fedvpa.alignment.job import cohorts, train_in_memory
+from fedvpa.alignment.federated_job import FederatedJob, text_engine
+from fedvpa.alignment.job import train_in_memory
 from fedvpa.alignment.stage1 import Stage1
 from fedvpa.alignment.voting import voting_labeller
+from fedvpa.core.errors import DataError
 from fedvpa.core.progress import say, track
+from fedvpa.engines.text_federation import TextFederation
+from fedvpa.engines.training import rounds, start
 from fedvpa.models.architecture import positions_of
 from fedvpa.models.encoding import SAME_TOKENS
 from fedvpa.models.tokens import Limits, TokenCounts
@@ -23,6 +26,8 @@ from fedvpa.policy.policy import Policy
 from fedvpa.policy.rows import say_cuts
 from fedvpa.policy.templates import with_template
 from fedvpa.rewards.choice import Template
+from fedvpa.runs.config import RunConfig
+from fedvpa.runs.policy_task import task_of_stage
 
 
 def train_fedbiscuit_lora_policy(stage: Stage1) -> tuple[Policy, dict[str, Any]]:
@@ -35,20 +40,21 @@ def train_fedbiscuit_lora_policy(stage: Stage1) -> tuple[Policy, dict[str, Any]]
     return policy, {**notes, "selector": report}
 
 
-def train_feddpo_policy(stage: Stage1) -> tuple[Policy, dict[str, Any]]:
-    """FedDPO, which reads the pairs of the stage and not its selector."""
+def train_by_clients(method: str, stage: Stage1, config: RunConfig) -> tuple[Policy, dict[str, Any]]:
+    """A method of ``POLICY_METHODS``, on the pairs of the stage."""
     pairs, strict = stage.pairs.policy_training(), stage.pairs.table.report.strict
-    return train_in_memory(FedDPOJob(stage.policy, stage.features, pairs, stage.seed, strict=strict))
+    return train_in_memory(FederatedJob(method, task_of_stage(stage, config), pairs, strict=strict))
 
 
 def train_voters(stage: Stage1) -> tuple[Voters, dict[str, Any]]:
     """The selectors of ``fedbiscuit_lora``, and what there is to say about them.
 
     That is their ``accuracy`` on the test pairs of the seen clients (``all``, and each group), ``seconds``, ``rounds``,
-    bytes of all clients together, and how many texts were cut.
+    bytes of all clients together, rejected updates, and how many texts were cut.
     """
-    biscuit, started = stage.algorithm.config.biscuit, time.monotonic()
-    rules, features = biscuit.lora, stage.features
+    started, features = time.monotonic(), stage.features
+    biscuit = stage.algorithm.config.biscuit
+    algorithm = FedBiscuitLora(server_rules(stage.policy, biscuit.lora.rounds, biscuit))
     model = choosing_model(biscuit, with_template(stage.policy, features), features.model, stage.seed, features.device)
     limits = Limits(features.max_prompt_tokens, features.max_response_tokens, positions_of(model.model))
     template = Template.of(model.tokenizer, limits)
@@ -58,21 +64,23 @@ def train_voters(stage: Stage1) -> tuple[Voters, dict[str, Any]]:
     equal = sum(own.equal for own in choices.values())
     if equal:
         say(f"{equal} training pairs left out: {SAME_TOKENS}")
-    rounds = train_selectors(
-        model,
-        template,
-        choices,
-        biscuit,
-        stage.seed,
-        cohorts(list(choices), rules.cohort, stage.seed, "biscuit.lora.cohort"),
-    )
-    notes: dict[str, Any] = {"uplink_bytes": 0, "downlink_bytes": 0}
-    for state, result in track(rounds, f"{FEDBISCUIT_LORA}: rounds", rules.rounds, unit="rounds"):
-        notes["rounds"] = state.round
-        notes["uplink_bytes"] += result.uplink_bytes
-        notes["downlink_bytes"] += result.downlink_bytes
-    voters = Voters(model.eval(), template, state.selectors, rules.base_samples)
-    notes |= {
+    if not any(map(len, choices.values())):
+        raise DataError(
+            f"None of the {len(choices)} clients has a preference pair, so {FEDBISCUIT_LORA} has nothing to learn."
+        )
+    clients = TextFederation.of(model, {name: ClientChoices(template, own) for name, own in choices.items()})
+    engine, state = text_engine(stage.policy, biscuit.lora.cohort), start(algorithm, clients, stage.seed)
+    counts = {"uplink_bytes": 0, "downlink_bytes": 0, "rejected": 0}
+    going = rounds(algorithm, clients, engine, stage.seed, state)
+    for trained, line in track(going, f"{FEDBISCUIT_LORA}: rounds", algorithm.rounds, unit="rounds"):
+        state = trained
+        counts["uplink_bytes"] += line["uplink_bytes"]
+        counts["downlink_bytes"] += line["downlink_bytes"]
+        counts["rejected"] += len(line["rejected"])
+    voters = Voters(model.eval(), template, algorithm.selectors(state.server), biscuit.lora.base_samples)
+    notes: dict[str, Any] = {
+        "rounds": state.server.round,
+        **counts,
         "seconds": time.monotonic() - started,
         "pairs_left_out": equal,
         "prompts_truncated": cut.prompts_truncated,
@@ -82,13 +90,6 @@ def train_voters(stage: Stage1) -> tuple[Voters, dict[str, Any]]:
     if notes["accuracy"]:
         say(f"{FEDBISCUIT_LORA}: the vote orders {notes['accuracy']['all']:.3f} of users' test pairs as they did")
     return voters, notes
-
-
-TRAINED_BY_CLIENTS: dict[str, Callable[[Stage1], tuple[Policy, dict[str, Any]]]] = {
-    FEDDPO: train_feddpo_policy,
-    FEDBISCUIT_LORA: train_fedbiscuit_lora_policy,
-}
-"""Method → how its policy is trained, and what there is to say about that."""
 
 
 def _accuracy(stage: Stage1, voters: Voters) -> dict[str, float]:

@@ -24,6 +24,7 @@ POLICY_METHODS = (*DEFAULT_POLICY_METHODS, "fedbiscuit_lora")
 
 def policy_methods() -> list[str]:
     """The methods that give a policy, those of other packages included."""
-    from fedvpa.algorithms.registry import METHODS, OWN_HEADS
+    from fedvpa.algorithms import registry
 
-    return sorted({*POLICY_METHODS, *METHODS.names()} - OWN_HEADS)
+    added = {*registry.METHODS.names(), *registry.POLICY_METHODS.names()}
+    return sorted({*POLICY_METHODS, *added} - registry.OWN_HEADS)

@@ -5,13 +5,15 @@ from __future__ import annotations
 import time
 from typing import Any
 
+from fedvpa.algorithms.fedbiscuit_lora import NAME as FEDBISCUIT_LORA
+from fedvpa.algorithms.registry import POLICY_METHODS
 from fedvpa.alignment.dpo_job import DPOJob
 from fedvpa.alignment.job import train_in_memory
 from fedvpa.alignment.stage1 import ONE, Stage1
 from fedvpa.core.files import write_json
 from fedvpa.core.schema import VERSIONS
 from fedvpa.experiments.cells import Cell
-from fedvpa.experiments.client_models import TRAINED_BY_CLIENTS
+from fedvpa.experiments.client_models import train_by_clients, train_fedbiscuit_lora_policy
 from fedvpa.experiments.judging import Candidate, open_candidate, sample_answers
 from fedvpa.experiments.methods import OURS
 from fedvpa.policy.files import PREFERENCES
@@ -70,11 +72,17 @@ def _train(cell: Cell) -> dict[str, Policy]:
 def _train_policies(run: RunFolder, cell: Cell, stage: Stage1) -> tuple[dict[str, Policy], dict[str, Any]]:
     """The policies by name, each saved at once, and what there is to say about them."""
     policies, notes = dict[str, Policy](), dict[str, Any]()
-    if cell.method in TRAINED_BY_CLIENTS:
-        policies[ONE], notes[ONE] = TRAINED_BY_CLIENTS[cell.method](stage)
+    if cell.method in POLICY_METHODS or cell.method == FEDBISCUIT_LORA:
+        policies[ONE], notes[ONE] = _by_clients(cell, stage)
         save_policy(run, policies[ONE], cell.method, ONE, stage.policy, notes[ONE])
     else:
         for name in stage.policies:
             policies[name], notes[name] = train_in_memory(DPOJob(stage, name))
             save_policy(run, policies[name], cell.method, name, stage.policy, notes[name])
     return policies, notes
+
+
+def _by_clients(cell: Cell, stage: Stage1) -> tuple[Policy, dict[str, Any]]:
+    if cell.method == FEDBISCUIT_LORA:
+        return train_fedbiscuit_lora_policy(stage)
+    return train_by_clients(cell.method, stage, cell.config)

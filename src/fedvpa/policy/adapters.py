@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Mapping
 
 import torch
-from peft.tuners.lora import LoraLayer
 from torch import Tensor
 
 from fedvpa.core.errors import RunError
@@ -23,8 +23,13 @@ def snapshot(policy: Policy) -> dict[str, Tensor]:
 
 
 @torch.no_grad()
-def restore(policy: Policy, weights: dict[str, Tensor]) -> None:
-    """Put a :func:`snapshot` back."""
+def restore(policy: Policy, weights: Mapping[str, Tensor]) -> None:
+    """Put a :func:`snapshot` back.
+
+    Raises:
+        RunError: If it is of another policy.
+    """
+    check_fits(policy, weights)
     for name, weight in policy.trained().items():
         weight.copy_(weights[name])
 
@@ -46,22 +51,23 @@ def check_fits(policy: Policy, weights: Mapping[str, Tensor]) -> None:
     if wanted != given:
         odd = next(name for name in sorted(wanted.keys() | given.keys()) if wanted.get(name) != given.get(name))
         raise RunError(
-            f"The state to go on from has {given.get(odd)} for {odd}, and the policy {wanted.get(odd)}.",
-            fix="Build the policy with the model and lora_rank of that run.",
+            f"The given adapter has {given.get(odd)} for {odd}, and the policy {wanted.get(odd)}.",
+            fix="Build the policy with the model and lora_rank that it was trained with.",
         )
 
 
-def new_adapter(policy: Policy, seed: int, *path: Label) -> dict[str, Tensor]:
-    """Initial weights of a further LoRA of the same shape; the policy gets them too.
+def new_factors(like: Mapping[str, Tensor], seed: int, *path: Label) -> dict[str, Tensor]:
+    """Initial factors of a further LoRA of the same shape, as PEFT draws them: A as ``nn.Linear``, B = 0.
 
     Args:
-        policy: Without conditioner.
+        like: Factors under PEFT's names, in the order of the model's layers.
         seed: Names, with ``path``, the weights.
         *path: Labels.
     """
+    found = {name: torch.zeros_like(leaf) for name, leaf in like.items()}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(entropy(seed, *path) % 2**63)
-        for layer in policy.modules():
-            if isinstance(layer, LoraLayer):
-                layer.reset_lora_parameters(ADAPTER, True)
-    return snapshot(policy)
+        for name, leaf in found.items():
+            if ".lora_A." in name:
+                torch.nn.init.kaiming_uniform_(leaf, a=math.sqrt(5))
+    return found

@@ -14,6 +14,7 @@ from pydantic import Field, model_validator
 from fedvpa.core.config import Config
 from fedvpa.core.numbers import Count, GreedyTemperature, LearningRate, Margin, Scale, Size, Steps, Temperature, Weight
 from fedvpa.models.template_config import TemplateArguments, TemplateKind
+from fedvpa.policy.clients_config import ClientsConfig
 
 Conditioning = Literal["soft_prefix", "additive"]
 Precision = Literal["auto", "float32", "bfloat16"]
@@ -170,6 +171,7 @@ class PolicyConfig(Config):
         candidates: See :class:`CandidateConfig`.
         preferences: See :class:`PreferenceConfig`.
         judging: See :class:`JudgingConfig`.
+        clients: See :class:`~fedvpa.policy.clients_config.ClientsConfig`.
         feddpo: See :class:`FedDPOConfig`.
     """
 
@@ -202,4 +204,5 @@ class PolicyConfig(Config):
     candidates: CandidateConfig = CandidateConfig()
     preferences: PreferenceConfig = PreferenceConfig()
     judging: JudgingConfig = JudgingConfig()
+    clients: ClientsConfig = ClientsConfig()
     feddpo: FedDPOConfig = FedDPOConfig()

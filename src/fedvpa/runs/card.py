@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fedvpa.algorithms.feddpo import METHOD as FEDDPO
+from fedvpa.algorithms.registry import POLICY_METHODS
 from fedvpa.alignment.job import AlignmentJob
 from fedvpa.policy.policy import Policy
 from fedvpa.runs.config import RunConfig
@@ -28,7 +28,7 @@ Use: `fedvpa generate RUN --prompt TEXT{preference}`.
 BY_SELECTOR = """DPO on the base model's own samples, ordered by a selector that {seen} clients trained together in
 {rounds} rounds."""
 
-BY_CLIENTS = "{seen} clients ran DPO on their own pairs, and their LoRA adapters were averaged over {rounds} rounds."
+BY_CLIENTS = "{seen} clients {trained}, and their LoRA adapters were averaged over {rounds} rounds."
 
 
 def card(job: AlignmentJob, policy: Policy, config: RunConfig, clients: int, *, deployed: bool) -> str:
@@ -41,15 +41,16 @@ def card(job: AlignmentJob, policy: Policy, config: RunConfig, clients: int, *, 
         clients: How many trained.
         deployed: Whether their pairs were on other machines.
     """
-    alone, follows = job.method == FEDDPO, policy.conditioner is not None
+    alone, follows = job.method in POLICY_METHODS, policy.conditioner is not None
     whose = f"for the group {job.name!r}" if job.name else "for all users" + (", which follows z" if follows else "")
     rounds = job.total if alone else config.server.rounds
+    trained = POLICY_METHODS.get(job.method).trained if alone else ""
     setting = Setting(job.method, config, job.settings, clients, deployed)
     return CARD.format(
         base=policy.source.name,
         method=job.method,
         whose=whose,
-        how=(BY_CLIENTS if alone else BY_SELECTOR).format(seen=clients, rounds=rounds),
+        how=(BY_CLIENTS if alone else BY_SELECTOR).format(seen=clients, rounds=rounds, trained=trained),
         conditioning="`z_conditioner.safetensors` holds the map from z; without it this adapter ignores preferences."
         if follows
         else "It takes no z.",

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from fedvpa.algorithms.feddpo import METHOD as FEDDPO
-from fedvpa.algorithms.registry import make
+from fedvpa.algorithms.registry import POLICY_METHODS, make
 from fedvpa.policy.config import PolicyConfig
 from fedvpa.runs.config import RunConfig
 
@@ -29,13 +28,6 @@ OTHER = "what the method's clients send"
 
 NOTHING = "local"
 """The method whose clients send no weights."""
-
-ADAPTERS = {
-    "avg": "both factors of the LoRA adapters",
-    "ffa": "one factor of the LoRA adapters (the other is the same for all and fixed)",
-    "svd": "both factors of the LoRA adapters",
-}
-"""FedDPO's rule of averaging → what a client sends in each round."""
 
 
 @dataclass(frozen=True)
@@ -60,9 +52,10 @@ class Setting:
 def what_left(setting: Setting) -> list[str]:
     """Sentences that say what left the devices of this run's users: where the pairs were, stage 1, stage 2, judging."""
     found = [_place(setting)]
-    found.append(_feddpo(setting) if setting.method == FEDDPO else _stage1(setting))
-    if setting.method != FEDDPO:
-        found += [_stage2(setting), *_latents(setting)]
+    if setting.method in POLICY_METHODS:
+        found.append(POLICY_METHODS.get(setting.method).sent(setting.policy))
+    else:
+        found += [_stage1(setting), _stage2(setting), *_latents(setting)]
     found += _judging(setting)
     return [*found, "No noise was added to anything, so no (ε, δ) is claimed; updates of weights can tell about pairs."]
 
@@ -83,14 +76,6 @@ def _stage1(setting: Setting) -> str:
         return f"Stage 1: {once}; no weights left."
     alone = "" if rule == "mean" else f", each user's by itself, as the rule {rule} needs"
     return f"Stage 1: {once}; in each round {ROUNDS.get(method, OTHER)}{alone}."
-
-
-def _feddpo(setting: Setting) -> str:
-    rule = setting.policy.feddpo.averaging
-    return (
-        f"In each round {ADAPTERS[rule]} left, averaged by the rule {rule}. Each client ran DPO on its own pairs; no "
-        "prompt and no response left."
-    )
 
 
 def _stage2(setting: Setting) -> str:

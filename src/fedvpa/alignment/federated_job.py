@@ -1,0 +1,146 @@
+"""The policy of a method whose clients train it, round by round: ``feddpo`` and the others of ``POLICY_METHODS``.
+
+The rounds are those of every federated method (:mod:`fedvpa.engines.training`); what is the method's own stands in
+:class:`~fedvpa.algorithms.policy_method.PolicyMethod`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Generator, Mapping, Sequence
+from typing import Any, Literal
+
+from accelerate import PartialState
+from torch import Tensor
+
+from fedvpa.algorithms.policy_method import PolicyTask
+from fedvpa.algorithms.registry import POLICY_METHODS
+from fedvpa.alignment.job import title
+from fedvpa.alignment.stage1 import ONE
+from fedvpa.core.errors import DataError
+from fedvpa.core.tree import Tree
+from fedvpa.data.schema import Pair
+from fedvpa.engines.checkpoint import from_tree, to_tree
+from fedvpa.engines.config import EngineConfig
+from fedvpa.engines.text_federation import TextFederation
+from fedvpa.engines.training import rounds, start
+from fedvpa.policy.config import PolicyConfig
+from fedvpa.policy.policy import Policy, new_policy
+from fedvpa.policy.templates import with_template
+
+
+class FederatedJob:
+    """The policy of the last round.
+
+    It has no selector that could choose a stopping step on public prompts, so it runs to the end of its schedule.
+
+    Args:
+        method: Its name in ``POLICY_METHODS``.
+        task: The run.
+        pairs: Client id → the pairs that it may train a policy on.
+        strict: Whether a pair that is left out is an error (``data.strict``).
+
+    Raises:
+        ConfigError: If there is no such method, or it has something against the settings.
+        DataError: If no client has anything to train on.
+    """
+
+    name = ONE
+    unit: Literal["round"] = "round"
+
+    def __init__(
+        self, method: str, task: PolicyTask, pairs: Mapping[str, Sequence[Pair]], *, strict: bool = False
+    ) -> None:
+        self.method, self._task, self._entry = method, task, POLICY_METHODS.get(method)
+        self._algorithm = self._entry.algorithm(task)
+        self._policy = fresh_policy(task)
+        held = self._entry.clients(task, self._policy, pairs, strict=strict)
+        self._report = held.report
+        self._clients = TextFederation.of(self._policy, held.data)
+        if not any(map(self._clients.size, self._clients.client_ids)):
+            raise DataError(
+                f"None of the {len(pairs)} clients has a preference pair, so {method!r} has nothing to learn."
+            )
+        self._state = start(self._algorithm, self._clients, task.seed)
+        self._counts: dict[str, Any] = {"uplink_bytes": 0, "rejected": 0}
+
+    @property
+    def settings(self) -> PolicyConfig:
+        """Stage 2."""
+        return self._task.settings
+
+    @property
+    def seed(self) -> int:
+        """Names its random streams."""
+        return self._task.seed
+
+    @property
+    def title(self) -> str:
+        """See :class:`~fedvpa.core.loop.Job`."""
+        return title(self.method, self.name)
+
+    @property
+    def total(self) -> int:
+        """Rounds."""
+        return self._algorithm.rounds
+
+    @property
+    def done(self) -> int:
+        """Rounds behind it."""
+        return int(self._state.server.round)
+
+    @property
+    def is_main(self) -> bool:
+        """See :class:`~fedvpa.core.loop.Job`."""
+        return bool(PartialState().is_main_process)
+
+    @property
+    def checkpoint_due(self) -> bool:
+        """After every round, unless checkpoints are off: a round is long."""
+        return bool(self.settings.checkpoint_every)
+
+    def run(self) -> Generator[dict[str, Any], None, None]:
+        """See :class:`~fedvpa.core.loop.Job`."""
+        engine = text_engine(self.settings, self._entry.cohort(self._task))
+        for state, line in rounds(self._algorithm, self._clients, engine, self.seed, self._state):
+            self._state = state
+            found = self._line(line)
+            rejected = self._counts["rejected"] + len(found["rejected"])
+            self._counts = {"uplink_bytes": found["uplink_bytes"], "rejected": rejected}
+            yield found
+
+    def _line(self, line: Mapping[str, Any]) -> dict[str, Any]:
+        """A line of the rounds as ``align`` keeps it: numbered from 1, its means by their names."""
+        means = dict.fromkeys(self._entry.columns) | line["losses"]
+        trained = [name for name in line["cohort"] if self._clients.size(name)]
+        others = {name: value for name, value in line.items() if name not in ("round", "losses", "cohort")}
+        skipped = len(line["cohort"]) - len(trained)
+        return {"round": line["round"] + 1, **means, "cohort": trained, "skipped": skipped, **others}
+
+    def state(self) -> tuple[Tree, dict[str, str]]:
+        """What server and clients know."""
+        return to_tree(self._state), {"told": json.dumps(self._counts)}
+
+    def load_state(self, tensors: Mapping[str, Tensor], notes: Mapping[str, str]) -> None:
+        """See :class:`~fedvpa.alignment.job.AlignmentJob`."""
+        state = from_tree(tensors, self._algorithm.state_type)
+        self._state, self._counts = state, json.loads(notes["told"])
+
+    def finish(self) -> tuple[Policy, dict[str, Any]]:
+        """The policy of the last round; rounds, the method's notes, bytes of the last round, rejected updates."""
+        server = self._state.server
+        self._entry.settle(self._task, self._policy, server)
+        notes = {"rounds": server.round, **self._entry.notes(self._task, server), **self._counts}
+        return self._policy.eval(), notes | {"data": self._report.to_dict()}
+
+
+def fresh_policy(task: PolicyTask) -> Policy:
+    """The base model with the initial adapter, the same on the server and on every node; no z enters it."""
+    settings = with_template(task.settings, task.features)
+    return new_policy(settings, task.features.model, None, task.seed, device=task.features.device)
+
+
+def text_engine(settings: PolicyConfig, cohort: int) -> EngineConfig:
+    """Who runs the clients of a policy, and how many a round asks."""
+    own = settings.clients
+    return EngineConfig(name=own.engine, cohort=cohort, codec=own.codec, dropout=own.dropout)

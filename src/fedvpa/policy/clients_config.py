@@ -1,0 +1,35 @@
+"""How clients train a policy: who runs them, how adapters travel, and the server's rules."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field, field_validator
+
+from fedvpa.core.config import Config
+from fedvpa.core.errors import ConfigError
+
+
+class ClientsConfig(Config):
+    """Methods whose clients train a policy: what ``engine`` and ``server`` are for selectors.
+
+    Attributes:
+        engine: ``loop`` (one client after the other, in this process) or ``flower`` (Flower's simulation).
+        codec: How adapters travel, as ``engine.codec``.
+        dropout: As ``engine.dropout``.
+    """
+
+    engine: Literal["loop", "flower"] = "loop"
+    codec: Literal["fp32", "fp16", "int8"] = "fp32"
+    dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
+
+    @field_validator("engine", mode="before")
+    @classmethod
+    def _one_at_a_time(cls, value: Any) -> Any:
+        if value == "vectorised":
+            raise ConfigError(
+                "'vectorised' stacks the features of a whole cohort, and these clients train a language model, which "
+                "one client fills by itself.",
+                fix="Choose loop or flower.",
+            )
+        return value
