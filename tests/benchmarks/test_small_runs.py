@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from fedvpa.algorithms.config import MethodConfig
+from fedvpa.engines.config import EngineConfig
 from fedvpa.runs.config import RunConfig, read_config
 from run_fixtures import TINY, TINY_POLICY
 
@@ -86,3 +88,25 @@ def test_a_front_has_rewards_kept_answers_and_a_table(config, monkeypatch, tmp_p
     assert told["fronts"][0]["preferences"] == [[0, 1], [1, 0]]
     assert told["traffic"]["fedvpa_gp"]["uplink_bytes"] > 0
     assert (tmp_path / "fronts.png").is_file()
+
+
+@pytest.mark.end_to_end
+def test_a_population_has_a_checkpoint_and_times(config, monkeypatch, tmp_path: Path):
+    population = load("population", monkeypatch)
+    algorithm = population.FedVPAGP(MethodConfig.parse({"server": {"rounds": 5}}))
+    held = population.federation(tmp_path, 7)
+    state = population.filled(algorithm, held, 2, 3)
+    assert state.server.round == 3
+    found = population.checkpoint(tmp_path / "last.safetensors", state, repeats=2)
+    assert found["came_back_bit_for_bit"]
+    assert 0 < found["clients_with_state"] <= 6
+    going = population.rounds(algorithm, held, EngineConfig(workers=1, cohort=2), 0, state)
+    assert [len(mine) for mine in population.by_turns([going], 2)] == [2]
+    everyone = population.everybody(algorithm, 5)
+    assert {tuple(own["logits"].shape) for own in everyone.private.values()} == {(100,)}
+
+
+@pytest.mark.end_to_end
+def test_a_large_client_has_a_peak(config, monkeypatch):
+    found = load("large_client", monkeypatch).measure([30, 2, 0], 5, "fedvpa_gp", 1, 2)
+    assert 0 < found["imported_mib"] <= found["set_up_peak_mib"] <= found["peak_mib"]

@@ -87,6 +87,8 @@ def _made(hint: Hashable) -> _Codec:
     origin, arguments = get_origin(hint), get_args(hint)
     if origin in (Union, UnionType) and len(arguments) == 2 and NoneType in arguments:
         return _optional(_codec(next(argument for argument in arguments if argument is not NoneType)))
+    if origin is Mapping and arguments == (str, Tree):
+        return _TREES
     if origin is Mapping and arguments[0] is str:
         return _mapping(_codec(arguments[1]))
     raise TypeError(f"is annotated as {hint}, which cannot be held as tensors")
@@ -222,6 +224,15 @@ def _read_tree(tensors: _Suffixed) -> Tree:
         raise ValueError(f"{len(names)} leaves are there ({', '.join(names)}), and {len(order)} were saved")
     return {names[rank]: tensors[f".{names[rank]}"] for rank in order}
 
+
+def _trees(given: Any) -> _Suffixed:
+    if not isinstance(given, Mapping):
+        raise TypeError(f"is annotated as a mapping of trees, and it is {given!r}")
+    return _dotted(encode_each(given))
+
+
+_TREES = _Codec(_trees, lambda tensors: decode_each({suffix[1:]: leaf for suffix, leaf in tensors.items()}))
+"""``Mapping[str, Tree]``, without work for each tree. Their leaves come back in the order of the first that has them."""
 
 _PLAIN: dict[Any, _Codec] = {
     Tensor: _single(Tensor, lambda given: given, lambda tensor: tensor),
