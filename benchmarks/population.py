@@ -81,7 +81,7 @@ def checkpoint(path: Path, state: TrainState, repeats: int = 3) -> dict[str, Any
 
 
 def seconds(work: Callable[[], object]) -> dict[str, float]:
-    """Wall-clock time of some work, and this process's own: on a machine that others use, only the second is its cost."""
+    """Wall-clock time of some work, and processor time: where others use the machine, only the second is its cost."""
     wall, own = time.perf_counter(), time.process_time()
     work()
     return {"wall": time.perf_counter() - wall, "processor": time.process_time() - own}

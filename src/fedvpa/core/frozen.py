@@ -232,7 +232,7 @@ def _trees(given: Any) -> _Suffixed:
 
 
 _TREES = _Codec(_trees, lambda tensors: decode_each({suffix[1:]: leaf for suffix, leaf in tensors.items()}))
-"""``Mapping[str, Tree]``, without work for each tree. Their leaves come back in the order of the first that has them."""
+"""``Mapping[str, Tree]``, without work for each tree. Leaves come back in the order in which they were first met."""
 
 _PLAIN: dict[Any, _Codec] = {
     Tensor: _single(Tensor, lambda given: given, lambda tensor: tensor),
