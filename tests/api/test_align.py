@@ -304,8 +304,9 @@ def test_a_checkpoint_of_a_policy_by_an_earlier_release_says_so(aligned: Path, t
     path = run / "checkpoints" / "policy.safetensors"
     with safe_open(path, framework="pt") as file:
         header = file.metadata()
-    save_file(load_file(path), path, {**header, "schema_version": "2"})
-    with pytest.raises(RunError, match=r"schema version 2; this fedvpa reads 3\. Go on with the fedvpa that wrote it"):
+    identity = json.dumps({**json.loads(header["identity"]), "version of fedvpa": "0.1.7"})
+    save_file(load_file(path), path, {**header, "schema_version": "2", "identity": identity})
+    with pytest.raises(RunError, match=r"version 2; this fedvpa reads 4\. Go on with fedvpa 0\.1\.7, which wrote it"):
         align(run, resume=True)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from fedvpa.algorithms.registry import METHODS, make
+from fedvpa.algorithms.registry import METHODS, POLICY_METHODS, make
 from fedvpa.core.registry import REGISTRIES
 from fedvpa.data.sources.registry import SOURCES
 from fedvpa.evaluation.judges.base import Duel
@@ -28,7 +28,7 @@ PAGE = (Path(__file__).resolve().parents[2] / "docs" / "plugins.md").read_text(e
 
 @pytest.fixture(autouse=True)
 def _own_registries(monkeypatch) -> None:
-    for registry in (INFERENCES, JUDGES, METHODS, REWARDS, SOURCES):
+    for registry in (INFERENCES, JUDGES, METHODS, POLICY_METHODS, REWARDS, SOURCES):
         monkeypatch.setattr(registry, "_registered", {})
 
 

@@ -35,7 +35,7 @@ from fedvpa.policy.policy import Policy, load_policy
 from fedvpa.runs.card import card
 from fedvpa.runs.config import RunConfig, with_overrides
 from fedvpa.runs.folder import RunFolder
-from fedvpa.runs.identity import CONTENT
+from fedvpa.runs.identity import CONTENT, VERSION
 from fedvpa.selector.selector import Selector
 
 META = ("schema_version", "policy", "method", "identity", "compute")
@@ -295,9 +295,15 @@ def _checked_header(path: Path) -> Mapping[str, str]:
         "policy checkpoint",
         header.get("schema_version"),
         where=str(path),
-        fix=f"Go on with the fedvpa that wrote it, or align again with {option('overwrite', 'True')}.",
+        fix=f"Go on with {_writer(header)}, or align again with {option('overwrite', 'True')}.",
     )
     return header
+
+
+def _writer(header: Mapping[str, str]) -> str:
+    """The release that wrote a checkpoint, which opens it."""
+    version = json.loads(header.get("identity", "{}")).get(VERSION)
+    return f"fedvpa {version}, which wrote it" if version else "the fedvpa that wrote it"
 
 
 def _header(path: Path) -> Mapping[str, str]:
