@@ -58,7 +58,11 @@ def test_align_trains_the_method_of_an_installed_package(code: str, finished: Pa
     done = subprocess.run(command, capture_output=True, text=True, env=env, check=False)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
-    assert (found["method"], found["policies"][""]["rounds"], found["policies"][""]["rejected"]) == ("fine_tuning", 2, 0)
+    assert (found["method"], found["policies"][""]["rounds"], found["policies"][""]["rejected"]) == (
+        "fine_tuning",
+        2,
+        0,
+    )
     lines = [json.loads(line) for line in (run / "policy" / "history.jsonl").read_text().splitlines()]
     assert [line["round"] for line in lines] == [1, 2]
     assert all(line["loss"] > 0 and len(line["cohort"]) == 2 for line in lines)

@@ -20,10 +20,10 @@ def register(kind: str, name: str, entry: Any) -> None:
         kind: ``method``, ``policy_method``, ``inference``, ``judge``, ``reward`` or ``source``.
         name: What configurations call it. A name that was registered before is replaced.
         entry: For ``method``, what makes an :class:`~fedvpa.algorithms.base.Algorithm` of a
-            :class:`~fedvpa.algorithms.config.MethodConfig`; this shape is experimental, and may change with any
-            version, and so may that of a ``policy_method``, a
-            :class:`~fedvpa.algorithms.policy_method.PolicyMethod`. For ``inference``, an :class:`~fedvpa.selector.inference.Inference`. For ``judge``, what makes a
-            :class:`~fedvpa.evaluation.judges.base.Judge` of its settings and of the file, if any, that may keep its
+            :class:`~fedvpa.algorithms.config.MethodConfig`; for ``policy_method``, a
+            :class:`~fedvpa.algorithms.policy_method.PolicyMethod`. Both shapes are experimental, and may change with
+            any version. For ``inference``, an :class:`~fedvpa.selector.inference.Inference`. For ``judge``, what makes
+            a :class:`~fedvpa.evaluation.judges.base.Judge` of its settings and of the file, if any, that may keep its
             answers. For ``reward``, what makes a reward of its settings. For ``source``, a
             :class:`~fedvpa.data.sources.base.Source`. ``docs/plugins.md`` has an example of each.
 
