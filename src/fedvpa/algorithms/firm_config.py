@@ -28,7 +28,8 @@ class FirmConfig(Config):
         preference: p, one share for each objective, adding up to 1: in a list, or as ``0.7,0.3``. None for equal
             shares. ``single`` trains on the objective with the largest share.
         rho: ρ: how strongly the weights of each client are held to p. 0 is MGDA. The scale of the gradients does not
-            matter.
+            matter. Chosen by ``benchmarks/firm.py``: clients of the bundled world then differ a tenth as much in their
+            weights as at 0, and preferences still tell.
         completions: G, how many responses are sampled for each prompt.
         prompts: Prompts of each local step.
         steps: Local steps of a client in a round, each on new samples.
@@ -51,7 +52,7 @@ class FirmConfig(Config):
 
     objectives: tuple[str, ...] | None = None
     preference: tuple[float, ...] | None = None
-    rho: Weight = 0.5
+    rho: Weight = 4.0
     completions: int = Field(default=8, ge=2, le=1024)
     prompts: int = Field(default=4, ge=1, le=65_536)
     steps: Steps = 4

@@ -43,7 +43,13 @@ def _is_policy_method(entry: Any) -> bool:
 POLICY_METHODS: Registry[PolicyMethod] = Registry(
     "policy_method",
     {
+        "fedcmoo": "fedvpa.algorithms.firm_method:FEDCMOO",
         "feddpo": "fedvpa.algorithms.feddpo:METHOD",
+        "firm": "fedvpa.algorithms.firm_method:FIRM",
+        "mgda": "fedvpa.algorithms.firm_method:MGDA",
+        "scalar": "fedvpa.algorithms.firm_method:SCALAR",
+        "single": "fedvpa.algorithms.firm_method:SINGLE",
+        "soups": "fedvpa.algorithms.firm_method:SOUPS",
     },
     fits=_is_policy_method,
     shape="a PolicyMethod (fedvpa.algorithms.policy_method)",

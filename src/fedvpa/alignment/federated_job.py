@@ -15,7 +15,6 @@ from torch import Tensor
 
 from fedvpa.algorithms.policy_method import PolicyTask
 from fedvpa.algorithms.registry import POLICY_METHODS
-from fedvpa.alignment.job import title
 from fedvpa.alignment.stage1 import ONE
 from fedvpa.core.errors import DataError
 from fedvpa.core.tree import Tree
@@ -77,7 +76,7 @@ class FederatedJob:
     @property
     def title(self) -> str:
         """See :class:`~fedvpa.core.loop.Job`."""
-        return title(self.method, self.name)
+        return f"{self.method}: rounds"
 
     @property
     def total(self) -> int:

@@ -100,10 +100,11 @@ def align(
     """Align the policy of a run and leave it in ``run/policy``.
 
     Args:
-        run: A run directory with a trained selector; for ``feddpo`` any, since it reads nothing but the run's pairs.
+        run: A run directory with a trained selector; for methods whose clients train the policy any, since they read
+            the run's pairs, and its selector only where an objective is one of its prototypes.
         overrides: Such as ``policy.steps=200``.
-        method: One whose clients train the policy (``POLICY_METHODS``), such as ``feddpo``; by default the method of
-            the run.
+        method: One whose clients train the policy (``POLICY_METHODS``), such as ``feddpo`` or ``firm``; by default the
+            method of the run.
         overwrite: Replace a policy that is there, once the new one is known to be trainable.
         resume: Go on from the last checkpoint of an ``align`` that was stopped, with its method and settings.
 
@@ -128,7 +129,8 @@ def align(
         check_place(folder, overwrite=overwrite, resume=resume)
         stopped = stopped_at(folder) if resume else None
         if stopped is not None:
-            config = with_overrides(folder.config().model_copy(update={"policy": stopped.settings}), overrides)
+            begun = {"policy": stopped.settings, "firm": stopped.firm or folder.config().firm}
+            config = with_overrides(folder.config().model_copy(update=begun), overrides)
         method, config = method or (stopped.method if stopped else config.method), config.located()
         chosen = ["--method", method] if method != config.method else []
         command = shlex.join(["fedvpa", "align", str(folder), *overrides, *chosen, "--resume"])

@@ -18,13 +18,17 @@ def align(
     run: Annotated[Path, typer.Argument(help="A run directory with a trained selector.")],
     overrides: OverrideArgument = None,
     method: Annotated[
-        str | None, typer.Option(help="feddpo: align by the run's pairs instead of its selector.")
+        str | None,
+        typer.Option(
+            help="Let the run's clients train the policy: feddpo on their pairs; firm, mgda, scalar, single, soups or "
+            "fedcmoo towards several rewards, by samples of their prompts."
+        ),
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a policy that is there.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Align the policy of a run by DPO, with its selector as the reward."""
+    """Align the policy of a run: by DPO with its selector as the reward, or by its clients (--method)."""
     from fedvpa.api.align import align as run_it
 
     result = run_it(run, overrides=overrides or [], method=method, overwrite=overwrite, resume=resume)
@@ -33,7 +37,23 @@ def align(
 
 def _text(result: AlignResult) -> str:
     lines = [f"{name or result.method}: {_described(policy.notes)}" for name, policy in result.policies.items()]
+    lines += _objectives(result)
     return "\n".join([*lines, str(result.run / "policy")])
+
+
+def _objectives(result: AlignResult) -> list[str]:
+    """Where the training towards several objectives began and ended; nothing of other trainings."""
+    from fedvpa.core.files import read_own_lines
+    from fedvpa.evaluation.objective_curves import summarise_objectives
+
+    history = result.run / "policy" / "history.jsonl"
+    found = summarise_objectives(read_own_lines(history)) if history.is_file() else None
+    if found is None:
+        return []
+    shown = {name: ("-" if one.first is None else f"{one.first:.2f}", one) for name, one in found.objectives.items()}
+    rewards = [f"  {name}: {first} to {one.last:.2f}" for name, (first, one) in shown.items()]
+    divergence = "" if found.kl is None else f"; KL {found.kl:.1f} nats"
+    return ["mean reward of the clients' samples, first to last:", *rewards, f"  {found.rounds} rounds{divergence}"]
 
 
 def _described(notes: Mapping[str, Any]) -> str:

@@ -18,8 +18,11 @@ DEFAULT_METHODS = (OURS, "fedvpl", "global", "local", "oracle")
 DEFAULT_POLICY_METHODS = (OURS, "fedvpl", "global", "fedbiscuit", "feddpo", "oracle")
 """The policies of a comparison, in the order of the paper's table, with ours first and the yardstick last."""
 
-POLICY_METHODS = (*DEFAULT_POLICY_METHODS, "fedbiscuit_lora")
-"""All methods that give a policy; the last is dear, and in no comparison unless it is asked for."""
+SEVERAL_OBJECTIVES = ("firm", "mgda", "scalar", "single", "soups", "fedcmoo")
+"""The methods that train towards several rewards, under ``firm``."""
+
+POLICY_METHODS = (*DEFAULT_POLICY_METHODS, "fedbiscuit_lora", *SEVERAL_OBJECTIVES)
+"""All methods that give a policy; the last ones are in no comparison unless they are asked for."""
 
 
 def policy_methods() -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -38,6 +39,27 @@ def adapter_scale(policy: Policy) -> float:
     """The scale α/r: the adapter changes a frozen weight by α/r · B·A."""
     shape = policy.model.peft_config[ADAPTER]
     return float(shape.lora_alpha / shape.r)
+
+
+@torch.no_grad()
+def put_adapter(policy: Policy, factors: Mapping[str, Tensor]) -> None:
+    """Put LoRA factors into the policy for good; of another rank than its adapter's, in place of that.
+
+    The scale α/r stays.
+
+    Args:
+        policy: Without conditioner.
+        factors: Under PEFT's names, all of one rank.
+    """
+    ranks = {len(leaf) for name, leaf in factors.items() if ".lora_A." in name}
+    shape = policy.model.peft_config[ADAPTER]
+    if ranks != {shape.r}:
+        (rank,) = ranks
+        scaled = replace(shape, r=rank, lora_alpha=adapter_scale(policy) * rank)
+        policy.model.delete_adapter(ADAPTER)
+        policy.model.add_adapter(ADAPTER, scaled)
+        policy.model.set_adapter(ADAPTER)
+    restore(policy, dict(factors))
 
 
 def check_fits(policy: Policy, weights: Mapping[str, Tensor]) -> None:

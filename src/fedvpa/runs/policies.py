@@ -14,6 +14,7 @@ from accelerate.utils import wait_for_everyone
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 
+from fedvpa.algorithms.firm_config import FirmConfig
 from fedvpa.algorithms.registry import make
 from fedvpa.alignment.dpo_job import refresh_file
 from fedvpa.alignment.job import AlignmentJob
@@ -38,7 +39,7 @@ from fedvpa.runs.folder import RunFolder
 from fedvpa.runs.identity import CONTENT, VERSION
 from fedvpa.selector.selector import Selector
 
-META = ("schema_version", "policy", "method", "identity", "compute")
+META = ("schema_version", "policy", "firm", "method", "identity", "compute")
 """What the header of a checkpoint holds, beside the job's own notes."""
 
 
@@ -96,12 +97,14 @@ class Stopped:
         path: The checkpoint.
         method: What it trains.
         settings: Stage 2 as it was asked for, defaults and overrides included.
+        firm: The same of the methods that train towards several objectives; None from an earlier release.
         parts: What decides the policy.
     """
 
     path: Path
     method: str
     settings: PolicyConfig
+    firm: FirmConfig | None
     parts: Parts
 
 
@@ -115,7 +118,11 @@ def stopped_at(run: RunFolder) -> Stopped:
     header = _checked_header(path)
     restore(Compute.of(header.get("compute")), str(path))
     return Stopped(
-        path, header["method"], PolicyConfig.parse(json.loads(header["policy"])), json.loads(header["identity"])
+        path,
+        header["method"],
+        PolicyConfig.parse(json.loads(header["policy"])),
+        FirmConfig.parse(json.loads(header["firm"])) if "firm" in header else None,
+        json.loads(header["identity"]),
     )
 
 
@@ -163,6 +170,7 @@ def train_in_run(run: RunFolder, job: AlignmentJob, inputs: Inputs, command: str
     meta = {
         "schema_version": str(VERSIONS["policy checkpoint"]),
         "policy": job.settings.model_dump_json(),
+        "firm": inputs.config.firm.model_dump_json(),
         "method": job.method,
         "identity": json.dumps(dict(inputs.parts)),
         "compute": json.dumps(Compute.current().to_dict()),
