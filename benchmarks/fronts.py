@@ -1,12 +1,12 @@
 """FIRM beside FedVPA-GP: one front per method on the bundled world, by its exact utilities.
 
 Five preferences between helpful and harmless, from all for the one to all for the other. ``firm``, ``scalar`` and
-``fedcmoo`` train one policy for each; ``soups`` trains one for each end and interpolates the adapters; ``fedvpa_gp``
-has one policy, which is asked with five z on the straight line between the two preferences' z. All have the same base
-policy, answer the same prompts, which no training saw, as often, and are scored by the same utilities. Clients of the
-first four hold mixtures of topics of prompts (``partition.kind=topics``). FedVPA-GP learns from whose labels differ, so
-its clients are of one group each, as in its own protocol (``partition.kind=group``): a client whose pairs come from
-both groups has no preference that a z could stand for.
+``fedcmoo`` train one policy for each; ``soups`` trains one adapter for each objective and interpolates them;
+``fedvpa_gp`` has one policy, which is asked with five z on the straight line between the two preferences' z. All have
+the same base policy, answer the same prompts, which no training saw, as often, and are scored by the same utilities.
+Clients of the first four hold mixtures of topics of prompts (``partition.kind=topics``). FedVPA-GP learns from whose
+labels differ, so its clients are of one group each, as in its own protocol (``partition.kind=group``): a client whose
+pairs come from both groups has no preference that a z could stand for.
 
     python benchmarks/fronts.py --out FOLDER --seeds 3
     python benchmarks/fronts.py --out FOLDER --methods firm,scalar --minutes 20 firm.rounds=10
@@ -29,8 +29,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors.torch import load_file
 
 from _machine import machine_facts
+from fedvpa.algorithms.aggregation import Averaged
+from fedvpa.algorithms.soups import interpolated
 from fedvpa.alignment.prompts import world_prompts
 from fedvpa.alignment.stage1 import ONE
 from fedvpa.api.align import align
@@ -38,6 +41,7 @@ from fedvpa.api.train import train
 from fedvpa.core.content import hash_files
 from fedvpa.core.files import read_own_lines, read_own_object, write_json, write_text
 from fedvpa.core.progress import say
+from fedvpa.engines.checkpoint import from_tree
 from fedvpa.evaluation.fronts import FrontSummary, compared_volumes, summarise_front
 from fedvpa.evaluation.hypervolume import Front
 from fedvpa.evaluation.intervals import Estimate
@@ -45,7 +49,7 @@ from fedvpa.evaluation.objective_curves import summarise_objectives
 from fedvpa.evaluation.report.front_figure import front_figure
 from fedvpa.evaluation.report.style import save_figure
 from fedvpa.experiments.answers import BASE, Answers
-from fedvpa.policy.adapters import restore, snapshot
+from fedvpa.policy.adapters import put_adapter
 from fedvpa.policy.files import read_preferences
 from fedvpa.policy.policy import Policy
 from fedvpa.policy.sampling import Sampling
@@ -53,13 +57,13 @@ from fedvpa.rewards.objective_names import default_objectives
 from fedvpa.rewards.objectives import Objective, make_objectives
 from fedvpa.runs.config import read_config
 from fedvpa.runs.folder import RunFolder
-from fedvpa.runs.policies import open_aligned
+from fedvpa.runs.policies import checkpoints, open_aligned
 
 PATH = (0.0, 0.25, 0.5, 0.75, 1.0)
 """The share of helpful in each preference."""
 
 METHODS = ("firm", "scalar", "fedcmoo", "soups", "fedvpa_gp")
-OURS, SOUPS, END = "fedvpa_gp", "soups", "single"
+OURS, SOUPS = "fedvpa_gp", "soups"
 GROUPS = ("helpful", "harmless")
 WORLD = ("data.users=20", "data.pairs_per_user=50", "partition.clients=10", "engine.workers=1")
 KINDS = {OURS: ("partition.kind=group",)}
@@ -97,13 +101,13 @@ class Asked:
     """One policy as it is asked: what it is made of, and how it is opened.
 
     Attributes:
-        runs: The run directories of its trainings.
+        run: The run directory of its training.
         share: Of helpful in the preference.
         opened: Opens the policy.
         z: What it is asked with; None for a policy without z.
     """
 
-    runs: tuple[RunFolder, ...]
+    run: RunFolder
     share: float
     opened: Callable[[], Policy]
     z: torch.Tensor | None = None
@@ -160,15 +164,15 @@ def policies(options: Options, method: str, seed: int) -> Iterator[Asked]:
     if method == OURS:
         run = aligned(options, method, seed, "z", ())
         for share in PATH:
-            yield Asked((run,), share, lambda: opened(run), z_at(run, share))
+            yield Asked(run, share, lambda: opened(run), z_at(run, share))
     elif method == SOUPS:
-        ends = tuple(aligned(options, END, seed, f"{share:g}", preference(share)) for share in (0.0, 1.0))
+        run = aligned(options, method, seed, "all", ())
         for share in PATH:
-            yield Asked(ends, share, lambda share=share: soup(ends, share))  # type: ignore[misc]
+            yield Asked(run, share, lambda share=share: soup(run, share))  # type: ignore[misc]
     else:
         for share in PATH:
             one = aligned(options, method, seed, f"{share:g}", preference(share))
-            yield Asked((one,), share, lambda one=one: opened(one))  # type: ignore[misc]
+            yield Asked(one, share, lambda one=one: opened(one))  # type: ignore[misc]
 
 
 def preference(share: float) -> tuple[str, ...]:
@@ -216,22 +220,21 @@ def z_at(run: RunFolder, share: float) -> torch.Tensor:
     return share * helpful + (1 - share) * harmless
 
 
-def soup(ends: Sequence[RunFolder], share: float) -> Policy:
-    """The interpolated adapters of two policies (rewarded soups: Ramé et al., NeurIPS 2023, arXiv 2306.04488)."""
-    harmless, helpful = (opened(run) for run in ends)
-    mixed = {name: (1 - share) * leaf for name, leaf in snapshot(harmless).items()}
-    for name, leaf in snapshot(helpful).items():
-        mixed[name] += share * leaf
-    restore(helpful, mixed)
-    return helpful.eval()
+def soup(run: RunFolder, share: float) -> Policy:
+    """The adapters of ``soups``, which the checkpoint of its training keeps, interpolated by another preference."""
+    policy = opened(run)
+    (checkpoint,) = checkpoints(run)
+    state = from_tree(load_file(checkpoint), Averaged)
+    put_adapter(policy, interpolated(state.server.params, (share, 1 - share)))
+    return policy.eval()
 
 
 def rewards_of(options: Options, method: str, seed: int, asked: Asked) -> np.ndarray:
     """[prompts, objectives] the mean reward of a policy's answers to each prompt."""
-    content = hash_files(file for run in asked.runs for file in run.policy.glob("*.safetensors"))
+    content = hash_files(asked.run.policy.glob("*.safetensors"))
     path = options.out / f"seed-{seed}" / "answers" / f"{method}-{asked.share:g}.jsonl"
     texts, policy = judged_prompts(options), cache(asked.opened)
-    book = Answers(texts, sampling(asked.runs[0]), seed, {ONE: f"{content} {asked.share}"}, lambda _: policy(), path)
+    book = Answers(texts, sampling(asked.run), seed, {ONE: f"{content} {asked.share}"}, lambda _: policy(), path)
     rows = None if asked.z is None else asked.z.expand(len(texts), -1)
     return mean_rewards(texts, lambda number: book.of(ONE, rows, "fronts", str(number)), options.answers)
 
@@ -309,9 +312,8 @@ def traffic_of(options: Options, method: str, seeds: Sequence[int]) -> dict[str,
     found: list[dict[str, float]] = []
     told: dict[str, list[Any]] = {}
     for seed in seeds:
-        prefix = END if method == SOUPS else method
         total = {"uplink_bytes": 0.0, "downlink_bytes": 0.0, "seconds": 0.0, "trainings": 0.0}
-        for place in sorted((options.out / f"seed-{seed}").glob(f"{prefix}-*")):
+        for place in sorted((options.out / f"seed-{seed}").glob(f"{method}-*")):
             run = RunFolder(place)
             lines = read_own_lines(run.history if method == OURS else run.policy / "history.jsonl")
             total["uplink_bytes"] += sum(line["uplink_bytes"] for line in lines)
@@ -322,7 +324,7 @@ def traffic_of(options: Options, method: str, seeds: Sequence[int]) -> dict[str,
             total["trainings"] += 1
             summary = None if method == OURS else summarise_objectives(lines)
             if summary is not None:
-                told.setdefault(place.name.removeprefix(f"{prefix}-"), []).append(summary.to_dict())
+                told.setdefault(place.name.removeprefix(f"{method}-"), []).append(summary.to_dict())
         found.append(total)
     return {key: float(np.mean([one[key] for one in found])) for key in found[0]} | {"histories": told}
 

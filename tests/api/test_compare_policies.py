@@ -57,6 +57,7 @@ def test_an_endpoint_judges_policies_and_the_report_shows_it_all(
     assert figures >= {"win_rates_4_clients.png", "switching.png"}
     assert "pareto_4_clients.png" not in figures
     (cell,) = tmp_path.glob("policies/fedvpa_gp-*")
+    assert len((cell / "policy" / "history.jsonl").read_text().splitlines()) == 2
     assert len(fedvpa.generate(cell, ["how do i plan a picnic ?"], preference="helpful").answers) == 1
     asked = len(endpoint.asked)
     no_training(monkeypatch)

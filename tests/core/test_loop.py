@@ -1,5 +1,6 @@
 """A history holds finite numbers alone: what has diverged is an error, not a line."""
 
+import json
 from collections.abc import Generator
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,16 @@ def test_a_loss_that_is_not_finite_stops_the_training_and_is_never_written(value
     assert len((tmp_path / "history.jsonl").read_text().splitlines()) == 2
     assert saved == []
     with pytest.raises(TrainingError, match="step 3"):
-        run_in_memory(Diverges(value))
+        run_in_memory(Diverges(value), tmp_path / "memory.jsonl")
+    assert not (tmp_path / "memory.jsonl").exists()
+
+
+@pytest.mark.unit
+def test_a_job_in_memory_may_leave_its_history(tmp_path: Path):
+    run_in_memory(Diverges(0.5))
+    run_in_memory(Diverges(0.5), tmp_path / "history.jsonl")
+    lines = [json.loads(line) for line in (tmp_path / "history.jsonl").read_text().splitlines()]
+    assert [line["losses"]["kl"] for line in lines] == [1.0, 1.0, 0.5, 1.0, 1.0]
 
 
 @pytest.mark.unit

@@ -7,6 +7,7 @@ Two kinds: :class:`~fedvpa.alignment.dpo_job.DPOJob`, by a run's selector, and
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Protocol
 
 from torch import Tensor
@@ -51,7 +52,12 @@ def title(method: str, name: str) -> str:
     return f"{method}{f' ({name})' if name else ''}: DPO"
 
 
-def train_in_memory(job: AlignmentJob) -> tuple[Policy, dict[str, Any]]:
-    """Train a policy without a run directory; see :meth:`AlignmentJob.finish`."""
-    run_in_memory(job)
+def train_in_memory(job: AlignmentJob, history: Path | None = None) -> tuple[Policy, dict[str, Any]]:
+    """Train a policy without checkpoints; see :meth:`AlignmentJob.finish`.
+
+    Args:
+        job: What to train.
+        history: Where a line for each step or round is kept; None to keep none.
+    """
+    run_in_memory(job, history)
     return job.finish()

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from fedvpa.core.errors import TrainingError
-from fedvpa.core.files import storing
+from fedvpa.core.files import storing, write_text
 from fedvpa.core.progress import track
 from fedvpa.core.signals import Interrupted, interrupting, stopping
 
@@ -101,14 +101,22 @@ def run_job(job: Job, history: Path, save: Callable[[], None], resume_command: s
     return seconds
 
 
-def run_in_memory(job: Job) -> None:
-    """Run a job to its end without a run directory.
+def run_in_memory(job: Job, history: Path | None = None) -> None:
+    """Run a job to its end without checkpoints.
+
+    Args:
+        job: What to train, at its start.
+        history: Where the lines of all steps are kept, once the last one is done; None to keep none.
 
     Raises:
         TrainingError: If a step gives a number that is not finite.
     """
+    lines = []
     for line in track(job.run(), job.title, job.total, unit=f"{job.unit}s"):
         check_finite(line, f"{job.title}: {job.unit} {job.done}")
+        lines.append(json.dumps(line, allow_nan=False) + "\n")
+    if history is not None and job.is_main:
+        write_text(history, "".join(lines))
 
 
 def check_finite(line: Mapping[str, Any], what: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
+from pathlib import Path
 from typing import Any
 
 from fedvpa.algorithms.fedbiscuit_lora import NAME as FEDBISCUIT_LORA
@@ -30,20 +31,23 @@ from fedvpa.runs.config import RunConfig
 from fedvpa.runs.policy_task import task_of_stage
 
 
-def train_fedbiscuit_lora_policy(stage: Stage1) -> tuple[Policy, dict[str, Any]]:
+def train_fedbiscuit_lora_policy(stage: Stage1, history: Path | None = None) -> tuple[Policy, dict[str, Any]]:
     """FedBiscuit with language models as selectors, on the pairs of the seen clients; their vote labels for DPO.
 
     The notes hold, under ``selector``, what :func:`train_voters` says.
     """
     voters, report = train_voters(stage)
-    policy, notes = train_in_memory(DPOJob(stage, labeller=voting_labeller(voters), method=FEDBISCUIT_LORA))
+    job = DPOJob(stage, labeller=voting_labeller(voters), method=FEDBISCUIT_LORA)
+    policy, notes = train_in_memory(job, history)
     return policy, {**notes, "selector": report}
 
 
-def train_by_clients(method: str, stage: Stage1, config: RunConfig) -> tuple[Policy, dict[str, Any]]:
-    """A method of ``POLICY_METHODS``, on the pairs of the stage."""
+def train_by_clients(
+    method: str, stage: Stage1, config: RunConfig, history: Path | None = None
+) -> tuple[Policy, dict[str, Any]]:
+    """A method of ``POLICY_METHODS``, on the pairs of the stage; ``history`` keeps a line for each round."""
     pairs, strict = stage.pairs.policy_training(), stage.pairs.table.report.strict
-    return train_in_memory(FederatedJob(method, task_of_stage(stage, config), pairs, strict=strict))
+    return train_in_memory(FederatedJob(method, task_of_stage(stage, config), pairs, strict=strict), history)
 
 
 def train_voters(stage: Stage1) -> tuple[Voters, dict[str, Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from typing import Any
 
 from fedvpa.algorithms.fedbiscuit_lora import NAME as FEDBISCUIT_LORA
@@ -73,16 +74,16 @@ def _train_policies(run: RunFolder, cell: Cell, stage: Stage1) -> tuple[dict[str
     """The policies by name, each saved at once, and what there is to say about them."""
     policies, notes = dict[str, Policy](), dict[str, Any]()
     if cell.method in POLICY_METHODS or cell.method == FEDBISCUIT_LORA:
-        policies[ONE], notes[ONE] = _by_clients(cell, stage)
+        policies[ONE], notes[ONE] = _by_clients(cell, stage, run.policy_history(ONE))
         save_policy(run, policies[ONE], cell.method, ONE, stage.policy, notes[ONE])
     else:
         for name in stage.policies:
-            policies[name], notes[name] = train_in_memory(DPOJob(stage, name))
+            policies[name], notes[name] = train_in_memory(DPOJob(stage, name), run.policy_history(name))
             save_policy(run, policies[name], cell.method, name, stage.policy, notes[name])
     return policies, notes
 
 
-def _by_clients(cell: Cell, stage: Stage1) -> tuple[Policy, dict[str, Any]]:
+def _by_clients(cell: Cell, stage: Stage1, history: Path) -> tuple[Policy, dict[str, Any]]:
     if cell.method == FEDBISCUIT_LORA:
-        return train_fedbiscuit_lora_policy(stage)
-    return train_by_clients(cell.method, stage, cell.config)
+        return train_fedbiscuit_lora_policy(stage, history)
+    return train_by_clients(cell.method, stage, cell.config, history)

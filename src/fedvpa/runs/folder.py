@@ -138,6 +138,14 @@ class RunFolder:
         """What stage 2 left."""
         return self.path / "policy"
 
+    def policy_history(self, name: str) -> Path:
+        """A line per step, or round, of the training of one policy.
+
+        Args:
+            name: A true group, or empty for the one policy of all.
+        """
+        return self.policy / f"history{f'-{name}' if name else ''}.jsonl"
+
     @property
     def holds_run(self) -> bool:
         """Whether a run was started here."""

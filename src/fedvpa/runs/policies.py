@@ -166,7 +166,7 @@ def train_in_run(run: RunFolder, job: AlignmentJob, inputs: Inputs, command: str
         Interrupted: After SIGINT or SIGTERM; a checkpoint was saved.
     """
     ending = f"-{job.name}" if job.name else ""
-    checkpoint, history = run.checkpoint.parent / f"policy{ending}.safetensors", run.policy / f"history{ending}.jsonl"
+    checkpoint, history = run.checkpoint.parent / f"policy{ending}.safetensors", run.policy_history(job.name)
     meta = {
         "schema_version": str(VERSIONS["policy checkpoint"]),
         "policy": job.settings.model_dump_json(),
