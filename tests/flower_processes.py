@@ -1,10 +1,11 @@
-"""A federation of real processes on loopback: a SuperLink with TLS, and SuperNodes with keys."""
+"""A federation of real processes on loopback: a SuperLink with TLS, and SuperNodes with keys of their own."""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -15,7 +16,7 @@ from pathlib import Path
 
 from fedvpa.data.config import DataConfig
 from fedvpa.data.load import load
-from fedvpa.deployment.keys import make_keys
+from fedvpa.deployment.keys import make_keys, make_node_key
 
 BIN = Path(sys.executable).parent
 MUST_RUN = ("superlink", "server")
@@ -33,7 +34,7 @@ def listening(port: int) -> bool:
 
 
 def write_pairs(folder: Path, users: int, nodes: int) -> list[Path]:
-    """Users of the bundled world, dealt to nodes; all of them are in ``all.jsonl``."""
+    """Users of the bundled world, dealt to nodes, each with a folder; all of them are in ``all.jsonl``."""
     table = load(DataConfig(source="world", population="two-groups", users=users, pairs_per_user=12, seed=3))
     names = sorted({pair.user_id for pair in table.pairs})
     rows = [
@@ -43,27 +44,30 @@ def write_pairs(folder: Path, users: int, nodes: int) -> list[Path]:
         )
         for pair in table.pairs
     ]
-    paths = [folder / f"node{number}.jsonl" for number in range(nodes)]
+    paths = [folder / f"node{number}" / "pairs.jsonl" for number in range(nodes)]
     for number, path in enumerate(paths):
+        path.parent.mkdir()
         path.write_text("".join(json.dumps(row) + "\n" for node, row in rows if node == number))
     (folder / "all.jsonl").write_text("".join(json.dumps(row) + "\n" for _, row in rows))
     return paths
 
 
 class Processes:
-    """Starts Flower's programs in a folder, with their logs there, and ends them with the block.
+    """Starts Flower's programs, each machine in a folder of its own, and ends them with the block.
+
+    A machine's home, temporary files, caches and logs are in its folder, so that this is all of its disk. The server is
+    in ``server``; a node makes its own key.
 
     Args:
         folder: Where everything is written.
-        nodes: How many key pairs to make.
     """
 
-    def __init__(self, folder: Path, nodes: int) -> None:
-        self.folder, self.port, self.keys = folder, free_port(), folder / "keys"
-        self.running: dict[str, subprocess.Popen[bytes]] = {}
-        make_keys(self.keys, host="127.0.0.1", nodes=nodes)
-        (folder / "home").mkdir()
-        (folder / "home" / "config.toml").write_text(
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.port, self.server = folder, free_port(), folder / "server"
+        self.keys, self.running = self.server / "keys", dict[str, subprocess.Popen[bytes]]()
+        make_keys(self.keys, host="127.0.0.1")
+        (self.server / "home").mkdir()
+        (self.server / "home" / "config.toml").write_text(
             f'[superlink]\ndefault = "here"\n[superlink.here]\naddress = "127.0.0.1:{self.port}"\n'
             f'root-certificates = "{self.keys / "ca.crt"}"\n'
         )
@@ -79,21 +83,29 @@ class Processes:
                 self.running[name].wait(10)
             self.kill(name)
 
-    def start(self, name: str, *command: str) -> subprocess.Popen[bytes]:
-        """Start a program in a process group of its own, as on a machine of its own."""
+    def machine(self, number: int) -> Path:
+        """The folder of a node's machine."""
+        return self.folder / f"node{number}"
+
+    def start(self, name: str, *command: str, machine: Path | None = None) -> subprocess.Popen[bytes]:
+        """Start a program in a process group of its own, on the server's machine or another one."""
+        disk = machine or self.server
+        (disk / "tmp").mkdir(parents=True, exist_ok=True)
         env = {
             **os.environ,
-            "FLWR_HOME": str(self.folder / "home"),
+            "HOME": str(disk),
+            "TMPDIR": str(disk / "tmp"),
+            "FLWR_HOME": str(disk / "home"),
             "FLWR_TELEMETRY_ENABLED": "0",
             "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.2",
             "OMP_NUM_THREADS": "1",
-            "FEDVPA_CACHE": str(self.folder / "cache"),
+            "FEDVPA_CACHE": str(disk / "cache"),
             "PATH": f"{BIN}:{os.environ['PATH']}",
         }
-        with (self.folder / f"{name}.log").open("ab") as log:
+        with (disk / f"{name}.log").open("ab") as log:
             self.running[name] = subprocess.Popen(
                 [str(BIN / command[0]), *command[1:]],
-                stdout=log, stderr=log, env=env, cwd=self.folder, start_new_session=True,
+                stdout=log, stderr=log, env=env, cwd=disk, start_new_session=True,
             )  # fmt: skip
         return self.running[name]
 
@@ -109,34 +121,41 @@ class Processes:
         tls = [f"--ssl-{flag}={self.keys / file}" for flag, file in files.items()]
         self.start(
             "superlink", "flower-superlink", "--host=127.0.0.1", f"--port={self.port}", "--enable-supernode-auth",
-            "--disable-runtime-dependency-installation", f"--database={self.folder / 'superlink.db'}", *tls,
+            "--disable-runtime-dependency-installation", f"--database={self.server / 'superlink.db'}", *tls,
         )  # fmt: skip
         self.wait_for(lambda: listening(self.port), "the SuperLink listens")
 
     def register(self, *numbers: int) -> None:
-        """Tell the SuperLink the public keys of nodes."""
+        """Let nodes make their keys, and tell the SuperLink the public ones, which is all of them that travels."""
+        started = []
         for number in numbers:
-            self.flwr("supernode", "register", str(self.keys / f"node-{number}.pub"))
+            sent = self.keys / f"node{number}.pub"
+            shutil.copyfile(make_node_key(self.machine(number)).public, sent)
+            started.append(self.start(f"register{number}", "flwr", "supernode", "register", str(sent)))
+        for number, process in zip(numbers, started, strict=True):
+            assert process.wait(400) == 0, self.log(f"register{number}")
 
-    def node(self, number: int, data: Path, *, name: str = "", ca: Path | None = None) -> None:
-        """Start a SuperNode with its own pairs, key and state."""
+    def node(self, number: int, data: Path, *, name: str = "", ca: Path | None = None, key: Path | None = None) -> None:
+        """Start a SuperNode with its own pairs, key and state; under another name it is a machine of its own."""
+        machine = self.folder / name if name else self.machine(number)
+        key = key or self.machine(number) / "node.key"
         self.start(
             name or f"node{number}", "flower-supernode", f"--root-certificates={ca or self.keys / 'ca.crt'}",
             f"--superlink=127.0.0.1:{self.port}", "--host=127.0.0.1", f"--port={free_port()}",
-            f"--auth-supernode-private-key={self.keys / f'node-{number}.key'}",
-            "--node-config", f'data-path="{data}" state-path="{self.folder / f"state{number}"}"',
+            f"--auth-supernode-private-key={key}",
+            "--node-config", f'data-path="{data}" state-path="{machine / "state"}"', machine=machine,
         )  # fmt: skip
 
     def flwr(self, *arguments: str) -> None:
-        """Run a command of ``flwr`` to its end."""
+        """Run a command of ``flwr`` on the server to its end."""
         name = f"flwr-{arguments[0]}"
         code = self.start(name, "flwr", *arguments).wait(400)
         assert code == 0, self.log(name)
 
     def log(self, name: str) -> str:
         """What a program has said."""
-        path = self.folder / f"{name}.log"
-        return path.read_text(errors="replace") if path.exists() else ""
+        found = list(self.folder.glob(f"*/{name}.log"))
+        return found[0].read_text(errors="replace") if found else ""
 
     def wait_for(self, condition: Callable[[], object], what: str, seconds: float = 300.0) -> None:
         """Wait until something is so, while all programs run; a limit that only a defect reaches."""
@@ -149,7 +168,7 @@ class Processes:
 
     def said(self) -> str:
         """The end of every log, for a test that fails."""
-        return "\n".join(f"--- {path.name}\n{path.read_text()[-2000:]}" for path in sorted(self.folder.glob("*.log")))
+        return "\n".join(f"--- {path.name}\n{path.read_text()[-2000:]}" for path in sorted(self.folder.glob("*/*.log")))
 
 
 def history(out: Path) -> list[dict]:
