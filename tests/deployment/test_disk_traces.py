@@ -12,7 +12,7 @@ import pytest
 
 from disk_traces import texts_held, tokens_of
 
-TEXT = "where is the café \"Zürich\" ?"
+TEXT = 'where is the café "Zürich" ?'
 
 
 @pytest.mark.unit

@@ -134,7 +134,7 @@ def check_disks(folder: Path) -> None:
 
 
 def vacuum(database: Path) -> None:
-    """As docs/flower.md says it: Flower deletes what was sent, and SQLite leaves its bytes in free pages and the log."""
+    """As docs/flower.md says it: of what Flower deletes, SQLite leaves the bytes in free pages and in its log."""
     with contextlib.closing(sqlite3.connect(database, isolation_level=None)) as opened:
         opened.execute("VACUUM")
         opened.execute("PRAGMA wal_checkpoint(TRUNCATE)")
