@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from fedvpa.api.align import align
 from fedvpa.api.evaluate import evaluate
+from fedvpa.api.evaluate_policy import evaluate_policy
 from fedvpa.api.generate import generate
 from fedvpa.api.personalize import personalize
+from fedvpa.api.register import register
+from fedvpa.api.report import report
 from fedvpa.core.errors import ConfigError, RunError
+from fedvpa.evaluation.judges.base import Verdict
 from fedvpa.runs.config import RunConfig, column_overrides, dump, read_config
 from fedvpa.runs.folder import RunFolder
 from fedvpa.runs.stage1 import open_stage1
@@ -89,6 +95,31 @@ def test_a_served_run_serves_new_users(run: Path, tmp_path: Path, capsys) -> Non
     assert "8 clients" in card
 
 
+class Longest:
+    """A judge that likes the longer answer."""
+
+    name = "longest"
+
+    def __init__(self, *_: object) -> None:
+        pass
+
+    def compare(self, duels):
+        return [Verdict(0.5 + 0.5 * np.sign(len(duel.first) - len(duel.second))) for duel in duels]
+
+
+@pytest.mark.end_to_end
+def test_the_policy_of_a_served_run_is_judged_at_its_prototypes_on_public_prompts(run: Path, tmp_path: Path, capsys):
+    register("judge", "longest", Longest)
+    run = Path(shutil.copytree(run, tmp_path / "run"))
+    found = evaluate_policy(run, overrides=("policy.judging.judge=longest",))
+    assert "judged at each of its 2 prototypes in turn" in capsys.readouterr().err
+    outcomes = [json.loads(line) for line in (run / "policy" / "outcomes.jsonl").read_text().splitlines()]
+    assert {one["user_id"] for one in outcomes} == {"prototype:0", "prototype:1"}
+    assert {one["n_clients"] for one in outcomes} == {8}
+    assert found.judge == "longest"
+    assert report(run).page.is_file()
+
+
 @pytest.mark.end_to_end
 def test_aligning_a_served_run_on_users_prompts_says_what_it_needs(run: Path) -> None:
     ways = r"holds no user's texts.*other machines.*Give pairs of your own: data\.path=PATH; or give public prompts"
@@ -117,3 +148,7 @@ def test_every_method_is_aligned_without_its_users(method: str, tmp_path: Path) 
     stage = open_stage1(folder, folder.config((*POLICY, public(tmp_path))))
     assert stage.seen.posterior is None
     assert not stage.has_text
+    if method == "fedvpl":
+        register("judge", "longest", Longest)
+        with pytest.raises(RunError, match=r"no z that its policy could be judged at.*'fedvpl' has no prototypes"):
+            evaluate_policy(run, overrides=("policy.judging.judge=longest",))

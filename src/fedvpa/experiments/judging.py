@@ -16,13 +16,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from fedvpa.alignment.prompts import evaluation_prompts
-from fedvpa.alignment.stage1 import Stage1
+from fedvpa.alignment.stage1 import Stage1, Users
 from fedvpa.core.config import flat
 from fedvpa.core.content import hash_files
 from fedvpa.core.files import read_own_object, write_json
 from fedvpa.core.identity import digest
-from fedvpa.core.progress import track
+from fedvpa.core.errors import RunError
+from fedvpa.core.progress import say, track
 from fedvpa.core.version import __version__
 from fedvpa.data.schema import Text
 from fedvpa.evaluation.judges.base import Judge
@@ -32,12 +35,14 @@ from fedvpa.experiments.contests import PATH_STEPS, Contest, Served, contests, l
 from fedvpa.experiments.duels import answered, judged
 from fedvpa.policy.files import read_policy, read_preferences
 from fedvpa.policy.policy import Policy, load_policy
+from fedvpa.policy.preference import PROTOTYPE
 from fedvpa.policy.sampling import Sampling
 from fedvpa.runs.config import RunConfig
 from fedvpa.runs.folder import RunFolder
 from fedvpa.runs.identity import base_content, model_content
 from fedvpa.runs.policies import read_policy_metrics
 from fedvpa.runs.stage1 import open_stage1
+from fedvpa.selector.posterior import single
 
 VERDICTS = "verdicts.jsonl"
 """The file of a comparison, or of a run, that keeps what a paid judge said."""
@@ -218,16 +223,37 @@ def _is_model(value: str) -> bool:
 
 def _served(run: RunFolder, stage: Stage1, metrics: Mapping[str, Any]) -> Served:
     names = tuple(metrics["policies"])
+    personal = read_policy(run.policy / names[0])["conditioner"] is not None
+    nobody = not (stage.seen.ids or stage.unseen.ids)
     return Served(
         method=metrics["method"],
-        n_clients=len(stage.seen.ids),
+        n_clients=len(stage.seen.ids) or len(run.trained_clients()),
         seed=stage.seed,
         policies=names,
-        personal=read_policy(run.policy / names[0])["conditioner"] is not None,
-        seen=stage.seen,
+        personal=personal,
+        seen=_stand_ins(run, stage) if personal and nobody else stage.seen,
         unseen=stage.unseen,
         latents=read_preferences(run.policy),
     )
+
+
+def _stand_ins(run: RunFolder, stage: Stage1) -> Users:
+    """Where a run's users are on other machines, its prototypes answer in their place, in turn.
+
+    Raises:
+        RunError: If the method has none.
+    """
+    if not stage.algorithm.has_prototypes:
+        raise RunError(
+            f"knows no z that its policy could be judged at: its users are on other machines, and {stage.method!r} has "
+            "no prototypes.",
+            fix="Judge answers for users on their own machines: fedvpa generate RUN --preference @pairs.jsonl.",
+            where=str(run),
+        )
+    z = stage.selector.prototypes
+    say(f"the users of {run} are on other machines: its policy is judged at each of its {len(z)} prototypes in turn")
+    names = tuple(f"{PROTOTYPE}{number}" for number in range(len(z)))
+    return Users(names, (None,) * len(z), single(z, torch.zeros_like(z)))
 
 
 def _book(candidate: Candidate, policies: Mapping[str, Policy] | None) -> Answers:
