@@ -22,9 +22,9 @@ from fedvpa.alignment.prompts import evaluation_prompts
 from fedvpa.alignment.stage1 import Stage1, Users
 from fedvpa.core.config import flat
 from fedvpa.core.content import hash_files
+from fedvpa.core.errors import RunError
 from fedvpa.core.files import read_own_object, write_json
 from fedvpa.core.identity import digest
-from fedvpa.core.errors import RunError
 from fedvpa.core.progress import say, track
 from fedvpa.core.version import __version__
 from fedvpa.data.schema import Text
