@@ -46,6 +46,22 @@ class Holder(Members, Protocol[HeldT]):
         """True groups, one-hot, shape [clients, groups]; asked for only by a method that reads them."""
 
 
+@runtime_checkable
+class Packed(Protocol):
+    """A holder of clients on its way to another process."""
+
+    def opened(self) -> Holder[Any]:
+        """The same clients in this process."""
+
+
+@runtime_checkable
+class Packs(Protocol):
+    """A holder that cannot travel as it is: a language model is loaded where it is used."""
+
+    def packed(self) -> Packed:
+        """What another process needs to hold the same clients."""
+
+
 @dataclass(frozen=True, repr=False)
 class CohortTask:
     """One round of local training.

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -63,6 +64,8 @@ class Policy(PolicyModel):
         self.preferences: Mapping[str, Sequence[float]] = dict(preferences or {})
         self.sampling = sampling
         self.prototypes = prototypes
+        self.again: Callable[[], Policy] | None = None
+        """Makes it in another process as it was when it was new; None for one that was loaded."""
 
     def __repr__(self) -> str:
         z = "no z" if self.conditioner is None else f"z of {self.conditioner.latent} numbers"
@@ -231,7 +234,9 @@ def new_policy(config: PolicyConfig, model: str, latent: int | None, seed: int, 
         newer = getattr(base, "activation_checkpointing_enable", None)
         (newer or base.gradient_checkpointing_enable)({"use_reentrant": False})
         adapted.enable_input_require_grads()
-    return _assemble(adapted, conditioner, tokenizer, source, config)
+    policy = _assemble(adapted, conditioner, tokenizer, source, config)
+    policy.again = partial(new_policy, config, model, latent, seed, device=device)
+    return policy
 
 
 def load_policy(folder: Path, config: PolicyConfig, *, device: str = "auto") -> Policy:

@@ -124,8 +124,9 @@ def client_app(load: Callable[[Context], Node], guard: Callable[[], AbstractCont
             return answer(message, context)
 
     def answer(message: Message, context: Context) -> Message:
-        torch.set_num_threads(1)
         node, request = load(context), unpack_request(message.content)
+        if node.algorithm.holds == "features":
+            torch.set_num_threads(1)
         round_, holder = request.broadcast.round, node.holder
         if request.scaling is not None:
             federation = cast(Federation, holder)

@@ -6,17 +6,17 @@ import logging
 import os
 import signal
 import threading
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from functools import cache
 from importlib.util import find_spec
 from queue import Queue
 from typing import TYPE_CHECKING, Any
 
-from fedvpa.algorithms.base import Algorithm, Transform
+from fedvpa.algorithms.base import Algorithm, Holds, Transform
 from fedvpa.core.errors import ConfigError, FedvpaError
 from fedvpa.engines.config import Codec
-from fedvpa.engines.runner import Holder, unchanged
+from fedvpa.engines.runner import Holder, Packed, Packs, unchanged
 
 if TYPE_CHECKING:
     from flwr.app import Context
@@ -31,8 +31,12 @@ FLOWER_VERSIONS = ("1.41", "1.42")
 The ``flower`` extra of ``pyproject.toml`` names the same range, and a test compares the two.
 """
 
-DEADLINE_SECONDS = 600.0
-"""How long a round of the simulation waits. Chosen by us: only a defect makes a simulated node silent."""
+INSTEAD: Mapping[Holds, str] = {"features": "engine.name=vectorised", "texts": "policy.clients.engine=loop"}
+"""What clients hold → the engine that gives the same without Flower."""
+
+DEADLINE_SECONDS: Mapping[Holds, float] = {"features": 600.0, "texts": 7 * 24 * 3600.0}
+"""How long a round of the simulation waits. Chosen by us: only a defect makes a simulated node silent, and a week is
+longer than any round of language models that one machine trains."""
 
 
 def require_flower() -> None:
@@ -41,7 +45,7 @@ def require_flower() -> None:
     if missing:
         raise ConfigError(
             f"engine.name=flower needs {' and '.join(missing)}, not installed here.",
-            fix="pip install 'fedvpa[flower]', or use engine.name=vectorised.",
+            fix="pip install 'fedvpa[flower]', or use another engine.",
         )
     os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -73,9 +77,10 @@ def simulate(
     from fedvpa.engines.flower.server import GridCohort
 
     logging.getLogger("flwr").setLevel(logging.ERROR)
-    _start_ray()
+    _start_ray(INSTEAD[algorithm.holds])
     try:
-        simulation = _Simulation(ray.put((algorithm, holder, transform)), len(holder.client_ids))
+        held = ray.put((algorithm, holder.packed() if isinstance(holder, Packs) else holder, transform))
+        simulation = _Simulation(held, len(holder.client_ids), algorithm.holds)
         simulation.start()
         try:
             hosts = dict(zip(holder.client_ids, sorted(simulation.nodes()), strict=True))
@@ -83,7 +88,7 @@ def simulate(
                 simulation.grid,
                 hosts,
                 simulated=True,
-                deadline=DEADLINE_SECONDS,
+                deadline=DEADLINE_SECONDS[algorithm.holds],
                 quorum=1.0,
                 codec=codec,
                 on_poll=simulation.check,
@@ -94,8 +99,23 @@ def simulate(
         ray.shutdown()
 
 
-def _start_ray() -> None:
-    """Start Ray, and take SIGTERM back from it: here it means to save a checkpoint and end."""
+def workers_cpus(holds: Holds) -> int:
+    """How many processors one of Ray's workers takes: there are as many workers as that leaves room for.
+
+    Where clients train a language model a single worker takes all, so that there is one more model in memory, and not
+    one for each processor. Chosen by us: the clients then come one after the other, as on the engine ``loop``.
+    """
+    import ray
+
+    return 1 if holds == "features" else max(1, int(ray.cluster_resources().get("CPU", 1)))
+
+
+def _start_ray(instead: str) -> None:
+    """Start Ray, and take SIGTERM back from it: here it means to save a checkpoint and end.
+
+    Args:
+        instead: The engine to use where Ray does not start.
+    """
     import ray
 
     before = signal.getsignal(signal.SIGTERM)
@@ -104,7 +124,7 @@ def _start_ray() -> None:
     except Exception as error:  # Ray raises many kinds, plain Exception among them.
         raise FedvpaError(
             f"Ray, which runs Flower's simulation, did not start ({_first_line(error)}). Check free memory, /dev/shm "
-            "and RAY_ADDRESS, or use engine.name=vectorised, which gives the same result."
+            f"and RAY_ADDRESS, or use {instead}, which gives the same result."
         ) from error
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, before)
@@ -116,10 +136,11 @@ class _Simulation:
     Args:
         held: Algorithm, holder and transform in Ray's object store.
         count: How many nodes to simulate.
+        holds: What they hold.
     """
 
-    def __init__(self, held: Any, count: int) -> None:
-        self._held, self._count = held, count
+    def __init__(self, held: Any, count: int, holds: Holds) -> None:
+        self._held, self._count, self._holds = held, count, holds
         self._ready, self._done = Queue[Any](), threading.Event()
         self._failure = ""
         self._thread: threading.Thread
@@ -150,7 +171,7 @@ class _Simulation:
         if self._failure:
             raise FedvpaError(
                 f"Flower's simulation has failed: {self._failure}. Go on from the last checkpoint with --resume, or "
-                "use engine.name=vectorised, which gives the same result."
+                f"use {INSTEAD[self._holds]}, which gives the same result."
             )
 
     def nodes(self) -> list[int]:
@@ -174,7 +195,7 @@ class _Simulation:
                 server,
                 client_app(_Held(self._held), nullcontext),
                 num_supernodes=self._count,
-                backend_config={"client_resources": {"num_cpus": 1, "num_gpus": 0.0}},
+                backend_config={"client_resources": {"num_cpus": workers_cpus(self._holds), "num_gpus": 0.0}},
             )
             reason = "it ended by itself"
         except BaseException as error:
@@ -205,5 +226,7 @@ def _fetch(reference: Any) -> Node:
 
     from fedvpa.engines.flower.client import Node
 
-    algorithm, holder, transform = ray.get(reference)
+    algorithm, held, transform = ray.get(reference)
+    # Opened here rather than while it is unpickled, where Ray would wrap what goes wrong into pages of its own.
+    holder = held.opened() if isinstance(held, Packed) else held
     return Node(algorithm, holder, transform=transform)
