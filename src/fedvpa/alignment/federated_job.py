@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Generator, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, Protocol, Self
 
 from accelerate import PartialState
 from torch import Tensor
@@ -18,14 +18,23 @@ from fedvpa.algorithms.registry import POLICY_METHODS
 from fedvpa.alignment.stage1 import ONE
 from fedvpa.core.errors import DataError
 from fedvpa.core.tree import Tree
+from fedvpa.data.report import DataReport
 from fedvpa.data.schema import Pair
 from fedvpa.engines.checkpoint import from_tree, to_tree
 from fedvpa.engines.config import EngineConfig
+from fedvpa.engines.runner import CohortRunner, Members
 from fedvpa.engines.text_federation import TextFederation
 from fedvpa.engines.training import rounds, start
 from fedvpa.policy.config import PolicyConfig
 from fedvpa.policy.policy import Policy, new_policy
 from fedvpa.policy.templates import with_template
+
+
+class Counted(Members, Protocol):
+    """Who takes part, and how many pairs each has."""
+
+    def size(self, client_id: str) -> int:
+        """How many pairs or prompts a client holds."""
 
 
 class FederatedJob:
@@ -50,18 +59,47 @@ class FederatedJob:
     def __init__(
         self, method: str, task: PolicyTask, pairs: Mapping[str, Sequence[Pair]], *, strict: bool = False
     ) -> None:
-        self.method, self._task, self._entry = method, task, POLICY_METHODS.get(method)
-        self._algorithm = self._entry.algorithm(task)
-        self._policy = fresh_policy(task)
-        held = self._entry.clients(task, self._policy, pairs, strict=strict)
-        self._report = held.report
-        self._clients = TextFederation.of(self._policy, held.data)
-        if not any(map(self._clients.size, self._clients.client_ids)):
+        entry = POLICY_METHODS.get(method)
+        entry.algorithm(task)  # what it has against its settings, before anything is loaded
+        policy = fresh_policy(task)
+        held = entry.clients(task, policy, pairs, strict=strict)
+        clients = TextFederation.of(policy, held.data)
+        if not any(map(clients.size, clients.client_ids)):
             raise DataError(
                 f"None of the {len(pairs)} clients has a preference pair, so {method!r} has nothing to learn."
             )
-        self._state = start(self._algorithm, self._clients, task.seed)
+        self._begin(method, task, policy, clients)
+        self._report = held.report
+
+    @classmethod
+    def deployed(cls, method: str, task: PolicyTask, policy: Policy, clients: Counted, runner: CohortRunner) -> Self:
+        """The same rounds, whose clients are on other machines.
+
+        Args:
+            method: Its name in ``POLICY_METHODS``.
+            task: The run.
+            policy: The server's base model with the initial adapter.
+            clients: Who takes part, and how many pairs each has.
+            runner: Runs their cohorts.
+        """
+        job = cls.__new__(cls)
+        job._begin(method, task, policy, clients, runner)
+        return job
+
+    def _begin(
+        self, method: str, task: PolicyTask, policy: Policy, clients: Counted, runner: CohortRunner | None = None
+    ) -> None:
+        self.method, self._task, self._entry = method, task, POLICY_METHODS.get(method)
+        self._algorithm = self._entry.algorithm(task)
+        self._policy, self._clients, self._runner = policy, clients, runner
+        self._report: DataReport | None = None
+        self._state = start(self._algorithm, clients, task.seed)
         self._counts: dict[str, Any] = {"uplink_bytes": 0, "rejected": 0}
+
+    @property
+    def clients(self) -> Counted:
+        """Who takes part."""
+        return self._clients
 
     @property
     def settings(self) -> PolicyConfig:
@@ -101,7 +139,7 @@ class FederatedJob:
     def run(self) -> Generator[dict[str, Any], None, None]:
         """See :class:`~fedvpa.core.loop.Job`."""
         engine = text_engine(self.settings, self._entry.cohort(self._task))
-        for state, line in rounds(self._algorithm, self._clients, engine, self.seed, self._state):
+        for state, line in rounds(self._algorithm, self._clients, engine, self.seed, self._state, self._runner):
             self._state = state
             found = self._line(line)
             rejected = self._counts["rejected"] + len(found["rejected"])
@@ -130,7 +168,8 @@ class FederatedJob:
         server = self._state.server
         self._entry.settle(self._task, self._policy, server)
         notes = {"rounds": server.round, **self._entry.notes(self._task, server), **self._counts}
-        return self._policy.eval(), notes | {"data": self._report.to_dict()}
+        found = {} if self._report is None else {"data": self._report.to_dict()}
+        return self._policy.eval(), notes | found
 
 
 def fresh_policy(task: PolicyTask) -> Policy:

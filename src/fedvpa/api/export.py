@@ -97,6 +97,7 @@ def export_flower(
     nodes: int = 2,
     deadline: float = 600.0,
     quorum: float = 0.5,
+    method: str | None = None,
 ) -> ExportedApp:
     """Write an app folder for ``flwr run``.
 
@@ -108,17 +109,22 @@ def export_flower(
         deadline: Seconds that it waits, for them and in each round, at least 1. Chosen by us.
         quorum: Share of the clients asked that must answer, and of the nodes that must be able to take part; in
             (0, 1]. Chosen by us.
+        method: One whose clients train a language model (``POLICY_METHODS``), such as ``feddpo``: each node has the
+            base model, and the server is left with a policy. By default the method of the run, which trains a selector.
 
     Raises:
         ConfigError: If Flower is not installed, the configuration cannot be deployed, or a number is out of bounds.
         RunError: If ``folder`` holds files.
     """
+    from fedvpa.algorithms.registry import METHODS
     from fedvpa.deployment.app import write_app
     from fedvpa.deployment.terms import Terms
 
     terms = Terms.parse({"nodes": nodes, "deadline": deadline, "quorum": quorum})
     app = user_path(folder)
-    write_app(config, app, out=Path(out), terms=terms)
+    if method in METHODS:
+        config, method = config.with_method(str(method)), None
+    write_app(config, app, out=Path(out), terms=terms, policy_method=method or "")
     return ExportedApp(app)
 
 

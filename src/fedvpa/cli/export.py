@@ -22,6 +22,9 @@ def flower(
     nodes: Annotated[int, typer.Option(help="Nodes that the server waits for.")] = 2,
     deadline: Annotated[float, typer.Option(help="Seconds that a round may take.")] = 600.0,
     quorum: Annotated[float, typer.Option(help="Share of a round's clients that must answer.")] = 0.5,
+    method: Annotated[
+        str | None, typer.Option(help="One whose clients train a language model: feddpo. By default the run's method.")
+    ] = None,
     map_: MapOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -31,7 +34,7 @@ def flower(
 
     given = [*(overrides or []), *column_overrides(map_ or [])]
     settings = read_config(config, given)
-    result = export_flower(settings, folder, out=out, nodes=nodes, deadline=deadline, quorum=quorum)
+    result = export_flower(settings, folder, out=out, nodes=nodes, deadline=deadline, quorum=quorum, method=method)
     text = f"{result.app}\nnext: flwr run {shlex.quote(str(result.app))} SUPERLINK --stream"
     finish(result.to_dict(), as_json, lambda: text)
 

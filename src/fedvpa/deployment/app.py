@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from fedvpa.algorithms.registry import make
+from fedvpa.algorithms.registry import POLICY_METHODS, make
 from fedvpa.core.errors import ConfigError, RunError
 from fedvpa.core.files import write_text
 from fedvpa.core.version import __version__
@@ -57,7 +57,7 @@ from pathlib import Path
 
 from fedvpa.deployment.{module} import {side}_app
 
-app = {side}_app(Path(__file__).parent)
+app = {side}_app(Path(__file__).parent{method})
 '''
 
 GUIDE = """\
@@ -91,7 +91,7 @@ Licensed under the Apache License, Version 2.0: https://www.apache.org/licenses/
 """
 
 
-def write_app(config: RunConfig, folder: Path, *, out: Path, terms: Terms) -> None:
+def write_app(config: RunConfig, folder: Path, *, out: Path, terms: Terms, policy_method: str = "") -> None:
     """Write the folder.
 
     Args:
@@ -99,6 +99,8 @@ def write_app(config: RunConfig, folder: Path, *, out: Path, terms: Terms) -> No
         folder: Where to; must be empty or not exist.
         out: The run directory on the server's machine.
         terms: On what terms the server runs it.
+        policy_method: What trains a language model on the nodes (``POLICY_METHODS``); empty for the run's own method,
+            which trains a selector.
 
     Raises:
         ConfigError: If Flower is not installed, or the configuration cannot be deployed.
@@ -111,12 +113,10 @@ def write_app(config: RunConfig, folder: Path, *, out: Path, terms: Terms) -> No
             "unseen.",
             fix="Leave the partition section out.",
         )
-    algorithm = make(config.method, config.method_config)
-    if algorithm.reads_groups or not algorithm.rounds:
-        raise ConfigError(
-            f"{config.method!r} cannot be deployed: it reads true groups or needs no federation.",
-            fix="Use fedvpa_gp, fedvpl or global.",
-        )
+    if policy_method:
+        check_policy_method(config, policy_method)
+    else:
+        _check_method(config)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise RunError("holds files already.", fix="Choose an empty folder.", where=str(folder))
     place = toml_text(str(out.expanduser().resolve()))
@@ -124,10 +124,11 @@ def write_app(config: RunConfig, folder: Path, *, out: Path, terms: Terms) -> No
     package = folder / PACKAGE
     write_text(package / "run.yaml", dump(config.model_copy(update={"data": data})))
     write_text(package / "__init__.py", "")
+    method = f", policy_method={policy_method!r}" if policy_method else ""
     for side, module in (("server", "server"), ("client", "node")):
-        write_text(package / f"{side}_app.py", COMPONENT.format(side=side, module=module))
+        write_text(package / f"{side}_app.py", COMPONENT.format(side=side, module=module, method=method))
     project = PROJECT.format(
-        method=config.method,
+        method=policy_method or config.method,
         version=__version__,
         flower=FLOWER,
         package=PACKAGE,
@@ -143,6 +144,29 @@ def write_app(config: RunConfig, folder: Path, *, out: Path, terms: Terms) -> No
     ]
     write_text(folder / "README.md", GUIDE.format(nodes="\n".join(commands)))
     write_text(folder / "LICENSE", LICENSE)
+
+
+def _check_method(config: RunConfig) -> None:
+    algorithm = make(config.method, config.method_config)
+    if algorithm.reads_groups or not algorithm.rounds:
+        raise ConfigError(
+            f"{config.method!r} cannot be deployed: it reads true groups or needs no federation.",
+            fix="Use fedvpa_gp, fedvpl or global.",
+        )
+
+
+def check_policy_method(config: RunConfig, name: str) -> None:
+    """Raise ConfigError if a method whose clients train a language model cannot be deployed under these settings."""
+    from fedvpa.runs.policy_task import task_of_config
+
+    method, task = POLICY_METHODS.get(name), task_of_config(config)
+    if method.reads_selector(task):
+        raise ConfigError(
+            f"{name!r} reads a run's selector under these settings, and the nodes of a deployment have none.",
+            fix="Name other objectives.",
+        )
+    if method.algorithm(task).reads_groups:
+        raise ConfigError(f"{name!r} cannot be deployed: it reads true groups.", fix="Use feddpo.")
 
 
 def toml_text(text: str) -> str:

@@ -19,28 +19,34 @@ from fedvpa.runs.prepare import Prepared, prepare
 CONFIG_FILE = "run.yaml"
 
 
-def client_app(folder: Path) -> ClientApp:
+def client_app(folder: Path, policy_method: str = "") -> ClientApp:
     """The ClientApp of an exported folder.
 
     ``--node-config`` gives ``data-path``, the node's pairs, and optionally ``state-path``, a folder for its clients'
     private state, without which the state lives as long as Flower's run, and ``model-path``, where the language model
-    of the features is on this node.
+    is on this node.
+
+    Args:
+        folder: With the run's configuration.
+        policy_method: What trains a language model on the nodes; empty for the run's own method, which trains a
+            selector.
     """
-    return node_side.client_app(partial(_node, str(folder / CONFIG_FILE)), node_side.discreet)
+    load = partial(_node, str(folder / CONFIG_FILE), policy_method)
+    return node_side.client_app(load, node_side.discreet)
 
 
-def _node(config: str, context: Context) -> node_side.Node:
+def _node(config: str, policy_method: str, context: Context) -> node_side.Node:
     given = context.node_config
     if "data-path" not in given:
         raise ConfigError(
             "The node has no data-path.", fix="""Start it with --node-config 'data-path="pairs.jsonl"'."""
         )
     optional = (str(given.get(name, "")) for name in ("state-path", "model-path"))
-    return load_node(config, str(given["data-path"]), *optional)
+    return load_node(config, str(given["data-path"]), *optional, policy_method=policy_method)
 
 
 @cache
-def load_node(config_path: str, data: str, state: str, model: str = "") -> node_side.Node:
+def load_node(config_path: str, data: str, state: str, model: str = "", policy_method: str = "") -> node_side.Node:
     """A node that is ready to train.
 
     Which of its pairs are held out depends on a hash of their text and the run's seed alone (``fedvpa.data.splits``),
@@ -50,15 +56,21 @@ def load_node(config_path: str, data: str, state: str, model: str = "") -> node_
         config_path: The run's configuration.
         data: The node's pairs.
         state: Where its users' private state is kept; empty for in Flower's memory.
-        model: Where the language model of the features is on this node; empty for where the run says.
+        model: Where the language model is on this node; empty for where the run says.
+        policy_method: As of :func:`client_app`.
 
     Raises:
         InputError: If the pairs cannot be used, no user has enough of them, or the language model is not here.
     """
+    devices = OnDisk(Path(state).expanduser()) if state else node_side.InContext()
     config = node_config(read_config(Path(config_path)), data, model)
+    if policy_method:
+        from fedvpa.deployment.text_node import base_model, load_text_node
+
+        _check_model(base_model(config))
+        return load_text_node(config, policy_method, devices)
     _check_model(config.features.named_model())
     prepared = prepare(config, on_node=True)
-    devices = OnDisk(Path(state).expanduser()) if state else node_side.InContext()
     algorithm = make(config.method, config.method_config)
     return node_side.Node(
         algorithm,
@@ -75,6 +87,7 @@ def node_config(config: RunConfig, data: str, model: str = "") -> RunConfig:
     values = config.model_dump()
     if model:
         values["features"]["model"] = model
+        values["policy"]["model"] = None
     values["data"] |= {"source": "table", "path": data}
     values["partition"]["drop_small"] = True
     return RunConfig.parse(values)

@@ -44,14 +44,20 @@ HANDOVER_SECONDS = 60.0
 """How long a server waits for an earlier one, whose SuperLink was killed, to notice and let go. Chosen by us."""
 
 
-def server_app(folder: Path) -> ServerApp:
-    """The ServerApp of an exported folder. Its run configuration: ``out``, ``nodes``, ``deadline``, ``quorum``."""
+def server_app(folder: Path, policy_method: str = "") -> ServerApp:
+    """The ServerApp of an exported folder. Its run configuration: ``out``, ``nodes``, ``deadline``, ``quorum``.
+
+    Args:
+        folder: With the run's configuration.
+        policy_method: What trains a language model on the nodes; empty for the run's own method, which trains a
+            selector.
+    """
     app = ServerApp()
 
     @app.main()
     def main(grid: Grid, context: Context) -> None:
         with explained():
-            serve(grid, read_config(folder / CONFIG_FILE), context.run_config)
+            serve(grid, read_config(folder / CONFIG_FILE), context.run_config, policy_method)
 
     return app
 
@@ -77,14 +83,15 @@ def explained() -> Iterator[None]:
         raise
 
 
-def serve(grid: Grid, config: RunConfig, given: Mapping[str, Any]) -> None:
-    """Run all rounds on a grid, from the last checkpoint of ``out`` if there is one; leave the selector behind.
+def serve(grid: Grid, config: RunConfig, given: Mapping[str, Any], policy_method: str = "") -> None:
+    """Run all rounds on a grid, from the last checkpoint of ``out`` if there is one; leave selector or policy behind.
 
     Args:
         grid: Flower's.
         config: The run.
         given: ``out``, the server's run directory; ``nodes`` to wait for; ``deadline`` in seconds, for each round and
             for the nodes to come; ``quorum``, the share of a round's clients that must answer.
+        policy_method: As of :func:`server_app`.
 
     Raises:
         ConfigError: If one of the numbers cannot be; see :class:`~fedvpa.deployment.terms.Terms`.
@@ -94,14 +101,17 @@ def serve(grid: Grid, config: RunConfig, given: Mapping[str, Any]) -> None:
     """
     terms = Terms.parse({name: given[name] for name in Terms.model_fields})
     with RunFolder.at(str(given["out"])).locked(HANDOVER_SECONDS) as run:
-        _serve(grid, config, run, terms)
+        if policy_method:
+            from fedvpa.deployment.text_server import serve_texts
+
+            serve_texts(grid, config, policy_method, run, terms)
+        else:
+            _serve(grid, config, run, terms)
 
 
 def _serve(grid: Grid, config: RunConfig, run: RunFolder, terms: Terms) -> None:
     roster = gather(grid, terms.nodes, terms.deadline, terms.quorum)
-    say(f"{len(roster.client_ids)} clients on {len(roster.introductions)} nodes")
-    if roster.left_out:
-        say(f"{roster.left_out} further users are left out by their nodes: their pairs are too few to learn from")
+    say_who(roster)
     config = read_alike(config, roster.reads)
     algorithm = make(config.method, config.method_config)
     state, scaling = _begin(run, config, roster)
@@ -130,6 +140,13 @@ def _serve(grid: Grid, config: RunConfig, run: RunFolder, terms: Terms) -> None:
         say(str(rejections))
     write_json(run.path / "metrics.json", metrics(config.method, history, rejections, roster))
     say(f"selector: {run.selector}")
+
+
+def say_who(roster: Roster) -> None:
+    """Say how many take part, and how many do not."""
+    say(f"{len(roster.client_ids)} clients on {len(roster.introductions)} nodes")
+    if roster.left_out:
+        say(f"{roster.left_out} further users are left out by their nodes: their pairs are too few to learn from")
 
 
 def read_alike(config: RunConfig, reads: str) -> RunConfig:

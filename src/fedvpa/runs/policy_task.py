@@ -31,13 +31,18 @@ def task_of_run(run: RunFolder, config: RunConfig) -> PolicyTask:
     return _task(config, selector)
 
 
+def task_of_config(config: RunConfig) -> PolicyTask:
+    """Of a deployment, whose server and nodes have no selector."""
+    return _task(config, None)
+
+
 def task_of_stage(stage: Stage1, config: RunConfig) -> PolicyTask:
     """Of a training in memory."""
     reader = ResponseReader(stage.selector, lambda: stage.backbone, stage.features)
     return _task(config.model_copy(update={"features": stage.features, "policy": stage.policy}), lambda: reader)
 
 
-def _task(config: RunConfig, selector: Callable[[], ResponseReader]) -> PolicyTask:
+def _task(config: RunConfig, selector: Callable[[], ResponseReader] | None) -> PolicyTask:
     return PolicyTask(
         settings=config.policy,
         config=config.method_config,

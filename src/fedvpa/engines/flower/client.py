@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import reduce
@@ -30,6 +30,7 @@ from fedvpa.engines.flower.records import (
     unpack_request,
 )
 from fedvpa.engines.runner import CohortTask, Holder, unchanged
+from fedvpa.features.standardise import Moments
 
 
 class Devices(Protocol):
@@ -66,7 +67,8 @@ class Node:
         left_out: The users whose pairs are too few to learn from; the node says so in its own log.
         report: What of its data is not used; the node says that there too.
         transform: What is done to each client's update before it leaves the client.
-        reads: What its features mean; see :class:`~fedvpa.engines.flower.records.Introduction`.
+        reads: How its texts are read; see :class:`~fedvpa.engines.flower.records.Introduction`.
+        pairs: Client id → its number of training pairs, where the holder would have to load a language model to tell.
     """
 
     algorithm: Algorithm[Any, Any]
@@ -76,6 +78,7 @@ class Node:
     report: DataReport = field(default_factory=DataReport)
     transform: Transform = unchanged
     reads: str = ""
+    pairs: Mapping[str, int] | None = None
 
     __repr__ = short_repr
 
@@ -152,6 +155,7 @@ def introduction(node: Node) -> Introduction:
     if node.left_out:
         names = ", ".join(map(repr, node.left_out))
         say(f"left out, with too few pairs to learn from: {names}. The server is told how many, not who.")
-    federation = cast(Federation, node.holder)
-    clients = {name: federation.size(name) for name in federation.client_ids}
-    return Introduction(clients, federation.moments, node.reads, len(node.left_out))
+    holder = node.holder
+    clients = node.pairs or {name: holder.size(name) for name in holder.client_ids}
+    moments = holder.moments if isinstance(holder, Federation) else Moments.zero(0)
+    return Introduction(clients, moments, node.reads, len(node.left_out))

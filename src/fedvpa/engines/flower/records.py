@@ -172,9 +172,10 @@ class Introduction:
 
     Attributes:
         clients: Client id → its number of training pairs.
-        moments: Of the features of its training pairs: they add up, no vector leaves the node.
-        reads: What its features mean, as JSON: its language model by content, and how it is read. Nodes train together
-            if this is the same for all of them.
+        moments: Of the features of its training pairs: they add up, no vector leaves the node. Without dimensions where
+            clients hold texts.
+        reads: How its texts are read, as JSON: its language model by content, and the rest that decides features or
+            tokens. Nodes train together if this is the same for all of them.
         left_out: How many further users it holds whose pairs are too few to learn from; who they are stays there.
     """
 

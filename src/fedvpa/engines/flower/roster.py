@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from functools import reduce
+from typing import Any
 
 from flwr.app import Message, MessageType, RecordDict
 from flwr.serverapp import Grid
@@ -37,6 +38,9 @@ class Roster:
         grid: Flower's.
         introductions: Node → what it said about itself, in the order in which nodes joined.
         moments: Of all training pairs of the nodes that were there at the start, added up.
+        model: The content of the language model that every node must have; None where any will do, if all have it.
+        setting: What a method has to know before the first round. By default that of features, without groups, since a
+            deployment knows none; a server whose clients hold texts says it once it has loaded its language model.
         hosts: Client id → its node.
         client_ids: The clients, sorted.
     """
@@ -44,6 +48,8 @@ class Roster:
     grid: Grid
     introductions: dict[int, Introduction]
     moments: Moments
+    model: str | None = None
+    setting: Any = None
     hosts: dict[str, int] = field(init=False)
     client_ids: tuple[str, ...] = field(init=False)
     _asked: dict[str, int] = field(default_factory=dict)
@@ -52,20 +58,16 @@ class Roster:
     def __post_init__(self) -> None:
         self.hosts = assign(self.introductions, self.introductions)
         self.client_ids = tuple(sorted(self.hosts))
+        if self.setting is None:
+            self.setting = FeatureSetting(len(self.moments.sum))
 
-    @property
-    def dimension(self) -> int:
-        """D."""
-        return len(self.moments.sum)
-
-    @property
-    def setting(self) -> FeatureSetting:
-        """What a method has to know before the first round: no groups, since a deployment knows none."""
-        return FeatureSetting(self.dimension)
+    def size(self, client_id: str) -> int:
+        """How many training pairs a client has, by what its node said."""
+        return self.introductions[self.hosts[client_id]].clients[client_id]
 
     @property
     def reads(self) -> str:
-        """What the features of all nodes mean, as JSON."""
+        """How the texts of all nodes are read, as JSON."""
         return next(iter(self.introductions.values())).reads
 
     @property
@@ -95,7 +97,7 @@ class Roster:
 
     def _take_in(self, node: int, reply: Message, online: Collection[int]) -> None:
         try:
-            introduction = usable(reply)
+            introduction = usable(reply, self.model)
             check_alike(introduction, next(iter(self.introductions.values())))
         except DataError as error:
             self.refuse(node, error)
@@ -113,8 +115,12 @@ class Roster:
         say(f"a node does not take part: {error}")
 
 
-def usable(reply: Message) -> Introduction:
+def usable(reply: Message, model: str | None = None) -> Introduction:
     """The introduction in what a node answered.
+
+    Args:
+        reply: Its answer.
+        model: The content of the language model that it must have; None for any.
 
     Raises:
         DataError: If the node cannot take part, with the reason.
@@ -124,27 +130,35 @@ def usable(reply: Message) -> Introduction:
     introduction = unpack_introduction(reply.content)
     if not introduction.clients:
         raise DataError(f"none of its {introduction.left_out} users has enough pairs to learn from")
+    if model is not None:
+        _check_part("model", json.loads(introduction.reads).get("model"), model)
     return introduction
 
 
 def check_alike(one: Introduction, others: Introduction) -> None:
-    """Whether a node's features mean what those of the others mean.
+    """Whether a node reads its texts as the others do.
 
     Raises:
-        DataError: If they do not, with the first difference.
+        DataError: If it does not, with the first difference.
     """
     found, common = len(one.moments.sum), len(others.moments.sum)
     if found != common:
         raise DataError(f"its features have {found} dimensions, not {common}")
-    if one.reads == others.reads:
+    if one.reads != others.reads:
+        here, there = (json.loads(each.reads) for each in (one, others))
+        for name in sorted(here.keys() | there.keys()):
+            _check_part(name, here.get(name), there.get(name))
+
+
+def _check_part(name: str, here: object, there: object) -> None:
+    """Raise DataError if a part of what decides how texts are read is another one on a node."""
+    if here == there:
         return
-    here, there = (json.loads(each.reads) for each in (one, others))
-    name = next(name for name in sorted(here.keys() | there.keys()) if here.get(name) != there.get(name))
-    if name in ("model", "tokenizer"):
-        raise DataError(f"its language model is another one: {name} {here.get(name)}, not {there.get(name)}")
+    if name in ("model", "tokenizer", "rendering"):
+        raise DataError(f"its language model is another one: {name} {here}, not {there}")
     raise DataError(
-        f"its features have {name} = {here.get(name)!r}, and those of the others {there.get(name)!r}: export the app "
-        f"with features.{name} set for all"
+        f"its texts are read with {name} = {here!r}, and those of the others {there!r}: export the app with "
+        f"features.{name} set for all"
     )
 
 
@@ -158,7 +172,7 @@ def assign(introductions: Mapping[int, Introduction], online: Collection[int]) -
     return hosts
 
 
-def gather(grid: Grid, nodes: int, deadline: float, quorum: float = 1.0) -> Roster:
+def gather(grid: Grid, nodes: int, deadline: float, quorum: float = 1.0, model: str | None = None) -> Roster:
     """Wait for nodes, and ask them who they host.
 
     A node that came and cannot take part is left out, with one message, as long as enough others can: it is asked again
@@ -169,6 +183,7 @@ def gather(grid: Grid, nodes: int, deadline: float, quorum: float = 1.0) -> Rost
         nodes: How many nodes to wait for.
         deadline: Seconds to wait for them, and then for their answers.
         quorum: The share of them that must be able to take part.
+        model: The content of the language model that every node must have; None where it is that of most of them.
 
     Raises:
         FedvpaError: If too few nodes come or answer in time, or can take part.
@@ -182,7 +197,7 @@ def gather(grid: Grid, nodes: int, deadline: float, quorum: float = 1.0) -> Rost
     sent = time.time()
     replies, _ = exchange(grid, [_introduction_request(node) for node in known], deadline, POLL_SECONDS)
     _note_clocks(replies, sent, time.time())
-    introductions, refused = _sorted_out(replies)
+    introductions, refused = _sorted_out(replies, model)
     if len(replies) < nodes or len(introductions) < quorum * nodes:
         reasons = "; ".join(sorted(set(map(str, refused.values())))) or "the others did not answer"
         raise FedvpaError(
@@ -192,19 +207,21 @@ def gather(grid: Grid, nodes: int, deadline: float, quorum: float = 1.0) -> Rost
     _check_hosts(introductions)
     by_name = sorted(introductions.values(), key=lambda introduction: sorted(introduction.clients))
     moments = reduce(Moments.__add__, (introduction.moments for introduction in by_name))
-    roster = Roster(grid, introductions, moments)
+    roster = Roster(grid, introductions, moments, model)
     for node, error in refused.items():
         roster.refuse(node, error)
     return roster
 
 
-def _sorted_out(replies: Mapping[int, Message]) -> tuple[dict[int, Introduction], dict[int, DataError]]:
+def _sorted_out(
+    replies: Mapping[int, Message], model: str | None
+) -> tuple[dict[int, Introduction], dict[int, DataError]]:
     """The nodes that can take part together, and why the others cannot; the features are those of most of them."""
     introductions: dict[int, Introduction] = {}
     refused: dict[int, DataError] = {}
     for node, reply in sorted(replies.items()):
         try:
-            introductions[node] = usable(reply)
+            introductions[node] = usable(reply, model)
         except DataError as error:
             refused[node] = error
     kinds = Counter(map(_kind, introductions.values()))

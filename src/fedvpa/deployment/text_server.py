@@ -1,0 +1,108 @@
+"""The server of a deployment whose clients train a language model: it has the base model, and no pair.
+
+What leaves a node: user ids, numbers of pairs, the content of its language model as a hash, and in each round what the
+method's clients send.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping
+from typing import Any
+
+from flwr.serverapp import Grid
+
+from fedvpa.algorithms.text_client import AdapterSetting
+from fedvpa.alignment.federated_job import FederatedJob, fresh_policy
+from fedvpa.alignment.stage1 import ONE
+from fedvpa.core.errors import RunError
+from fedvpa.core.files import write_json
+from fedvpa.core.identity import Parts, differences
+from fedvpa.core.progress import say
+from fedvpa.core.schema import VERSIONS
+from fedvpa.deployment.server import read_alike, say_who
+from fedvpa.deployment.terms import Terms
+from fedvpa.deployment.text_node import base_model
+from fedvpa.engines.flower.roster import Roster, gather
+from fedvpa.engines.flower.server import GridCohort
+from fedvpa.models.locate import locate
+from fedvpa.policy.files import PREFERENCES
+from fedvpa.runs.config import RunConfig
+from fedvpa.runs.environment import environment
+from fedvpa.runs.folder import RunFolder
+from fedvpa.runs.identity import CONTENT, checkpoint_parts
+from fedvpa.runs.policies import Inputs, checkpoints, stopped_at, train_in_run
+from fedvpa.runs.policy_task import task_of_config
+
+GO_ON = "flwr run APP SUPERLINK"
+"""What goes on after the server was stopped; it does not know under what names it was started."""
+
+
+class DeployedJob(FederatedJob):
+    """Rounds between which further nodes may join."""
+
+    def run(self) -> Generator[dict[str, Any], None, None]:
+        """See :class:`~fedvpa.core.loop.Job`."""
+        for line in super().run():
+            yield line
+            say(f"round {self.done} of {self.total}: {len(line['cohort'])} trained")
+            if isinstance(self.clients, Roster):
+                self.clients.refresh(set(self.clients.grid.get_node_ids()))
+
+
+def serve_texts(grid: Grid, config: RunConfig, method: str, run: RunFolder, terms: Terms) -> None:
+    """Run all rounds on a grid, from the last checkpoint of the run if there is one; leave the policy behind.
+
+    Args:
+        grid: Flower's.
+        config: The run.
+        method: Its name in ``POLICY_METHODS``.
+        run: The server's run directory.
+        terms: On what terms.
+
+    Raises:
+        ModelError: If the base model is not on the server.
+        RunError: If ``run`` holds a run of another configuration or method.
+        FedvpaError: If too few nodes come, or too few clients answer.
+        TrainingError: If the training has diverged.
+    """
+    roster = gather(grid, terms.nodes, terms.deadline, terms.quorum, locate(base_model(config)).content())
+    say_who(roster)
+    config = read_alike(config, roster.reads)
+    parts = checkpoint_parts(config, method=method, data="", selector="", users="")
+    resume = _begin(run, config, parts)
+    task = task_of_config(config)
+    policy = fresh_policy(task)
+    roster.setting = AdapterSetting.of(policy)
+    codec = config.policy.clients.codec
+    cohort = GridCohort(grid, roster.hosts, False, terms.deadline, terms.quorum, codec, on_poll=roster.refresh)
+    job = DeployedJob.deployed(method, task, policy, roster, cohort)
+    notes = train_in_run(run, job, Inputs(config, parts, len(roster.client_ids)), GO_ON, resume=resume)
+    write_json(run.policy / PREFERENCES, {})
+    write_json(run.policy / "metrics.json", metrics(method, notes, roster))
+    say(f"policy: {run.policy}")
+
+
+def metrics(method: str, notes: Mapping[str, Any], roster: Roster) -> dict[str, Any]:
+    """What ``policy/metrics.json`` holds: what ``align`` writes, and who took part."""
+    told = {
+        "clients": len(roster.client_ids),
+        "nodes": len(roster.introductions),
+        "users_left_out": roster.left_out,
+    }
+    version = VERSIONS["policy metrics"]
+    return {"schema_version": version, "method": method, "policies": {ONE: {**notes, **told}}, "data": None}
+
+
+def _begin(run: RunFolder, config: RunConfig, parts: Parts) -> bool:
+    """Whether there is a checkpoint to go on from; if not, the run directory is made."""
+    if checkpoints(run):
+        stopped = stopped_at(run)
+        if changed := list(differences(stopped.parts, parts, CONTENT)):
+            raise RunError(
+                f"holds a policy that was made with {', '.join(changed)}.", fix="Choose another out.", where=str(run)
+            )
+        return True
+    if run.checkpoint.is_file() or run.selector.is_dir():
+        raise RunError("holds a run that trained a selector.", fix="Choose another out.", where=str(run))
+    run.begin(config, environment(config.seed).to_dict())
+    return False
