@@ -1,8 +1,6 @@
 """A deployment whose users train a language model, on nodes in this process."""
 
 import json
-import shutil
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -10,11 +8,9 @@ import torch
 from safetensors.torch import load_file
 
 from fedvpa.alignment.federated_job import FederatedJob
-from fedvpa.core.errors import ConfigError, FedvpaError, ModelError, RunError
 from fedvpa.data.client_pairs import ClientPairs
 from fedvpa.data.load import load
 from fedvpa.data.partition import partition
-from fedvpa.models.locate import locate
 from fedvpa.policy.adapters import snapshot
 from fedvpa.runs.config import RunConfig, read_config
 from fedvpa.runs.policy_task import task_of_config
@@ -23,7 +19,7 @@ pytest.importorskip("flwr", reason="fedvpa[flower] is not installed")
 from fedvpa.api.export import export_flower
 from fedvpa.deployment import server as deployment
 from fedvpa.deployment.node import load_node
-from fedvpa.engines.flower.client import Node, discreet
+from fedvpa.engines.flower.client import Node
 from flower_processes import write_pairs
 from here_grid import task
 from text_grid import TextGrid
@@ -70,7 +66,9 @@ def test_a_deployment_leaves_the_policy_that_one_machine_trains(app: Path, tmp_p
     serve(grid, app, out)
     told = capsys.readouterr().err
     assert "3 clients on 2 nodes" in told
-    config = RunConfig.parse(config_of(app).model_dump() | {"data": {"source": "table", "path": str(app / "all.jsonl")}})
+    config = RunConfig.parse(
+        config_of(app).model_dump() | {"data": {"source": "table", "path": str(app / "all.jsonl")}}
+    )
     table = load(config.data)
     pairs = ClientPairs(table, partition(table, config.partition, config.seed)).policy_training()
     job = FederatedJob("feddpo", task_of_config(config), pairs)

@@ -4,7 +4,6 @@ import importlib.util
 import pickle
 import subprocess
 import sys
-from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,11 +11,9 @@ from typing import Any
 import pytest
 import torch
 
-from fedvpa.algorithms.base import ClientUpdate
 from fedvpa.algorithms.feddpo import FedDPO, FedDPOState
 from fedvpa.algorithms.policy_method import server_rules
 from fedvpa.core.errors import ConfigError, ModelError
-from fedvpa.core.tree import below
 from fedvpa.engines.checkpoint import load_checkpoint
 from fedvpa.engines.config import EngineConfig
 from fedvpa.engines.runner import Packed, Packs
@@ -64,7 +61,9 @@ def test_feddpo_on_flower_equals_the_loop(tmp_path: Path):
         torch.testing.assert_close(got.server.params[name], leaf, **CLOSE)
 
 
-def on_grid(texts: TextFederation, algorithm: Any, engine: EngineConfig, shares: list[list[str]]) -> tuple[list, TextGrid]:
+def on_grid(
+    texts: TextFederation, algorithm: Any, engine: EngineConfig, shares: list[list[str]]
+) -> tuple[list, TextGrid]:
     """States and lines of all rounds, and the grid, which has a node for each share of the users."""
     grid = TextGrid({number: Node(algorithm, share_texts(texts, names)) for number, names in enumerate(shares)})
     hosts = {name: number for number, node in grid.nodes.items() for name in node.holder.client_ids}

@@ -68,8 +68,7 @@ class FederatedJob:
             raise DataError(
                 f"None of the {len(pairs)} clients has a preference pair, so {method!r} has nothing to learn."
             )
-        self._begin(method, task, policy, clients)
-        self._report = held.report
+        self._begin(method, task, policy, clients, report=held.report)
 
     @classmethod
     def deployed(cls, method: str, task: PolicyTask, policy: Policy, clients: Counted, runner: CohortRunner) -> Self:
@@ -83,16 +82,22 @@ class FederatedJob:
             runner: Runs their cohorts.
         """
         job = cls.__new__(cls)
-        job._begin(method, task, policy, clients, runner)
+        job._begin(method, task, policy, clients, runner=runner)
         return job
 
     def _begin(
-        self, method: str, task: PolicyTask, policy: Policy, clients: Counted, runner: CohortRunner | None = None
+        self,
+        method: str,
+        task: PolicyTask,
+        policy: Policy,
+        clients: Counted,
+        *,
+        report: DataReport | None = None,
+        runner: CohortRunner | None = None,
     ) -> None:
         self.method, self._task, self._entry = method, task, POLICY_METHODS.get(method)
         self._algorithm = self._entry.algorithm(task)
-        self._policy, self._clients, self._runner = policy, clients, runner
-        self._report: DataReport | None = None
+        self._policy, self._clients, self._report, self._runner = policy, clients, report, runner
         self._state = start(self._algorithm, clients, task.seed)
         self._counts: dict[str, Any] = {"uplink_bytes": 0, "rejected": 0}
 
