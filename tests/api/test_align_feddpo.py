@@ -149,7 +149,9 @@ def test_a_client_whose_training_breaks_is_counted(finished: Path, tmp_path: Pat
     first = history(run)[0]
     assert len(first["rejected"]) == 1
     assert set(first["rejected"]) < set(first["cohort"])
-    assert f"the update of client {first['rejected'][0]!r} was rejected" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert f"the update of client {first['rejected'][0]!r} was rejected" in said
+    assert "policy.feddpo.cohort=99, and there are 7 clients" in said
     assert all(leaf.isfinite().all() for leaf in load_file(run / "policy" / "adapter_model.safetensors").values())
 
 

@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 import fedvpa
 from fedvpa.algorithms.registry import POLICY_METHODS
 from fedvpa.api.compare import compare
+from fedvpa.cli.align import _described
 from fedvpa.core.errors import ConfigError
 from fedvpa.runs.config import RunConfig, with_overrides
 from plugin import install
@@ -68,6 +69,7 @@ def test_align_trains_the_method_of_an_installed_package(code: str, finished: Pa
     assert all(line["loss"] > 0 and len(line["cohort"]) == 2 for line in lines)
     moved = [leaf for name, leaf in load_file(run / "policy" / "adapter_model.safetensors").items() if "lora_B" in name]
     assert all(torch.count_nonzero(leaf) for leaf in moved)
+    assert "2 rounds" in _described(found["policies"][""])
     assert "clients trained on the responses that they chose" in (run / "policy" / "README.md").read_text()
     assert "fine_tuning" not in POLICY_METHODS
     with pytest.raises(ConfigError, match="'fine_tuning' cannot align this run"):

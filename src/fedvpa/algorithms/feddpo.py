@@ -211,6 +211,7 @@ class FedDPOMethod(PolicyMethod):
     """How a run makes FedDPO, and what becomes of it."""
 
     columns = ("loss", "accuracy")
+    cohort_key = "policy.feddpo.cohort"
     trained = "ran DPO on their own pairs"
 
     def algorithm(self, task: PolicyTask) -> FedDPO:

@@ -70,6 +70,9 @@ class PolicyMethod(ABC):
     columns: tuple[str, ...] = ("loss",)
     """The means that every line of ``history.jsonl`` has; null where no client reported."""
 
+    cohort_key: str = "cohort"
+    """The configuration key of :meth:`cohort`, for messages."""
+
     trained: str = "trained one LoRA adapter on their own pairs"
     """What the clients did, for the model card."""
 

@@ -144,7 +144,9 @@ class FederatedJob:
     def run(self) -> Generator[dict[str, Any], None, None]:
         """See :class:`~fedvpa.core.loop.Job`."""
         engine = text_engine(self.settings, self._entry.cohort(self._task))
-        for state, line in rounds(self._algorithm, self._clients, engine, self.seed, self._state, self._runner):
+        key = self._entry.cohort_key
+        going = rounds(self._algorithm, self._clients, engine, self.seed, self._state, self._runner, cohort_key=key)
+        for state, line in going:
             self._state = state
             found = self._line(line)
             rejected = self._counts["rejected"] + len(found["rejected"])

@@ -71,4 +71,5 @@ def _by_selector(notes: Mapping[str, Any]) -> str:
 
 def _by_clients(notes: Mapping[str, Any]) -> str:
     rejected = f"; {notes['rejected']} updates rejected" if notes["rejected"] else ""
-    return f"{notes['rounds']} rounds, adapters averaged by {notes['averaging']}{rejected}"
+    averaged = f", adapters averaged by {notes['averaging']}" if "averaging" in notes else ""
+    return f"{notes['rounds']} rounds{averaged}{rejected}"

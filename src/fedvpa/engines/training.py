@@ -73,6 +73,7 @@ def rounds(
     state: TrainState,
     runner: CohortRunner | None = None,
     transform: Transform = unchanged,
+    cohort_key: str = "engine.cohort",
 ) -> Generator[tuple[TrainState, dict[str, Any]], None, None]:
     """Run the rounds that are left, yielding the state after each and its line of ``history.jsonl``.
 
@@ -87,6 +88,7 @@ def rounds(
         state: Where to go on.
         runner: Runs the cohorts in place of the engine that ``engine.name`` names: nodes of a deployment.
         transform: What is done to each client's update before it leaves the client. A node of a deployment has its own.
+        cohort_key: The configuration key of ``engine.cohort``, for messages.
 
     Raises:
         ConfigError: If the engine cannot run the method.
@@ -95,7 +97,7 @@ def rounds(
     """
     if state.server.round >= algorithm.rounds:
         return
-    say_if_all(engine.cohort or 1, len(members.client_ids), "engine.cohort")
+    say_if_all(engine.cohort or 1, len(members.client_ids), cohort_key)
     with nullcontext(runner) if runner else _runner(engine, algorithm, members, transform) as run:
         training = _Rounds(algorithm, members, engine, seed, run, transform)
         for _ in range(state.server.round, algorithm.rounds):

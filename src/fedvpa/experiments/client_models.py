@@ -75,7 +75,7 @@ def train_voters(stage: Stage1) -> tuple[Voters, dict[str, Any]]:
     clients = TextFederation.of(model, {name: ClientChoices(template, own) for name, own in choices.items()})
     engine, state = text_engine(stage.policy, biscuit.lora.cohort), start(algorithm, clients, stage.seed)
     counts = {"uplink_bytes": 0, "downlink_bytes": 0, "rejected": 0}
-    going = rounds(algorithm, clients, engine, stage.seed, state)
+    going = rounds(algorithm, clients, engine, stage.seed, state, cohort_key="biscuit.lora.cohort")
     for trained, line in track(going, f"{FEDBISCUIT_LORA}: rounds", algorithm.rounds, unit="rounds"):
         state = trained
         counts["uplink_bytes"] += line["uplink_bytes"]
