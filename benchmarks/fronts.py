@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -41,6 +42,7 @@ from fedvpa.api.train import train
 from fedvpa.core.content import hash_files
 from fedvpa.core.files import read_own_lines, read_own_object, write_json, write_text
 from fedvpa.core.progress import say
+from fedvpa.core.signals import Interrupted
 from fedvpa.engines.checkpoint import from_tree
 from fedvpa.evaluation.fronts import FrontSummary, compared_volumes, summarise_front
 from fedvpa.evaluation.hypervolume import Front
@@ -134,7 +136,10 @@ def main() -> None:
         tuple(given.overrides),
     )
     methods = given.methods.split(",")
-    rewards = collect(options, methods, range(given.seeds))
+    try:
+        rewards = collect(options, methods, range(given.seeds))
+    except Interrupted as stopped:
+        sys.exit(f"{stopped.args[0].partition(';')[0]}; give the command again to go on")
     if rewards:
         leave(options, methods, rewards)
 

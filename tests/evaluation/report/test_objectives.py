@@ -69,6 +69,7 @@ def test_the_table_has_a_row_for_each_objective():
     text = objectives_text({"": objective_lines(), "other": [{"round": 1, "loss": 0.1}]})
     rows = [dict(zip(text.header, row, strict=True)) for row in text.rows]
     assert [row["objective"] for row in rows] == ["world:helpful", "world:harmless"]
+    assert [row["policy for"] for row in rows] == ["all users", ""]
     assert (rows[0]["reward at first"], rows[0]["at last"]) == ("-1.00", "2.00")
     assert rows[0]["steps at a vertex"] == "12%"
     assert rows[1]["roughness"] == "2.00"
@@ -87,6 +88,7 @@ def test_the_page_of_a_run_has_them(tmp_path):
     page = write_report(tmp_path, "title", "command", compared, figures, policy=policy, histories=histories).read_text()
     assert "<h2>Several objectives</h2>" in page
     assert "world:harmless" in page
+    assert "Selector prefers it" not in page
     assert (tmp_path / "figures" / "objectives_policy.png").is_file()
     assert reward_figures({}) == {}
     assert list(reward_figures({"firm": list(histories.values())})) == ["rewards_by_round"]

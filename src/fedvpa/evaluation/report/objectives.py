@@ -126,7 +126,7 @@ def objectives_text(policies: Mapping[str, Lines]) -> TableText:
             )
             rows.append(
                 (
-                    name if place == 0 else "",
+                    (name or "all users") if place == 0 else "",
                     objective,
                     worded(told.first, digits=2),
                     worded(told.last, digits=2),
@@ -188,6 +188,7 @@ def _bytes(axes: Axes, lines: Lines) -> None:
         total = np.cumsum([line[key] for line in lines]) / MEGABYTE
         style = "-" if place == 0 else DASHES
         axes.plot(rounds, total, color=FAINT, linewidth=1.6, linestyle=style, label=f"{name}: {total[-1]:,.1f} MB")
+    axes.set_ylim(bottom=0)
 
 
 def _plot(axes: Axes, lines: Lines, key: str, colour: str, marker: str, label: str | None) -> None:
