@@ -12,6 +12,7 @@ import pytest
 from fedvpa.api.align import align
 from fedvpa.api.evaluate import evaluate
 from fedvpa.api.evaluate_policy import evaluate_policy
+from fedvpa.api.export import export_release
 from fedvpa.api.generate import generate
 from fedvpa.api.personalize import personalize
 from fedvpa.api.register import register
@@ -118,6 +119,11 @@ def test_the_policy_of_a_served_run_is_judged_at_its_prototypes_on_public_prompt
     assert {one["n_clients"] for one in outcomes} == {8}
     assert found.judge == "longest"
     assert report(run).page.is_file()
+    release = export_release(run, tmp_path / "release").release
+    assert b"prompts.txt" not in b"".join(path.read_bytes() for path in release.rglob("*.[jy]*"))
+    with pytest.raises(RunError, match=r"holds no user's texts.*policy\.candidates\.prompt_file=FILE"):
+        evaluate_policy(release, overrides=("policy.judging.judge=longest",))
+    assert evaluate_policy(release, overrides=("policy.judging.judge=longest", public(tmp_path))).judge == "longest"
 
 
 @pytest.mark.end_to_end

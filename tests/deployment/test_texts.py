@@ -51,7 +51,7 @@ def config_of(app: Path) -> RunConfig:
 
 def node(app: Path, number: int, model: str = "") -> Node:
     load_node.cache_clear()  # each node is a process of its own
-    run, pairs = app / "app" / "fedvpa_app" / "run.yaml", app / f"node{number}.jsonl"
+    run, pairs = app / "app" / "fedvpa_app" / "run.yaml", app / f"node{number}" / "pairs.jsonl"
     return load_node(str(run), str(pairs), "", model, "feddpo")
 
 

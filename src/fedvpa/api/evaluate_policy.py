@@ -17,7 +17,10 @@ if TYPE_CHECKING:
     from fedvpa.experiments.results import PoliciesComparison
     from fedvpa.runs.config import RunConfig
 
-JUDGED = ("policy.judging", "policy.model", "policy.precision", "policy.candidates.batch", "data", "features")
+JUDGED = (
+    *("policy.judging", "policy.model", "policy.precision", "policy.candidates.batch", "policy.candidates.prompt_file"),
+    *("data", "features"),
+)
 """What an evaluation may be told: how to judge, where things are now, and how they are computed."""
 
 
