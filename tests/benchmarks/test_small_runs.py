@@ -69,44 +69,37 @@ def test_every_benchmark_can_be_imported(path: Path, monkeypatch: pytest.MonkeyP
     load(path.stem, monkeypatch)
 
 
+FEW_SAMPLES = (
+    "firm.rounds=1",
+    "firm.cohort=1",
+    "firm.steps=1",
+    "firm.prompts=2",
+    "firm.completions=3",
+    "firm.max_new_tokens=13",
+)
+
+
 @pytest.mark.end_to_end
-def test_a_front_has_rewards_kept_answers_and_a_table(config, monkeypatch, tmp_path):
+def test_fronts_have_rewards_kept_answers_and_a_table(config, monkeypatch, tmp_path):
     fronts = load("fronts", monkeypatch)
     monkeypatch.setattr(fronts, "PATH", (0.0, 1.0))
     own = ("data.pairs_per_user=11", "partition.clients=4", "partition.min_train=1", "server.rounds=2", *TINY_POLICY)
-    options = fronts.Options(tmp_path, 3, 2, float("inf"), own, ())
-    rewards = fronts.collect(options, ["fedvpa_gp"], [5])
-    assert rewards[5]["fedvpa_gp"].shape == (2, 3, 2)
-    assert rewards[5][fronts.BASE].shape == (3, 2)
+    options, methods = fronts.Options(tmp_path, 3, 2, float("inf"), own, FEW_SAMPLES), ["fedvpa_gp", "soups"]
+    rewards = fronts.collect(options, methods, [5])
+    assert {name: own.shape for name, own in rewards[5].items()} == {
+        "fedvpa_gp": (2, 3, 2),
+        "soups": (2, 3, 2),
+        fronts.BASE: (3, 2),
+    }
     monkeypatch.setattr(fronts, "opened", None)  # nothing is trained or answered again
-    again = fronts.collect(replace(options, until=0.0), ["fedvpa_gp"], [5])
-    assert (again[5]["fedvpa_gp"] == rewards[5]["fedvpa_gp"]).all()
-    fronts.leave(options, ["fedvpa_gp"], rewards)
-    (row,) = (tmp_path / "fronts.md").read_text().splitlines()[2:]
-    assert row.startswith("| fedvpa_gp | ")
+    again = fronts.collect(replace(options, until=0.0), methods, [5])
+    assert all((again[5][name] == rewards[5][name]).all() for name in methods)
+    fronts.leave(options, methods, rewards)
+    rows = (tmp_path / "fronts.md").read_text().splitlines()[2:]
+    assert [row.split(" | ")[0] for row in rows] == ["| fedvpa_gp", "| soups"]
     told = json.loads((tmp_path / "fronts.json").read_text())
     assert told["fronts"][0]["preferences"] == [[0, 1], [1, 0]]
     assert told["traffic"]["fedvpa_gp"]["uplink_bytes"] > 0
+    assert list(told["traffic"]["soups"]["histories"]) == ["all"]
     assert (tmp_path / "fronts.png").is_file()
 
-
-@pytest.mark.end_to_end
-def test_a_population_has_a_checkpoint_and_times(config, monkeypatch, tmp_path: Path):
-    population = load("population", monkeypatch)
-    algorithm = population.FedVPAGP(MethodConfig.parse({"server": {"rounds": 5}}))
-    held = population.federation(tmp_path, 7)
-    state = population.filled(algorithm, held, 2, 3)
-    assert state.server.round == 3
-    found = population.checkpoint(tmp_path / "last.safetensors", state, repeats=2)
-    assert found["came_back_bit_for_bit"]
-    assert 0 < found["clients_with_state"] <= 6
-    going = population.rounds(algorithm, held, EngineConfig(workers=1, cohort=2), 0, state)
-    assert [len(mine) for mine in population.by_turns([going], 2)] == [2]
-    everyone = population.everybody(algorithm, 5)
-    assert {tuple(own["logits"].shape) for own in everyone.private.values()} == {(100,)}
-
-
-@pytest.mark.end_to_end
-def test_a_large_client_has_a_peak(config, monkeypatch):
-    found = load("large_client", monkeypatch).measure([30, 2, 0], 5, "fedvpa_gp", 1, 2)
-    assert 0 < found["imported_mib"] <= found["set_up_peak_mib"] <= found["peak_mib"]
