@@ -12,8 +12,6 @@ from typing import Any
 
 import pytest
 
-from fedvpa.algorithms.config import MethodConfig
-from fedvpa.engines.config import EngineConfig
 from fedvpa.runs.config import RunConfig, read_config
 from run_fixtures import TINY, TINY_POLICY
 
@@ -102,4 +100,3 @@ def test_fronts_have_rewards_kept_answers_and_a_table(config, monkeypatch, tmp_p
     assert told["traffic"]["fedvpa_gp"]["uplink_bytes"] > 0
     assert list(told["traffic"]["soups"]["histories"]) == ["all"]
     assert (tmp_path / "fronts.png").is_file()
-
