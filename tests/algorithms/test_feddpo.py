@@ -294,8 +294,12 @@ def test_an_update_that_is_not_finite_is_rejected_and_the_round_goes_on(rule, cl
 @pytest.mark.unit
 def test_wrong_settings_are_refused(clients):
     config = settings("svd")
-    with pytest.raises(ConfigError, match=r"policy\.feddpo\.averaging=svd .*'median'.*policy\.clients\.rule=mean"):
-        FedDPO(config, MethodConfig(server=ServerConfig(rule="median")))
+    for own, key in (({"rule": "median"}, "rule"), ({"clip_norm": 0.5}, "clip_norm")):
+        with pytest.raises(
+            ConfigError, match=rf"averaging=svd needs .*, and policy\.clients\.{key} is about .*avg or ffa"
+        ):
+            FedDPO(config, MethodConfig(server=ServerConfig(**own)))
+        assert FedDPO(settings("ffa"), MethodConfig(server=ServerConfig(**own))).rounds == 3
     experts = replace(AdapterSetting.of(fresh(config)), experts=True)
     with pytest.raises(ConfigError, match="mixture of experts"):
         method(config).init(experts, SEED)

@@ -80,7 +80,7 @@ class FedDPO(Plain):
         config: The server's rules; see :func:`~fedvpa.algorithms.policy_method.server_rules`.
 
     Raises:
-        ConfigError: If ``svd`` is asked for with a rule other than the mean.
+        ConfigError: If ``svd`` is asked for with a rule other than the mean, or with a limit of changes.
     """
 
     settings: PolicyConfig
@@ -90,12 +90,17 @@ class FedDPO(Plain):
     reads_groups: bool = False
 
     def __post_init__(self) -> None:
-        rule = self.config.server.rule
-        if self._exact and rule != "mean":
+        rules = self.config.server
+        keys = {
+            "policy.clients.rule": rules.rule != "mean",
+            "policy.clients.clip_norm": isinstance(rules.clip_norm, float),
+        }
+        asked = [key for key, given in keys.items() if given]
+        if self._exact and asked:
             raise ConfigError(
-                f"policy.feddpo.averaging=svd needs each client's two factors by themselves, and the rule {rule!r} "
-                "compares changes that add up.",
-                fix="Choose policy.feddpo.averaging=avg or ffa, or policy.clients.rule=mean.",
+                f"policy.feddpo.averaging=svd needs each client's two factors by themselves, and {asked[0]} is about "
+                "changes that add up.",
+                fix=f"Choose policy.feddpo.averaging=avg or ffa, or leave {asked[0]} out.",
             )
 
     @property
