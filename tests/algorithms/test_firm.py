@@ -10,7 +10,15 @@ import torch
 
 from fedvpa.algorithms.base import Broadcast
 from fedvpa.algorithms.firm import Firm, make_firm
-from fedvpa.algorithms.firm_step import GradientBatch, PromptDraws, draw_prompts, local_steps, mgda_rule, sample_step
+from fedvpa.algorithms.firm_step import (
+    GradientBatch,
+    PromptDraws,
+    Rule,
+    draw_prompts,
+    local_steps,
+    mgda_rule,
+    sample_step,
+)
 from fedvpa.algorithms.lora_averaging import A_SUFFIX
 from fedvpa.core.tree import below
 from fedvpa.engines.text_federation import TextFederation
@@ -296,3 +304,12 @@ def test_firm_is_frozen_and_says_its_names():
     assert (algorithm.name, algorithm.rho, algorithm.holds, algorithm.rounds) == ("mgda", 0.0, "texts", 2)
     assert algorithm.learning_rates == {"firm.lr": 0.1}
     assert replace(algorithm, rho=1.0).rho == 1.0
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize("rule", [None, mgda_rule(HALF, 1.0)])
+def test_without_a_reward_the_policy_goes_back_to_the_base(policy: Policy, rule: Rule | None):
+    data = prompts_of(policy, ["w1 w2", "w3", "w4 w5 w6"], (Constant("one"), Constant("other")))
+    config = firm_config(kl_weight=1.0, optimizer="adamw", lr=0.03, completions=16)
+    done = local_steps(policy, data, draw_prompts(3, 6, 3, SEED, "x"), config, rule, HALF)
+    assert done.kl[-1] < 0.85 * done.kl[0]
