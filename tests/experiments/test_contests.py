@@ -59,6 +59,14 @@ def test_without_groups_all_users_ask_under_one_preference_and_no_path_leads_any
     assert left_out(lonely) == []
 
 
+def test_a_policy_without_z_is_judged_under_the_groups_of_the_pairs_where_clients_hold_several():
+    mixed = {"seen": users([None, None], 10, "s"), "unseen": users([], 0, "u"), "groups": ("a", "b")}
+    found = contests(served(**mixed, personal=False, latents={}), 5)
+    assert [(one.preference, one.users) for one in found] == [("a", ("",) * 5), ("b", ("",) * 5)]
+    # A policy that follows z is asked for users, and nobody says what these two prefer.
+    assert {one.preference for one in contests(served(**mixed), 5)} == {EVERYBODY}
+
+
 def test_users_without_a_group_among_others_are_left_out_and_counted():
     some = served(seen=users(["a", None, "b", None], 10, "s"))
     assert [one.users for one in contests(some, 2)][:2] == [("s0", "s0"), ("s2", "s2")]

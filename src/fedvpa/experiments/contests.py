@@ -33,6 +33,8 @@ class Served:
         seen: The users that trained.
         unseen: The users that did not.
         latents: Group → the z that stands for it, in the order of the groups.
+        groups: The groups that the pairs name. Where no user has one, because clients hold pairs of several (such as
+            under ``partition.kind=topics``), policies without z are judged under all of them.
     """
 
     method: str
@@ -43,13 +45,23 @@ class Served:
     seen: Users
     unseen: Users
     latents: Mapping[str, Sequence[float]]
+    groups: tuple[str, ...] = ()
 
     __repr__ = short_repr
 
     @property
     def preferences(self) -> tuple[str, ...]:
         """What the policies are judged under: the groups of all users, or one preference where nobody has a group."""
-        return preferences_of({group for group in (*self.seen.groups, *self.unseen.groups) if group is not None})
+        return preferences_of(self._users_groups or (set() if self.personal else set(self.groups)))
+
+    @property
+    def asks_nobody(self) -> bool:
+        """Whether the policies are judged under groups that no user stands for."""
+        return bool(self.groups) and not self.personal and not self._users_groups
+
+    @property
+    def _users_groups(self) -> set[str]:
+        return {group for group in (*self.seen.groups, *self.unseen.groups) if group is not None}
 
 
 @dataclass(frozen=True, repr=False)
@@ -134,7 +146,7 @@ def left_out(served: Served) -> list[str]:
 def _contest(served: Served, preference: str, count: int, *, seen: bool) -> Contest | None:
     users = served.seen if seen else served.unseen
     own = [row for row, group in enumerate(users.groups) if preference in (group, EVERYBODY)]
-    if not own:
+    if not own and not served.asks_nobody:
         return None
     name = ONE if ONE in served.policies else preference
     if name not in served.policies:

@@ -234,6 +234,7 @@ def _served(run: RunFolder, stage: Stage1, metrics: Mapping[str, Any]) -> Served
         seen=_stand_ins(run, stage) if personal and nobody else stage.seen,
         unseen=stage.unseen,
         latents=read_preferences(run.policy),
+        groups=() if personal or nobody else tuple(stage.pairs.table.groups()),
     )
 
 
