@@ -71,7 +71,8 @@ def firm_config(**values: Any) -> FirmConfig:
 
 
 def server(config: FirmConfig) -> MethodConfig:
-    return MethodConfig(server=ServerConfig(rounds=config.rounds, average_tail=0.0), firm=config)
+    rules = ServerConfig(rounds=config.rounds, average_tail=0.0, clip_norm=None, max_weight=None)
+    return MethodConfig(server=rules, firm=config)
 
 
 def policy_of(folder: Path, *, noise: bool = True) -> Policy:

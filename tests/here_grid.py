@@ -85,7 +85,8 @@ class HereGrid(Grid):
         reply = client_app(lambda _: self.nodes[node], nullcontext)(message, context(node))
         if fault == "nan" and "sums" in reply.content:
             sums = dict(reply.content["sums"].to_torch_state_dict())
-            reply.content["sums"] = type(reply.content["sums"])({name: leaf * torch.nan for name, leaf in sums.items()})
+            broken = {name: leaf * torch.nan if leaf.is_floating_point() else leaf for name, leaf in sums.items()}
+            reply.content["sums"] = type(reply.content["sums"])(broken)
         if fault == "narrow":
             moments = {key: leaf[:3] for key, leaf in reply.content["moments"].to_torch_state_dict().items()}
             reply.content["moments"] = type(reply.content["moments"])(moments)

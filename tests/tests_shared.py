@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from fedvpa.algorithms.base import Algorithm, ClientUpdate, CohortUpdate, alone, one_by_one
 from fedvpa.algorithms.config import MethodConfig
+from fedvpa.algorithms.limits import Guard
 from fedvpa.algorithms.robust import aggregate
 from fedvpa.engines import vectorised
 from fedvpa.engines.federation import Federation
@@ -34,14 +36,17 @@ def parts_of(names: Sequence[str], update: ClientUpdate) -> list[CohortUpdate]:
 
 def replay(algorithm: Algorithm[Any, Any], federation: Federation, seed: int, lines: list[dict[str, Any]]) -> Any:
     """What one machine computes for the cohorts and drop-outs that a history lists."""
+    rules, guard = algorithm.config.server, Guard()
     server, private = start(algorithm, federation, seed).server, {}
     for line in lines:
         cohort, seen = line["cohort"], [name for name in line["cohort"] if name not in line["dropped"]]
         sent = algorithm.broadcast(server, cohort)
+        sent = replace(sent, shared=sent.shared | guard.announced(rules, algorithm.expected(server)))
         task = CohortTask(algorithm, sent, federation, cohort, seen, private, seed, unchanged)
         parts, kept = vectorised.run_cohort(task)
-        update, rejected = aggregate(parts, server.params, algorithm.config.server)
-        assert sorted(rejected) == line["rejected"]
-        server, _ = algorithm.server_update(server, update)
+        found = aggregate(parts, algorithm.expected(server), guard, rules)
+        assert sorted(found.rejected) == line["rejected"]
+        server, _ = algorithm.server_update(server, found.update)
+        guard = found.guard
         private = {**private, **kept}
     return server

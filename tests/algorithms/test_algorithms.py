@@ -101,7 +101,9 @@ SWITCHES = {
         "gumbel": False, "temperature_start": 3.0, "temperature_end": 0.5, "refinement": "off", "gain": 0.0,
         "learn_prior": False, "warmup": 0.9,
     },
-    ServerConfig: {"rounds": 4, "average_tail": 0.0, "prior_rate": 0.9, "rule": "median", "clip_norm": 0.01},
+    ServerConfig: {
+        "rounds": 4, "average_tail": 0.0, "prior_rate": 0.9, "rule": "median", "clip_norm": 0.01, "max_weight": 0.5,
+    },
 }  # fmt: skip
 ELSEWHERE = {"trunk_width", "normalise", "encoder", "component_log_var", "malicious"}
 SECTIONS = {SelectorConfig: "selector", LocalConfig: "local", VariationalConfig: "variational", ServerConfig: "server"}

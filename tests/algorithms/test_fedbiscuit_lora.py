@@ -91,7 +91,8 @@ def run(
     cohort: int = 3,
 ) -> Told:
     """States and lines of the rounds."""
-    algorithm = FedBiscuitLora(MethodConfig(biscuit=config, server=ServerConfig(rounds=config.lora.rounds)))
+    server = ServerConfig(rounds=config.lora.rounds, clip_norm=None, max_weight=None)
+    algorithm = FedBiscuitLora(MethodConfig(biscuit=config, server=server))
     members = TextFederation.of(policy, {name: ClientChoices(template, own) for name, own in clients.items()})
     state = TrainState(begin) if begin else start(algorithm, members, SEED)
     going = rounds(algorithm, members, EngineConfig(name="loop", cohort=cohort), SEED, state)

@@ -50,7 +50,8 @@ kernels round differently, and Adam makes 1e-4 of that in single weights: hence 
 def settings(averaging: str = "avg", **own: int) -> PolicyConfig:
     """Tiny; a learning rate and DPO alone such that a few steps show."""
     feddpo = {"rounds": 3, "cohort": 2, "steps": 2, "batch": 3, "averaging": averaging, **own}
-    return world_config(lora_rank=5, lora_alpha=10, sft_weight=0, language_weight=0, feddpo=feddpo)
+    clients = {"clip_norm": None, "max_weight": None}
+    return world_config(lora_rank=5, lora_alpha=10, sft_weight=0, language_weight=0, feddpo=feddpo, clients=clients)
 
 
 def fresh(config: PolicyConfig) -> Policy:

@@ -21,7 +21,8 @@ from tests_shared import config
 
 
 def trained(method: str, head: str = "bilinear", engine: str = "loop") -> Tuned:
-    algorithm, federation = make(method, config(selector={"head": head, "trunk_width": 3})), make_federation()
+    shape, rules = {"head": head, "trunk_width": 3}, {"clip_norm": None, "max_weight": None}
+    algorithm, federation = make(method, config(selector=shape, server=rules)), make_federation()
     state = start(algorithm, federation, 3)
     for reached, _ in rounds(algorithm, federation, EngineConfig(name=engine, cohort=4, workers=1), 3, state):
         state = reached

@@ -14,7 +14,7 @@ from tests_shared import config
 RATES = {"local.head_lr": 1e9, "local.encoder_lr": 0.001}
 
 
-def rejected(*names: str, reason: str = NOT_FINITE) -> dict[str, str]:
+def rejected(*names: str, reason: str = f"delta.w {NOT_FINITE}") -> dict[str, str]:
     return dict.fromkeys(names, reason)
 
 
@@ -35,7 +35,9 @@ def test_a_round_that_accepts_nothing_stops_the_run_unless_others_were_fine(answ
     if not stops:
         check_rejected(3, answered, rejected(*bad), last, RATES)
         return
-    with pytest.raises(TrainingError, match=r"round 3: all \d updates were rejected \(it is not finite\)") as error:
+    with pytest.raises(
+        TrainingError, match=r"round 3: all \d updates were rejected \(delta\.w is not finite\)"
+    ) as error:
         check_rejected(3, answered, rejected(*bad), last, RATES)
     assert "lower local.head_lr (now 1e+09) or local.encoder_lr (now 0.001)" in str(error.value)
     assert error.value.exit_code == 1

@@ -21,7 +21,7 @@ def test_an_independent_client_of_modules_trains_the_same_weights(monkeypatch):
         "selector": {"latent": 5, "prototypes": 3, "encoder": {"pair_widths": [7, 6]}},
         "local": {"steps": 4, "folds": 2, "target_size": 3, "context_size": 5},
         "variational": {"warmup": 0.0},
-        "server": {"rounds": 19},
+        "server": {"rounds": 19, "clip_norm": None, "max_weight": None},
     }
     for name, value in {"CLIENTS": 11, "PAIRS": 9, "DIMENSION": 13, "COHORT": 4}.items():
         monkeypatch.setattr(benchmark, name, value)

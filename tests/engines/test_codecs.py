@@ -3,8 +3,10 @@ import torch
 
 from conftest import make_federation
 from fedvpa.algorithms.registry import make
+from fedvpa.algorithms.validation import Expected, problem
 from fedvpa.core import tree
-from fedvpa.engines.codecs import decode, encode
+from fedvpa.core.errors import TrainingError
+from fedvpa.engines.codecs import decode, encode, hint
 from fedvpa.engines.config import EngineConfig
 from fedvpa.engines.training import rounds, start
 from tests_shared import config
@@ -16,7 +18,7 @@ def weights() -> tree.Tree:
         "params.w": torch.randn(7, 64, generator=generator) * torch.logspace(-3, 3, 7).unsqueeze(1),
         "delta.b": torch.randn(128, generator=generator),
         "params.zero": torch.zeros(3, 5),
-        "weight": torch.tensor(1e-7),
+        "weight": torch.tensor(0.7),
         "responsibility": torch.tensor([1 / 3, 2 / 3]),
     }
 
@@ -38,8 +40,40 @@ def test_weights_survive_within_the_codecs_error_and_statistics_exactly(codec, d
         assert not torch.equal(got[name], plain[name])
     for name in ("params.zero", "weight", "responsibility"):
         assert torch.equal(got[name], plain[name])
-    again = encode(got, codec)
-    assert torch.equal(again["params.w"], sent["params.w"]), "what was decoded encodes to the same bytes"
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize("codec", ["fp16", "int8"])
+@pytest.mark.parametrize("weight", [0.0, 1.0, 3.7, 41.0, 1 / 3, 2e5])
+def test_what_was_decoded_encodes_to_the_same_bytes(codec, weight):
+    plain = weights()
+    change = plain["delta.b"].reshape(8, 16) * torch.logspace(-4, 3, 8).unsqueeze(1)
+    sent = encode(plain | {"weight": torch.tensor(weight), "delta.b": weight * change}, codec)
+    again = encode(decode(sent, codec), codec)
+    assert again.keys() == sent.keys()
+    assert all(torch.equal(again[name], leaf) for name, leaf in sent.items())
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize("codec", ["fp16", "int8"])
+def test_a_change_survives_however_many_pairs_it_is_multiplied_by(codec):
+    change = weights()["delta.b"]
+    for weight in (1.0, 2e5):
+        sums = {"weight": torch.tensor(weight), "delta.b": weight * change}
+        got = decode(encode(sums, codec), codec)["delta.b"] / weight
+        assert (got - change).abs().max() <= change.abs().max() * (2**-11 if codec == "fp16" else 0.51 / 127)
+
+
+@pytest.mark.unit
+def test_what_is_too_large_for_fp16_is_never_averaged():
+    sums = {"weight": torch.tensor(2.0), "delta.b": torch.tensor([2e5])}
+    arrived = decode(encode(sums, "fp16"), "fp16")
+    reason = problem(arrived, {}, Expected({"b": (1,)}), ["a"], 9.0)
+    assert reason == "delta.b is not finite"
+    assert hint(reason, "fp16") == " (or beyond 65,504, the most that engine.codec=fp16 carries)"
+    assert hint(reason, "int8") == hint("delta.b is missing", "fp16") == ""
+    with pytest.raises(TrainingError, match=r"params\.w has a weight beyond 65,504, the most that engine\.codec=fp16"):
+        encode({"params.w": torch.tensor([7e4])}, "fp16")
 
 
 @pytest.mark.unit

@@ -24,6 +24,9 @@ from fedvpa.engines.training import TrainState, rounds, start
 from fedvpa.selector.pairs import Pairs
 from tests_shared import config
 
+UNLIMITED = config(server={"clip_norm": None, "max_weight": None})
+"""So that a mean is a mean: otherwise changes are clipped and weights cut."""
+
 
 @dataclass(frozen=True)
 class MeanState:
@@ -80,7 +83,7 @@ class MeanDifference(Plain):
 
 
 def train(engine: EngineConfig, algorithm: Algorithm[Any, Any] | None = None, state: TrainState | None = None, **more):
-    algorithm, federation = algorithm or MeanDifference(config()), make_federation()
+    algorithm, federation = algorithm or MeanDifference(UNLIMITED), make_federation()
     return list(rounds(algorithm, federation, engine, 3, state or start(algorithm, federation, 3), **more))
 
 
@@ -98,7 +101,9 @@ def test_a_method_of_ones_own_runs_on_the_engines_and_is_resumed(name: str, tmp_
     asked = {client: float(own["times"]) for client, own in state.private.items()}
     assert set(asked) == set(federation.client_ids), "everybody was asked"
     assert sum(asked.values()) == 4 * 3 + 2 * len(federation.client_ids)
-    assert found[1][1]["uplink_bytes"] == (3 + len(federation.client_ids)) * (4 * whole.shape[1] + 8)
+    idle = 1 + ("client-3" in found[1][1]["cohort"])  # has no pair, and its change of 0 travels as its shape
+    updates = 3 + len(federation.client_ids)
+    assert found[1][1]["uplink_bytes"] == updates * (4 * whole.shape[1] + 8) - idle * (4 * whole.shape[1] - 8)
     save_checkpoint(tmp_path / "last.safetensors", found[1][0], {})
     again = train(engine, state=load_checkpoint(tmp_path / "last.safetensors", MeanState)[0])
     assert len(again) == 2
@@ -116,7 +121,7 @@ def test_one_hook_stands_between_each_client_and_the_sum(name: str):
         seen.append((round_, client_id))
         return replace(update, sums={**update.sums, "delta.mean": 2 * update.sums["delta.mean"]})
 
-    algorithm = replace(MeanDifference(config()), rounds=1)
+    algorithm = replace(MeanDifference(UNLIMITED), rounds=1)
     engine = EngineConfig(name=name, cohort=3, workers=1)
     plain, hooked = train(engine, algorithm), train(engine, algorithm, transform=doubled)
     assert seen == [(0, client) for client in plain[0][1]["cohort"]]

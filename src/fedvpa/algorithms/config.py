@@ -8,11 +8,11 @@ from pydantic import Field
 
 from fedvpa.algorithms.firm_config import FirmConfig
 from fedvpa.core.config import Config
-from fedvpa.core.numbers import Count, LearningRate, LogVariance, Margin, Scale, Size, Steps, Temperature, Weight
+from fedvpa.core.numbers import Count, LearningRate, LogVariance, Margin, Size, Steps, Temperature, Weight
+from fedvpa.core.rules import RulesConfig
 from fedvpa.selector.config import SelectorConfig
 
 Refinement = Literal["laplace", "responsibilities", "off"]
-Rule = Literal["mean", "median", "trimmed_mean", "krum"]
 
 
 class LocalConfig(Config):
@@ -89,25 +89,19 @@ class VariationalConfig(Config):
     warmup: float = Field(default=0.02, ge=0, lt=1)
 
 
-class ServerConfig(Config):
-    """Aggregation, for every method alike.
+class ServerConfig(RulesConfig):
+    """Aggregation, for every method alike; with the keys of :class:`~fedvpa.core.rules.RulesConfig`.
 
     Attributes:
         rounds: Rounds in all. The paper has 50.
         average_tail: The final weights are the mean over this last fraction of the rounds: FedAvg with small cohorts
             is noisy. Chosen by ``benchmarks/ablation.py``. 0 keeps the last.
         prior_rate: Step of the running means of responsibilities and evidence. Chosen by us.
-        rule: How the updates of a cohort become one; see ``algorithms/robust.py``.
-        malicious: ``trimmed_mean`` and ``krum``: the share of a cohort that may lie. Chosen by us.
-        clip_norm: Longest change that one client may make to the weights; None for no limit.
     """
 
     rounds: Count = 200
     average_tail: float = Field(default=0.5, ge=0, le=1)
     prior_rate: float = Field(default=0.1, ge=1e-6, le=1)
-    rule: Rule = "mean"
-    malicious: float = Field(default=0.3, ge=0, lt=0.5)
-    clip_norm: Scale | None = None
 
 
 class BiscuitLoraConfig(Config):

@@ -108,7 +108,7 @@ class FedBiscuit(Plain):
             raise ConfigError(
                 f"server.rule={self.config.server.rule} compares clients of one round, and those of fedbiscuit train "
                 "different selectors: most leave each selector as it is.",
-                fix="Use server.rule=mean, with server.clip_norm against single large updates.",
+                fix="Use server.rule=mean; server.clip_norm keeps single updates from being large.",
             )
         _ = self.timetable
 

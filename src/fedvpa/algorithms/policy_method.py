@@ -14,6 +14,7 @@ from typing import Any, Generic, TypeVar
 
 from fedvpa.algorithms.base import Algorithm
 from fedvpa.algorithms.config import BiscuitConfig, MethodConfig, ServerConfig
+from fedvpa.core.rules import RulesConfig
 from fedvpa.core.short_repr import short_repr
 from fedvpa.data.report import DataReport
 from fedvpa.data.schema import Pair
@@ -126,5 +127,6 @@ def server_rules(settings: PolicyConfig, rounds: int, biscuit: BiscuitConfig | N
         rounds: Rounds in all.
         biscuit: The section of ``fedbiscuit_lora``.
     """
-    server = ServerConfig(rounds=rounds, average_tail=0.0)
+    rules = settings.clients.model_dump(include=set(RulesConfig.model_fields))
+    server = ServerConfig(rounds=rounds, average_tail=0.0, **rules)
     return MethodConfig(server=server, biscuit=biscuit or BiscuitConfig())

@@ -13,8 +13,14 @@ from typing import Any
 
 from fedvpa.core.errors import TrainingError
 
-NOT_FINITE = "it is not finite"
-"""Why an update with NaN or infinity is rejected."""
+NOT_FINITE = "is not finite"
+"""What is said of a tensor with NaN or infinity."""
+
+OUT_OF_BOUNDS = "and may have"
+"""What is said of a statistic that no honest client has."""
+
+ABSURD = "absurd"
+"""What is said of a change that is far too long."""
 
 TOLERATED = 0.5
 """The largest share of clients whose last update may be rejected in a round that accepts none. Chosen by us: up to half
@@ -44,7 +50,7 @@ def check_rejected(
         return
     reasons = sorted(set(rejected.values()))
     advice = f"The training has diverged: {lower(rates)}"
-    if NOT_FINITE not in reasons:
+    if not any(sign in reason for reason in reasons for sign in (NOT_FINITE, OUT_OF_BOUNDS, ABSURD)):
         advice = "Give all clients the same version of fedvpa and the same configuration."
     raise TrainingError(
         f"round {round_}: all {len(answered)} updates were rejected ({'; '.join(reasons)}), so nothing is learned. "

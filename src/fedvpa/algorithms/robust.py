@@ -1,31 +1,46 @@
-"""What the server does with single updates before they count: screening, clipping, and robust rules.
+"""What the server does with single updates before they count: validation, limits, and robust rules.
 
-An update is screened always: one that is not finite, of a wrong shape, or absurdly large is rejected with its client's
-id, and the round goes on without it. The rules are coordinate-wise median and trimmed mean (Yin et al., ICML 2018),
+An update is validated always: what is not exactly what the algorithm expects (:mod:`fedvpa.algorithms.validation`), or
+absurdly long, is rejected with its client's id, and the round goes on without it. The limits on weight and change are
+those of :mod:`fedvpa.algorithms.limits`. The rules are coordinate-wise median and trimmed mean (Yin et al., ICML 2018),
 Krum (Blanchard et al., NeurIPS 2017) and, as everywhere else, the weighted mean.
 
 Rules other than the mean need every client's update on its own. They cannot be combined with sums over several clients,
-hence not with secure aggregation either.
+hence not with secure aggregation either. They compare changes and other means, not sums, so no weight that a client
+claims matters to them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 from functools import reduce
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from fedvpa.algorithms import rejections
 from fedvpa.algorithms.base import CohortUpdate
-from fedvpa.algorithms.config import Rule, ServerConfig
-from fedvpa.algorithms.rejections import NOT_FINITE
-from fedvpa.core.tree import Tree, below, prefixed
+from fedvpa.algorithms.limits import (
+    EXCESS,
+    MAX_WEIGHT,
+    MOST_WEIGHT,
+    Guard,
+    answers,
+    at_most,
+    clipped,
+    norm,
+    own_at_most,
+)
+from fedvpa.algorithms.validation import Expected, problem
+from fedvpa.core.rules import Rule, RulesConfig
+from fedvpa.core.short_repr import short_repr
+from fedvpa.core.tree import Tree
 
 ABSURD = 100.0
-"""A change with a norm above this many times the median of its cohort is rejected. Chosen by us: honest clients of
-unequal size stay within ten times."""
+"""A change whose norm is above this many times the limit, or the median of its cohort, is rejected instead of clipped.
+Chosen by us: honest clients of unequal size stay within ten times."""
 
 
 @dataclass(frozen=True)
@@ -41,38 +56,87 @@ class Part:
     update: CohortUpdate
 
 
-def aggregate(
-    parts: Sequence[Part], params: Mapping[str, Tensor], config: ServerConfig
-) -> tuple[CohortUpdate, dict[str, str]]:
+@dataclass(frozen=True, repr=False)
+class Aggregate:
+    """What the server makes of the updates of a cohort.
+
+    Attributes:
+        update: What ``server_update`` is given.
+        rejected: Client id → why its update does not count.
+        guard: What is known of the clients' updates after this cohort.
+        clip_norm: The longest change that counted; None for no limit.
+        max_weight: The largest weight that counted; None for no limit.
+    """
+
+    update: CohortUpdate
+    rejected: dict[str, str]
+    guard: Guard
+    clip_norm: float | None
+    max_weight: float | None
+
+    __repr__ = short_repr
+
+
+def aggregate(parts: Sequence[Part], expected: Expected, guard: Guard, config: RulesConfig) -> Aggregate:
     """One update for the cohort.
 
     Args:
         parts: What came back.
-        params: The server's weights: every ``delta.*`` must have their shape.
-        config: ``rule``, ``clip_norm`` and ``malicious``.
-
-    Returns:
-        The update to give to ``server_update``, and rejected client id → reason.
+        expected: What the algorithm wants of one client.
+        guard: What was known of the clients' updates when they were asked.
+        config: ``rule``, ``malicious``, ``clip_norm`` and ``max_weight``.
     """
-    kept, rejected = screen(parts, params)
-    if config.clip_norm is not None:
-        kept = [Part(part.clients, clipped(part.update, config.clip_norm)) for part in kept]
+    announced = guard.announced(config, expected)
+    most = float(announced[MAX_WEIGHT]) if MAX_WEIGHT in announced else MOST_WEIGHT
+    kept, rejected = screen(parts, answers(expected, announced), most, _longest(guard, config))
+    after = guard.after([part.update.sums for part in kept], sum(len(part.clients) for part in kept))
+    # What was announced was kept to; in the first rounds the medians so far apply, this cohort's values among them.
+    known = after if guard.typical_norm is None else guard
+    clip_norm, max_weight = known.clip_norm(config), after.max_weight(config)
+    kept = [Part(part.clients, _within(part, clip_norm, max_weight, expected)) for part in kept]
     together = reduce(CohortUpdate.__add__, (part.update for part in kept), CohortUpdate({}))
-    if config.rule == "mean" or not together.sums or not together.sums["weight"] > 0:
-        return together, rejected
-    sums = robust_sums([part.update.sums for part in kept], config.rule, config.malicious)
-    return CohortUpdate(sums, together.own), rejected
+    if config.rule != "mean" and together.sums and together.sums["weight"] > 0:
+        updates = [part.update.sums for part in kept]
+        together = replace(together, sums=robust_sums(updates, config.rule, config.malicious, expected.by_weight))
+    return Aggregate(together, rejected, after, clip_norm, max_weight)
 
 
-def screen(parts: Sequence[Part], params: Mapping[str, Tensor]) -> tuple[list[Part], dict[str, str]]:
-    """The parts that may count, and client id → reason for the others."""
-    reasons = [_problem(part.update, params) for part in parts]
-    norms = {row: float(norm(parts[row].update)) for row, reason in enumerate(reasons) if reason is None}
+def _longest(guard: Guard, config: RulesConfig) -> float | None:
+    """The norm beyond which a change is absurd, if the cohort itself need not tell."""
+    most = guard.clip_norm(config)
+    return None if most is None else ABSURD * most
+
+
+def _within(part: Part, clip_norm: float | None, max_weight: float | None, expected: Expected) -> CohortUpdate:
+    """A part's update kept to the limits, without what was reported for them."""
+    sums = {name: leaf for name, leaf in part.update.sums.items() if name != EXCESS}
+    own = part.update.own
+    if max_weight is not None:
+        sums = at_most(sums, max_weight * len(part.clients), expected.by_weight)
+        own = {client: own_at_most(tensors, max_weight) for client, tensors in own.items()}
+    return CohortUpdate(sums if clip_norm is None else clipped(sums, clip_norm), own)
+
+
+def screen(
+    parts: Sequence[Part], expected: Expected, max_weight: float, longest: float | None
+) -> tuple[list[Part], dict[str, str]]:
+    """The parts that may count, and client id → reason for the others.
+
+    Args:
+        parts: What came back.
+        expected: What the update of one client must look like.
+        max_weight: The most that one client may weigh.
+        longest: The norm beyond which a change is rejected; None for ``ABSURD`` times the median of the parts, if they
+            are three or more.
+    """
+    reasons = [problem(part.update.sums, part.update.own, expected, part.clients, max_weight) for part in parts]
+    norms = {row: float(norm(parts[row].update.sums)) for row, reason in enumerate(reasons) if reason is None}
     positive = [value for value in norms.values() if value > 0]
-    limit = ABSURD * float(torch.tensor(positive).median()) if len(positive) > 2 else float("inf")
+    if longest is None:
+        longest = ABSURD * float(torch.tensor(positive).median()) if len(positive) > 2 else float("inf")
     for row, value in norms.items():
-        if value > limit:
-            reasons[row] = f"its norm {value:.3g} is above {ABSURD:.0f} times the cohort's median"
+        if value > longest:
+            reasons[row] = f"its change has norm {value:.3g}, and {longest:.3g} is {rejections.ABSURD} already"
     kept = [part for part, reason in zip(parts, reasons, strict=True) if reason is None]
     rejected = {
         name: reason for part, reason in zip(parts, reasons, strict=True) if reason is not None for name in part.clients
@@ -80,59 +144,29 @@ def screen(parts: Sequence[Part], params: Mapping[str, Tensor]) -> tuple[list[Pa
     return kept, rejected
 
 
-def _problem(update: CohortUpdate, params: Mapping[str, Tensor]) -> str | None:
-    for name, leaf in below("delta", update.sums).items():
-        if name not in params or leaf.shape != params[name].shape:
-            known = tuple(params[name].shape) if name in params else "no such weight"
-            return f"delta.{name} has shape {tuple(leaf.shape)}, and the server {known}"
-    own = [leaf for mine in update.own.values() for leaf in mine.values()]
-    for leaf in [*update.sums.values(), *own]:
-        if not torch.isfinite(leaf).all():
-            return NOT_FINITE
-    return None
-
-
-def norm(update: CohortUpdate) -> Tensor:
-    """‖θ_after − θ_before‖ of the update, over all weights."""
-    deltas = below("delta", update.sums)
-    if not deltas or not update.sums["weight"] > 0:
-        return torch.zeros(())
-    return torch.stack([leaf.norm() for leaf in deltas.values()]).norm() / update.sums["weight"]
-
-
-def clipped(update: CohortUpdate, most: float) -> CohortUpdate:
-    """The update with its change scaled down to norm ``most`` if it is longer."""
-    factor = torch.clamp(most / norm(update).clamp(min=1e-12), max=1.0)
-    deltas = {name: leaf * factor for name, leaf in below("delta", update.sums).items()}
-    return CohortUpdate({**update.sums, **prefixed("delta", deltas)}, update.own)
-
-
-def robust_sums(updates: Sequence[Tree], rule: Rule, malicious: float) -> Tree:
-    """Sums whose mean is the robust value: total weight times the rule's change, count times its other statistics.
+def robust_sums(updates: Sequence[Tree], rule: Rule, malicious: float, by_weight: Collection[str]) -> Tree:
+    """Sums whose means are the robust values, of as many clients, each of the median weight.
 
     Clients without pairs have no change and take no part.
     """
     voters = [update for update in updates if update["weight"] > 0]
     stacked = {name: torch.stack([update[name] for update in voters]) for name in voters[0]}
-    weight = stacked["weight"]
+    weight = stacked.pop("weight")
     rows = {
-        name: leaf / weight.reshape(-1, *[1] * (leaf.ndim - 1)) if name.startswith("delta.") else leaf
+        name: leaf / weight.reshape(-1, *[1] * (leaf.ndim - 1)) if name in by_weight else leaf
         for name, leaf in stacked.items()
     }
     attackers = int(malicious * len(voters))
-    if rule == "krum":
-        flat = torch.cat(
-            [leaf.reshape(len(voters), -1) for name, leaf in rows.items() if name.startswith("delta.")], dim=1
-        )
-        chosen = krum(flat, attackers)
+    deltas = [leaf.reshape(len(voters), -1) for name, leaf in rows.items() if name.startswith("delta.")]
+    if rule == "krum" and deltas:
+        chosen = krum(torch.cat(deltas, dim=1), attackers)
         values = {name: leaf[chosen] for name, leaf in rows.items()}
     else:
         cut = (len(voters) - 1) // 2 if rule == "median" else attackers
         values = {name: trimmed_mean(leaf, cut) for name, leaf in rows.items()}
-    total = weight.sum()
-    return {
-        name: total * leaf if name.startswith("delta.") else len(voters) * leaf for name, leaf in values.items()
-    } | {"weight": total}
+    total = len(voters) * weight.median()
+    scaled = {name: (total if name in by_weight else len(voters)) * leaf for name, leaf in values.items()}
+    return {"weight": total} | scaled
 
 
 def trimmed_mean(rows: Float[Tensor, n * shape], cut: int) -> Float[Tensor, "*shape"]:

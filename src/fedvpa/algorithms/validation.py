@@ -6,15 +6,21 @@ between which values, and the server rejects anything else before it counts.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from torch import Size
+import torch
+from torch import Size, Tensor
 
+from fedvpa.algorithms.rejections import NOT_FINITE, OUT_OF_BOUNDS
 from fedvpa.core.short_repr import short_repr
+from fedvpa.core.tree import Tree
 
 Shape = tuple[int, ...] | Size
+
+SLACK = 1e-4
+"""By how much of a bound a statistic may exceed it: sums over many clients are rounded, and so are int8 and fp16."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +48,7 @@ class Expected:
     Attributes:
         deltas: Name of each trained weight → its shape; the update has ``delta.<name>``.
         sums: Name of each statistic beside ``weight`` → its bounds.
-        own: Name of each tensor that is not additive → its bounds.
+        own: Name of each tensor that is not additive → its bounds. One called ``weight`` is cut as the weight is.
     """
 
     deltas: Mapping[str, Shape]
@@ -50,3 +56,93 @@ class Expected:
     own: Mapping[str, Bounds] = field(default_factory=dict)
 
     __repr__ = short_repr
+
+    @property
+    def by_weight(self) -> frozenset[str]:
+        """The names of what is counted by weight: a client that counts half sends half of it."""
+        statistics = {name for name, bounds in self.sums.items() if bounds.per == "weight"}
+        return frozenset({"weight", *(f"delta.{name}" for name in self.deltas), *statistics})
+
+
+def problem(
+    sums: Mapping[str, Tensor],
+    own: Mapping[str, Mapping[str, Tensor]],
+    expected: Expected,
+    clients: Sequence[str],
+    max_weight: float,
+) -> str | None:
+    """What is wrong with an update, in words; None if nothing is.
+
+    Args:
+        sums: Its sums, of one client or of the clients of one node.
+        own: Client id → what is not additive.
+        expected: What the update of one client must be made of.
+        clients: The ids of the clients that it is of.
+        max_weight: The most that one client may weigh.
+
+    Returns:
+        The first of these that holds: a tensor is missing or not wanted, has another shape or type, or is not finite;
+        the weight is negative, above ``max_weight`` for each client, or 0 beside something that is not; a statistic is
+        out of its bounds; ``own`` is not of exactly these clients, or wrong in one of these ways.
+    """
+    return next(_problems(sums, own, expected, clients, max_weight), None)
+
+
+def _problems(
+    sums: Mapping[str, Tensor],
+    own: Mapping[str, Mapping[str, Tensor]],
+    expected: Expected,
+    clients: Sequence[str],
+    max_weight: float,
+) -> Iterator[str]:
+    shapes: dict[str, Shape] = {"weight": ()}
+    shapes |= {f"delta.{name}": shape for name, shape in expected.deltas.items()}
+    shapes |= {name: bounds.shape for name, bounds in expected.sums.items()}
+    yield from _malformed(sums, shapes, "")
+    weight, count = float(sums["weight"]), len(clients)
+    most = count * max_weight
+    if weight < 0 or weight > most * (1 + SLACK):
+        yield f"its weight is {weight:g}, and it may be from 0 to {most:g}"
+    if weight == 0:
+        moved = [name for name, leaf in sums.items() if bool((leaf != 0).any())]
+        if moved:
+            yield f"its weight is 0, and {moved[0]} is not"
+    for name, bounds in expected.sums.items():
+        yield from _out_of_bounds(name, sums[name], bounds, weight if bounds.per == "weight" else float(count))
+    wanted = set(clients) if expected.own else set()
+    if own.keys() != wanted:
+        yield f"it brings tensors of {len(own)} clients' own, and {len(wanted)} were asked for them"
+    for tensors in own.values():
+        yield from _malformed(tensors, {name: bounds.shape for name, bounds in expected.own.items()}, "own ")
+        for name, bounds in expected.own.items():
+            yield from _out_of_bounds(f"own {name}", tensors[name], bounds, 1.0)
+
+
+def _malformed(tree: Mapping[str, Tensor], shapes: Mapping[str, Shape], kind: str) -> Iterator[str]:
+    """What hinders reading the tensors at all."""
+    for name in shapes:
+        if name not in tree:
+            yield f"{kind}{name} is missing"
+    for name, leaf in tree.items():
+        if name not in shapes:
+            yield f"{kind}{name} is not wanted"
+        elif tuple(leaf.shape) != tuple(shapes[name]):
+            yield f"{kind}{name} has shape {tuple(leaf.shape)} instead of {tuple(shapes[name])}"
+        elif leaf.dtype != torch.float32:
+            yield f"{kind}{name} is {str(leaf.dtype).removeprefix('torch.')} instead of float32"
+        elif not bool(leaf.isfinite().all()):
+            yield f"{kind}{name} {NOT_FINITE}"
+
+
+def _out_of_bounds(name: str, leaf: Tensor, bounds: Bounds, times: float) -> Iterator[str]:
+    slack = SLACK * max(abs(bounds.least), abs(bounds.most))
+    if leaf.numel() and not (
+        times * (bounds.least - slack) <= float(leaf.min()) and float(leaf.max()) <= times * (bounds.most + slack)
+    ):
+        least, most = times * bounds.least, times * bounds.most
+        yield f"{name} has {float(leaf.min()):g} to {float(leaf.max()):g}, {OUT_OF_BOUNDS} {least:g} to {most:g}"
+
+
+def lighter(sums: Mapping[str, Tensor], factor: Tensor, by_weight: Collection[str]) -> Tree:
+    """The sums of a client that counts ``factor`` times as much: what is counted by weight shrinks, nothing else."""
+    return {name: leaf * factor if name in by_weight else leaf for name, leaf in sums.items()}

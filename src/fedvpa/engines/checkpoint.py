@@ -15,6 +15,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from fedvpa.algorithms.limits import Guard
 from fedvpa.core.errors import RunError
 from fedvpa.core.files import replacing
 from fedvpa.core.frozen import from_tensors, to_tensors
@@ -67,8 +68,9 @@ def load_checkpoint(path: Path, state_type: type[Any]) -> tuple[TrainState, dict
 
 
 def to_tree(state: TrainState) -> Tree:
-    """Server and clients as named tensors."""
-    return prefixed("state", to_tensors(state.server)) | prefixed("private", encode_each(state.private))
+    """Server, clients and what is known of their updates, as named tensors."""
+    server, guard = prefixed("state", to_tensors(state.server)), prefixed("guard", to_tensors(state.guard))
+    return server | guard | prefixed("private", encode_each(state.private))
 
 
 def from_tree(tensors: Mapping[str, Tensor], state_type: type[Any]) -> TrainState:
@@ -77,8 +79,8 @@ def from_tree(tensors: Mapping[str, Tensor], state_type: type[Any]) -> TrainStat
     Raises:
         ValueError: If a tensor of the server's state is missing, or belongs to no field of ``state_type``.
     """
-    server = from_tensors(state_type, below("state", tensors))
-    return TrainState(server, decode_each(below("private", tensors)))
+    server, guard = from_tensors(state_type, below("state", tensors)), from_tensors(Guard, below("guard", tensors))
+    return TrainState(server, decode_each(below("private", tensors)), guard)
 
 
 def previous(path: Path) -> Path:

@@ -28,5 +28,4 @@ def run_client(task: CohortTask, position: int, name: str) -> tuple[Part, Tree]:
         private |= {"group": task.holder.group_one_hot([name])[0]}
     draws = algorithm.draw(task.seed, broadcast, name, task.holder.size(name))
     update, after = algorithm.client_update(received, task.holder.held(name), private, draws)
-    sent = task.transform(update, broadcast.round, name)
-    return Part((name,), alone(name, sent)), algorithm.store_private(own, after, received)
+    return Part((name,), alone(name, task.sent(update, received, name))), algorithm.store_private(own, after, received)

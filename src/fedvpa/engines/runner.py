@@ -9,6 +9,7 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 from torch import Tensor
 
 from fedvpa.algorithms.base import Algorithm, Broadcast, ClientUpdate, Transform
+from fedvpa.algorithms.limits import limited
 from fedvpa.algorithms.robust import Part
 from fedvpa.core.short_repr import short_repr
 from fedvpa.core.tree import Tree
@@ -75,6 +76,7 @@ class CohortTask:
         private: The private state of every client that has one.
         seed: The run's seed.
         transform: What is done to each client's update before it leaves the client.
+        single: Whether the server needs each client's update by itself, and no sum over several.
     """
 
     algorithm: Algorithm[Any, Any]
@@ -85,8 +87,13 @@ class CohortTask:
     private: Mapping[str, Tree]
     seed: int
     transform: Transform
+    single: bool = True
 
     __repr__ = short_repr
+
+    def sent(self, update: ClientUpdate, received: Tree, client_id: str) -> ClientUpdate:
+        """What leaves a client of its update: kept to the limits that it was told, then transformed."""
+        return self.transform(limited(update, received), self.broadcast.round, client_id)
 
 
 @runtime_checkable

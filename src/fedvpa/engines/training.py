@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any, cast
 
 from fedvpa.algorithms.base import Algorithm, Broadcast, CohortUpdate, State, Transform
+from fedvpa.algorithms.limits import Guard, said
 from fedvpa.algorithms.rejections import check_rejected, lower
 from fedvpa.algorithms.robust import Part, aggregate
 from fedvpa.core import tree
@@ -18,7 +19,7 @@ from fedvpa.core.progress import say
 from fedvpa.core.short_repr import short_repr
 from fedvpa.core.tree import Tree
 from fedvpa.engines import loop, vectorised
-from fedvpa.engines.codecs import decode, encode
+from fedvpa.engines.codecs import decode, encode, hint
 from fedvpa.engines.config import Codec, EngineConfig
 from fedvpa.engines.runner import CohortRunner, CohortTask, Holder, Members, unchanged
 from fedvpa.engines.sampling import draw_cohort, draw_dropouts, identities, say_if_all
@@ -29,10 +30,17 @@ MOST_REQUESTS = 8
 
 @dataclass(frozen=True, repr=False)
 class TrainState:
-    """Everything needed to go on: what the server knows, and what its simulated clients keep to themselves."""
+    """Everything needed to go on.
+
+    Attributes:
+        server: What the algorithm knows on the server.
+        private: Client id → what a simulated client keeps to itself.
+        guard: What the server has found out about the clients' updates: the limits on them.
+    """
 
     server: Any
     private: dict[str, Tree] = field(default_factory=dict)
+    guard: Guard = field(default_factory=Guard)
 
     __repr__ = short_repr
 
@@ -46,6 +54,7 @@ class Answer:
         answered: Those that answered.
         rejected: Client id → why its update does not count.
         losses: What the server says about it.
+        limits: ``clip_norm`` and ``max_weight``, as they were in force.
         uplink_bytes: Sent by the clients.
         downlink_bytes: Sent to them.
     """
@@ -54,6 +63,7 @@ class Answer:
     answered: frozenset[str]
     rejected: dict[str, str]
     losses: dict[str, float]
+    limits: dict[str, float | None]
     uplink_bytes: int
     downlink_bytes: int
 
@@ -141,26 +151,32 @@ class _Rounds:
     def _request(self, state: TrainState, cohort: list[str]) -> tuple[TrainState, Answer]:
         """Ask a cohort, check and add up what comes back, and let the server learn from it."""
         algorithm, engine, round_ = self._algorithm, self._engine, state.server.round
+        rules, expected = algorithm.config.server, algorithm.expected(state.server)
         dropped = draw_dropouts(cohort, engine.dropout, self._seed, round_)
         reporting = [name for name in cohort if name not in dropped]
         sent = algorithm.broadcast(state.server, cohort)
-        sent = replace(sent, shared=encode(sent.shared, engine.codec))
+        sent = replace(sent, shared=encode(sent.shared | state.guard.announced(rules, expected), engine.codec))
         received = replace(sent, shared=decode(sent.shared, engine.codec))
-        holder = cast(
-            Holder[Any], self._members
-        )  # a runner over a network, whose server holds no pairs, does not read it
-        task = CohortTask(algorithm, received, holder, cohort, reporting, state.private, self._seed, self._transform)
+        # A runner over a network, whose server holds no pairs, does not read the holder.
+        holder, single = cast(Holder[Any], self._members), rules.rule != "mean" or state.guard.measures(rules, expected)
+        task = CohortTask(
+            algorithm, received, holder, cohort, reporting, state.private, self._seed, self._transform, single
+        )
         parts, kept = self._run(task)
         sums = [encode(part.update.sums, engine.codec) for part in parts]
         parts = [_arrived(part, tree_, engine.codec) for part, tree_ in zip(parts, sums, strict=True)]
         answered = frozenset(name for part in parts for name in part.clients)
-        update, rejected = aggregate(parts, state.server.params, algorithm.config.server)
+        found = aggregate(parts, expected, state.guard, rules)
+        rejected = {name: reason + hint(reason, engine.codec) for name, reason in found.rejected.items()}
         self._check(round_, answered, rejected)
-        server, losses = algorithm.server_update(state.server, update)
+        for line in said(state.guard, found.guard, rules):
+            say(f"round {round_}: {line}")
+        server, losses = algorithm.server_update(state.server, found.update)
         self._check_finite(round_, server)
         uplink, downlink = sum(map(tree.size, sums)) + _own_bytes(parts), _downlink(sent, len(cohort))
-        after = TrainState(server, {**state.private, **kept})
-        return after, Answer(cohort, answered, rejected, losses, uplink, downlink)
+        after = TrainState(server, {**state.private, **kept}, found.guard)
+        limits = {"clip_norm": _shown(found.clip_norm), "max_weight": _shown(found.max_weight)}
+        return after, Answer(cohort, answered, rejected, losses, limits, uplink, downlink)
 
     def _check(self, round_: int, answered: frozenset[str], rejected: dict[str, str]) -> None:
         for name, reason in rejected.items():
@@ -187,6 +203,7 @@ def _line(round_: int, answers: Sequence[Answer], seconds: float) -> dict[str, A
         "cohort": answers[0].cohort,
         "dropped": sorted(silent & asked),
         "rejected": sorted({name for answer in answers for name in answer.rejected}),
+        **answers[-1].limits,
     }
 
 
@@ -215,6 +232,11 @@ def _runner(
 def _arrived(part: Part, sums: Tree, codec: Codec) -> Part:
     """A part as the server decodes it."""
     return Part(part.clients, CohortUpdate(decode(sums, codec), part.update.own))
+
+
+def _shown(limit: float | None) -> float | None:
+    """A limit with four digits: engines agree to more, and not to the last bit."""
+    return None if limit is None else float(f"{limit:.4g}")
 
 
 def _own_bytes(parts: Sequence[Part]) -> int:

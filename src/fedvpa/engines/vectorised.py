@@ -122,7 +122,7 @@ def _run_batch(task: CohortTask) -> CohortResult:
     update, after = algorithm.client_update(broadcast.cohort(len(names)), data, private, draws)
     parts, kept = [], {}
     for row, (name, mine) in enumerate(zip(names, one_by_one(names, update), strict=True)):
-        parts.append(Part((name,), alone(name, task.transform(mine, broadcast.round, name))))
+        parts.append(Part((name,), alone(name, task.sent(mine, received[row], name))))
         tensors = {key: leaf[row].clone() for key, leaf in after.items()}  # a view would keep the whole batch's memory
         kept[name] = algorithm.store_private(owns[row], tensors, received[row])
     return parts, kept

@@ -6,12 +6,14 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
-from fedvpa.core.config import Config
 from fedvpa.core.errors import ConfigError
+from fedvpa.core.rules import RulesConfig
 
 
-class ClientsConfig(Config):
+class ClientsConfig(RulesConfig):
     """Methods whose clients train a policy: what ``engine`` and ``server`` are for selectors.
+
+    With the keys of :class:`~fedvpa.core.rules.RulesConfig`.
 
     Attributes:
         engine: ``loop`` (one client after the other, in this process) or ``flower`` (Flower's simulation).

@@ -137,7 +137,15 @@ def client_app(load: Callable[[Context], Node], guard: Callable[[], AbstractCont
         private = {**(request.private or {}), **node.devices.load(context, round_)}
         names = request.clients
         task = CohortTask(
-            node.algorithm, request.broadcast, holder, names, names, private, request.seed, node.transform
+            node.algorithm,
+            request.broadcast,
+            holder,
+            names,
+            names,
+            private,
+            request.seed,
+            node.transform,
+            request.single,
         )
         parts, kept = (vectorised.run_clients if node.algorithm.holds == "features" else loop.run_cohort)(task)
         node.devices.save(context, {**private, **kept}, round_)

@@ -46,7 +46,7 @@ class Request:
         broadcast: Weights, prior and the rest; its own part belongs to ``clients``, in their order.
         clients: Ids of the clients asked.
         seed: The run's seed.
-        single: Whether the node sends its clients' updates one by one, for robust rules, instead of their sum.
+        single: Whether the node sends its clients' updates one by one instead of their sum.
         codec: How weights travel, in both directions.
         scaling: How the node scales its features; None in simulation, where it knows.
         private: Private state for a simulated node that starts anew; None in a deployment.
@@ -152,7 +152,7 @@ def unpack_reply(records: RecordDict, clients: Sequence[str], codec: Codec) -> t
     """
     try:
         return _reply(records, clients, codec)
-    except (KeyError, ValueError, TypeError) as error:
+    except (KeyError, ValueError, TypeError, RuntimeError) as error:
         raise DataError("an answer that cannot be read: it may run another version of fedvpa") from error
 
 
@@ -160,7 +160,11 @@ def _reply(records: RecordDict, clients: Sequence[str], codec: Codec) -> tuple[l
     tensors, sums = (tree_of(records.array_records[name]) for name in ("own", "sums"))
     numbers = {name: row for row, name in enumerate(clients)}
     parts = []
-    for number, members in enumerate(json.loads(str(records.config_records["parts"]["clients"]))):
+    told = json.loads(str(records.config_records["parts"]["clients"]))
+    named = [name for members in told for name in members]
+    if not all(told) or sorted(named) != sorted(set(named) & set(clients)):
+        raise ValueError("parts of nobody, of others, or of somebody twice")
+    for number, members in enumerate(told):
         own = {name: mine for name in members if (mine := below(str(numbers[name]), tensors))}
         parts.append(Part(tuple(members), CohortUpdate(decode(below(str(number), sums), codec), own)))
     return parts, _device(records)

@@ -57,8 +57,7 @@ class GridCohort:
         """One round on the nodes that host the cohort; ``task.holder`` is not read."""
         if not task.reporting:
             return [], {}
-        rules, broadcast, cohort = task.algorithm.config.server, task.broadcast, task.cohort
-        single = rules.rule != "mean" or rules.clip_norm is not None
+        broadcast, cohort = task.broadcast, task.cohort
         asked = set(task.reporting)
         shares: dict[int, list[int]] = {}
         for position, name in enumerate(cohort):
@@ -69,7 +68,7 @@ class GridCohort:
             names = tuple(cohort[position] for position in positions)
             device = self._device(names, task.private)
             mine = vectorised.select(broadcast, positions)
-            request = Request(mine, names, task.seed, single, self.codec, self.scaling, device)
+            request = Request(mine, names, task.seed, task.single, self.codec, self.scaling, device)
             clients[node] = names
             content, group = pack_request(request), str(broadcast.round)
             ttl = self.deadline + CLOCK_SECONDS
