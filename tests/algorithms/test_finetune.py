@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from fedvpa.selector.pairs import Pairs
 from tests_shared import config
 
 
+@cache
 def trained(method: str, head: str = "bilinear", engine: str = "loop") -> Tuned:
     shape, rules = {"head": head, "trunk_width": 3}, {"clip_norm": None, "max_weight": None}
     algorithm, federation = make(method, config(selector=shape, server=rules)), make_federation()
