@@ -59,12 +59,16 @@ def test_without_groups_all_users_ask_under_one_preference_and_no_path_leads_any
     assert left_out(lonely) == []
 
 
-def test_a_policy_without_z_is_judged_under_the_groups_of_the_pairs_where_clients_hold_several():
-    mixed = {"seen": users([None, None], 10, "s"), "unseen": users([], 0, "u"), "groups": ("a", "b")}
-    found = contests(served(**mixed, personal=False, latents={}), 5)
-    assert [(one.preference, one.users) for one in found] == [("a", ("",) * 5), ("b", ("",) * 5)]
-    # A policy that follows z is asked for users, and nobody says what these two prefer.
-    assert {one.preference for one in contests(served(**mixed), 5)} == {EVERYBODY}
+def test_users_who_are_mixtures_of_the_pairs_groups_all_ask_under_each():
+    mixed = served(seen=users([None, None], 10, "s"), unseen=users([], 20, "u"), latents={}, groups=("b", "a"))
+    assert [(one.preference, one.users) for one in contests(mixed, 3)] == [
+        ("a", ("s0", "s1", "s0")),
+        ("b", ("s0", "s1", "s0")),
+    ]
+    assert served(groups=("c",)).preferences == ("a", "b")
+    plain = served(personal=False, method="firm", seen=mixed.seen, unseen=mixed.unseen, latents={}, groups=("a", "b"))
+    assert [(one.preference, one.users) for one in contests(plain, 2)] == [("a", ("", "")), ("b", ("", ""))]
+    assert left_out(mixed) == []
 
 
 def test_users_without_a_group_among_others_are_left_out_and_counted():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -34,7 +34,7 @@ class Served:
         unseen: The users that did not.
         latents: Group → the z that stands for it, in the order of the groups.
         groups: The groups that the pairs name. Where no user has one, because clients hold pairs of several (such as
-            under ``partition.kind=topics``), policies without z are judged under all of them.
+            under ``partition.kind=topics``), policies are judged under all of them, and every user asks under each.
     """
 
     method: str
@@ -50,18 +50,14 @@ class Served:
     __repr__ = short_repr
 
     @property
+    def user_groups(self) -> frozenset[str]:
+        """Those of all users."""
+        return frozenset(group for group in (*self.seen.groups, *self.unseen.groups) if group is not None)
+
+    @property
     def preferences(self) -> tuple[str, ...]:
-        """What the policies are judged under: the groups of all users, or one preference where nobody has a group."""
-        return preferences_of(self._users_groups or (set() if self.personal else set(self.groups)))
-
-    @property
-    def asks_nobody(self) -> bool:
-        """Whether the policies are judged under groups that no user stands for."""
-        return bool(self.groups) and not self.personal and not self._users_groups
-
-    @property
-    def _users_groups(self) -> set[str]:
-        return {group for group in (*self.seen.groups, *self.unseen.groups) if group is not None}
+        """What the policies are judged under: groups of users, of pairs, or one preference where there are none."""
+        return preferences_of(self.user_groups or self.groups)
 
 
 @dataclass(frozen=True, repr=False)
@@ -87,7 +83,7 @@ class Contest:
     __repr__ = short_repr
 
 
-def preferences_of(groups: Sequence[str] | set[str]) -> tuple[str, ...]:
+def preferences_of(groups: Collection[str]) -> tuple[str, ...]:
     """What policies are judged under, for users of these groups."""
     return tuple(sorted(groups)) or (EVERYBODY,)
 
@@ -145,8 +141,9 @@ def left_out(served: Served) -> list[str]:
 
 def _contest(served: Served, preference: str, count: int, *, seen: bool) -> Contest | None:
     users = served.seen if seen else served.unseen
-    own = [row for row, group in enumerate(users.groups) if preference in (group, EVERYBODY)]
-    if not own and not served.asks_nobody:
+    everybody = preference == EVERYBODY or not served.user_groups
+    own = [row for row, group in enumerate(users.groups) if everybody or group == preference]
+    if not own:
         return None
     name = ONE if ONE in served.policies else preference
     if name not in served.policies:

@@ -16,14 +16,14 @@ def reading_groups(config: RunConfig, methods: Sequence[str]) -> list[str]:
 
 
 def without_group(config: RunConfig, clients: Sequence[int], seed: int) -> str:
-    """Which clients have no group, in words; empty where all have one. The world's users always have.
+    """Which clients have no group, in words; empty where all have one, as the world's users do.
 
     Args:
         config: What all runs share.
         clients: Numbers of seen clients.
         seed: The first one.
     """
-    if config.data.source == "world":
+    if config.data.source == "world" and config.partition.kind in ("natural", "group"):
         return ""
     table = load(config.resolved_data())
     if not table.groups():

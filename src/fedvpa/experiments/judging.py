@@ -42,6 +42,7 @@ from fedvpa.runs.folder import RunFolder
 from fedvpa.runs.identity import base_content, model_content
 from fedvpa.runs.policies import read_policy_metrics
 from fedvpa.runs.stage1 import open_stage1
+from fedvpa.world.users import find_population
 from fedvpa.selector.posterior import single
 
 VERDICTS = "verdicts.jsonl"
@@ -115,7 +116,7 @@ def open_candidate(run: RunFolder, config: RunConfig, *, along: bool) -> Candida
     metrics = read_policy_metrics(run)
     stage = open_stage1(run, config)
     prompts = evaluation_prompts(stage, whole_blocks(config.policy.judging.prompts))
-    return Candidate(run, config, _served(run, stage, metrics), prompts, along)
+    return Candidate(run, config, _served(run, stage, metrics, config), prompts, along)
 
 
 def sample_answers(candidate: Candidate, policies: Mapping[str, Policy] | None = None) -> None:
@@ -221,7 +222,7 @@ def _is_model(value: str) -> bool:
     return bool(value) and (Path(value).expanduser() / "config.json").is_file()
 
 
-def _served(run: RunFolder, stage: Stage1, metrics: Mapping[str, Any]) -> Served:
+def _served(run: RunFolder, stage: Stage1, metrics: Mapping[str, Any], config: RunConfig) -> Served:
     names = tuple(metrics["policies"])
     personal = read_policy(run.policy / names[0])["conditioner"] is not None
     nobody = not (stage.seen.ids or stage.unseen.ids)
@@ -234,8 +235,15 @@ def _served(run: RunFolder, stage: Stage1, metrics: Mapping[str, Any]) -> Served
         seen=_stand_ins(run, stage) if personal and nobody else stage.seen,
         unseen=stage.unseen,
         latents=read_preferences(run.policy),
-        groups=() if personal or nobody else tuple(stage.pairs.table.groups()),
+        groups=() if nobody or stage.groups else _groups_of_pairs(stage, config),
     )
+
+
+def _groups_of_pairs(stage: Stage1, config: RunConfig) -> tuple[str, ...]:
+    """The groups that the data name, whoever holds them; none where the run's texts are not there."""
+    if stage.world:
+        return tuple(sorted(utility.name for utility in find_population(config.data.population).utilities))
+    return tuple(stage.pairs.table.groups()) if stage.has_text else ()
 
 
 def _stand_ins(run: RunFolder, stage: Stage1) -> Users:
