@@ -42,8 +42,8 @@ from fedvpa.runs.folder import RunFolder
 from fedvpa.runs.identity import base_content, model_content
 from fedvpa.runs.policies import read_policy_metrics
 from fedvpa.runs.stage1 import open_stage1
-from fedvpa.world.users import find_population
 from fedvpa.selector.posterior import single
+from fedvpa.world.users import find_population
 
 VERDICTS = "verdicts.jsonl"
 """The file of a comparison, or of a run, that keeps what a paid judge said."""
