@@ -158,6 +158,17 @@ def test_what_cannot_be_released_is_one_message_and_nothing_is_written(
     (tmp_path / "full" / "file").touch()
     with pytest.raises(RunError, match="holds files already"):
         export_release(aligned, tmp_path / "full")
+    policy = shutil.copytree(aligned, tmp_path / "policy")  # as a federation that trained a policy alone leaves it
+    shutil.rmtree(policy / "selector")
+    capsys.readouterr()
+    made = export_release(policy, tmp_path / "without")
+    assert [name for name in HOLDS if not name.startswith("selector")] == list(made.files)
+    assert set(made.left_out) == read_preferences(aligned / "policy").keys()
+    assert "holds no selector, so nodes can generate, and not personalize" in capsys.readouterr().err
+    assert "personalize" not in (made.release / "README.md").read_text()
+    assert generate(made.release, PROMPT, [0.1] * 13, max_new_tokens=5).answers
+    with pytest.raises(RunError, match="holds no trained selector"):
+        personalize(made.release, _pairs(tmp_path))
     untrained = shutil.copytree(finished, tmp_path / "untrained")
     shutil.rmtree(untrained / "selector")
     with pytest.raises(RunError, match="holds no trained selector"):

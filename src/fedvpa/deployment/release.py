@@ -1,7 +1,8 @@
 """What the server of a federation gives its nodes: the selector and the policy of a run, and nothing of a user.
 
 A release is a run directory for the verbs that serve: ``personalize``, ``generate`` and ``evaluate`` open it on a
-machine that has the language model and a user's own pairs, offline. What is in it is named here, so that a file that
+machine that has the language model and a user's own pairs, offline. A federation that trained a policy alone gives that
+alone. What is in it is named here, so that a file that
 some later step leaves in a run is not given away by accident: no users, no private state, no history (which has the ids
 of cohorts), no checkpoint (which has the last posteriors), no answers, and no path of the server's data.
 """
@@ -38,25 +39,29 @@ WEIGHTS = ("adapter_model.safetensors", "z_conditioner.safetensors")
 """Of a policy; one without z has no conditioner."""
 
 GUIDE = """\
-# A selector{and_policy} for the users of a node
+# What serves the users of a node
 
-Trained by `{method}` with fedvpa {version}. It holds no user's pairs, no user's z and nobody's name.
-{learned}
-It is read by the language model `{model}`. Where that is another folder on this machine, add
-`features.model=PATH` to a command{policy_place}; another model is refused.
+Trained by {methods} with fedvpa {version}. It holds no user's pairs, no user's z and nobody's name. Its weights were
+learned from users' pairs{card}.
 
+{models}
+
+Where such a model is another folder on this machine, add its key to a command, as in `features.model=PATH`; another
+model is refused.
+{personalize}{generate}"""
+
+CARD = "; `policy/README.md` says what left their devices for it"
+
+PERSONALIZE = """
 A user's preferences, from the user's own labelled pairs, which stay on this machine:
 
     fedvpa personalize . --pairs mine.jsonl
-{generate}"""
-
-LEARNED = """The weights were learned from users' pairs; `policy/README.md` says what left their devices for it.
 """
 
 GENERATE = """
-Answers that follow them:
+Answers{follow}:
 
-    fedvpa generate . --prompt TEXT --preference @mine.jsonl
+    fedvpa generate . --prompt TEXT{preference}
 """
 
 
@@ -81,14 +86,15 @@ def write_release(run: RunFolder, folder: Path, places: Sequence[str] = ()) -> R
     """Write what nodes need to serve their users.
 
     Args:
-        run: A run with a trained selector, of a deployment's server or of a simulation.
+        run: A run with a trained selector or a policy, of a deployment's server or of a simulation.
         folder: Where to; must be empty or not exist.
         places: Where nodes have the language models, such as ``features.model=HUB_ID``; each must be here too, and is
             checked by its content.
 
     Raises:
         ConfigError: For an override of anything else, or a method that has no selector for all.
-        RunError: If the run holds no trained selector or an unfinished policy, or ``folder`` holds files.
+        RunError: If the run holds neither a trained selector nor a policy, or one that is not finished, or ``folder``
+            holds files.
         ModelError: If a language model is not the one that was trained with.
         StorageError: If the folder cannot be written.
     """
@@ -97,13 +103,9 @@ def write_release(run: RunFolder, folder: Path, places: Sequence[str] = ()) -> R
         raise RunError("holds files already.", fix="Choose an empty folder.", where=str(folder))
     folder = output_folder(folder, "a release")
     config = run.config(places)
-    if not make(config.method, config.method_config).rounds:
-        raise ConfigError(
-            f"{config.method!r} has a selector for each client, and none to give to others.", fix="Take another run."
-        )
-    selector = trained_selector(run)
     names = _policies(run)
-    if any(place.startswith("features.model=") for place in places):
+    selector = _selector(run, config, needed=not names)
+    if selector is not None and any(place.startswith("features.model=") for place in places):
         check_features(config.features, selector)
     parent = folder.parent
     with storing(folder):
@@ -139,22 +141,41 @@ def _policies(run: RunFolder) -> tuple[str, ...]:
     return tuple(read_policy_metrics(run)["policies"])
 
 
-def _write(run: RunFolder, config: RunConfig, selector: Selector, names: Sequence[str], made: Path) -> tuple[str, ...]:
+def _selector(run: RunFolder, config: RunConfig, *, needed: bool) -> Selector | None:
+    """The run's selector; None, and a line on stderr that says so, of a federation that trained a policy alone.
+
+    Raises:
+        ConfigError: If the method has one for each client.
+        RunError: If there is none, and it is ``needed``.
+    """
+    if not needed and not run.selector.is_dir():
+        say(f"{run} holds no selector, so nodes can generate, and not personalize")
+        return None
+    if not make(config.method, config.method_config).rounds:
+        raise ConfigError(
+            f"{config.method!r} has a selector for each client, and none to give to others.", fix="Take another run."
+        )
+    return trained_selector(run)
+
+
+def _write(
+    run: RunFolder, config: RunConfig, selector: Selector | None, names: Sequence[str], made: Path
+) -> tuple[str, ...]:
     """Write everything into a new folder; the preferences by name that are left out."""
     write_text(made / "config.yaml", f"{SCHEMA_LINE}{VERSIONS['run']}\n{dump(_for_nodes(config))}")
-    selector.save_pretrained(made / "selector")
+    if selector is not None:
+        selector.save_pretrained(made / "selector")
     left_out: tuple[str, ...] = ()
-    base = ""
+    policy = RunFolder(made).policy
+    for name in names:
+        _write_policy(run.policy / name, policy / name, config)
     if names:
-        place = RunFolder(made)
-        for name in names:
-            base = _write_policy(run.policy / name, place.policy / name, config)
         named, left_out = _shareable(read_preferences(run.policy), selector)
-        write_json(place.policy / PREFERENCES, named)
+        write_json(policy / PREFERENCES, named)
         version, method = VERSIONS["policy metrics"], read_policy_metrics(run)["method"]
         noted = {"schema_version": version, "method": method, "policies": {name: {} for name in names}, "data": None}
-        write_json(place.policy / "metrics.json", noted)
-    write_text(made / "README.md", _guide(config, base))
+        write_json(policy / "metrics.json", noted)
+    write_text(made / "README.md", _guide(config, selector, policy, names))
     return left_out
 
 
@@ -170,8 +191,8 @@ def _for_nodes(config: RunConfig) -> RunConfig:
     return config.model_copy(update={"data": DataConfig.parse(values), "features": features, "policy": policy})
 
 
-def _write_policy(source: Path, target: Path, config: RunConfig) -> str:
-    """Write one policy; the name of its base model, as nodes are told it."""
+def _write_policy(source: Path, target: Path, config: RunConfig) -> None:
+    """Write one policy, with the name of its base model as nodes are told it."""
     saved = read_policy(source)
     settings = {**saved.get("settings", {})}
     settings["candidates"] = {**settings.get("candidates", {}), "prompt_file": None}
@@ -186,30 +207,42 @@ def _write_policy(source: Path, target: Path, config: RunConfig) -> str:
     if (source / "README.md").is_file():
         card = read_own_text(source / "README.md")
         write_text(target / "README.md", card.replace(f"base_model: {saved['model']}\n", f"base_model: {base}\n"))
-    return base
 
 
 def _shareable(
-    named: Mapping[str, Sequence[float]], selector: Selector
+    named: Mapping[str, Sequence[float]], selector: Selector | None
 ) -> tuple[dict[str, list[float]], tuple[str, ...]]:
     """Preferences by name whose z is a prototype, which is a weight of the selector; and the names of the others.
 
     Where a method has no prototypes, or a group lies near none, its z is the mean of its users' posteriors, maybe of a
     single one.
     """
-    prototypes = selector.prototypes.tolist()
+    prototypes = [] if selector is None else selector.prototypes.tolist()
     shared = {name: list(z) for name, z in named.items() if list(z) in prototypes}
     return shared, tuple(sorted(named.keys() - shared.keys()))
 
 
-def _guide(config: RunConfig, base: str) -> str:
-    model = config.features.model
-    return GUIDE.format(
-        and_policy=" and a policy" if base else "",
-        method=config.method,
-        version=__version__,
-        learned=LEARNED if base else "The weights were learned from users' pairs.\n",
-        model=model,
-        policy_place=f", and `policy.model=PATH` for the policy's, `{base}`" if base not in ("", model) else "",
-        generate=GENERATE if base else "",
+def _guide(config: RunConfig, selector: Selector | None, policy: Path, names: Sequence[str]) -> str:
+    """The README of a release, for whoever is given it."""
+    saved = read_policy(policy / names[0]) if names else {}
+    follows = saved.get("conditioner") is not None and selector is not None
+    methods = dict.fromkeys(([config.method] if selector is not None else []) + ([saved["method"]] if saved else []))
+    read = [f"The selector reads features of `{config.features.model}` (features.model)."] if selector else []
+    based = [f"The policy is one of `{saved['model']}` ({_place_of(saved)})."] if saved else []
+    group = " --preference GROUP" if names and names[0] else ""
+    generate = GENERATE.format(
+        follow=" that follow them" if follows else "", preference=" --preference @mine.jsonl" if follows else group
     )
+    return GUIDE.format(
+        methods=" and ".join(f"`{method}`" for method in methods),
+        version=__version__,
+        card=CARD if saved else "",
+        models=" ".join([*read, *based]),
+        personalize=PERSONALIZE if selector is not None else "",
+        generate=generate if saved else "",
+    )
+
+
+def _place_of(saved: Mapping[str, Any]) -> str:
+    """The key that says where a policy's base model is: that of the features, unless stage 2 named its own."""
+    return "policy.model" if saved["settings"].get("model") else "features.model"
