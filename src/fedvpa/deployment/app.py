@@ -66,8 +66,14 @@ GUIDE = """\
 `fedvpa_app/run.yaml` is the run; `pyproject.toml` says where the server writes (`out`), how many nodes it waits for,
 how long a round may take (`deadline`, in seconds) and what share of a round's clients must answer (`quorum`).
 
-Each node, with its own pairs, key and folder for its users' private state. A node listens on a port of its machine:
-several nodes on one machine need one each.
+Each node makes its own key, with `fedvpa export node-key . --name node-0` and so on, and sends the `.pub` alone; the
+private key stays there. Where runs are started, once for each node:
+
+    flwr supernode register node-0.pub
+
+Each node, with its own pairs, key and folder for its users' private state; `model-path="PATH"` in `--node-config` says
+where the language model is, if not where `run.yaml` says. A node listens on a port of its machine: several nodes on one
+machine need one each.
 
 {nodes}
 
