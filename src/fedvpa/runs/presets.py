@@ -46,7 +46,8 @@ BUNDLED_MODEL: Mapping[str, Any] = MappingProxyType(
             "preferences": {"pairs_per_latent": 2},
         },
         "biscuit": {"lora": {"lr": 1e-2}},
-        "firm": {"rounds": 10, "cohort": 5, "steps": 2, "prompts": 4, "lr": 6e-3, "max_new_tokens": 112},
+        "firm": {"rounds": 10, "cohort": 5, "steps": 2, "prompts": 4, "lr": 5e-3, "kl_weight": 0.2}
+        | {"max_new_tokens": 112},
     }
 )
 """Where the base policy is the bundled language model.
