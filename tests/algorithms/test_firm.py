@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from fedvpa.algorithms.aggregation import drift
 from fedvpa.algorithms.base import Broadcast
 from fedvpa.algorithms.firm import Firm, make_firm
 from fedvpa.algorithms.firm_step import (
@@ -206,6 +207,19 @@ def test_the_history_has_rewards_in_their_own_units_and_the_drift_of_updates(bas
     assert told["drift"] == pytest.approx(1 - torch.cosine_similarity(*kept, dim=0).item(), abs=1e-4)
     assert 0 < told["reward.before.world:helpful"] < 5 * 4 < told["reward.before.world:harmless"]
     assert told["kl"] > 0
+
+
+@pytest.mark.unit
+def test_drift_is_one_less_the_mean_cosine_of_two_changes():
+    rows = torch.randn(4, 7, generator=torch.Generator().manual_seed(3))
+    changes = [{"a": 10.0**place * row[:3], "b": 10.0**place * row[3:]} for place, row in enumerate(rows)]
+    cosines = [torch.cosine_similarity(rows[a], rows[b], dim=0) for a in range(4) for b in range(a)]
+    wanted = 1 - float(torch.stack(cosines).mean())
+    nothing = {"a": torch.zeros(3), "b": torch.zeros(4)}
+    assert drift([*changes, nothing]) == pytest.approx(wanted, abs=1e-5)
+    assert drift([changes[0], changes[0]]) == pytest.approx(0, abs=1e-6)
+    assert drift([changes[0], nothing]) is None
+    assert drift([{}, {}]) is None
 
 
 @pytest.mark.unit

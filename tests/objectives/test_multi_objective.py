@@ -15,7 +15,6 @@ from fedvpa.objectives.multi_objective import (
     fedcmoo_weights,
     gram,
     is_vertex,
-    mean_cosine,
     project_to_simplex,
     regularised_mgda,
 )
@@ -191,15 +190,3 @@ def test_vertices_and_disagreement():
     assert not is_vertex(preference(1e-9, 1 - 1e-9))
     assert disagreement(torch.stack([preference(1, 0), preference(0, 1)])) == pytest.approx(0.5**0.5)
     assert disagreement(torch.stack([preference(0.3, 0.7)] * 3)) == pytest.approx(0, abs=1e-12)
-
-
-def test_the_mean_cosine_needs_three_sums():
-    vectors = gradients(4)
-    lengths = vectors.norm(dim=1)
-    found = mean_cosine(vectors.sum(0).norm(), lengths.sum(), lengths.square().sum())
-    pairs = [(a, b) for a in range(4) for b in range(4) if a != b]
-    cosines = torch.stack([torch.cosine_similarity(vectors[a], vectors[b], dim=0) for a, b in pairs])
-    weights = torch.stack([lengths[a] * lengths[b] for a, b in pairs])
-    assert found == pytest.approx(((weights * cosines).sum() / weights.sum()).item())
-    assert mean_cosine(lengths[0], lengths[0], lengths[0].square()) is None
-    assert mean_cosine(torch.zeros(()), torch.zeros(()), torch.zeros(())) is None

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
+import torch
 from torch import Tensor
 
 from fedvpa.algorithms.base import CohortUpdate
@@ -98,3 +100,26 @@ def mean_losses(update: CohortUpdate) -> dict[str, float]:
     if not update.sums or not update.sums["weight"] > 0:
         return {}
     return {name: float(total / update.sums["weight"]) for name, total in below("loss", update.sums).items()}
+
+
+def drift(changes: Sequence[Mapping[str, Tensor]]) -> float | None:
+    """D_θ = 1 − the mean cosine of two clients' changes: 0 if all point the same way, 1 if they have nothing in common.
+
+    ‖Σ u_i‖² = n + Σ_{i≠j} cos_ij for unit vectors u_i, so n changes need n sums, not n².
+
+    Args:
+        changes: The ``delta`` of each client, whatever its length.
+
+    Returns:
+        None for fewer than two changes that are not 0.
+    """
+    total, count = dict[str, Tensor](), 0
+    for change in changes:
+        length = torch.stack([leaf.norm() for leaf in change.values()]).norm() if change else torch.zeros(())
+        if length > 0:
+            unit = {name: leaf.double() / length for name, leaf in change.items()}
+            total = tree.combine(torch.add, total, unit) if total else unit
+            count += 1
+    if count < 2:
+        return None
+    return 1 - (float(sum(leaf.square().sum() for leaf in total.values())) - count) / (count * (count - 1))

@@ -18,8 +18,8 @@ from fedvpa.algorithms.group_samples import Prompts
 from fedvpa.algorithms.lora_averaging import A_SUFFIX
 from fedvpa.algorithms.text_client import TextClient
 from fedvpa.algorithms.validation import Bounds
-from fedvpa.core.tree import Tree, below
-from fedvpa.objectives.multi_objective import disagreement, mean_cosine
+from fedvpa.core.tree import Tree
+from fedvpa.objectives.multi_objective import disagreement
 from fedvpa.policy.adapters import restore, snapshot
 from fedvpa.policy.policy import Policy
 
@@ -114,7 +114,6 @@ class FirmClients(Plain):
         """A change, from ``weighted_delta``, with what the local steps did; zeros without prompts."""
         several, weight = len(self.objectives), change["weight"]
         told = done or LocalSteps.none(several)
-        length = torch.stack([leaf.norm() for leaf in below("delta", change).values()]).norm()
         sums = {
             "reward.before": weight * told.rewards[0],
             "reward.after": weight * told.rewards[-1],
@@ -123,8 +122,6 @@ class FirmClients(Plain):
             "vertex": weight * told.at_vertex.mean(),
             "missing": told.missing,
             "constant": told.constant,
-            "length": length,
-            "length.squared": length.square(),
         }
         # A client without prompts takes no part in any mean, and weighs as everybody is asked to.
         weights = self.target.float() if done is None else told.weights.mean(0)
@@ -142,8 +139,6 @@ class FirmClients(Plain):
             "vertex": Bounds((), 0.0, 1.0, per="weight"),
             "missing": Bounds(several, 0.0, samples),
             "constant": Bounds(several, 0.0, float(own.steps)),
-            "length": Bounds((), 0.0, ABSURD, per="weight"),
-            "length.squared": Bounds((), 0.0, ABSURD),
         }
 
     def not_additive(self) -> dict[str, Bounds]:
@@ -151,10 +146,7 @@ class FirmClients(Plain):
         return {"lambda": Bounds((len(self.objectives),), 0.0, 1.0)}
 
     def told(self, update: CohortUpdate) -> dict[str, float]:
-        """The means of a round by name; nothing where no client with prompts reported.
-
-        ``drift`` is 1 − the mean cosine of two clients' changes, each pair weighted by their lengths.
-        """
+        """The means of a round by name; nothing where no client with prompts reported."""
         sums = update.sums
         if not sums or not sums["weight"] > 0:
             return {}
@@ -164,8 +156,4 @@ class FirmClients(Plain):
         told |= {key: float(sums[key] / sums["weight"]) for key in ("kl", "vertex")}
         told |= {key: float(sums[key].sum()) for key in ("missing", "constant")}
         weights = [own["lambda"] for own in update.own.values()]
-        if weights:
-            told["disagreement"] = disagreement(torch.stack(weights))
-        whole = torch.stack([leaf.norm() for leaf in below("delta", sums).values()]).norm()
-        cosine = mean_cosine(whole, sums["length"], sums["length.squared"])
-        return told if cosine is None else told | {"drift": 1 - cosine}
+        return told | ({"disagreement": disagreement(torch.stack(weights))} if weights else {})

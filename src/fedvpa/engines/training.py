@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, cast
 
+from fedvpa.algorithms.aggregation import drift
 from fedvpa.algorithms.base import Algorithm, Broadcast, CohortUpdate, State, Transform
 from fedvpa.algorithms.limits import Guard, said
 from fedvpa.algorithms.rejections import check_rejected, lower
@@ -17,7 +18,7 @@ from fedvpa.core import tree
 from fedvpa.core.errors import ConfigError, TrainingError
 from fedvpa.core.progress import say
 from fedvpa.core.short_repr import short_repr
-from fedvpa.core.tree import Tree
+from fedvpa.core.tree import Tree, below
 from fedvpa.engines import loop, vectorised
 from fedvpa.engines.codecs import decode, encode, hint
 from fedvpa.engines.config import Codec, EngineConfig
@@ -176,6 +177,8 @@ class _Rounds:
         uplink, downlink = sum(map(tree.size, sums)) + _own_bytes(parts), _downlink(sent, len(cohort))
         after = TrainState(server, {**state.private, **kept}, found.guard)
         limits = {"clip_norm": _shown(found.clip_norm), "max_weight": _shown(found.max_weight)}
+        if algorithm.holds == "texts":
+            losses = losses | _drift([part for part in parts if not rejected.keys() & set(part.clients)])
         return after, Answer(cohort, answered, rejected, losses, limits, uplink, downlink)
 
     def _check(self, round_: int, answered: frozenset[str], rejected: dict[str, str]) -> None:
@@ -232,6 +235,14 @@ def _runner(
 def _arrived(part: Part, sums: Tree, codec: Codec) -> Part:
     """A part as the server decodes it."""
     return Part(part.clients, CohortUpdate(decode(sums, codec), part.update.own))
+
+
+def _drift(parts: Sequence[Part]) -> dict[str, float]:
+    """How far the clients' changes point apart; nothing where a part is the sum of several, or fewer than two moved."""
+    if any(len(part.clients) > 1 for part in parts):
+        return {}
+    value = drift([below("delta", part.update.sums) for part in parts])
+    return {} if value is None else {"drift": value}
 
 
 def _shown(limit: float | None) -> float | None:

@@ -123,22 +123,3 @@ def is_vertex(weights: Weights) -> bool:
 def disagreement(weights: Float[Tensor, "clients objectives"]) -> float:
     """D_λ = mean over clients of ‖λ_i − λ̄‖: how differently clients weigh the objectives."""
     return float((weights - weights.mean(0)).norm(dim=1).mean())
-
-
-def mean_cosine(whole: Tensor, lengths: Tensor, squares: Tensor) -> float | None:
-    """The mean cosine of two of several vectors, each pair weighted by the product of their lengths.
-
-    ‖Σ v_i‖² = Σ ‖v_i‖² + Σ_{i≠j} ‖v_i‖·‖v_j‖·cos_ij, so three sums give it, and no vector has to be kept.
-
-    Args:
-        whole: ‖Σ v_i‖.
-        lengths: Σ ‖v_i‖.
-        squares: Σ ‖v_i‖².
-
-    Returns:
-        None for fewer than two vectors that are not 0.
-    """
-    pairs = float(lengths.double().square() - squares.double())
-    if pairs <= 1e-6 * float(squares):
-        return None
-    return float(whole.double().square() - squares.double()) / pairs
