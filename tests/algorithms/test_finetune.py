@@ -11,7 +11,7 @@ from sklearn.linear_model import LogisticRegression
 from conftest import DIMENSION, make_federation
 from fedvpa.algorithms.base import CohortUpdate
 from fedvpa.algorithms.draws import draw
-from fedvpa.algorithms.finetune import STRENGTHS, WORST, FineTune, Tuned, held_out_likelihood, strength
+from fedvpa.algorithms.finetune import LARGEST_GAIN, STRENGTHS, FineTune, Tuned, held_out_gains, strength
 from fedvpa.algorithms.registry import make
 from fedvpa.core.frozen import from_tensors, to_tensors
 from fedvpa.engines.config import EngineConfig
@@ -44,7 +44,7 @@ def test_the_head_that_all_share_is_that_of_global(head: str):
 @pytest.mark.parametrize("head", ["bilinear", "mlp"])
 def test_stacked_clients_report_what_single_ones_do(head: str):
     one, many = trained("finetune", head), trained("finetune", head, "vectorised")
-    assert (one.held_out < 0).all()
+    assert (one.held_out != 0).all()
     torch.testing.assert_close(one.held_out, many.held_out, rtol=1e-5, atol=1e-5)
 
 
@@ -81,7 +81,7 @@ def test_held_out_pairs_are_predicted_from_the_context_of_their_step_alone():
     algorithm, data = FineTune(config()), make_federation().pairs("client-0", "train")
     draws = draw(0, 0, "client-0", 11, algorithm.config.local)
     base = torch.randn(DIMENSION, generator=torch.Generator().manual_seed(0)) / DIMENSION
-    found = held_out_likelihood(HEADS["linear"], {"base": base}, data, draws)
+    found = held_out_gains(HEADS["linear"], {"base": base}, data, draws)
     steps, state = draws.target.shape[0], Tuned(params={"head.base": base})
     for place in range(len(STRENGTHS)):
         held_out = torch.zeros(len(STRENGTHS))
@@ -91,8 +91,9 @@ def test_held_out_pairs_are_predicted_from_the_context_of_their_step_alone():
         for step in range(steps):
             context, target = (data.rows(rows.numpy()) for rows in (draws.context[step], draws.target[step]))
             margins = selector.margins(selector.infer(context), target)
-            by_hand += torch.nn.functional.logsigmoid(margins).clamp(min=-WORST).mean() / steps
-        torch.testing.assert_close(found[place], by_hand, rtol=1e-4, atol=1e-5)
+            plain = torch.nn.functional.logsigmoid(target.delta @ base).mean()
+            by_hand += (torch.nn.functional.logsigmoid(margins).mean() - plain) / steps
+        torch.testing.assert_close(found[place], LARGEST_GAIN * torch.tanh(by_hand / LARGEST_GAIN), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.unit
@@ -105,13 +106,13 @@ def test_reports_are_asked_for_in_the_last_rounds_and_add_up():
     assert asked == [0.0, 0.0, 1.0, 1.0]
     assert strength(state) == max(STRENGTHS)
     for better in (3, 5, 5):
-        likelihood = torch.full((len(STRENGTHS),), -0.7)
-        likelihood[better] = -0.6
+        gains = torch.full((len(STRENGTHS),), -0.2)
+        gains[better] = 0.1
         sums = {
             "weight": torch.tensor(10.0),
             "delta.head.base": torch.zeros(DIMENSION),
             "loss.reconstruction": torch.tensor(7.0),
-            "held_out": 10 * likelihood,
+            "held_out": 10 * gains,
         }
         state, losses = algorithm.server_update(state, CohortUpdate(sums))
         assert losses == pytest.approx({"reconstruction": 0.7})
@@ -130,5 +131,5 @@ def test_a_strength_suits_what_users_have_in_common():
     delta = delta * chosen.unsqueeze(-1)
     data = Pairs(delta, torch.zeros_like(delta), torch.ones(60), torch.ones(60))
     draws = draw(0, 0, "a", 60, config().local)
-    same, opposite = (held_out_likelihood(HEADS["linear"], {"base": sign * taste}, data, draws) for sign in (1, -1))
+    same, opposite = (held_out_gains(HEADS["linear"], {"base": sign * taste}, data, draws) for sign in (1, -1))
     assert int(same.argmax()) < int(opposite.argmax())

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from pydantic import field_validator
+from pydantic import Field, field_validator
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
@@ -50,7 +50,7 @@ class InferenceConfig(Config):
     method: str = "responsibilities"
     component_log_var: float = -4.0
     decay: float = 1.0
-    precision: float | None = None
+    precision: float | None = Field(default=None, gt=0)
 
     @field_validator("method")
     @classmethod
