@@ -93,7 +93,9 @@ def test_held_out_pairs_are_predicted_from_the_context_of_their_step_alone():
             margins = selector.margins(selector.infer(context), target)
             plain = torch.nn.functional.logsigmoid(target.delta @ base).mean()
             by_hand += (torch.nn.functional.logsigmoid(margins).mean() - plain) / steps
-        torch.testing.assert_close(found[place], LARGEST_GAIN * torch.tanh(by_hand / LARGEST_GAIN), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(
+            found[place], LARGEST_GAIN * torch.tanh(by_hand / LARGEST_GAIN), rtol=1e-4, atol=1e-5
+        )
 
 
 @pytest.mark.unit
