@@ -170,7 +170,8 @@ def held_out_gains(head: Head, weights: Tree, held: Pairs, draws: Draws) -> Floa
 
     Returns:
         For each strength g·tanh(gain/g), gain being the mean over steps of the mean gain in log-likelihood, in nats,
-        and g ``LARGEST_GAIN``: nearly the gain where that is small, and in the same order. 0 for a client without pairs.
+        and g ``LARGEST_GAIN``: nearly the gain where that is small, and in the same order. 0 for a client without
+        pairs.
     """
     latent = weights["base"].shape[-1]
     log_vars = -(latent * torch.tensor(STRENGTHS, dtype=held.chosen.dtype)).log()
