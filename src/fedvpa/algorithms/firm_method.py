@@ -24,7 +24,7 @@ from fedvpa.policy.config import PolicyConfig
 from fedvpa.policy.policy import Policy
 from fedvpa.policy.sampling import Sampling
 from fedvpa.rewards.objective_names import SELECTOR, ObjectiveName, default_objectives, parse_objectives
-from fedvpa.rewards.objectives import Objective, make_objectives
+from fedvpa.rewards.objectives import Objective
 from fedvpa.rewards.probe import PROBE_PROMPTS, probe
 
 PROBE_SAMPLES = 4
@@ -74,22 +74,24 @@ class FirmMethod(PolicyMethod):
         """Whether one of the objectives is a prototype of it."""
         return any(name.kind == SELECTOR for name in objective_names(task))
 
-    def clients(
-        self, task: PolicyTask, policy: Policy, pairs: Mapping[str, Sequence[Pair]], *, strict: bool
-    ) -> ClientTexts[Prompts]:
-        """The prompts of their pairs, after a probe of the objectives on samples of the base policy.
+    def check(self, task: PolicyTask, policy: Callable[[], Policy], pairs: Mapping[str, Sequence[Pair]]) -> None:
+        """Probe the objectives on samples of the base policy.
 
         Raises:
             DataError: If an objective does not tell samples apart.
         """
-        names = objective_names(task)
-        selector = task.selector() if task.selector and self.reads_selector(task) else None
-        objectives = make_objectives(names, selector=selector)
+        distinct = list(dict.fromkeys(pair.prompt for own in pairs.values() for pair in own))
+        if distinct:
+            self._probe(task, policy(), task.objectives(objective_names(task)), distinct)
+
+    def clients(
+        self, task: PolicyTask, policy: Policy, pairs: Mapping[str, Sequence[Pair]], *, strict: bool
+    ) -> ClientTexts[Prompts]:
+        """The prompts of their pairs."""
+        objectives = task.objectives(objective_names(task))
         own = {client: list(dict.fromkeys(pair.prompt for pair in pairs_)) for client, pairs_ in pairs.items()}
         distinct = list(dict.fromkeys(text for texts in own.values() for text in texts))
         ids = dict(zip(distinct, policy.tokenizer.prompts(distinct), strict=True))
-        if distinct:
-            self._probe(task, policy, objectives, distinct)
         held = {client: Prompts(texts, [ids[text] for text in texts], objectives) for client, texts in own.items()}
         return ClientTexts(held, DataReport(sum(map(len, pairs.values())), strict))
 

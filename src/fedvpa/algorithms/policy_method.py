@@ -10,6 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence, Sized
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Generic, TypeVar
 
 from fedvpa.algorithms.base import Algorithm
@@ -22,7 +23,8 @@ from fedvpa.features.config import FeatureConfig
 from fedvpa.policy.adapters import restore
 from fedvpa.policy.config import PolicyConfig
 from fedvpa.policy.policy import Policy
-from fedvpa.rewards.objectives import ResponseReader
+from fedvpa.rewards.objective_names import SELECTOR, ObjectiveName
+from fedvpa.rewards.objectives import Objective, ResponseReader, make_objectives
 
 DataT = TypeVar("DataT", bound=Sized)
 
@@ -48,6 +50,18 @@ class PolicyTask:
     selector: Callable[[], ResponseReader] | None = None
 
     __repr__ = short_repr
+
+    @cached_property
+    def _made(self) -> dict[tuple[ObjectiveName, ...], tuple[Objective, ...]]:
+        return {}
+
+    def objectives(self, names: Sequence[ObjectiveName]) -> tuple[Objective, ...]:
+        """Rewards by name, made once, since some of them load a language model. Raises as ``make_objectives``."""
+        key = tuple(names)
+        if key not in self._made:
+            read = any(name.kind == SELECTOR for name in names)
+            self._made[key] = make_objectives(names, selector=self.selector() if self.selector and read else None)
+        return self._made[key]
 
 
 @dataclass(frozen=True, repr=False)
@@ -101,6 +115,21 @@ class PolicyMethod(ABC):
             pairs: Client id → the pairs that it may train a policy on.
             strict: Whether a pair that is left out is an error (``data.strict``).
         """
+
+    def check(self, task: PolicyTask, policy: Callable[[], Policy], pairs: Mapping[str, Sequence[Pair]]) -> None:
+        """Refuse what would come to nothing and shows only when a model is asked; once, before the first round.
+
+        On the nodes of a deployment this is done before a node introduces itself. By default nothing is checked.
+
+        Args:
+            task: The run.
+            policy: Gives what :meth:`clients` is given; loads it, so a method asks only if it needs it.
+            pairs: As :meth:`clients`.
+
+        Raises:
+            DataError: If nothing could be learnt.
+        """
+        return
 
     def reads_selector(self, task: PolicyTask) -> bool:
         """Whether it reads the run's selector, so that a checkpoint is gone on with under the same one alone."""

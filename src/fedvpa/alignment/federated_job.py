@@ -62,6 +62,7 @@ class FederatedJob:
         entry = POLICY_METHODS.get(method)
         entry.algorithm(task)  # what it has against its settings, before anything is loaded
         policy = fresh_policy(task)
+        entry.check(task, lambda: policy, pairs)
         held = entry.clients(task, policy, pairs, strict=strict)
         clients = TextFederation.of(policy, held.data)
         if not any(map(clients.size, clients.client_ids)):

@@ -183,11 +183,14 @@ def _by_clients(
     from fedvpa.alignment.federated_job import FederatedJob
     from fedvpa.core.content import hash_files
     from fedvpa.core.files import write_json
+    from fedvpa.engines.flower.simulation import require_flower
     from fedvpa.policy.files import PREFERENCES
     from fedvpa.runs.identity import data_fingerprint
     from fedvpa.runs.policy_task import task_of_run
     from fedvpa.runs.stage1 import open_pairs
 
+    if config.policy.clients.engine == "flower":
+        require_flower()
     task, entry = task_of_run(folder, config), POLICY_METHODS.get(method)
     entry.algorithm(task)  # what it has against its settings, before anything is loaded
     pairs = open_pairs(folder, config)

@@ -119,6 +119,8 @@ def write_app(config: RunConfig, folder: Path, *, out: Path, terms: Terms, polic
             "unseen.",
             fix="Leave the partition section out.",
         )
+    data = config.data.model_copy(update={"source": "table", "path": "set by data-path"})
+    config = config.model_copy(update={"data": data})
     if policy_method:
         check_policy_method(config, policy_method)
     else:
@@ -126,9 +128,8 @@ def write_app(config: RunConfig, folder: Path, *, out: Path, terms: Terms, polic
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise RunError("holds files already.", fix="Choose an empty folder.", where=str(folder))
     place = toml_text(str(out.expanduser().resolve()))
-    data = config.data.model_copy(update={"source": "table", "path": "set by data-path"})
     package = folder / PACKAGE
-    write_text(package / "run.yaml", dump(config.model_copy(update={"data": data})))
+    write_text(package / "run.yaml", dump(config))
     write_text(package / "__init__.py", "")
     method = f", policy_method={policy_method!r}" if policy_method else ""
     for side, module in (("server", "server"), ("client", "node")):

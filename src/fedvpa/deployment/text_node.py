@@ -110,14 +110,16 @@ def load_text_node(config: RunConfig, method: str, devices: node_side.Devices) -
     pairs = {name: own for name, own in ClientPairs(table, clients).policy_training().items() if own}
     users = {pair.user_id for pair in table.pairs if pair.user_id is not None}
     task, entry = task_of_config(config), POLICY_METHODS.get(method)
+    holder = NodeTexts(entry, task, pairs, table.report.strict)
     return node_side.Node(
         entry.algorithm(task),
-        NodeTexts(entry, task, pairs, table.report.strict),
+        holder,
         devices,
         tuple(sorted(users - pairs.keys())),
         table.report,
         reads=text_reading(config),
         pairs={name: len(own) for name, own in pairs.items()},
+        check=lambda: entry.check(task, lambda: holder.policy, pairs),
     )
 
 

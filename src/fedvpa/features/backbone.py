@@ -104,3 +104,26 @@ def backbone_of(
         window=attention_window(text),
         frozen=frozen,
     )
+
+
+class LoadedOnce:
+    """Gives a language model: loaded at the first call, once in each process that this is sent to.
+
+    Args:
+        config: Names model, layer, dtype and device.
+        here: Gives it in this process; :func:`load_backbone` unless given.
+    """
+
+    def __init__(self, config: FeatureConfig, here: Callable[[], Backbone] | None = None) -> None:
+        self._config, self._here = config, here
+        self._loaded: Backbone | None = None
+
+    def __call__(self) -> Backbone:
+        """The model. Raises as :func:`load_backbone`."""
+        if self._loaded is None:
+            self._loaded = load_backbone(self._config) if self._here is None else self._here()
+        return self._loaded
+
+    def __reduce__(self) -> tuple[type[LoadedOnce], tuple[FeatureConfig]]:
+        """A model does not travel; what names it does."""
+        return LoadedOnce, (self._config,)

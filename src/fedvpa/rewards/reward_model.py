@@ -63,6 +63,10 @@ class RewardModelReward:
         self._scores: dict[tuple[str, Text, str], Score] = {}
         self._loaded: RewardModel | None = None
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What travels to another process, which loads the model itself."""
+        return {**self.__dict__, "_loaded": None}
+
     @property
     def name(self) -> str:
         """``reward-model``."""

@@ -12,10 +12,11 @@ from pydantic import field_validator, model_validator
 
 from fedvpa.algorithms.config import BiscuitConfig, LocalConfig, MethodConfig, ServerConfig, VariationalConfig
 from fedvpa.algorithms.firm_config import FirmConfig
-from fedvpa.algorithms.registry import METHODS
+from fedvpa.algorithms.registry import METHODS, POLICY_METHODS
 from fedvpa.core.config import Config, flat
 from fedvpa.core.errors import ConfigError
 from fedvpa.core.numbers import Seed
+from fedvpa.core.options import option
 from fedvpa.core.written import Given, NotYaml, Scalar, read_yaml, settled
 from fedvpa.data.config import DataConfig
 from fedvpa.data.partition_config import PartitionConfig
@@ -74,6 +75,11 @@ class RunConfig(Config):
     @field_validator("method")
     @classmethod
     def _known(cls, value: str) -> str:
+        if value in POLICY_METHODS:
+            raise ConfigError(
+                f"the clients of {value!r} train a policy, and a run's method trains a selector.",
+                fix=f"Give {option('method', repr(value))} to align or to export flower.",
+            )
         return METHODS.check(value)
 
     @field_validator("policy")

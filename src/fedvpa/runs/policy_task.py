@@ -7,7 +7,7 @@ from functools import cache
 
 from fedvpa.algorithms.policy_method import PolicyTask
 from fedvpa.alignment.stage1 import Stage1
-from fedvpa.features.backbone import load_backbone
+from fedvpa.features.backbone import LoadedOnce
 from fedvpa.rewards.objectives import ResponseReader
 from fedvpa.runs.config import RunConfig
 from fedvpa.runs.folder import RunFolder
@@ -24,9 +24,7 @@ def task_of_run(run: RunFolder, config: RunConfig) -> PolicyTask:
 
     @cache
     def selector() -> ResponseReader:
-        return ResponseReader(
-            open_selector(run, config), cache(lambda: load_backbone(config.features)), config.features
-        )
+        return ResponseReader(open_selector(run, config), LoadedOnce(config.features), config.features)
 
     return _task(config, selector)
 
@@ -38,7 +36,7 @@ def task_of_config(config: RunConfig) -> PolicyTask:
 
 def task_of_stage(stage: Stage1, config: RunConfig) -> PolicyTask:
     """Of a training in memory."""
-    reader = ResponseReader(stage.selector, lambda: stage.backbone, stage.features)
+    reader = ResponseReader(stage.selector, LoadedOnce(stage.features, lambda: stage.backbone), stage.features)
     return _task(config.model_copy(update={"features": stage.features, "policy": stage.policy}), lambda: reader)
 
 

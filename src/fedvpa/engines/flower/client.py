@@ -56,6 +56,10 @@ class InContext:
             context.state[name] = record
 
 
+def _nothing() -> None:
+    """There is nothing to check."""
+
+
 @dataclass(frozen=True, repr=False)
 class Node:
     """What a node needs to train.
@@ -69,6 +73,7 @@ class Node:
         transform: What is done to each client's update before it leaves the client.
         reads: How its texts are read; see :class:`~fedvpa.engines.flower.records.Introduction`.
         pairs: Client id → its number of training pairs, where the holder would have to load a language model to tell.
+        check: Called before the node introduces itself; raises if it cannot take part.
     """
 
     algorithm: Algorithm[Any, Any]
@@ -79,6 +84,7 @@ class Node:
     transform: Transform = unchanged
     reads: str = ""
     pairs: Mapping[str, int] | None = None
+    check: Callable[[], None] = _nothing
 
     __repr__ = short_repr
 
@@ -163,6 +169,7 @@ def introduction(node: Node) -> Introduction:
     if node.left_out:
         names = ", ".join(map(repr, node.left_out))
         say(f"left out, with too few pairs to learn from: {names}. The server is told how many, not who.")
+    node.check()
     holder = node.holder
     clients = node.pairs or {name: holder.size(name) for name in holder.client_ids}
     moments = holder.moments if isinstance(holder, Federation) else Moments.zero(0)
