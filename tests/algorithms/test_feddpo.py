@@ -37,6 +37,7 @@ from policy_fixtures import world_config
 
 RULES = ("avg", "ffa", "svd")
 SEED = 13
+Told = tuple[str, list[FedDPOState], list[dict[str, Any]]]
 
 EXPECTED = {
     "avg": ([0.66798, 0.66965, 0.65106], 6.02527),
@@ -146,12 +147,17 @@ def by_hand(config: PolicyConfig, clients: dict[str, Examples], cohort: Sequence
     return {key: torch.from_numpy(leaf).float() for key, leaf in mean.items()}
 
 
+@pytest.fixture(scope="module", params=RULES)
+def told(request: pytest.FixtureRequest, clients: dict[str, Examples]) -> Told:
+    """A rule, and three rounds of two clients each."""
+    return request.param, *run(settings(request.param), clients, list(clients), size=2)
+
+
 @pytest.mark.equivalence
-@pytest.mark.parametrize("rule", RULES)
-def test_every_round_is_the_one_of_clients_that_are_averaged_by_hand(rule, clients):
+def test_every_round_is_the_one_of_clients_that_are_averaged_by_hand(told: Told, clients):
     """From the server's own state each time: rounding of 1e-9 grows under Adam, where a gradient is nearly 0."""
+    rule, states, lines = told
     config = settings(rule)
-    states, lines = run(config, clients, list(clients), size=2)
     first = FedDPOState(params=snapshot(fresh(config)))
     for before, after, line in zip([first, *states], states, lines, strict=False):
         cohort = [name for name in line["cohort"] if len(clients[name])]
@@ -165,12 +171,10 @@ def test_every_round_is_the_one_of_clients_that_are_averaged_by_hand(rule, clien
 
 
 @pytest.mark.equivalence
-@pytest.mark.parametrize("rule", RULES)
-def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(rule, clients):
-    config = settings(rule)
-    states, lines = run(config, clients, ["a", "b"])
+def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(told: Told, clients):
+    rule, states, lines = told
     saved = from_tensors(FedDPOState, {name: leaf.clone() for name, leaf in to_tensors(states[0]).items()})
-    again, later = run(config, clients, ["a", "b"], saved)
+    again, later = run(settings(rule), clients, list(clients), saved, size=2)
     assert [state.round for state in again] == [2, 3]
     assert [line["losses"] for line in later] == [line["losses"] for line in lines[1:]]
     whole, resumed = to_tensors(states[-1]), to_tensors(again[-1])
