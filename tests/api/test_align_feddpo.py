@@ -86,9 +86,15 @@ def test_what_it_leaves_behind(aligned: Path):
 
 
 @pytest.mark.equivalence
-@pytest.mark.parametrize(("round_", "number", "rule"), [(1, signal.SIGINT, "avg"), (3, signal.SIGTERM, "svd")])
-def test_stopped_and_resumed_equals_uninterrupted(round_, number, rule, finished: Path, tmp_path: Path, monkeypatch):
-    overrides = (*SMALL, f"policy.feddpo.averaging={rule}")
+@pytest.mark.parametrize(
+    ("round_", "number", "own"),
+    [
+        (1, signal.SIGINT, ("clients.rule=median", "clients.codec=int8", "clients.dropout=0.4", "feddpo.cohort=4")),
+        (3, signal.SIGTERM, ("feddpo.averaging=svd",)),
+    ],
+)
+def test_stopped_and_resumed_equals_uninterrupted(round_, number, own, finished: Path, tmp_path: Path, monkeypatch):
+    overrides = (*SMALL, *(f"policy.{one}" for one in own))
     whole = without_selector(finished, tmp_path / "whole")
     align(whole, overrides=overrides, method="feddpo")
     run = without_selector(finished, tmp_path / "run")
@@ -105,6 +111,7 @@ def test_stopped_and_resumed_equals_uninterrupted(round_, number, rule, finished
         assert ours.keys() == theirs.keys()
         assert all(ours[key].equal(theirs[key]) for key in ours), name
     assert history(whole) == history(run)
+    assert any(line["dropped"] for line in history(run)) == ("clients.dropout=0.4" in own)
     metrics = [json.loads((run / "policy" / "metrics.json").read_text())["policies"][""] for run in (whole, run)]
     assert metrics[0] | {"seconds": 0} == metrics[1] | {"seconds": 0}
 

@@ -82,6 +82,6 @@ def test_selectors_follow_the_seed_and_count_what_is_cut(config: RunConfig):
 
 @pytest.mark.unit
 def test_the_dear_method_is_known_and_only_there_when_asked_for(config: RunConfig, tmp_path: Path):
-    assert set(POLICY_METHODS) - set(DEFAULT_POLICY_METHODS) == {"fedbiscuit_lora"}
+    assert "fedbiscuit_lora" in set(POLICY_METHODS) - set(DEFAULT_POLICY_METHODS)
     with pytest.raises(ConfigError, match="Did you mean 'fedbiscuit_lora'"):
         compare(config, stage="policy", methods=["fedbiscuit_lore"], clients=[4], seeds=1, out=tmp_path)

@@ -15,6 +15,8 @@ Deviations:
 - **Learning rate.** The schedule of the central DPO, counted over rounds × local steps: warm-up and cosine to 0. Theirs
   is constant within a round and follows a cosine over rounds, from 5e-4 to 1e-6. Adam starts afresh for every client
   and round, as theirs does.
+- **Limits.** What one client may change and weigh is bounded by ``policy.clients.clip_norm`` and ``max_weight``
+  (``algorithms/limits.py``). ``svd``, whose updates are no sums, bounds weights alone.
 - **Batches** are named by the seed and the client's id, never by position.
 """
 
