@@ -45,7 +45,7 @@ from fedvpa.core.progress import say
 from fedvpa.core.signals import Interrupted
 from fedvpa.engines.checkpoint import from_tree
 from fedvpa.evaluation.fronts import FrontSummary, compared_volumes, summarise_front
-from fedvpa.evaluation.hypervolume import Front
+from fedvpa.evaluation.hypervolume import Front, hypervolume_of
 from fedvpa.evaluation.intervals import Estimate
 from fedvpa.evaluation.objective_curves import summarise_objectives
 from fedvpa.evaluation.report.front_figure import front_figure
@@ -280,14 +280,22 @@ def objectives() -> tuple[Objective, ...]:
 
 
 def leave(options: Options, methods: Sequence[str], rewards: Mapping[int, Mapping[str, np.ndarray]]) -> None:
-    """Write fronts, table and picture."""
+    """Write fronts, table and picture.
+
+    Beside the hypervolume over the base policy stands that over the worst mean reward of any policy here: it counts
+    policies too that are better than the base in one objective alone, as the ends of a front are.
+    """
     base_rewards = np.stack([own[BASE] for own in rewards.values()])
     fronts = {name: Front(np.stack([own[name] for own in rewards.values()]), base_rewards) for name in methods}
     shares = [(share, 1 - share) for share in PATH]
     names = [str(one) for one in default_objectives("two-groups", 0)]
     summaries = {name: summarise_front(name, front, shares, names) for name, front in fronts.items()}
-    first = methods[0]
+    first, worst = methods[0], np.min([front.rewards.mean(2).min((0, 1)) for front in fronts.values()], axis=0)
     gaps = compared_volumes(fronts, first)
+    reach = {
+        name: hypervolume_of(Front(front.rewards, np.broadcast_to(worst, front.base.shape)))
+        for name, front in fronts.items()
+    }
     traffic = {name: traffic_of(options, name, sorted(rewards)) for name in methods}
     machine = machine_facts()
     write_json(
@@ -302,10 +310,12 @@ def leave(options: Options, methods: Sequence[str], rewards: Mapping[int, Mappin
             "base": base_rewards.mean((0, 1)).tolist(),
             "fronts": [summary.to_dict() for summary in summaries.values()],
             "hypervolume_minus": {first: {name: estimate_as_json(gap) for name, gap in gaps.items()}},
+            "hypervolume_over_worst": {name: estimate_as_json(volume) for name, volume in reach.items()},
+            "worst": worst.tolist(),
             "traffic": traffic,
         },
     )
-    text = table(summaries, gaps, traffic, first)
+    text = table(summaries, gaps, reach, traffic)
     write_text(options.out / "fronts.md", text)
     save_figure(front_figure([summary.to_dict() for summary in summaries.values()]), options.out / "fronts.png")
     print(text)
@@ -335,13 +345,17 @@ def traffic_of(options: Options, method: str, seeds: Sequence[int]) -> dict[str,
 
 
 def table(
-    summaries: Mapping[str, FrontSummary], gaps: Mapping[str, Estimate], traffic: Mapping[str, Any], first: str
+    summaries: Mapping[str, FrontSummary],
+    gaps: Mapping[str, Estimate],
+    reach: Mapping[str, Estimate],
+    traffic: Mapping[str, Any],
 ) -> str:
     """The front table as Markdown."""
+    first = next(iter(summaries))
     lines = [
-        f"| method | gain on helpful, p = 0 … 1 | gain on harmless | monotone | hypervolume | {first}'s less it | "
-        "trainings | MB up | MB down | seconds |",
-        "|---|---|---|---|---|---|---|---|---|---|",
+        f"| method | gain on helpful, p = 0 … 1 | gain on harmless | monotone | hypervolume over the base | {first}'s "
+        "less it | over the worst of all | trainings | MB up | MB down | seconds |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for name, summary in summaries.items():
         helpful, harmless = summary.objectives.values()
@@ -350,8 +364,9 @@ def table(
         own, gap = traffic[name], gaps.get(name)
         lines.append(
             f"| {name} | {gains[0]} | {gains[1]} | {'yes' if summary.monotone else 'no'} | "
-            f"{shown(summary.hypervolume)} | {'' if gap is None else shown(gap)} | {own['trainings']:.0f} | "
-            f"{own['uplink_bytes'] / 1e6:.1f} | {own['downlink_bytes'] / 1e6:.1f} | {own['seconds']:.0f} |"
+            f"{shown(summary.hypervolume)} | {'' if gap is None else shown(gap)} | {shown(reach[name])} | "
+            f"{own['trainings']:.0f} | {own['uplink_bytes'] / 1e6:.1f} | {own['downlink_bytes'] / 1e6:.1f} | "
+            f"{own['seconds']:.0f} |"
         )
     return "\n".join(lines) + "\n"
 

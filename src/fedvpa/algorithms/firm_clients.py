@@ -138,7 +138,7 @@ class FirmClients(Plain):
             "kl": Bounds((), 0.0, ABSURD, per="weight"),
             "vertex": Bounds((), 0.0, 1.0, per="weight"),
             "missing": Bounds(several, 0.0, samples),
-            "constant": Bounds(several, 0.0, float(own.steps)),
+            "constant": Bounds(several, 0.0, float(own.steps * len(self.objectives))),
         }
 
     def not_additive(self) -> dict[str, Bounds]:
