@@ -29,9 +29,9 @@ FEDCMOO_FLOOR, FEDCMOO_RATE, FEDCMOO_STEPS = 1e-4, 1e-3, 1000
 
 
 def gram(gradients: Float[Tensor, "objectives weights"]) -> Matrix:
-    """⟨g_j, g_k⟩ of gradients, one per row, in double precision."""
+    """⟨g_j, g_k⟩ of gradients, one per row, in double precision and on the CPU, where so small a problem is solved."""
     rows = gradients.double()
-    return rows @ rows.T
+    return (rows @ rows.T).cpu()
 
 
 def common_scale(matrix: Matrix) -> Matrix:
