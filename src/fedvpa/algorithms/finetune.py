@@ -12,9 +12,10 @@ solved on the user's own pairs (``selector/refinement.py``). It is private: only
 from that user's context pairs in the same way.
 
 The strength τ is chosen by validation on training pairs. In the last rounds each client solves for z on the context of
-each local step, at every strength, and reports how much better it predicts the step's targets, which the context does
-not hold, than the global head does. These reports are sums, and the server takes the strength with the greatest. The
-global head has seen a client's targets in earlier rounds, as one of many clients' pairs; test pairs are never used.
+each local step, at every strength, and finds the strength that predicts the step's targets best, which the context does
+not hold. It reports for each strength whether its own is at least as strong. These reports are sums, and the server
+takes the weighted median: where clients differ, no few of them decide, and a fifth that lie move it little. The global
+head has seen a client's targets in earlier rounds, as one of many clients' pairs; test pairs are never used.
 
 Whatever ``selector.head`` is, this head is linear; with ``mlp`` it is linear on the trunk, which is trained as in
 ``global``.
@@ -49,23 +50,21 @@ square 1, so a prior with τ = d lets z move a margin by about one nat. Chosen b
 the last is as weak as the penalty of ``local`` on thirty pairs at d = 896."""
 
 LAST_ROUNDS = 0.1
-"""The share of the rounds, at their end, in which clients report: the head is settled then, and some hundred reports
-are enough to order nine strengths. Chosen by us."""
-
-LARGEST_GAIN = 0.25
-"""A client's gain counts for at most so many nats per pair, either way, so that a fifth of the clients cannot decide by
-lying. Chosen by us: on the bundled world the best strength gains about 0.2 over the global head."""
+"""The share of the rounds, at their end, in which clients report: the head is settled then, and some hundred votes
+are enough for nine strengths. Chosen by us."""
 
 
 @dataclass(frozen=True, repr=False, kw_only=True)
 class Tuned(Averaged):
-    """The global head, and how well each strength predicts held-out training pairs.
+    """The global head, and what clients report of the strengths.
 
     Attributes:
-        held_out: Σ over the reports of pairs times mean gain in nats, shape [strengths].
+        votes: For each strength Σ over the reports of pairs whose client wants one at least as strong, shape [s].
+        voted: Σ over the reports of pairs.
     """
 
-    held_out: Float[Tensor, " s"] = field(default_factory=lambda: torch.zeros(len(STRENGTHS)))
+    votes: Float[Tensor, " s"] = field(default_factory=lambda: torch.zeros(len(STRENGTHS)))
+    voted: Float[Tensor, ""] = field(default_factory=lambda: torch.zeros(()))
 
 
 @dataclass(frozen=True)
@@ -111,34 +110,39 @@ class FineTune(Plain):
         return Broadcast(shared, {}, state.round)
 
     def expected(self, state: Tuned) -> Expected:
-        """Changes of all weights, the loss, and the gains on held-out pairs."""
-        held_out = Bounds((len(STRENGTHS),), -LARGEST_GAIN, LARGEST_GAIN, per="weight")
-        return Expected(shapes(state.params), loss_bounds("reconstruction") | {"held_out": held_out})
+        """Changes of all weights, the loss, and a vote."""
+        votes = {
+            "votes": Bounds((len(STRENGTHS),), 0.0, 1.0, per="weight"),
+            "voted": Bounds((), 0.0, 1.0, per="weight"),
+        }
+        return Expected(shapes(state.params), loss_bounds("reconstruction") | votes)
 
     def draw(self, seed: int, broadcast: Broadcast, client_id: str, size: int) -> Draws:
         """The same folds as every method."""
         return self._global.draw(seed, broadcast, client_id, size)
 
     def client_update(self, received: Tree, held: Pairs, private: Tree, draws: Draws) -> tuple[ClientUpdate, Tree]:
-        """E local steps of ``global``; in the last rounds also how well each strength predicts held-out pairs."""
+        """E local steps of ``global``; in the last rounds also a vote for the strength."""
         still = self._still(received["params.head.base"])
         update, after = self._global.client_update(received | prefixed("params", still), held, private, draws)
         sums = {name: leaf for name, leaf in update.sums.items() if name.removeprefix("delta.") not in still}
-        gains = received["tuning"].new_zeros(*held.count.shape, len(STRENGTHS))
+        votes = received["tuning"].new_zeros(*held.count.shape, len(STRENGTHS))
         if received["tuning"].any():
             weights = below("head", below("params", received) | still)
-            gains = held_out_gains(self.head, weights, held, draws)
-        return ClientUpdate(sums | {"held_out": held.count.unsqueeze(-1) * gains}), after
+            votes = vote(held_out_likelihood(self.head, weights, held, draws), held.count)
+        count = held.count * received["tuning"]
+        return ClientUpdate(sums | {"votes": count.unsqueeze(-1) * votes, "voted": count}), after
 
     def server_update(self, state: Tuned, update: CohortUpdate) -> tuple[Tuned, dict[str, float]]:
         """Average the weights; add up the reports."""
         new = federated_average(state, update, self.config.server)
         if not update.sums:
             return new, {}
-        return replace(new, held_out=new.held_out + update.sums["held_out"]), mean_losses(update)
+        votes, voted = new.votes + update.sums["votes"], new.voted + update.sums["voted"]
+        return replace(new, votes=votes, voted=voted), mean_losses(update)
 
     def selector(self, state: Tuned) -> Selector:
-        """The averaged head, and the ridge around it at the strength that the held-out pairs favour."""
+        """The averaged head, and the ridge around it at the strength that clients want."""
         still = self._still(state.params["head.base"])
         latent = still["prototypes"].shape[-1]
         shape = self._global.config.selector.model_copy(update={"latent": latent, "prototypes": 1})
@@ -154,13 +158,29 @@ class FineTune(Plain):
 
 
 def strength(state: Tuned) -> float:
-    """The strength whose gain on held-out pairs is greatest; the stronger of equal ones, the strongest before any."""
-    return STRENGTHS[int(state.held_out.argmax())]
+    """The weighted median of the strengths that clients want: the strongest that half of them do not want stronger.
+
+    The strongest of all before any report.
+    """
+    if not state.voted > 0:
+        return STRENGTHS[0]
+    enough = state.votes >= 0.5 * state.voted
+    return STRENGTHS[int(enough.int().argmax())] if enough.any() else STRENGTHS[-1]
+
+
+def vote(likelihood: Float[Tensor, "*clients s"], pairs: Float[Tensor, "*clients"]) -> Float[Tensor, "*clients s"]:
+    """For each strength 1 if the most likely one is at least as strong, else 0.
+
+    A client of fewer than two pairs holds none out and abstains: ½ for all.
+    """
+    best = likelihood.argmax(-1, keepdim=True)
+    wanted = (torch.arange(len(STRENGTHS)) >= best).to(likelihood.dtype)
+    return wanted.where(pairs.unsqueeze(-1) > 1, wanted.new_tensor(0.5))
 
 
 @torch.no_grad()
-def held_out_gains(head: Head, weights: Tree, held: Pairs, draws: Draws) -> Float[Tensor, "*clients s"]:
-    """How much better z predicts the targets of all local steps than the global head, by the context of the same step.
+def held_out_likelihood(head: Head, weights: Tree, held: Pairs, draws: Draws) -> Float[Tensor, "*clients s"]:
+    """Mean log-likelihood of the targets of all local steps, in nats, by z from the context of the same step.
 
     Args:
         head: A head whose margin is linear in z.
@@ -169,9 +189,7 @@ def held_out_gains(head: Head, weights: Tree, held: Pairs, draws: Draws) -> Floa
         draws: Context and target of each step; they share no pair.
 
     Returns:
-        For each strength g·tanh(gain/g), gain being the mean over steps of the mean gain in log-likelihood, in nats,
-        and g ``LARGEST_GAIN``: nearly the gain where that is small, and in the same order. 0 for a client without
-        pairs.
+        For each strength the mean over steps; 0 for a client without pairs.
     """
     latent = weights["base"].shape[-1]
     log_vars = -(latent * torch.tensor(STRENGTHS, dtype=held.chosen.dtype)).log()
@@ -180,10 +198,6 @@ def held_out_gains(head: Head, weights: Tree, held: Pairs, draws: Draws) -> Floa
     for step in range(steps):
         context = held.take(draws.context[..., step, :], draws.context_present[..., step, :])
         target = held.take(draws.target[..., step, :], draws.target_present[..., step, :])
-        own = modes(head, weights, context, log_vars)
-        mine, everybodys = (
-            weighted_mean(choice_log_likelihood(head.margins(weights, target, z, None)), target.weight.unsqueeze(-2))
-            for z in (own, torch.zeros_like(own[..., :1, :]))
-        )
-        total += mine - everybodys
-    return LARGEST_GAIN * torch.tanh(total / steps / LARGEST_GAIN)
+        margins = head.margins(weights, target, modes(head, weights, context, log_vars), None)
+        total += weighted_mean(choice_log_likelihood(margins), target.weight.unsqueeze(-2))
+    return total / steps

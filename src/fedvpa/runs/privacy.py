@@ -18,8 +18,8 @@ ROUNDS: dict[str, str] = {
     "fedbiscuit": "an update of one of the selectors, and for each user its losses under all of them",
     "oracle": "an update of the weights of its group's model, together with each user's true group",
     "global": "an update of the selector's weights",
-    "finetune": "an update of the selector's weights, and in the last rounds how well a head of the user's own "
-    "predicts training pairs that it was not made from",
+    "finetune": "an update of the selector's weights, and in the last rounds a vote for how far heads of users' "
+    "own may be from it",
 }
 """Method → what leaves in each round of stage 1."""
 
