@@ -170,7 +170,7 @@ def test_a_node_comes_late_another_dies_and_the_server_is_killed(tmp_path: Path)
     app, out = tmp_path / "server" / "app", tmp_path / "server" / "out"
     config = read_config(None, ("server.rounds=4", "engine.cohort=5", "local.steps=2", "selector.latent=5"))
     with Processes(tmp_path) as federation:
-        export_flower(config, app, out=out, nodes=2, deadline=60)
+        export_flower(config, app, out=out, nodes=2, deadline=300)
         federation.superlink()
         federation.register(0, 1, 2)
         federation.node(0, paths[0])
