@@ -50,7 +50,9 @@ def test_a_change_has_an_accuracy_on_validation_pairs(config, monkeypatch):
 
 @pytest.mark.end_to_end
 def test_the_honest_clients_have_an_accuracy(config, monkeypatch):
-    assert 0 <= load("robustness", monkeypatch).honest_accuracy((config(), 0.2, 10.0)) <= 1
+    accuracy, rejected = load("robustness", monkeypatch).honest_accuracy((config(), 0.2, "opposite within the limits"))
+    assert 0 <= accuracy <= 1
+    assert rejected == 0
 
 
 @pytest.mark.end_to_end
