@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 
 from fedvpa.alignment.federated_job import FederatedJob
 from fedvpa.api.generate import generate
+from fedvpa.api.report import report
 from fedvpa.core.errors import ConfigError, RunError
 from fedvpa.data.client_pairs import ClientPairs
 from fedvpa.data.load import load
@@ -113,6 +114,8 @@ def test_the_server_leaves_a_run_directory_from_which_one_generates(finished: Pa
     assert "stayed on their own machines" in (finished / "policy" / "README.md").read_text()
     assert not (finished / "clients").exists()
     assert generate(finished, ["how do i plan a picnic ?"], max_new_tokens=4).answers[0].response
+    page = report(finished).page.read_text()
+    assert "export flower APP --method feddpo" in page
 
 
 @pytest.mark.equivalence

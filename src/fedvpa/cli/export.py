@@ -94,5 +94,8 @@ def release(
     lines = [str(result.release), *(f"  {name}" for name in result.files)]
     if result.left_out:
         lines.append(f"left out, since their z is made from users' own: {', '.join(result.left_out)}")
-    lines.append(f"next, on a node: fedvpa personalize {shlex.quote(result.release.name)} --pairs FILE")
+    name = shlex.quote(result.release.name)
+    personal = any(file.startswith("selector/") for file in result.files)
+    on_node = f"personalize {name} --pairs FILE" if personal else f"generate {name} --prompt TEXT"
+    lines.append(f"next, on a node: fedvpa {on_node}")
     finish(result.to_dict(), as_json, lambda: "\n".join(lines))

@@ -6,20 +6,22 @@ method's clients send.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Generator, Mapping
 from typing import Any
 
 from flwr.serverapp import Grid
 
+from fedvpa.algorithms.rejections import Rejections
 from fedvpa.algorithms.text_client import AdapterSetting
 from fedvpa.alignment.federated_job import FederatedJob, fresh_policy
 from fedvpa.alignment.stage1 import ONE
 from fedvpa.core.errors import RunError
-from fedvpa.core.files import write_json
+from fedvpa.core.files import read_own_lines, write_json
 from fedvpa.core.identity import Parts, differences
 from fedvpa.core.progress import say
 from fedvpa.core.schema import VERSIONS
-from fedvpa.deployment.server import read_alike, say_who
+from fedvpa.deployment.server import metrics, read_alike, say_who
 from fedvpa.deployment.terms import Terms
 from fedvpa.deployment.text_node import base_model
 from fedvpa.engines.flower.roster import Roster, gather
@@ -78,11 +80,17 @@ def serve_texts(grid: Grid, config: RunConfig, method: str, run: RunFolder, term
     job = DeployedJob.deployed(method, task, policy, roster, cohort)
     notes = train_in_run(run, job, Inputs(config, parts, len(roster.client_ids)), GO_ON, resume=resume)
     write_json(run.policy / PREFERENCES, {})
-    write_json(run.policy / "metrics.json", metrics(method, notes, roster))
+    write_json(run.policy / "metrics.json", policy_metrics(method, notes, roster))
+    history = read_own_lines(run.policy / "history.jsonl")
+    rejections = Rejections.of(history)
+    if rejections.rejected:
+        say(str(rejections))
+    again = shlex.join(["fedvpa", "export", "flower", "APP", "--method", method, "--config", str(run.config_file)])
+    write_json(run.path / "metrics.json", metrics(method, history, rejections, roster) | {"command": again})
     say(f"policy: {run.policy}")
 
 
-def metrics(method: str, notes: Mapping[str, Any], roster: Roster) -> dict[str, Any]:
+def policy_metrics(method: str, notes: Mapping[str, Any], roster: Roster) -> dict[str, Any]:
     """What ``policy/metrics.json`` holds: what ``align`` writes, and who took part."""
     told = {
         "clients": len(roster.client_ids),
