@@ -65,6 +65,7 @@ def test_feddpo_sends_adapters_and_no_text():
     text = said(method="feddpo")
     assert "In each round both factors of the LoRA adapters left, averaged by the rule avg." in text
     assert "no prompt and no response left" in text
+    assert "their numbers of pairs left once" in text
     assert "Stage 2 read" not in text
     assert "one factor" in said(method="feddpo", policy={"feddpo": {"averaging": "ffa"}})
     assert "Stage 1" not in text

@@ -26,6 +26,11 @@ ROUNDS: dict[str, str] = {
 OTHER = "what the method's clients send"
 """Of a method that another package adds."""
 
+TRAINED_BY_CLIENTS = (
+    "Names of users and their numbers of pairs left once, with a hash of the language model that trains."
+)
+"""What leaves before the first round where clients train the policy."""
+
 NOTHING = "local"
 """The method whose clients send no weights."""
 
@@ -53,7 +58,7 @@ def what_left(setting: Setting) -> list[str]:
     """Sentences that say what left the devices of this run's users: where the pairs were, stage 1, stage 2, judging."""
     found = [_place(setting)]
     if setting.method in POLICY_METHODS:
-        found.append(POLICY_METHODS.get(setting.method).sent(setting.policy))
+        found += [TRAINED_BY_CLIENTS, POLICY_METHODS.get(setting.method).sent(setting.policy)]
     else:
         found += [_stage1(setting), _stage2(setting), *_latents(setting)]
     found += _judging(setting)
