@@ -33,7 +33,7 @@ import torch
 from safetensors.torch import load_file
 
 from _machine import machine_facts
-from fedvpa.algorithms.aggregation import Averaged
+from fedvpa.algorithms.server.aggregation import Averaged
 from fedvpa.algorithms.soups import interpolated
 from fedvpa.alignment.prompts import world_prompts
 from fedvpa.alignment.stage1 import ONE

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import logsigmoid
 
+from fedvpa.algorithms.client.draws import Draws
+from fedvpa.algorithms.client.local_training import ADAM_BETAS
 from fedvpa.algorithms.config import MethodConfig
-from fedvpa.algorithms.draws import Draws
-from fedvpa.algorithms.local_training import ADAM_BETAS
 from fedvpa.core.tree import Tree
 from fedvpa.selector.pairs import Pairs
 

@@ -25,11 +25,11 @@ import numpy as np
 import torch
 
 from _machine import machine_facts
-from fedvpa.algorithms import prototype_prior
 from fedvpa.algorithms.base import FeatureSetting
 from fedvpa.algorithms.config import MethodConfig
 from fedvpa.algorithms.fedvpa_gp import FedVPAGP
-from fedvpa.algorithms.prototype_prior import PrototypeState
+from fedvpa.algorithms.server import prototype_prior
+from fedvpa.algorithms.server.prototype_prior import PrototypeState
 from fedvpa.core.tree import Tree
 from fedvpa.engines.checkpoint import load_checkpoint, save_checkpoint
 from fedvpa.engines.config import EngineConfig

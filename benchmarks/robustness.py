@@ -22,8 +22,8 @@ import torch
 
 from _machine import machine_facts
 from fedvpa.algorithms.base import ClientUpdate
-from fedvpa.algorithms.limits import EXCESS
 from fedvpa.algorithms.registry import make
+from fedvpa.algorithms.server.limits import EXCESS
 from fedvpa.core.errors import TrainingError
 from fedvpa.core.progress import say
 from fedvpa.core.seeds import numpy_generator

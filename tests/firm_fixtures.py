@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 
+from fedvpa.algorithms.client.group_samples import Prompts
 from fedvpa.algorithms.config import MethodConfig, ServerConfig
 from fedvpa.algorithms.firm_config import FirmConfig
-from fedvpa.algorithms.group_samples import Prompts
 from fedvpa.data.schema import Text
 from fedvpa.engines.config import EngineConfig
 from fedvpa.engines.text_federation import TextFederation

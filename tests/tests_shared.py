@@ -8,8 +8,8 @@ from typing import Any
 
 from fedvpa.algorithms.base import Algorithm, ClientUpdate, CohortUpdate, alone, one_by_one
 from fedvpa.algorithms.config import MethodConfig
-from fedvpa.algorithms.limits import Guard
-from fedvpa.algorithms.robust import aggregate
+from fedvpa.algorithms.server.limits import Guard
+from fedvpa.algorithms.server.robust import aggregate
 from fedvpa.engines import vectorised
 from fedvpa.engines.federation import Federation
 from fedvpa.engines.runner import CohortTask, unchanged

@@ -10,12 +10,12 @@ import torch
 from sklearn.linear_model import LogisticRegression
 
 from conftest import DIMENSION, make_federation
-from fedvpa.algorithms import prototype_prior
 from fedvpa.algorithms.base import Broadcast, CohortUpdate, FeatureSetting
+from fedvpa.algorithms.client.draws import draw, pad_draws, split_sizes
 from fedvpa.algorithms.config import LocalConfig, MethodConfig, ServerConfig, VariationalConfig
-from fedvpa.algorithms.draws import draw, pad_draws, split_sizes
 from fedvpa.algorithms.fedvpa_gp import FedVPAGP
 from fedvpa.algorithms.registry import METHODS, make
+from fedvpa.algorithms.server import prototype_prior
 from fedvpa.core import tree
 from fedvpa.engines.config import EngineConfig
 from fedvpa.engines.training import TrainState, rounds, start

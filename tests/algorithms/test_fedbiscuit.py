@@ -10,12 +10,12 @@ import torch
 
 from conftest import DIMENSION, make_federation
 from fedvpa.algorithms.base import Broadcast, CohortUpdate, FeatureSetting
+from fedvpa.algorithms.client.draws import pad_draws
 from fedvpa.algorithms.config import MethodConfig
-from fedvpa.algorithms.draws import pad_draws
 from fedvpa.algorithms.fedbiscuit import BiscuitState, FedBiscuit
-from fedvpa.algorithms.grouping import Timetable, balanced_greedy
-from fedvpa.algorithms.limits import Guard
-from fedvpa.algorithms.robust import Part, aggregate
+from fedvpa.algorithms.server.grouping import Timetable, balanced_greedy
+from fedvpa.algorithms.server.limits import Guard
+from fedvpa.algorithms.server.robust import Part, aggregate
 from fedvpa.core.errors import ConfigError
 from fedvpa.core.tree import prefixed
 from fedvpa.engines.checkpoint import load_checkpoint, save_checkpoint

@@ -11,6 +11,8 @@ import torch
 from peft.tuners.lora import LoraLayer
 
 from fedvpa.algorithms.base import CohortUpdate
+from fedvpa.algorithms.client.text_client import AdapterSetting
+from fedvpa.algorithms.client.voters import ClientChoices, Voters
 from fedvpa.algorithms.config import BiscuitConfig, MethodConfig, ServerConfig
 from fedvpa.algorithms.fedbiscuit_lora import (
     BiscuitLoraState,
@@ -19,9 +21,7 @@ from fedvpa.algorithms.fedbiscuit_lora import (
     damped,
     split,
 )
-from fedvpa.algorithms.grouping import balanced_greedy
-from fedvpa.algorithms.text_client import AdapterSetting
-from fedvpa.algorithms.voters import ClientChoices, Voters
+from fedvpa.algorithms.server.grouping import balanced_greedy
 from fedvpa.alignment.candidates import Candidates
 from fedvpa.alignment.latents import Latents
 from fedvpa.alignment.voting import vote_on_candidates, vote_over_base

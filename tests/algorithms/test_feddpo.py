@@ -10,13 +10,13 @@ import pytest
 import torch
 
 from fedvpa.algorithms.base import CohortUpdate
-from fedvpa.algorithms.client_examples import client_examples
+from fedvpa.algorithms.client.client_examples import client_examples
+from fedvpa.algorithms.client.text_client import AdapterSetting, ClientStream, TextClient
 from fedvpa.algorithms.config import MethodConfig, ServerConfig
 from fedvpa.algorithms.feddpo import FedDPO, FedDPOState
-from fedvpa.algorithms.lora_averaging import A_SUFFIX, B_SUFFIX, exact_average
-from fedvpa.algorithms.lora_residual import in_force, settle
 from fedvpa.algorithms.policy_method import PolicyTask, server_rules
-from fedvpa.algorithms.text_client import AdapterSetting, ClientStream, TextClient
+from fedvpa.algorithms.server.lora_averaging import A_SUFFIX, B_SUFFIX, exact_average
+from fedvpa.algorithms.server.lora_residual import in_force, settle
 from fedvpa.alignment.federated_job import FederatedJob
 from fedvpa.core import tree
 from fedvpa.core.errors import ConfigError, DataError, RunError, TrainingError

@@ -10,7 +10,7 @@ from sklearn.linear_model import LogisticRegression
 
 from conftest import DIMENSION, make_federation
 from fedvpa.algorithms.base import CohortUpdate
-from fedvpa.algorithms.draws import draw
+from fedvpa.algorithms.client.draws import draw
 from fedvpa.algorithms.finetune import STRENGTHS, FineTune, Tuned, held_out_likelihood, strength, vote
 from fedvpa.algorithms.registry import make
 from fedvpa.core.frozen import from_tensors, to_tensors

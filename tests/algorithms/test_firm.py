@@ -8,10 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from fedvpa.algorithms.aggregation import drift
 from fedvpa.algorithms.base import Broadcast
-from fedvpa.algorithms.firm import Firm, make_firm
-from fedvpa.algorithms.firm_step import (
+from fedvpa.algorithms.client.firm_step import (
     GradientBatch,
     PromptDraws,
     Rule,
@@ -20,7 +18,9 @@ from fedvpa.algorithms.firm_step import (
     mgda_rule,
     sample_step,
 )
-from fedvpa.algorithms.lora_averaging import A_SUFFIX
+from fedvpa.algorithms.firm import Firm, make_firm
+from fedvpa.algorithms.server.aggregation import drift
+from fedvpa.algorithms.server.lora_averaging import A_SUFFIX
 from fedvpa.core.tree import below
 from fedvpa.engines.text_federation import TextFederation
 from fedvpa.objectives.multi_objective import common_scale, gram, regularised_mgda

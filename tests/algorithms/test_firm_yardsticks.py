@@ -11,7 +11,7 @@ import torch
 from fedvpa.algorithms.base import CohortUpdate
 from fedvpa.algorithms.fedcmoo import GRADIENT, FedCMOOState, make_fedcmoo
 from fedvpa.algorithms.firm import make_firm
-from fedvpa.algorithms.lora_averaging import change
+from fedvpa.algorithms.server.lora_averaging import change
 from fedvpa.algorithms.soups import interpolated, make_soups
 from fedvpa.core import tree
 from fedvpa.core.frozen import from_tensors, to_tensors

@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from fedvpa.algorithms import client_examples
+from fedvpa.algorithms.client import client_examples
 from fedvpa.alignment import federated_job
 from fedvpa.api.align import align
 from fedvpa.api.generate import generate

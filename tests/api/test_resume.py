@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from fedvpa.algorithms.prototype_prior import PrototypeState
+from fedvpa.algorithms.server.prototype_prior import PrototypeState
 from fedvpa.api import train as training
 from fedvpa.core.errors import ConfigError, RunError
 from fedvpa.engines import checkpoint

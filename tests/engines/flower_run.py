@@ -9,8 +9,8 @@ if __name__ == "__main__":
 import torch
 
 from conftest import make_federation
-from fedvpa.algorithms.prototype_prior import PrototypeState
 from fedvpa.algorithms.registry import make
+from fedvpa.algorithms.server.prototype_prior import PrototypeState
 from fedvpa.engines.checkpoint import load_checkpoint, save_checkpoint
 from fedvpa.engines.config import EngineConfig
 from fedvpa.engines.training import TrainState, rounds, start

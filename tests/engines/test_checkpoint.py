@@ -13,8 +13,8 @@ from torch import Tensor
 
 from conftest import make_federation
 from fedvpa.algorithms.fedbiscuit import BiscuitState
-from fedvpa.algorithms.prototype_prior import PrototypeState
 from fedvpa.algorithms.registry import make
+from fedvpa.algorithms.server.prototype_prior import PrototypeState
 from fedvpa.core import tensors
 from fedvpa.core.errors import RunError
 from fedvpa.core.frozen import to_tensors

@@ -3,7 +3,7 @@ import torch
 
 from conftest import make_federation
 from fedvpa.algorithms.registry import make
-from fedvpa.algorithms.validation import Expected, problem
+from fedvpa.algorithms.server.validation import Expected, problem
 from fedvpa.core import tree
 from fedvpa.core.errors import TrainingError
 from fedvpa.engines.codecs import decode, encode, hint

@@ -12,9 +12,9 @@ import torch
 
 from conftest import make_federation
 from fedvpa.algorithms.base import Algorithm, Broadcast, ClientUpdate, CohortUpdate, FeatureSetting, Plain
+from fedvpa.algorithms.client.draws import Draws, draw
 from fedvpa.algorithms.config import MethodConfig
-from fedvpa.algorithms.draws import Draws, draw
-from fedvpa.algorithms.validation import Bounds, Expected
+from fedvpa.algorithms.server.validation import Bounds, Expected
 from fedvpa.core.errors import ConfigError, TrainingError
 from fedvpa.core.frozen import to_tensors
 from fedvpa.core.tree import Tree

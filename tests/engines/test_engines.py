@@ -7,8 +7,8 @@ import torch
 from safetensors.torch import save_file
 
 from conftest import make_federation
-from fedvpa.algorithms.aggregation import Averaged
 from fedvpa.algorithms.registry import METHODS, make
+from fedvpa.algorithms.server.aggregation import Averaged
 from fedvpa.core import tensors, tree
 from fedvpa.core.errors import RunError
 from fedvpa.core.frozen import to_tensors

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from fedvpa.algorithms.base import Broadcast, CohortUpdate
-from fedvpa.algorithms.prototype_prior import PrototypeState
-from fedvpa.algorithms.robust import Part
+from fedvpa.algorithms.server.prototype_prior import PrototypeState
+from fedvpa.algorithms.server.robust import Part
 from fedvpa.core.errors import ConfigError, FedvpaError
 from fedvpa.engines.checkpoint import load_checkpoint
 from fedvpa.engines.flower import simulation

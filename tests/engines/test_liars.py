@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from conftest import SIZES, make_federation
-from fedvpa.algorithms import limits
 from fedvpa.algorithms.base import ClientUpdate
 from fedvpa.algorithms.registry import make
+from fedvpa.algorithms.server import limits
 from fedvpa.core.frozen import to_tensors
 from fedvpa.core.tree import Tree
 from fedvpa.data.partition import Partition

@@ -21,9 +21,9 @@ from transformers import (
     Qwen3MoeConfig,
 )
 
+from fedvpa.algorithms.client.text_client import AdapterSetting
 from fedvpa.algorithms.feddpo import FedDPO
 from fedvpa.algorithms.policy_method import server_rules
-from fedvpa.algorithms.text_client import AdapterSetting
 from fedvpa.core.errors import ConfigError
 from fedvpa.models.locate import ModelSource
 from fedvpa.policy.config import PolicyConfig

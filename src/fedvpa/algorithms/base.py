@@ -22,7 +22,7 @@ from typing import Any, Literal, Protocol, TypeVar, runtime_checkable
 import torch
 
 from fedvpa.algorithms.config import MethodConfig
-from fedvpa.algorithms.validation import Expected
+from fedvpa.algorithms.server.validation import Expected
 from fedvpa.core import tree
 from fedvpa.core.short_repr import short_repr
 from fedvpa.core.tree import Tree

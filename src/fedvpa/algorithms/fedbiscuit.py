@@ -44,7 +44,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from fedvpa.algorithms.aggregation import (
+from fedvpa.algorithms.base import Broadcast, ClientUpdate, CohortUpdate, FeatureSetting, Plain
+from fedvpa.algorithms.client.draws import Draws, draw
+from fedvpa.algorithms.client.local_training import train_locally
+from fedvpa.algorithms.config import MethodConfig
+from fedvpa.algorithms.server.aggregation import (
     Averaged,
     federated_average,
     loss_bounds,
@@ -52,12 +56,8 @@ from fedvpa.algorithms.aggregation import (
     shapes,
     weighted_delta,
 )
-from fedvpa.algorithms.base import Broadcast, ClientUpdate, CohortUpdate, FeatureSetting, Plain
-from fedvpa.algorithms.config import MethodConfig
-from fedvpa.algorithms.draws import Draws, draw
-from fedvpa.algorithms.grouping import Timetable, regrouped, report_bounds
-from fedvpa.algorithms.local_training import train_locally
-from fedvpa.algorithms.validation import Expected
+from fedvpa.algorithms.server.grouping import Timetable, regrouped, report_bounds
+from fedvpa.algorithms.server.validation import Expected
 from fedvpa.core.errors import ConfigError
 from fedvpa.core.seeds import torch_generator
 from fedvpa.core.tree import Tree, below, prefixed

@@ -32,7 +32,7 @@ Deviations:
     - The losses are of training pairs, the first ``biscuit.lora.report_pairs`` of each client; the paper keeps a
       validation split for that, which here would be taken from the pairs that all methods train on.
     - A full selector keeps the bidders of least loss. The authors' code keeps the first of a random order.
-    - The factors A and B are averaged apart, as published, and so inexactly (:mod:`fedvpa.algorithms.lora_averaging`).
+    - The factors A and B are averaged apart, as published, and so inexactly (``server/lora_averaging.py``).
     - The U adapters start from different random A; rounds are fewer and the learning rate higher, for a model of a
       million weights.
     - Stage 2 compares K/2 disjoint pairs of each prompt's K samples, (0, 1), (2, 3), …, and keeps as many of the widest
@@ -53,15 +53,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from fedvpa.algorithms.aggregation import shapes, weighted_delta
 from fedvpa.algorithms.base import Broadcast, ClientUpdate, CohortUpdate, Holds, Plain
+from fedvpa.algorithms.client.local_training import ADAM_BETAS
+from fedvpa.algorithms.client.step_means import ABSURD_LOSS, step_bounds, step_means, step_sums
+from fedvpa.algorithms.client.text_client import AdapterSetting, ClientStream, TextClient
+from fedvpa.algorithms.client.voters import ClientChoices, Voters
 from fedvpa.algorithms.config import BiscuitConfig, MethodConfig
-from fedvpa.algorithms.grouping import Timetable, regrouped
-from fedvpa.algorithms.local_training import ADAM_BETAS
-from fedvpa.algorithms.step_means import ABSURD_LOSS, step_bounds, step_means, step_sums
-from fedvpa.algorithms.text_client import AdapterSetting, ClientStream, TextClient
-from fedvpa.algorithms.validation import Bounds, Expected
-from fedvpa.algorithms.voters import ClientChoices, Voters
+from fedvpa.algorithms.server.aggregation import shapes, weighted_delta
+from fedvpa.algorithms.server.grouping import Timetable, regrouped
+from fedvpa.algorithms.server.validation import Bounds, Expected
 from fedvpa.core import tree
 from fedvpa.core.errors import ConfigError
 from fedvpa.core.seeds import entropy

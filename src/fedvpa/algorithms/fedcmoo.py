@@ -24,15 +24,15 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from fedvpa.algorithms.aggregation import Averaged, federated_average, shapes, weighted_delta
 from fedvpa.algorithms.base import Broadcast, ClientUpdate, CohortUpdate
+from fedvpa.algorithms.client.firm_clients import ABSURD, FirmClients
+from fedvpa.algorithms.client.firm_step import GradientBatch, PromptDraws, sample_step
+from fedvpa.algorithms.client.group_samples import Prompts
+from fedvpa.algorithms.client.text_client import AdapterSetting, TextClient
 from fedvpa.algorithms.config import MethodConfig
-from fedvpa.algorithms.firm_clients import ABSURD, FirmClients
 from fedvpa.algorithms.firm_config import FirmConfig, preference_of
-from fedvpa.algorithms.firm_step import GradientBatch, PromptDraws, sample_step
-from fedvpa.algorithms.group_samples import Prompts
-from fedvpa.algorithms.text_client import AdapterSetting, TextClient
-from fedvpa.algorithms.validation import Bounds, Expected
+from fedvpa.algorithms.server.aggregation import Averaged, federated_average, shapes, weighted_delta
+from fedvpa.algorithms.server.validation import Bounds, Expected
 from fedvpa.core.tree import Tree, below, prefixed
 from fedvpa.objectives.multi_objective import fedcmoo_weights, gram
 from fedvpa.policy.adapters import restore

@@ -9,14 +9,14 @@ No selector, no latent, no public prompts.
 
 Deviations:
 
-- **Averaging.** ``avg`` is theirs and inexact; ``ffa`` and ``svd`` are exact (:mod:`fedvpa.algorithms.lora_averaging`).
+- **Averaging.** ``avg`` is theirs and inexact; ``ffa`` and ``svd`` are exact (``server/lora_averaging.py``).
 - **Objective.** DPO with the two regularisers of every other method's DPO (``policy.sft_weight``,
   ``policy.language_weight``), so that methods differ in what they learn from, not in how they keep their language.
 - **Learning rate.** The schedule of the central DPO, counted over rounds × local steps: warm-up and cosine to 0. Theirs
   is constant within a round and follows a cosine over rounds, from 5e-4 to 1e-6. Adam starts afresh for every client
   and round, as theirs does.
 - **Limits.** What one client may change and weigh is bounded by ``policy.clients.clip_norm`` and ``max_weight``
-  (``algorithms/limits.py``). ``svd``, whose updates are no sums, bounds weights alone.
+  (``algorithms/server/limits.py``). ``svd``, whose updates are no sums, bounds weights alone.
 - **Batches** are named by the seed and the client's id, never by position.
 """
 
@@ -29,16 +29,16 @@ from typing import Any
 
 import torch
 
-from fedvpa.algorithms.aggregation import Averaged, federated_average, shapes, weighted_delta
 from fedvpa.algorithms.base import Broadcast, ClientUpdate, CohortUpdate, Holds, Plain
-from fedvpa.algorithms.client_examples import all_examples
+from fedvpa.algorithms.client.client_examples import all_examples
+from fedvpa.algorithms.client.step_means import ABSURD_LOSS, step_bounds, step_means, step_sums
+from fedvpa.algorithms.client.text_client import AdapterSetting, ClientStream, TextClient
 from fedvpa.algorithms.config import MethodConfig
-from fedvpa.algorithms.lora_averaging import A_SUFFIX, exact_average
-from fedvpa.algorithms.lora_residual import in_force, settle
 from fedvpa.algorithms.policy_method import ClientTexts, PolicyMethod, PolicyTask, server_rules
-from fedvpa.algorithms.step_means import ABSURD_LOSS, step_bounds, step_means, step_sums
-from fedvpa.algorithms.text_client import AdapterSetting, ClientStream, TextClient
-from fedvpa.algorithms.validation import Bounds, Expected
+from fedvpa.algorithms.server.aggregation import Averaged, federated_average, shapes, weighted_delta
+from fedvpa.algorithms.server.lora_averaging import A_SUFFIX, exact_average
+from fedvpa.algorithms.server.lora_residual import in_force, settle
+from fedvpa.algorithms.server.validation import Bounds, Expected
 from fedvpa.core import tree
 from fedvpa.core.errors import ConfigError
 from fedvpa.core.tree import Tree, below, prefixed

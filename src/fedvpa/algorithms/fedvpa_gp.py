@@ -34,14 +34,14 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from fedvpa.algorithms import prototype_prior
-from fedvpa.algorithms.aggregation import federated_average, loss_bounds, mean_losses, shapes, weighted_delta
 from fedvpa.algorithms.base import Broadcast, ClientUpdate, CohortUpdate, FeatureSetting, Plain
+from fedvpa.algorithms.client.draws import Draws, draw
+from fedvpa.algorithms.client.local_training import train_locally
 from fedvpa.algorithms.config import MethodConfig
-from fedvpa.algorithms.draws import Draws, draw
-from fedvpa.algorithms.local_training import train_locally
-from fedvpa.algorithms.prototype_prior import PrototypeState
-from fedvpa.algorithms.validation import Expected
+from fedvpa.algorithms.server import prototype_prior
+from fedvpa.algorithms.server.aggregation import federated_average, loss_bounds, mean_losses, shapes, weighted_delta
+from fedvpa.algorithms.server.prototype_prior import PrototypeState
+from fedvpa.algorithms.server.validation import Expected
 from fedvpa.core.errors import ConfigError
 from fedvpa.core.seeds import torch_generator
 from fedvpa.core.tree import Tree, below, prefixed

@@ -30,12 +30,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from fedvpa.algorithms.aggregation import Averaged, federated_average, loss_bounds, mean_losses, shapes
 from fedvpa.algorithms.base import Broadcast, ClientUpdate, CohortUpdate, FeatureSetting, Plain
+from fedvpa.algorithms.client.draws import Draws
 from fedvpa.algorithms.config import MethodConfig
-from fedvpa.algorithms.draws import Draws
 from fedvpa.algorithms.fixed_latent import FixedLatent
-from fedvpa.algorithms.validation import Bounds, Expected
+from fedvpa.algorithms.server.aggregation import Averaged, federated_average, loss_bounds, mean_losses, shapes
+from fedvpa.algorithms.server.validation import Bounds, Expected
 from fedvpa.core.seeds import torch_generator
 from fedvpa.core.tree import Tree, below, prefixed
 from fedvpa.objectives.bradley_terry import choice_log_likelihood, weighted_mean

@@ -6,13 +6,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from fedvpa.algorithms.aggregation import Averaged
+from fedvpa.algorithms.client.group_samples import Prompts
 from fedvpa.algorithms.config import MethodConfig
 from fedvpa.algorithms.fedcmoo import FedCMOO, make_fedcmoo
 from fedvpa.algorithms.firm import Firm, make_firm
 from fedvpa.algorithms.firm_config import FirmConfig
-from fedvpa.algorithms.group_samples import Prompts
 from fedvpa.algorithms.policy_method import ClientTexts, PolicyMethod, PolicyTask, server_rules
+from fedvpa.algorithms.server.aggregation import Averaged
 from fedvpa.algorithms.soups import Soups, interpolated, make_soups
 from fedvpa.core.errors import ConfigError
 from fedvpa.core.progress import say

@@ -9,7 +9,11 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from fedvpa.algorithms.aggregation import (
+from fedvpa.algorithms.base import Broadcast, ClientUpdate, CohortUpdate, FeatureSetting, Plain
+from fedvpa.algorithms.client.draws import Draws, draw
+from fedvpa.algorithms.client.local_training import train_locally
+from fedvpa.algorithms.config import MethodConfig
+from fedvpa.algorithms.server.aggregation import (
     Averaged,
     federated_average,
     loss_bounds,
@@ -17,11 +21,7 @@ from fedvpa.algorithms.aggregation import (
     shapes,
     weighted_delta,
 )
-from fedvpa.algorithms.base import Broadcast, ClientUpdate, CohortUpdate, FeatureSetting, Plain
-from fedvpa.algorithms.config import MethodConfig
-from fedvpa.algorithms.draws import Draws, draw
-from fedvpa.algorithms.local_training import train_locally
-from fedvpa.algorithms.validation import Expected
+from fedvpa.algorithms.server.validation import Expected
 from fedvpa.core.seeds import torch_generator
 from fedvpa.core.tree import Tree, below, prefixed
 from fedvpa.objectives.bradley_terry import choice_log_likelihood, weighted_mean

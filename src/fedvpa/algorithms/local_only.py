@@ -13,11 +13,11 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from fedvpa.algorithms.aggregation import Averaged
 from fedvpa.algorithms.base import Broadcast, ClientUpdate, CohortUpdate, FeatureSetting, Plain
+from fedvpa.algorithms.client.draws import Draws, draw
 from fedvpa.algorithms.config import MethodConfig
-from fedvpa.algorithms.draws import Draws, draw
-from fedvpa.algorithms.validation import Expected
+from fedvpa.algorithms.server.aggregation import Averaged
+from fedvpa.algorithms.server.validation import Expected
 from fedvpa.core.tree import Tree
 from fedvpa.selector.pairs import Pairs
 from fedvpa.selector.selector import InferenceConfig, Selector

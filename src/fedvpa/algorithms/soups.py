@@ -18,16 +18,16 @@ from dataclasses import dataclass
 
 import torch
 
-from fedvpa.algorithms.aggregation import Averaged, federated_average, shapes, weighted_delta
 from fedvpa.algorithms.base import Broadcast, ClientUpdate, CohortUpdate
+from fedvpa.algorithms.client.firm_clients import FirmClients
+from fedvpa.algorithms.client.firm_step import LocalSteps, PromptDraws
+from fedvpa.algorithms.client.group_samples import Prompts
+from fedvpa.algorithms.client.text_client import AdapterSetting, TextClient
 from fedvpa.algorithms.config import MethodConfig
-from fedvpa.algorithms.firm_clients import FirmClients
 from fedvpa.algorithms.firm_config import FirmConfig, preference_of
-from fedvpa.algorithms.firm_step import LocalSteps, PromptDraws
-from fedvpa.algorithms.group_samples import Prompts
-from fedvpa.algorithms.lora_averaging import A_SUFFIX, B_SUFFIX, layers
-from fedvpa.algorithms.text_client import AdapterSetting, TextClient
-from fedvpa.algorithms.validation import Expected
+from fedvpa.algorithms.server.aggregation import Averaged, federated_average, shapes, weighted_delta
+from fedvpa.algorithms.server.lora_averaging import A_SUFFIX, B_SUFFIX, layers
+from fedvpa.algorithms.server.validation import Expected
 from fedvpa.core.tree import Tree, below, prefixed
 
 

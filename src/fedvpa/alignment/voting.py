@@ -6,8 +6,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from fedvpa.algorithms.client.voters import Voters
 from fedvpa.algorithms.fedbiscuit_lora import NAME
-from fedvpa.algorithms.voters import Voters
 from fedvpa.alignment.candidates import Candidates
 from fedvpa.alignment.latents import Latents
 from fedvpa.alignment.preferences import PairMargins

@@ -188,7 +188,7 @@ def resume(run: str | PathLike[str], *, rounds: int | None = None) -> TrainResul
 
 def _finish(run: RunFolder, job: SelectorJob, seconds: float) -> TrainResult:
     """Run the rounds that are left and write what they give."""
-    from fedvpa.algorithms.rejections import Rejections
+    from fedvpa.algorithms.server.rejections import Rejections
     from fedvpa.core.compute import Compute
     from fedvpa.core.files import write_json
     from fedvpa.core.loop import run_job

@@ -19,10 +19,10 @@ class RulesConfig(Config):
     """The server's rules.
 
     Attributes:
-        rule: How the updates of a cohort become one; see ``algorithms/robust.py``.
+        rule: How the updates of a cohort become one; see ``algorithms/server/robust.py``.
         malicious: ``trimmed_mean`` and ``krum``: the share of a cohort that may lie. Chosen by us.
         clip_norm: Longest change that one client may make to the weights. ``auto``: the clients' median, found in the
-            first rounds and followed; see ``algorithms/limits.py`` for how it was chosen. None for no limit.
+            first rounds and followed; see ``algorithms/server/limits.py`` for how it was chosen. None for no limit.
         max_weight: The most that one client may weigh, mostly in training pairs; what it claims beyond is cut.
             ``auto``: the clients' median, found in the first rounds. None for no limit.
     """

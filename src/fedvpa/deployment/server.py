@@ -19,7 +19,7 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from fedvpa.algorithms.registry import make
-from fedvpa.algorithms.rejections import Rejections
+from fedvpa.algorithms.server.rejections import Rejections
 from fedvpa.core.compute import Compute, restore
 from fedvpa.core.errors import FedvpaError, RunError
 from fedvpa.core.files import write_json

@@ -10,9 +10,9 @@ from typing import Any
 
 from torch import Tensor
 
+from fedvpa.algorithms.client.text_client import AdapterSetting, TextClient
 from fedvpa.algorithms.policy_method import PolicyMethod, PolicyTask
 from fedvpa.algorithms.registry import POLICY_METHODS
-from fedvpa.algorithms.text_client import AdapterSetting, TextClient
 from fedvpa.alignment.federated_job import fresh_policy
 from fedvpa.core.errors import ConfigError
 from fedvpa.core.short_repr import short_repr

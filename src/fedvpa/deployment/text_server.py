@@ -12,8 +12,8 @@ from typing import Any
 
 from flwr.serverapp import Grid
 
-from fedvpa.algorithms.rejections import Rejections
-from fedvpa.algorithms.text_client import AdapterSetting
+from fedvpa.algorithms.client.text_client import AdapterSetting
+from fedvpa.algorithms.server.rejections import Rejections
 from fedvpa.alignment.federated_job import FederatedJob, fresh_policy
 from fedvpa.alignment.stage1 import ONE
 from fedvpa.core.errors import RunError

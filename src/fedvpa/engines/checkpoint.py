@@ -15,7 +15,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from fedvpa.algorithms.limits import Guard
+from fedvpa.algorithms.server.limits import Guard
 from fedvpa.core.errors import RunError
 from fedvpa.core.files import replacing
 from fedvpa.core.frozen import from_tensors, to_tensors

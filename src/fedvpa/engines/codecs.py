@@ -13,7 +13,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fedvpa.algorithms.rejections import NOT_FINITE
+from fedvpa.algorithms.server.rejections import NOT_FINITE
 from fedvpa.core.errors import TrainingError
 from fedvpa.core.tree import Tree
 from fedvpa.engines.config import Codec

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fedvpa.algorithms.base import alone
-from fedvpa.algorithms.robust import Part
+from fedvpa.algorithms.server.robust import Part
 from fedvpa.core.tree import Tree
 from fedvpa.engines.runner import CohortResult, CohortTask
 

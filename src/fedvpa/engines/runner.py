@@ -9,8 +9,8 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 from torch import Tensor
 
 from fedvpa.algorithms.base import Algorithm, Broadcast, ClientUpdate, Transform
-from fedvpa.algorithms.limits import limited
-from fedvpa.algorithms.robust import Part
+from fedvpa.algorithms.server.limits import limited
+from fedvpa.algorithms.server.robust import Part
 from fedvpa.core.short_repr import short_repr
 from fedvpa.core.tree import Tree
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Generic, TypeVar
 
-from fedvpa.algorithms.text_client import AdapterSetting, TextClient
+from fedvpa.algorithms.client.text_client import AdapterSetting, TextClient
 from fedvpa.core.errors import ConfigError, ModelError
 from fedvpa.core.short_repr import short_repr
 from fedvpa.policy.policy import Policy

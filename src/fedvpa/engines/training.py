@@ -9,11 +9,11 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, cast
 
-from fedvpa.algorithms.aggregation import drift
 from fedvpa.algorithms.base import Algorithm, Broadcast, CohortUpdate, State, Transform
-from fedvpa.algorithms.limits import Guard, said
-from fedvpa.algorithms.rejections import check_rejected, lower
-from fedvpa.algorithms.robust import Part, aggregate
+from fedvpa.algorithms.server.aggregation import drift
+from fedvpa.algorithms.server.limits import Guard, said
+from fedvpa.algorithms.server.rejections import check_rejected, lower
+from fedvpa.algorithms.server.robust import Part, aggregate
 from fedvpa.core import tree
 from fedvpa.core.errors import ConfigError, TrainingError
 from fedvpa.core.progress import say
@@ -104,7 +104,7 @@ def rounds(
     Raises:
         ConfigError: If the engine cannot run the method.
         TrainingError: If a round's updates are all rejected, and not by the fault of few clients (see
-            :mod:`fedvpa.algorithms.rejections`), or their sum is not finite.
+            :mod:`fedvpa.algorithms.server.rejections`), or their sum is not finite.
     """
     if state.server.round >= algorithm.rounds:
         return

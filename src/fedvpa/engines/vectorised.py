@@ -23,8 +23,8 @@ from typing import cast
 import torch
 
 from fedvpa.algorithms.base import Broadcast, alone, one_by_one
-from fedvpa.algorithms.draws import pad_draws
-from fedvpa.algorithms.robust import Part
+from fedvpa.algorithms.client.draws import pad_draws
+from fedvpa.algorithms.server.robust import Part
 from fedvpa.core import tree
 from fedvpa.engines.federation import Federation
 from fedvpa.engines.runner import CohortResult, CohortTask

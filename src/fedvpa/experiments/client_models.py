@@ -7,10 +7,10 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
+from fedvpa.algorithms.client.voters import ClientChoices, Voters
 from fedvpa.algorithms.fedbiscuit_lora import NAME as FEDBISCUIT_LORA
 from fedvpa.algorithms.fedbiscuit_lora import FedBiscuitLora, choosing_model
 from fedvpa.algorithms.policy_method import server_rules
-from fedvpa.algorithms.voters import ClientChoices, Voters
 from fedvpa.alignment.dpo_job import DPOJob
 from fedvpa.alignment.federated_job import FederatedJob, text_engine
 from fedvpa.alignment.job import train_in_memory

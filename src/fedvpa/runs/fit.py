@@ -6,9 +6,9 @@ from collections.abc import Generator
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from fedvpa.algorithms.aggregation import Averaged
 from fedvpa.algorithms.base import SelectorAlgorithm
 from fedvpa.algorithms.registry import make
+from fedvpa.algorithms.server.aggregation import Averaged
 from fedvpa.alignment.stage1 import Stage1, Users
 from fedvpa.core.errors import ConfigError
 from fedvpa.core.short_repr import short_repr

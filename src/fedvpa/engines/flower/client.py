@@ -13,7 +13,7 @@ from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
 from fedvpa.algorithms.base import Algorithm, CohortUpdate, Transform
-from fedvpa.algorithms.robust import Part
+from fedvpa.algorithms.server.robust import Part
 from fedvpa.core.errors import FedvpaError
 from fedvpa.core.progress import say
 from fedvpa.core.short_repr import short_repr

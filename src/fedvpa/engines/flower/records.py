@@ -25,7 +25,7 @@ import torch
 from flwr.app import ArrayRecord, ConfigRecord, RecordDict
 
 from fedvpa.algorithms.base import Broadcast, CohortUpdate
-from fedvpa.algorithms.robust import Part
+from fedvpa.algorithms.server.robust import Part
 from fedvpa.core.errors import DataError
 from fedvpa.core.short_repr import short_repr
 from fedvpa.core.stacked import decode_each, encode_each

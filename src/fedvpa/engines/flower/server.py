@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from flwr.app import Message, MessageType
 from flwr.serverapp import Grid
 
-from fedvpa.algorithms.robust import Part
+from fedvpa.algorithms.server.robust import Part
 from fedvpa.core.errors import DataError, FedvpaError
 from fedvpa.core.progress import say
 from fedvpa.core.tree import Tree

@@ -8,7 +8,7 @@ import torch
 
 from fedvpa.algorithms.base import ClientUpdate
 from fedvpa.algorithms.config import ServerConfig
-from fedvpa.algorithms.limits import (
+from fedvpa.algorithms.server.limits import (
     BY_WEIGHT,
     EXCESS,
     MAX_WEIGHT,
@@ -20,7 +20,7 @@ from fedvpa.algorithms.limits import (
     norm,
     said,
 )
-from fedvpa.algorithms.validation import Bounds, Expected
+from fedvpa.algorithms.server.validation import Bounds, Expected
 from fedvpa.core.frozen import from_tensors, to_tensors
 from fedvpa.core.tree import Tree
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from fedvpa.algorithms.validation import Bounds, Expected, lighter, problem
+from fedvpa.algorithms.server.validation import Bounds, Expected, lighter, problem
 from fedvpa.core.tree import Tree
 
 EXPECTED = Expected(

@@ -5,7 +5,7 @@ import torch
 
 from conftest import make_federation
 from fedvpa.algorithms.registry import make
-from fedvpa.algorithms.rejections import NOT_FINITE, Rejections, check_rejected
+from fedvpa.algorithms.server.rejections import NOT_FINITE, Rejections, check_rejected
 from fedvpa.core.errors import TrainingError
 from fedvpa.engines.config import EngineConfig
 from fedvpa.engines.training import rounds, start

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from fedvpa.algorithms.group_samples import reward_matrix, sample_and_score
+from fedvpa.algorithms.client.group_samples import reward_matrix, sample_and_score
 from fedvpa.objectives.policy_gradient import rloo_advantages, whiten
 from firm_fixtures import OBJECTIVES, SEED, Constant, policy_of, prompts_of
 

@@ -13,7 +13,7 @@ from typing import Literal
 import torch
 from torch import Size, Tensor
 
-from fedvpa.algorithms.rejections import NOT_FINITE, OUT_OF_BOUNDS
+from fedvpa.algorithms.server.rejections import NOT_FINITE, OUT_OF_BOUNDS
 from fedvpa.core.short_repr import short_repr
 from fedvpa.core.tree import Tree
 

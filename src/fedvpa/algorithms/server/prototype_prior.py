@@ -14,9 +14,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from fedvpa.algorithms.aggregation import Averaged
 from fedvpa.algorithms.base import CohortUpdate
-from fedvpa.algorithms.validation import Bounds
+from fedvpa.algorithms.server.aggregation import Averaged
+from fedvpa.algorithms.server.validation import Bounds
 from fedvpa.core.seeds import entropy
 from fedvpa.core.tree import Tree
 from fedvpa.selector.prototypes import balanced_assignment

@@ -11,13 +11,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from fedvpa.algorithms.base import Broadcast, ClientUpdate, CohortUpdate, Holds, Plain
+from fedvpa.algorithms.client.firm_step import LocalSteps, PromptDraws, Rule, draw_prompts, local_steps
+from fedvpa.algorithms.client.group_samples import Prompts
+from fedvpa.algorithms.client.text_client import TextClient
 from fedvpa.algorithms.config import MethodConfig
 from fedvpa.algorithms.firm_config import FirmConfig
-from fedvpa.algorithms.firm_step import LocalSteps, PromptDraws, Rule, draw_prompts, local_steps
-from fedvpa.algorithms.group_samples import Prompts
-from fedvpa.algorithms.lora_averaging import A_SUFFIX
-from fedvpa.algorithms.text_client import TextClient
-from fedvpa.algorithms.validation import Bounds
+from fedvpa.algorithms.server.lora_averaging import A_SUFFIX
+from fedvpa.algorithms.server.validation import Bounds
 from fedvpa.core.tree import Tree
 from fedvpa.objectives.multi_objective import disagreement
 from fedvpa.policy.adapters import restore, snapshot

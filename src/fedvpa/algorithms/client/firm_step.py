@@ -12,8 +12,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from fedvpa.algorithms.client.group_samples import Prompts, Scored, sample_and_score
 from fedvpa.algorithms.firm_config import FirmConfig
-from fedvpa.algorithms.group_samples import Prompts, Scored, sample_and_score
 from fedvpa.core.seeds import Label, numpy_generator
 from fedvpa.core.short_repr import short_repr
 from fedvpa.objectives.multi_objective import common_scale, gram, is_vertex, regularised_mgda

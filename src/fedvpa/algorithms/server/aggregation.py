@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fedvpa.algorithms.base import CohortUpdate
 from fedvpa.algorithms.config import ServerConfig
-from fedvpa.algorithms.validation import Bounds
+from fedvpa.algorithms.server.validation import Bounds
 from fedvpa.core import tree
 from fedvpa.core.short_repr import short_repr
 from fedvpa.core.tree import Tree, below, prefixed

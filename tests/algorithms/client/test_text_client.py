@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from fedvpa.algorithms.text_client import AdapterSetting
+from fedvpa.algorithms.client.text_client import AdapterSetting
 from fedvpa.engines.text_federation import TextFederation
 from fedvpa.policy.adapters import snapshot
 from fedvpa.policy.policy import new_policy

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from fedvpa.algorithms.aggregation import weighted_delta
 from fedvpa.algorithms.base import CohortUpdate
 from fedvpa.algorithms.feddpo import FedDPO, FedDPOState
-from fedvpa.algorithms.lora_averaging import A_SUFFIX, B_SUFFIX, change, factorise, layers, product_svd
 from fedvpa.algorithms.policy_method import server_rules
+from fedvpa.algorithms.server.aggregation import weighted_delta
+from fedvpa.algorithms.server.lora_averaging import A_SUFFIX, B_SUFFIX, change, factorise, layers, product_svd
 from fedvpa.core.tree import Tree, prefixed
 from fedvpa.policy.config import PolicyConfig
 

@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from fedvpa.algorithms.validation import Bounds
+from fedvpa.algorithms.server.validation import Bounds
 from fedvpa.core.errors import ConfigError
 from fedvpa.core.tree import Tree
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import pytest
 import torch
 
-from fedvpa.algorithms.grouping import Timetable, balanced_greedy, labels_of, regrouped
+from fedvpa.algorithms.server.grouping import Timetable, balanced_greedy, labels_of, regrouped
 from fedvpa.core.errors import ConfigError
 from fedvpa.core.tree import Tree
 

@@ -7,10 +7,10 @@ import torch
 from conftest import make_federation
 from fedvpa.algorithms.base import CohortUpdate
 from fedvpa.algorithms.config import ServerConfig
-from fedvpa.algorithms.limits import EXCESS, MEASURED, Guard
 from fedvpa.algorithms.registry import make
-from fedvpa.algorithms.robust import ABSURD, Aggregate, Part, aggregate, krum, trimmed_mean
-from fedvpa.algorithms.validation import Bounds, Expected
+from fedvpa.algorithms.server.limits import EXCESS, MEASURED, Guard
+from fedvpa.algorithms.server.robust import ABSURD, Aggregate, Part, aggregate, krum, trimmed_mean
+from fedvpa.algorithms.server.validation import Bounds, Expected
 from fedvpa.engines.config import EngineConfig
 from fedvpa.engines.training import rounds, start
 from tests_shared import config

@@ -1,6 +1,6 @@
 """A policy with LoRA factors and a residual on top: while clients train, and settled for good.
 
-The exact average of adapters (:mod:`fedvpa.algorithms.lora_averaging`) leaves a residual, which belongs to the frozen
+The exact average of adapters (``lora_averaging.py``) leaves a residual, which belongs to the frozen
 weights. The base model stays as it is, so that it remains the reference.
 """
 
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
-from fedvpa.algorithms.lora_averaging import A_SUFFIX, B_SUFFIX, change, factorise
+from fedvpa.algorithms.server.lora_averaging import A_SUFFIX, B_SUFFIX, change, factorise
 from fedvpa.core import tree
 from fedvpa.core.tree import Tree
 from fedvpa.policy.adapters import ADAPTER, adapter_scale, restore

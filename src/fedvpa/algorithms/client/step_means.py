@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 import torch
 
 from fedvpa.algorithms.base import CohortUpdate
-from fedvpa.algorithms.validation import Bounds
+from fedvpa.algorithms.server.validation import Bounds
 from fedvpa.core.tree import Tree, below
 
 ABSURD_LOSS = 1e6

@@ -38,7 +38,7 @@ import torch
 from torch import Tensor
 
 from fedvpa.algorithms.base import ClientUpdate
-from fedvpa.algorithms.validation import Bounds, Expected, lighter
+from fedvpa.algorithms.server.validation import Bounds, Expected, lighter
 from fedvpa.core.rules import RulesConfig
 from fedvpa.core.short_repr import short_repr
 from fedvpa.core.tree import Tree, below, prefixed

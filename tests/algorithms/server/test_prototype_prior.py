@@ -7,9 +7,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from fedvpa.algorithms import prototype_prior
 from fedvpa.algorithms.base import CohortUpdate
-from fedvpa.algorithms.prototype_prior import PrototypeState
+from fedvpa.algorithms.server import prototype_prior
+from fedvpa.algorithms.server.prototype_prior import PrototypeState
 
 STATE = PrototypeState(params={}, log_prior=torch.tensor([0.5, 0.5]).log())
 

@@ -1,8 +1,8 @@
 """What the server does with single updates before they count: validation, limits, and robust rules.
 
-An update is validated always: what is not exactly what the algorithm expects (:mod:`fedvpa.algorithms.validation`), or
+An update is validated always: what is not exactly what the algorithm expects (``validation.py``), or
 absurdly long, is rejected with its client's id, and the round goes on without it. The limits on weight and change are
-those of :mod:`fedvpa.algorithms.limits`. The rules are coordinate-wise median and trimmed mean (Yin et al., ICML 2018),
+those of ``limits.py``. The rules are coordinate-wise median and trimmed mean (Yin et al., ICML 2018),
 Krum (Blanchard et al., NeurIPS 2017) and, as everywhere else, the weighted mean.
 
 Rules other than the mean need every client's update on its own. They cannot be combined with sums over several clients,
@@ -20,9 +20,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from fedvpa.algorithms import rejections
 from fedvpa.algorithms.base import CohortUpdate
-from fedvpa.algorithms.limits import (
+from fedvpa.algorithms.server import rejections
+from fedvpa.algorithms.server.limits import (
     EXCESS,
     MAX_WEIGHT,
     MOST_WEIGHT,
@@ -33,7 +33,7 @@ from fedvpa.algorithms.limits import (
     norm,
     own_at_most,
 )
-from fedvpa.algorithms.validation import Expected, problem
+from fedvpa.algorithms.server.validation import Expected, problem
 from fedvpa.core.rules import Rule, RulesConfig
 from fedvpa.core.short_repr import short_repr
 from fedvpa.core.tree import Tree
