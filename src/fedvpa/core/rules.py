@@ -12,7 +12,7 @@ from fedvpa.core.numbers import Between
 
 Rule = Literal["mean", "median", "trimmed_mean", "krum"]
 
-_LIMIT = Between(1e-6, 1e7, "no update would count, or every one")
+_LIMIT = Between(1e-6, 1e7, "no update would count, or every one would as it is")
 
 
 class RulesConfig(Config):
@@ -38,6 +38,8 @@ class RulesConfig(Config):
         """A number within bounds, ``auto`` or None."""
         if value is None or value == "auto" or isinstance(value, bool):
             return value  # a truth value is refused as for every key that holds a number
-        if not isinstance(value, int | float):
-            raise ConfigError(f"{value!r} is no limit.", fix="Give a number, auto, or null for no limit.")
-        return _LIMIT(float(value))
+        try:
+            number = float(value)  # of a text too: YAML reads 5e-2 as one
+        except (TypeError, ValueError):
+            raise ConfigError(f"{value!r} is no limit.", fix="Give a number, auto, or null for no limit.") from None
+        return _LIMIT(number)
