@@ -35,7 +35,7 @@ from fedvpa.algorithms.server.aggregation import Averaged, federated_average, sh
 from fedvpa.algorithms.server.validation import Bounds, Expected
 from fedvpa.core.tree import Tree, below, prefixed
 from fedvpa.objectives.multi_objective import fedcmoo_weights, gram
-from fedvpa.policy.adapters import restore
+from fedvpa.policy.adapters import restore, training_only
 
 GRADIENT = "gradient"
 """What begins the names of the gradients in an update: ``gradient.0.<weight>`` for the first objective."""
@@ -116,7 +116,7 @@ class FedCMOO(FirmClients):
         found = torch.zeros(len(self.objectives), sum(sizes))
         if len(held):
             restore(held.policy, before)
-            with self.training(held.policy):
+            with training_only(held.policy, moved):
                 samples = sample_step(held.policy, held.data, draws.rows[0], self.firm, draws, 0)
                 batch = GradientBatch(held.policy, samples, self.firm.clip, self.firm.micro_batch)
                 found = batch.gradients()[0].cpu()

@@ -22,8 +22,7 @@ Deviations:
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -36,14 +35,14 @@ from fedvpa.algorithms.client.text_client import AdapterSetting, ClientStream, T
 from fedvpa.algorithms.config import MethodConfig
 from fedvpa.algorithms.policy_method import ClientTexts, PolicyMethod, PolicyTask, server_rules
 from fedvpa.algorithms.server.aggregation import Averaged, federated_average, shapes, weighted_delta
-from fedvpa.algorithms.server.lora_averaging import A_SUFFIX, exact_average
+from fedvpa.algorithms.server.lora_averaging import exact_average, trained_factors
 from fedvpa.algorithms.server.lora_residual import in_force, settle
 from fedvpa.algorithms.server.validation import Bounds, Expected
 from fedvpa.core import tree
 from fedvpa.core.errors import ConfigError
 from fedvpa.core.tree import Tree, below, prefixed
 from fedvpa.data.schema import Pair
-from fedvpa.policy.adapters import snapshot
+from fedvpa.policy.adapters import snapshot, training_only
 from fedvpa.policy.config import PolicyConfig
 from fedvpa.policy.dpo_trainer import DPOTrainer, Step
 from fedvpa.policy.examples import Examples
@@ -160,8 +159,9 @@ class FedDPO(Plain):
     ) -> tuple[ClientUpdate, Tree]:
         """Steps of DPO from the received adapter; without pairs, no change of weight 0."""
         before, after, steps = below("params", received), below("params", received), list[Step]()
+        moved = self._moved(before).keys()
         if len(held):
-            with in_force(held.policy, before, below("residual", received)), self._training(held.policy):
+            with in_force(held.policy, before, below("residual", received)), training_only(held.policy, moved):
                 steps = self._local(held.policy, held.data, draws)
             after = {name: leaf.cpu() for name, leaf in snapshot(held.policy).items()}
         weight = torch.tensor(float(len(held)))
@@ -189,21 +189,7 @@ class FedDPO(Plain):
 
     def _moved(self, factors: Tree) -> Tree:
         """What clients train: for ``ffa`` B alone."""
-        ffa = self.settings.feddpo.averaging == "ffa"
-        return {name: leaf for name, leaf in factors.items() if not (ffa and name.endswith(A_SUFFIX))}
-
-    @contextlib.contextmanager
-    def _training(self, policy: Policy) -> Iterator[None]:
-        """While inside, the policy's optimiser sees what clients train."""
-        weights = policy.trained()
-        fixed = [weights[name] for name in weights.keys() - self._moved(weights).keys()]
-        for leaf in fixed:
-            leaf.requires_grad_(False)
-        try:
-            yield
-        finally:
-            for leaf in fixed:
-                leaf.requires_grad_(True)
+        return trained_factors(factors, self.settings.feddpo.averaging)
 
     def _local(self, policy: Policy, examples: Examples, draws: ClientStream) -> list[Step]:
         own = self.settings.feddpo

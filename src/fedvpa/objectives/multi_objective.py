@@ -24,8 +24,8 @@ TIE = 1e-8
 and p is taken. Chosen by us: above the rounding of double precision, below any difference that matters."""
 
 FEDCMOO_FLOOR, FEDCMOO_RATE, FEDCMOO_STEPS = 1e-4, 1e-3, 1000
-"""What FedCMOO's server adds to the squared norms, its step and its number of steps: the authors' code, as
-``methods.md`` of this project has read it."""
+"""What FedCMOO's server adds to the squared norms, its step and its number of steps: read in the
+authors' code (askinb/FedCMOO)."""
 
 
 def gram(gradients: Float[Tensor, "objectives weights"]) -> Matrix:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 
 import torch
@@ -33,6 +34,19 @@ def restore(policy: Policy, weights: Mapping[str, Tensor]) -> None:
     check_fits(policy, weights)
     for name, weight in policy.trained().items():
         weight.copy_(weights[name])
+
+
+@contextmanager
+def training_only(policy: Policy, names: Collection[str]) -> Iterator[None]:
+    """While inside, only these of the trained weights are trained."""
+    fixed = [leaf for name, leaf in policy.trained().items() if name not in names]
+    for leaf in fixed:
+        leaf.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for leaf in fixed:
+            leaf.requires_grad_(True)
 
 
 def adapter_scale(policy: Policy) -> float:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -16,12 +15,11 @@ from fedvpa.algorithms.client.group_samples import Prompts
 from fedvpa.algorithms.client.text_client import TextClient
 from fedvpa.algorithms.config import MethodConfig
 from fedvpa.algorithms.firm_config import FirmConfig
-from fedvpa.algorithms.server.lora_averaging import A_SUFFIX
+from fedvpa.algorithms.server.lora_averaging import trained_factors
 from fedvpa.algorithms.server.validation import Bounds
 from fedvpa.core.tree import Tree
 from fedvpa.objectives.multi_objective import disagreement
-from fedvpa.policy.adapters import restore, snapshot
-from fedvpa.policy.policy import Policy
+from fedvpa.policy.adapters import restore, snapshot, training_only
 
 ABSURD = 1e9
 """A reward, a KL or a length that no training has which has not diverged. Chosen by us."""
@@ -72,21 +70,7 @@ class FirmClients(Plain):
 
     def moved(self, factors: Tree) -> Tree:
         """What clients train: for ``ffa`` B alone."""
-        fixed = self.firm.averaging == "ffa"
-        return {name: leaf for name, leaf in factors.items() if not (fixed and name.endswith(A_SUFFIX))}
-
-    @contextlib.contextmanager
-    def training(self, policy: Policy) -> Iterator[None]:
-        """While inside, the policy's trained weights are those that clients train."""
-        weights = policy.trained()
-        fixed = [weights[name] for name in weights.keys() - self.moved(weights).keys()]
-        for leaf in fixed:
-            leaf.requires_grad_(False)
-        try:
-            yield
-        finally:
-            for leaf in fixed:
-                leaf.requires_grad_(True)
+        return trained_factors(factors, self.firm.averaging)
 
     def train(
         self, held: TextClient[Prompts], before: Tree, draws: PromptDraws, rule: Rule | None, fixed: Tensor
@@ -106,7 +90,7 @@ class FirmClients(Plain):
         if not len(held):
             return None, before
         restore(held.policy, before)
-        with self.training(held.policy):
+        with training_only(held.policy, self.moved(before)):
             done = local_steps(held.policy, held.data, draws, self.firm, rule, fixed)
         return done, {name: leaf.cpu() for name, leaf in snapshot(held.policy).items()}
 

@@ -49,6 +49,11 @@ class ExactAverage:
     __repr__ = short_repr
 
 
+def trained_factors(factors: Tree, averaging: Averaging) -> Tree:
+    """The factors that clients train, and so send: for ``ffa`` B alone."""
+    return {name: leaf for name, leaf in factors.items() if averaging != "ffa" or not name.endswith(A_SUFFIX)}
+
+
 def layers(factors: Mapping[str, Tensor]) -> list[str]:
     """The names of the adapted layers."""
     return [name.removesuffix(A_SUFFIX) for name in factors if name.endswith(A_SUFFIX)]
