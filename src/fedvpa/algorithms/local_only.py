@@ -1,4 +1,4 @@
-"""``local``: every client alone, on its own training pairs. The yardstick for what federation adds (evaluation.md, 2).
+"""``local``: every client alone, on its own training pairs. The yardstick for what federation adds.
 
 A linear head w per client, w = argmin mean(−log σ(wᵀΔh)) + (wd/2)‖w‖² with the methods' weight decay, solved to
 convergence by Newton's method, in the span of the client's pairs where these are fewer than the features. That is the
