@@ -16,13 +16,14 @@ import numpy as np
 from jaxtyping import Float
 
 from fedvpa.core.errors import DataError
+from fedvpa.core.short_repr import short_repr
 from fedvpa.evaluation.intervals import DEFAULT_BOOTSTRAP, Bootstrap, Estimate
 from fedvpa.evaluation.resampling import rows_of_resamples
 from fedvpa.evaluation.student import Interval, t_interval
 from fedvpa.evaluation.variance import Spread, Values, satterthwaite
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Front:
     """What the policies of one method are worth, run by run, on the same prompts.
 
@@ -36,6 +37,8 @@ class Front:
 
     rewards: Float[np.ndarray, "seeds policies prompts objectives"]
     base: Float[np.ndarray, "seeds prompts objectives"]
+
+    __repr__ = short_repr
 
     def __post_init__(self) -> None:
         seeds, _, prompts, objectives = self.rewards.shape

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 from fedvpa.core.errors import ConfigError
 from fedvpa.rewards.registry import REWARDS
-from fedvpa.world.users import find_population, find_utility
 
 SELECTOR, REWARD_MODEL, WORLD = "selector", "reward-model", "world"
 
@@ -60,6 +59,8 @@ def parse_objective(name: str, where: str = "") -> ObjectiveName:
         return ObjectiveName(kind, str(int(of)))
     REWARDS.check(kind, where)
     if kind == WORLD:
+        from fedvpa.world.users import find_utility  # with NumPy, which a configuration without objectives needs not
+
         find_utility(of)
     return ObjectiveName(kind, of)
 
@@ -88,5 +89,7 @@ def default_objectives(population: str | None, prototypes: int) -> tuple[Objecti
         On the bundled world the exact utilities of the population's groups, elsewhere the selector's prototypes.
     """
     if population is not None:
+        from fedvpa.world.users import find_population
+
         return tuple(ObjectiveName(WORLD, utility.name) for utility in find_population(population).utilities)
     return tuple(ObjectiveName(SELECTOR, str(number)) for number in range(prototypes))
