@@ -21,21 +21,19 @@ the batch; the KL once, outside the mixture; an optimiser that starts afresh for
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 
-from fedvpa.algorithms.base import Broadcast, ClientUpdate, CohortUpdate
+from fedvpa.algorithms.base import ClientUpdate
 from fedvpa.algorithms.client.firm_clients import FirmClients
 from fedvpa.algorithms.client.firm_step import PromptDraws, Rule, mgda_rule
 from fedvpa.algorithms.client.group_samples import Prompts
 from fedvpa.algorithms.client.text_client import AdapterSetting, TextClient
 from fedvpa.algorithms.config import MethodConfig
 from fedvpa.algorithms.firm_config import FirmConfig, preference_of, single_objective
-from fedvpa.algorithms.server.aggregation import Averaged, federated_average, shapes, weighted_delta
-from fedvpa.algorithms.server.validation import Expected
-from fedvpa.core.tree import Tree, below, prefixed
+from fedvpa.algorithms.server.aggregation import Averaged, weighted_delta
+from fedvpa.core.tree import Tree, below
 
 
 @dataclass(frozen=True)
@@ -49,22 +47,9 @@ class Firm(FirmClients):
     rho: float | None = None
     name: str = "firm"
 
-    @property
-    def state_type(self) -> type[Averaged]:
-        """The factors, and how many rounds are behind them."""
-        return Averaged
-
     def init(self, setting: AdapterSetting, seed: int) -> Averaged:
         """The initial adapter, which all clients share."""
         return Averaged(setting.start)
-
-    def broadcast(self, state: Averaged, client_ids: Sequence[str]) -> Broadcast:
-        """The adapter."""
-        return Broadcast(prefixed("params", state.params), {}, state.round)
-
-    def expected(self, state: Averaged) -> Expected:
-        """The change of the factors, and what the local steps did."""
-        return Expected(shapes(self.moved(state.params)), self.statistics(), self.not_additive())
 
     def client_update(
         self, received: Tree, held: TextClient[Prompts], private: Tree, draws: PromptDraws
@@ -75,10 +60,6 @@ class Firm(FirmClients):
         weight = torch.tensor(float(len(held)))
         change = weighted_delta(self.moved(before), self.moved(after), weight)
         return self.update_of(change, done), {}
-
-    def server_update(self, state: Averaged, update: CohortUpdate) -> tuple[Averaged, dict[str, float]]:
-        """The mean change; means over the cohort, weighted by numbers of prompts."""
-        return federated_average(state, update, self.config.server), self.told(update)
 
     @property
     def _rule(self) -> Rule | None:

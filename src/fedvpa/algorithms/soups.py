@@ -18,16 +18,15 @@ from dataclasses import dataclass
 
 import torch
 
-from fedvpa.algorithms.base import Broadcast, ClientUpdate, CohortUpdate
+from fedvpa.algorithms.base import ClientUpdate
 from fedvpa.algorithms.client.firm_clients import FirmClients
 from fedvpa.algorithms.client.firm_step import LocalSteps, PromptDraws
 from fedvpa.algorithms.client.group_samples import Prompts
 from fedvpa.algorithms.client.text_client import AdapterSetting, TextClient
 from fedvpa.algorithms.config import MethodConfig
 from fedvpa.algorithms.firm_config import FirmConfig, preference_of
-from fedvpa.algorithms.server.aggregation import Averaged, federated_average, shapes, weighted_delta
+from fedvpa.algorithms.server.aggregation import Averaged, weighted_delta
 from fedvpa.algorithms.server.lora_averaging import A_SUFFIX, B_SUFFIX, layers
-from fedvpa.algorithms.server.validation import Expected
 from fedvpa.core.tree import Tree, below, prefixed
 
 
@@ -37,23 +36,10 @@ class Soups(FirmClients):
 
     name: str = "soups"
 
-    @property
-    def state_type(self) -> type[Averaged]:
-        """The factors of all adapters."""
-        return Averaged
-
     def init(self, setting: AdapterSetting, seed: int) -> Averaged:
         """The same initial adapter for every objective: interpolation needs a common start."""
         adapters = (prefixed(_name(place), setting.start) for place in range(len(self.objectives)))
         return Averaged({name: leaf for adapter in adapters for name, leaf in adapter.items()})
-
-    def broadcast(self, state: Averaged, client_ids: Sequence[str]) -> Broadcast:
-        """All adapters."""
-        return Broadcast(prefixed("params", state.params), {}, state.round)
-
-    def expected(self, state: Averaged) -> Expected:
-        """The changes of all factors, and what the local steps did."""
-        return Expected(shapes(self.moved(state.params)), self.statistics(), self.not_additive())
 
     def client_update(
         self, received: Tree, held: TextClient[Prompts], private: Tree, draws: PromptDraws
@@ -66,10 +52,6 @@ class Soups(FirmClients):
             done += [] if steps is None else [steps]
         change = weighted_delta(self.moved(before), self.moved(after), torch.tensor(float(len(held))))
         return self.update_of(change, _together(done) if done else None), {}
-
-    def server_update(self, state: Averaged, update: CohortUpdate) -> tuple[Averaged, dict[str, float]]:
-        """The mean changes; means over the cohort."""
-        return federated_average(state, update, self.config.server), self.told(update)
 
 
 def _name(place: int) -> str:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -15,9 +16,10 @@ from fedvpa.algorithms.client.group_samples import Prompts
 from fedvpa.algorithms.client.text_client import TextClient
 from fedvpa.algorithms.config import MethodConfig
 from fedvpa.algorithms.firm_config import FirmConfig
+from fedvpa.algorithms.server.aggregation import Averaged, federated_average, shapes
 from fedvpa.algorithms.server.lora_averaging import trained_factors
-from fedvpa.algorithms.server.validation import Bounds
-from fedvpa.core.tree import Tree
+from fedvpa.algorithms.server.validation import Bounds, Expected
+from fedvpa.core.tree import Tree, prefixed
 from fedvpa.objectives.multi_objective import disagreement
 from fedvpa.policy.adapters import restore, snapshot, training_only
 
@@ -67,6 +69,23 @@ class FirmClients(Plain):
     def draw(self, seed: int, broadcast: Broadcast, client_id: str, size: int) -> PromptDraws:
         """The prompts of each local step, and the names of the samples."""
         return draw_prompts(size, self.firm.steps, self.firm.prompts, seed, "firm", client_id, broadcast.round)
+
+    @property
+    def state_type(self) -> type[Any]:
+        """The factors, and how many rounds are behind them."""
+        return Averaged
+
+    def broadcast(self, state: Any, client_ids: Sequence[str]) -> Broadcast:
+        """All factors."""
+        return Broadcast(prefixed("params", state.params), {}, state.round)
+
+    def expected(self, state: Any) -> Expected:
+        """The change of the factors, and what the local steps did."""
+        return Expected(shapes(self.moved(state.params)), self.statistics(), self.not_additive())
+
+    def server_update(self, state: Any, update: CohortUpdate) -> tuple[Any, dict[str, float]]:
+        """The mean change; means over the cohort, weighted by numbers of prompts."""
+        return federated_average(state, update, self.config.server), self.told(update)
 
     def moved(self, factors: Tree) -> Tree:
         """What clients train: for ``ffa`` B alone."""

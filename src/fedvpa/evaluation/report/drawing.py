@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from fedvpa.evaluation.report.style import FAINT
+from fedvpa.evaluation.report.style import FAINT, INK, new_figure
 
 Row = Mapping[str, Any]
 """One object of a list in ``comparison.json``."""
@@ -75,6 +76,20 @@ def level_line(axes: Axes, level: float, label: str | None = None, **options: An
     """A faint dashed line across the figure at ``level``, to compare with."""
     usual: dict[str, Any] = {"color": FAINT, "linewidth": 1, "linestyle": DASHES, "zorder": 1}
     axes.axhline(level, label=label, **usual | options)
+
+
+def gain_plane(height: float) -> tuple[Figure, Axes]:
+    """An empty figure of gains over the base policy under two measures; the base policy stands where its lines cross.
+
+    Args:
+        height: Of the figure, in inches.
+    """
+    figure = new_figure(6.8, height)
+    axes = figure.subplots()
+    level_line(axes, 0)
+    axes.axvline(0, color=FAINT, linewidth=1, linestyle=DASHES, zorder=1)
+    axes.scatter(0, 0, s=80, marker="+", color=INK, linewidths=1.8, label="base policy", zorder=3)
+    return figure, axes
 
 
 def dodge(count: int) -> NDArray[np.float64]:

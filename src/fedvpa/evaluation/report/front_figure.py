@@ -10,8 +10,8 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 
 from fedvpa.core.errors import DataError
-from fedvpa.evaluation.report.drawing import DASHES, Row, counted, interval_mark, level_line
-from fedvpa.evaluation.report.style import FAINT, GRID, INK, label_axes, legend_below, new_figure, series_styles
+from fedvpa.evaluation.report.drawing import Row, counted, gain_plane, interval_mark
+from fedvpa.evaluation.report.style import GRID, label_axes, legend_below, series_styles
 
 
 def front_figure(fronts: Sequence[Mapping[str, Any]]) -> Figure:
@@ -31,12 +31,8 @@ def front_figure(fronts: Sequence[Mapping[str, Any]]) -> Figure:
             fix="Give fronts under two objectives or more.",
         )
     across, up = names[:2]
-    figure = new_figure(6.8, 5.4)
-    axes = figure.subplots()
+    figure, axes = gain_plane(5.4)
     styles = series_styles([front["method"] for front in fronts])
-    level_line(axes, 0)
-    axes.axvline(0, color=FAINT, linewidth=1, linestyle=DASHES, zorder=1)
-    axes.scatter(0, 0, s=80, marker="+", color=INK, linewidths=1.8, label="base policy", zorder=3)
     for front in fronts:
         _line(axes, front, across, up, styles[front["method"]])
     axes.margins(0.1)

@@ -14,10 +14,17 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 from fedvpa.core.errors import DataError
-from fedvpa.evaluation.report.drawing import DASHES, Ends, Row, counted, interval_mark, level_line, most_seeds
+from fedvpa.evaluation.report.drawing import (
+    Ends,
+    Row,
+    counted,
+    gain_plane,
+    interval_mark,
+    level_line,
+    most_seeds,
+)
 from fedvpa.evaluation.report.style import (
     COLOURS,
-    FAINT,
     GRID,
     INK,
     MARKERS,
@@ -92,12 +99,8 @@ def pareto_figure(compared: Mapping[str, Any], n_clients: int) -> Figure:
             fix="Judge at least two preferences with a judge that knows utilities.",
         )
     across, up = names[:2]
-    figure = new_figure(6.8, 5.2)
-    axes = figure.subplots()
+    figure, axes = gain_plane(5.2)
     styles = series_styles([row["method"] for row in rows])
-    level_line(axes, 0)
-    axes.axvline(0, color=FAINT, linewidth=1, linestyle=DASHES, zorder=1)
-    axes.scatter(0, 0, s=80, marker="+", color=INK, linewidths=1.8, label="base policy", zorder=3)
     for row in rows:
         for users, block in (("", row), (", unseen users", row["unseen"])):
             if block is None:
