@@ -6,7 +6,6 @@ import json
 import numpy as np
 import pytest
 import torch
-from scipy.integrate import quad
 from scipy.optimize import minimize
 
 import fedvpa
@@ -19,8 +18,9 @@ from fedvpa.selector.heads import HEADS
 from fedvpa.selector.inference import INFERENCES, Inference
 from fedvpa.selector.pairs import Pairs, pad
 from fedvpa.selector.posterior import Posterior
+from fedvpa.selector.prior import Prior, isotropic
 from fedvpa.selector.prototypes import balanced_assignment, init_prototypes
-from fedvpa.selector.refinement import at_prototypes, evidence, laplace, modes
+from fedvpa.selector.refinement import at_prototypes, laplace, modes
 from fedvpa.selector.scaling import Scaling
 from fedvpa.selector.selector import InferenceConfig, Selector
 
@@ -105,8 +105,8 @@ def test_encoder_ignores_order_and_padding_and_reads_labels():
 @pytest.mark.reference
 def test_laplace_finds_the_mode_that_an_independent_optimiser_finds():
     tree, data, centre = weights("bilinear"), pairs(N), latents(2)
-    log_prior, log_var, gain = torch.tensor([0.3, 0.7]).log().double(), torch.tensor(-1.0).double(), torch.tensor(1.5)
-    found = laplace(HEADS["bilinear"], tree, data, centre, log_prior, log_var, gain.double())
+    prior = isotropic(torch.tensor([0.3, 0.7]).log().double(), centre, -1.0)
+    found = laplace(HEADS["bilinear"], tree, data, prior, torch.tensor(1.5).double())
     offset, slope = (part.numpy() for part in HEADS["bilinear"].linear(tree, data))
     for m in range(2):
 
@@ -135,19 +135,20 @@ def test_a_linear_head_adds_z_to_its_weights_as_a_bilinear_one_does_with_the_ide
 
 @pytest.mark.equivalence
 def test_in_the_span_of_few_pairs_is_the_same_as_in_all_dimensions():
-    head, tree, log_var = HEADS["linear"], weights("linear"), torch.tensor([-0.5, 1.0, 0.3]).double()
-    centre, log_prior, gain = latents(2, width=D), torch.tensor([0.3, 0.7]).log().double(), torch.tensor(1.5).double()
+    head, tree, gain = HEADS["linear"], weights("linear"), torch.tensor(1.5).double()
+    centre, log_vars = latents(2, width=D), latents(3, 2, width=D, seed=6)
+    prior = Prior(torch.tensor([0.3, 0.7]).log().double(), centre, log_vars)
     few = pad([pairs(N), pairs(1, seed=1), pairs(0)])
     absent = pad([pairs(N), pairs(1, seed=1), pairs(0), pairs(D + 2)])  # padded to more pairs than dimensions
     many = Pairs(*(getattr(absent, name)[:3] for name in ("chosen", "rejected", "weight", "slot")))
     assert few.weight.shape[-1] < D < many.weight.shape[-1]
-    one, two = (laplace(head, tree, data, centre, log_prior, log_var, gain) for data in (few, many))
+    one, two = (laplace(head, tree, data, prior, gain) for data in (few, many))
     for name in ("weights", "means", "log_vars"):
         torch.testing.assert_close(getattr(one, name), getattr(two, name), atol=1e-9, rtol=1e-9)
-    prior = laplace(head, tree, few.between(0, 0), centre, log_prior, log_var, gain)
-    torch.testing.assert_close(prior.means, centre.expand(3, 2, D))
-    torch.testing.assert_close(prior.log_vars, log_var[:, None, None].expand(3, 2, D))
-    torch.testing.assert_close(prior.weights, log_prior.exp().expand(3, 2))
+    known = laplace(head, tree, few.between(0, 0), prior, gain)
+    torch.testing.assert_close(known.means, centre.expand(3, 2, D))
+    torch.testing.assert_close(known.log_vars, log_vars)
+    torch.testing.assert_close(known.weights, prior.log_weights.exp().expand(3, 2))
 
 
 @pytest.mark.equivalence
@@ -157,43 +158,8 @@ def test_the_path_of_modes_is_one_ridge_solution_for_each_variance(count: int):
     data, nothing, one = pairs(3, count), torch.zeros(1, D).double(), torch.ones(()).double()
     found = modes(head, tree, data, log_vars)
     for place, log_var in enumerate(log_vars):
-        alone = laplace(head, tree, data, nothing, torch.zeros(1).double(), log_var.expand(3), one)
+        alone = laplace(head, tree, data, isotropic(torch.zeros(1).double(), nothing, log_var.item()), one)
         torch.testing.assert_close(found[:, place], alone.mean)
-
-
-@pytest.mark.reference
-def test_laplace_weights_components_by_their_evidence():
-    config = SelectorConfig(latent=1, prototypes=1)
-    tree = {"base": torch.zeros(1).double(), "personal": torch.ones(1, 1).double()}
-    delta = torch.tensor([[0.9], [-0.2], [0.6]]).double()
-    data = Pairs(delta, torch.zeros_like(delta), torch.ones(3).double(), torch.ones(3).double())
-    centres, log_prior = torch.tensor([[1.0], [-1.0]]).double(), torch.tensor([0.4, 0.6]).double().log()
-    found = laplace(HEADS[config.head], tree, data, centres, log_prior, torch.tensor(-2.0).double(), torch.tensor(1.0))
-
-    def mass(m: int) -> float:
-        def integrand(z: float) -> float:
-            fit = -np.logaddexp(0, -(delta.numpy() @ [z])).sum()
-            return np.exp(fit - 0.5 * np.exp(2.0) * (z - centres[m].item()) ** 2)
-
-        return log_prior[m].exp().item() * quad(integrand, -6, 6)[0]
-
-    exact = np.array([mass(0), mass(1)])
-    np.testing.assert_allclose(found.weights.numpy(), exact / exact.sum(), atol=2e-3)
-
-
-@pytest.mark.unit
-def test_narrow_components_are_responsibilities_and_no_context_is_the_prior():
-    tree, data, centre = weights("bilinear"), pairs(N), latents(2)
-    log_prior, one = torch.tensor([0.3, 0.7]).log().double(), torch.tensor(1.0)
-    likelihood = evidence(HEADS["bilinear"], tree, data, centre)
-    by_hand = torch.softmax(log_prior + likelihood, -1)
-    at = at_prototypes(likelihood, centre, log_prior, -4.0, one)
-    torch.testing.assert_close(at.weights, by_hand)
-    narrow = laplace(HEADS["bilinear"], tree, data, centre, log_prior, torch.tensor(-16.0).double(), one)
-    torch.testing.assert_close(narrow.weights, by_hand, atol=1e-4, rtol=0)
-    nothing = data.between(0, 0)
-    empty = at_prototypes(evidence(HEADS["bilinear"], tree, nothing, centre), centre, log_prior, -4.0, one)
-    torch.testing.assert_close(empty.weights, log_prior.exp())
 
 
 @pytest.mark.unit
@@ -210,9 +176,8 @@ def test_balanced_assignment_is_the_best_of_all_balanced_ones():
 
 @pytest.mark.unit
 def test_moments_of_a_mixture_posterior_are_exact():
-    at = at_prototypes(
-        torch.tensor([0.0, 1.0]), torch.tensor([[1.0, 0.0], [0.0, 1.0]]), torch.zeros(2), -2.0, torch.tensor(1.0)
-    )
+    prior = isotropic(torch.zeros(2), torch.tensor([[1.0, 0.0], [0.0, 1.0]]), -2.0)
+    at = at_prototypes(torch.tensor([0.0, 1.0]), prior, torch.tensor(1.0))
     mean, log_var = at.gaussian()
     share = at.weights[0].item()
     torch.testing.assert_close(mean, torch.tensor([share, 1 - share]))

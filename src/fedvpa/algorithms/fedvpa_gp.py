@@ -52,6 +52,7 @@ from fedvpa.selector.encoder import encode, init_encoder
 from fedvpa.selector.heads import HEADS, Head
 from fedvpa.selector.pairs import Pairs
 from fedvpa.selector.posterior import Posterior, single
+from fedvpa.selector.prior import isotropic
 from fedvpa.selector.prototypes import init_prototypes
 from fedvpa.selector.refinement import at_prototypes, evidence, responsibilities
 from fedvpa.selector.selector import InferenceConfig, Selector
@@ -283,13 +284,8 @@ class FedVPAGP(Plain):
         with torch.no_grad():
             prototypes, head = before["prototypes"], below("head", before)
             likelihood = evidence(self.head, head, data, prototypes)
-            refined = at_prototypes(
-                likelihood,
-                prototypes,
-                received["log_prior"],
-                self.config.variational.component_log_var,
-                received["gain"].unsqueeze(-1),
-            )
+            prior = isotropic(received["log_prior"], prototypes, self.config.variational.component_log_var)
+            refined = at_prototypes(likelihood, prior, received["gain"].unsqueeze(-1))
             posterior: Posterior = refined
             if not self.refines:
                 encoder = below("encoder", before)

@@ -243,7 +243,7 @@ def _batches(
     for row, client in enumerate(clients):
         size = max(len(getattr(client, split)), 1)
         pairs = max(longest, size)
-        each = max(2 * federation.dimension * pairs, systems * min(pairs, latent) ** 2)
+        each = max(2 * federation.dimension * pairs, systems * pairs * latent)
         if row > start and (row + 1 - start) * each > BATCH_FLOATS:
             yield slice(start, row)
             start, longest = row, 0

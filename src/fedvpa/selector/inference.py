@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -54,23 +54,20 @@ def _amortised(selector: Selector, context: Pairs) -> Posterior:
 
 def _responsibilities(selector: Selector, context: Pairs) -> Posterior:
     likelihood = evidence(selector.head, below("head", selector.params), context, selector.prototypes)
-    log_var = selector.inference.component_log_var
-    return at_prototypes(likelihood, selector.prototypes, selector.log_prior, log_var, selector.gain)
+    return at_prototypes(likelihood, selector.prior, selector.gain)
 
 
 def _laplace(selector: Selector, context: Pairs) -> Posterior:
-    return _newton(selector, context, torch.full_like(context.count, selector.inference.component_log_var))
+    return laplace(selector.head, below("head", selector.params), context, selector.prior, selector.gain)
 
 
 def _ridge(selector: Selector, context: Pairs) -> Posterior:
     fixed = selector.inference.precision
     precision = selector.inference.decay * context.count.clamp(min=1)
-    return _newton(selector, context, -(precision if fixed is None else torch.full_like(precision, fixed)).log())
-
-
-def _newton(selector: Selector, context: Pairs, log_var: Float[Tensor, "*clients"]) -> Posterior:
-    head = below("head", selector.params)
-    return laplace(selector.head, head, context, selector.prototypes, selector.log_prior, log_var, selector.gain)
+    log_var = -(precision if fixed is None else torch.full_like(precision, fixed)).log()
+    shape = (*log_var.shape, *selector.prototypes.shape)
+    prior = replace(selector.prior, log_vars=log_var[..., None, None].expand(shape))
+    return laplace(selector.head, below("head", selector.params), context, prior, selector.gain)
 
 
 AMORTISED = Inference(_amortised)

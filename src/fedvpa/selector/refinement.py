@@ -1,10 +1,10 @@
-"""Posterior refinement: the likelihood of a user's own labelled pairs under the current head, with the mixture prior.
+"""Posterior refinement: the likelihood of a user's own labelled pairs under the current head, with the prior.
 
-log q*(z) = gain · Σ_context log σ(margin(z)) + log Σ_m π_m N(z; p_m, v I)
+log q*(z) = gain · Σ_context log σ(margin(z)) + log Σ_m π_m N(z; μ_m, Σ_m)
 
 With a head whose margin is linear in z this is, per component, a concave problem of size k: a few Newton steps give
-its mode and curvature (Laplace), and the components are weighted by their evidence. As v → 0 only the evidence at the
-prototypes is left: the *responsibilities* r_m ∝ π_m exp(gain · Σ log σ(margin(p_m))), the E-step of a mixture of
+its mode and curvature (Laplace), and the components are weighted by their evidence. As Σ → 0 only the evidence at the
+means is left: the *responsibilities* r_m ∝ π_m exp(gain · Σ log σ(margin(μ_m))), the E-step of a mixture of
 users.
 
 Not in the paper, where the mixture prior acts in training only.
@@ -23,6 +23,7 @@ from fedvpa.objectives.bradley_terry import choice_log_likelihood
 from fedvpa.selector.heads import Head
 from fedvpa.selector.pairs import Pairs
 from fedvpa.selector.posterior import Posterior
+from fedvpa.selector.prior import Prior
 
 NEWTON_STEPS = 12
 """Chosen by us: from saturated margins the mode is reached to 1e-5 (``tests/selector``)."""
@@ -51,31 +52,23 @@ def responsibilities(
     return torch.softmax(log_prior + gain * log_likelihood, dim=-1)
 
 
-def at_prototypes(
-    log_likelihood: Float[Tensor, "*clients m"],
-    prototypes: Float[Tensor, "*#clients m k"],
-    log_prior: Float[Tensor, "*#clients m"],
-    log_var: float,
-    gain: Tensor,
-) -> Posterior:
-    """The posterior that puts each client on the prototypes, by its responsibilities."""
-    weights = responsibilities(log_likelihood, log_prior, gain)
-    return Posterior(
-        weights, prototypes.expand(*weights.shape, -1), torch.full_like(prototypes, log_var).expand(*weights.shape, -1)
-    )
+def at_prototypes(log_likelihood: Float[Tensor, "*clients m"], prior: Prior, gain: Tensor) -> Posterior:
+    """The posterior that puts each client on the components of the prior, by its responsibilities.
+
+    Args:
+        log_likelihood: Of the context at each component's mean, from :func:`evidence`.
+        prior: Its components.
+        gain: The inverse temperature; 1 is Bayes' rule.
+    """
+    weights = responsibilities(log_likelihood, prior.log_weights, gain)
+    shape = (*weights.shape, prior.means.shape[-1])
+    return Posterior(weights, prior.means.expand(shape), prior.log_vars.expand(shape))
 
 
-def laplace(
-    head: Head,
-    weights: Tree,
-    context: Pairs,
-    prototypes: Float[Tensor, "*#clients m k"],
-    log_prior: Float[Tensor, "*#clients m"],
-    log_var: Float[Tensor, "*#clients"],
-    gain: Tensor,
-) -> Posterior:
-    """Newton's method and Laplace's approximation around every prototype.
+def laplace(head: Head, weights: Tree, context: Pairs, prior: Prior, gain: Tensor) -> Posterior:
+    """Newton's method and Laplace's approximation around every component of the prior.
 
+    It works on z' with z = μ + σ z', whose prior is N(0, I): a component without variance (σ = 0) stays at its mean.
     Where there are fewer pairs than latent dimensions it works in the span of the pairs: the same mode and curvature
     from n × n systems instead of k × k.
 
@@ -83,20 +76,21 @@ def laplace(
         head: A head whose margin is linear in z.
         weights: Its weights.
         context: The labelled pairs.
-        prototypes: Component means p_m.
-        log_prior: log π.
-        log_var: log v, the variance of a component.
+        prior: Of m components; any leading axes are the clients'.
         gain: Inverse temperature of the likelihood.
 
     Raises:
         ValueError: If the head's margin is not linear in z.
     """
     offset, slope = _linear(head, weights, context)
-    centre = prototypes.expand(*context.weight.shape[:-1], *prototypes.shape[-2:])
+    shape = (*context.weight.shape[:-1], *prior.means.shape[-2:])
+    centre, spread = prior.means.expand(shape), (0.5 * prior.log_vars).exp()
     offset = offset + (slope @ centre.unsqueeze(-1)).squeeze(-1)
-    precision = (-log_var).exp()[..., None, None, None]
-    z, log_evidence, variance = _solve(offset, slope, gain * context.weight.unsqueeze(-2), precision)
-    return Posterior(torch.softmax(log_prior + log_evidence, dim=-1), centre + z, variance().log())
+    slope = slope * spread.unsqueeze(-2)
+    unit = offset.new_ones(1, 1, 1)
+    z, log_evidence, variance = _solve(offset, slope, gain * context.weight.unsqueeze(-2), unit)
+    log_vars = prior.log_vars + variance().log()
+    return Posterior(torch.softmax(prior.log_weights + log_evidence, dim=-1), centre + spread * z, log_vars)
 
 
 def modes(head: Head, weights: Tree, context: Pairs, log_vars: Float[Tensor, " m"]) -> Float[Tensor, "*clients m k"]:

@@ -30,6 +30,7 @@ from fedvpa.selector.heads import HEADS, Head
 from fedvpa.selector.inference import INFERENCES, Inference
 from fedvpa.selector.pairs import Pairs
 from fedvpa.selector.posterior import Posterior, single
+from fedvpa.selector.prior import Prior, isotropic
 from fedvpa.selector.scaling import Scaling
 
 
@@ -42,7 +43,8 @@ class InferenceConfig(Config):
             ``none`` (z is the prior mean: one model for all) or ``vote`` (every prototype alike: one model for all,
             whose margins are the majority vote of the selectors at the prototypes), or one that a package or program
             added; see :mod:`fedvpa.selector.inference`.
-        component_log_var: log v of a mixture component.
+        component_log_var: The log-variance of the prior's components in all directions, where ``log_vars`` of a
+            selector do not say it.
         decay: The L2 penalty of ``ridge``, relative to the mean loss of n pairs: the prior precision is decay · n.
         precision: The prior precision of ``ridge`` whatever n is: more pairs then move z further. None for decay · n.
     """
@@ -65,7 +67,8 @@ class Selector:
     Attributes:
         config: Its shape.
         inference: How z is inferred.
-        params: Weights: ``head.*``, ``prototypes`` [m, k] and, for amortised inference, ``encoder.*``.
+        params: Weights: ``head.*``, ``prototypes`` [m, k], for amortised inference ``encoder.*``, and, where a method
+            learned how far users differ from their prototype, ``log_vars`` [m, k].
         log_prior: log π over prototypes, shape [m].
         gain: Inverse temperature of the context's likelihood, a scalar.
         scaling: What turns a language model's features into the selector's; None if they are scaled already.
@@ -101,6 +104,14 @@ class Selector:
         """The prototypes."""
         return self.params["prototypes"]
 
+    @property
+    def prior(self) -> Prior:
+        """The prior over z: components at the prototypes, as wide as was learned, else as ``inference`` says."""
+        means = self.prototypes
+        if "log_vars" in self.params:
+            return Prior(self.log_prior, means, self.params["log_vars"])
+        return isotropic(self.log_prior, means, self.inference.component_log_var)
+
     @torch.no_grad()
     def infer(self, context: Pairs) -> Posterior:
         """The posterior over z from labelled pairs (scaled features), and from nothing else; for any leading axes."""
@@ -108,19 +119,16 @@ class Selector:
 
     def prior_mean(self, leading: tuple[int, ...] = ()) -> Posterior:
         """The posterior that knows nothing: z at the prior's mean. A control: it scores about as one global model."""
-        mean = (self.log_prior.exp().unsqueeze(-1) * self.prototypes).sum(0).expand(*leading, -1)
-        return single(mean, torch.full_like(mean, self.inference.component_log_var))
+        return self.prior.at_mean(leading)
 
     def each_prototype(self, leading: tuple[int, ...] = ()) -> Posterior:
         """The posterior that weighs all prototypes alike, whatever the prior: one vote for each."""
-        means = self.prototypes.expand(*leading, *self.prototypes.shape)
-        weights = torch.full_like(means[..., 0], 1 / len(self.prototypes))
-        return Posterior(weights, means, torch.full_like(means, self.inference.component_log_var))
+        known = self.prior.posterior(leading)
+        return replace(known, weights=torch.full_like(known.weights, 1 / known.weights.shape[-1]))
 
     def at_prototype(self, index: Int[Tensor, "*clients"]) -> Posterior:
         """The posterior that sits on one prototype."""
-        mean = self.prototypes[index]
-        return single(mean, torch.full_like(mean, self.inference.component_log_var))
+        return single(self.prototypes[index], self.prior.log_vars[index])
 
     @torch.no_grad()
     def rewards(self, posterior: Posterior, h: Float[Tensor, "*clients n d"]) -> Float[Tensor, "*clients n"]:
