@@ -59,6 +59,21 @@ def test_without_groups_all_users_ask_under_one_preference_and_no_path_leads_any
     assert left_out(lonely) == []
 
 
+def test_where_everybody_is_judged_by_the_own_taste_it_goes_with_the_user():
+    tastes = {"s0": "taste 0", "s1": "taste 1", "u0": "taste 2"}
+    alone = served(seen=users([None, None], 10, "s"), unseen=users([None], 20, "u"), latents={}, tastes=tastes)
+    seen, unseen = contests(alone, 3)
+    assert (seen.users, seen.tastes) == (("s0", "s1", "s0"), ("taste 0", "taste 1", "taste 0"))
+    assert (unseen.users, unseen.tastes) == (("u0",) * 3, ("taste 2",) * 3)
+    assert alone.judged_under == ("taste 0", "taste 1", "taste 2")
+    assert alone.preferences == (EVERYBODY,)
+    plain = served(personal=False, method="global", seen=alone.seen, unseen=alone.unseen, latents={}, tastes=tastes)
+    (one,) = contests(plain, 3)  # on each prompt by the same taste as a personal policy
+    assert (one.users, one.tastes, one.judged_by(2)) == (("",) * 3, seen.tastes, ("taste 0", "taste 1"))
+    assert contests(served(), 3)[0].judged_by(2) == ("a", "a")
+    assert served().judged_under == ("a", "b")
+
+
 def test_users_who_are_mixtures_of_the_pairs_groups_all_ask_under_each():
     mixed = served(seen=users([None, None], 10, "s"), unseen=users([], 20, "u"), latents={}, groups=("b", "a"))
     assert [(one.preference, one.users) for one in contests(mixed, 3)] == [

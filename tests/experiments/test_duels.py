@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 
-from experiments.stub_policy import PrefersPolicy, StubPolicy, served
+from experiments.stub_policy import PrefersPolicy, StubPolicy, served, users
 from fedvpa.core.errors import JudgeError
 from fedvpa.data.schema import Message
 from fedvpa.evaluation.judges.by_reward import RewardJudge
 from fedvpa.experiments.answers import BASE, Answers
-from fedvpa.experiments.contests import contests, path
+from fedvpa.experiments.contests import EVERYBODY, contests, path
 from fedvpa.experiments.duels import answered, judged
 from fedvpa.policy.sampling import Sampling
 
@@ -118,3 +118,17 @@ def test_utilities_are_those_of_the_answers_that_they_stand_beside():
         assert (one.parsed, one.base_parsed) == (len(one.response) > 50, len(one.base_response) > 50)
         assert one.score == float(one.utility > one.base_utility)
     assert all(one.utility is None and one.parsed is None for own in outcomes(PrefersPolicy()) for one in own)
+
+
+def test_where_everybody_has_a_taste_of_the_own_duels_and_utilities_are_judged_by_it():
+    tastes = {"s0": "a", "s1": "b"}
+    alone = served(seen=users([None, None], 10, "s"), unseen=users([], 20, "u"), latents={}, tastes=tastes)
+    judge = PrefersPolicy()
+    (found,) = outcomes(judge, alone)
+    assert [duel.preference for duel in judge.asked] == ["a", "b", "a"]
+    assert {one.preference for one in found} == {EVERYBODY}
+    (found,) = outcomes(RewardJudge(Letters()), alone)
+    for place, one in enumerate(found):
+        sign = (1, -1)[place % 2]
+        assert (one.utility, one.base_utility) == (sign * len(one.response), sign * len(one.base_response))
+        assert one.score == float(one.utility > one.base_utility)

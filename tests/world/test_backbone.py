@@ -26,7 +26,7 @@ from fedvpa.world.generate import WorldPair, draw_prompt, generate_world
 from fedvpa.world.grammar import Parsed, parse, render
 from fedvpa.world.prompts import prompts
 from fedvpa.world.tokenizer import build_tokenizer
-from fedvpa.world.users import features
+from fedvpa.world.utility import features
 
 TINY = Recipe(hidden=16, intermediate=24, layers=2, heads=2, examples=78, batch=13, test_samples=7, max_tokens=11)
 

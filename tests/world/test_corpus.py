@@ -8,7 +8,7 @@ from fedvpa.world.corpus import Batch, corpus_batches
 from fedvpa.world.grammar import Parsed, parse
 from fedvpa.world.prompts import prompts
 from fedvpa.world.tokenizer import build_tokenizer
-from fedvpa.world.users import features
+from fedvpa.world.utility import features
 
 EXAMPLES = 78
 

@@ -15,7 +15,7 @@ from fedvpa.world.users import find_population, make_users
 
 
 @pytest.mark.unit
-@pytest.mark.parametrize("population", ["two-groups", "four-groups", "continuous"])
+@pytest.mark.parametrize("population", ["two-groups", "four-groups", "continuous", "individuals"])
 def test_more_users_or_pairs_change_nobody_elses_pairs(population: str) -> None:
     small, large = generate_world(population, 3, 5, 1), generate_world(population, 7, 5, 1)
     assert large[:15] == small

@@ -7,24 +7,12 @@ import pytest
 from scipy.special import expit
 
 from fedvpa.core.errors import ConfigError
+from fedvpa.world.accuracy import bayes_accuracy, conflict_share, expected_accuracy, population_bayes_accuracy
 from fedvpa.world.attributes import Attributes, attribute_grid
 from fedvpa.world.generate import generate_world
 from fedvpa.world.grammar import Parsed, parse
-from fedvpa.world.users import (
-    FEATURES,
-    POPULATIONS,
-    WORST_MARGIN,
-    Utility,
-    bayes_accuracy,
-    conflict_share,
-    expected_accuracy,
-    features,
-    find_population,
-    find_utility,
-    make_users,
-    population_bayes_accuracy,
-    preference,
-)
+from fedvpa.world.users import INDIVIDUAL_GAP, POPULATIONS, find_population, find_utility, individual_name, make_users
+from fedvpa.world.utility import FEATURES, OFF_TOPIC_WEIGHT, WORST_MARGIN, Utility, features, preference
 
 HELPFUL, HARMLESS = find_utility("helpful"), find_utility("harmless")
 
@@ -169,6 +157,59 @@ def test_mixed_users_are_convex_and_belong_to_their_largest_share() -> None:
 
 
 @pytest.mark.unit
+def test_individuals_have_no_group_and_a_taste_of_their_own() -> None:
+    population = find_population("individuals")
+    users = make_users(population, 31, 1)
+    assert {user.group for user in users} == {None}
+    assert make_users(population, 11, 1) == users[:11]
+    assert make_users(population, 1, 2)[0].utility.weights != users[0].utility.weights
+    weights = np.array([user.utility.weights + user.utility.risky_weights for user in users])
+    # Nobody is a mixture of a few prototypes: the tastes span all of the six attributes, on both kinds of prompts.
+    assert np.linalg.matrix_rank(weights - weights.mean(0)) == 12
+    assert (weights[:, FEATURES.index("off_topic")] == OFF_TOPIC_WEIGHT).all()
+
+
+@pytest.mark.reference
+def test_the_labels_of_every_individual_are_as_noisy_as_those_of_a_group() -> None:
+    grid = np.stack([features(a) for a in attribute_grid()])
+    for user in make_users(find_population("individuals"), 5, 0):
+        squares = []
+        for risky in (False, True):
+            values = grid @ user.utility.vector(risky)
+            gaps = (values[:, None] - values[None, :])[~np.eye(len(grid), dtype=bool)]
+            squares.append((gaps**2).mean())
+        assert np.sqrt(np.mean(squares)) == pytest.approx(INDIVIDUAL_GAP)
+        assert 0.80 <= bayes_accuracy(user.utility) <= 0.85
+
+
+@pytest.mark.unit
+def test_individuals_share_some_of_their_taste_and_not_most_of_it() -> None:
+    """The Gaussian's own moments, and how far the taste that all share takes a shared model."""
+    population = find_population("individuals")
+    users = make_users(population, 400, 0)
+    weights = np.array([user.utility.weights[:6] for user in users])
+    shared = np.array(population.shared)
+    mean, deviation = weights.mean(0), weights.std(0)
+    # Standard error 0.05 of the deviation's mean over users: four of them.
+    np.testing.assert_allclose(mean / deviation.mean(), shared, atol=0.2)
+    assert deviation.max() / deviation.min() < 1.3
+    common = Utility("shared", (*map(float, shared), 0.0), (0.0,) * 7)
+    assert 0.55 <= np.mean([expected_accuracy(common, user.utility) for user in users[:40]]) <= 0.68
+
+
+@pytest.mark.unit
+def test_a_utility_is_found_by_the_name_of_its_individual() -> None:
+    users = make_users(find_population("individuals"), 3, 7)
+    assert users[2].utility.name == individual_name("individuals", 7, "user-00002")
+    assert find_utility(users[2].utility.name) == users[2].utility
+    for wrong in ("individuals/7/user-2", "individuals/x/user-00002", "individuals/07/user-00002", "individuals/7/me"):
+        with pytest.raises(ConfigError, match="individuals/0/user-00000"):
+            find_utility(wrong)
+    with pytest.raises(ConfigError, match="no group 'two-groups/0/user-00000'"):
+        find_utility("two-groups/0/user-00000")
+
+
+@pytest.mark.unit
 def test_wrong_names_and_numbers_are_errors() -> None:
     population = find_population("two-groups")
     with pytest.raises(ConfigError, match="Did you mean 'two-groups'"):
@@ -182,3 +223,5 @@ def test_wrong_names_and_numbers_are_errors() -> None:
             make_users(population, 3, 0, shares)
     with pytest.raises(ConfigError, match="mixtures"):
         make_users(find_population("continuous"), 3, 0, (0.25,) * 4)
+    with pytest.raises(ConfigError, match="no groups to share out"):
+        make_users(find_population("individuals"), 3, 0, (1.0,))

@@ -147,8 +147,9 @@ def objective_names(task: PolicyTask) -> tuple[ObjectiveName, ...]:
     named = task.config.firm.objectives
     if named is not None:
         return parse_objectives(named, "configuration key 'firm.objectives'")
-    if task.population is not None or task.selector is None:
-        return default_objectives(task.population, 0)
+    of_groups = default_objectives(task.population, 0)
+    if of_groups or task.selector is None:
+        return of_groups
     return default_objectives(None, len(task.selector().selector.prototypes))
 
 

@@ -174,10 +174,16 @@ def _with_groups(config: RunConfig, methods: Sequence[str], size: dict[str, Any]
     if asked:
         raise DataError(
             f"{named} needs the true group of every client, and {without}.",
-            fix=f"Give a column of groups ({column_option('group')}), or leave {named} out of {option('methods')}.",
+            fix=f"{_more_groups(config)}, or leave {named} out of {option('methods')}.",
         )
     say(f"{named} is left out: it needs the true group of every client, and {without}")
     return tuple(name for name in methods if name not in reading)
+
+
+def _more_groups(config: RunConfig) -> str:
+    if config.data.source == "world":
+        return "Choose users with groups (data.population=two-groups with partition.kind=natural)"
+    return f"Give a column of groups ({column_option('group')})"
 
 
 def _check_judging(config: RunConfig, methods: Sequence[str], size: dict[str, Any]) -> None:

@@ -24,7 +24,8 @@ from fedvpa.experiments.selector_cells import few_shot
 from fedvpa.runs.config import RunConfig
 from fedvpa.runs.fit import fit
 from fedvpa.runs.prepare import prepare
-from fedvpa.world.users import find_population, make_users, population_bayes_accuracy
+from fedvpa.world.accuracy import population_bayes_accuracy
+from fedvpa.world.users import find_population, make_users
 
 CLIENTS, UNSEEN, SEEDS = 20, 20, 3
 POLICIES = ("fedvpa_gp", "global")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Float
@@ -35,6 +35,8 @@ class Served:
         latents: Group → the z that stands for it, in the order of the groups.
         groups: The groups that the pairs name. Where no user has one, because clients hold pairs of several (such as
             under ``partition.kind=topics``), policies are judged under all of them, and every user asks under each.
+        tastes: User → the name under which the judge knows what that user likes, where users have no groups and the
+            judge knows each of them; see :func:`fedvpa.experiments.tastes.own_tastes`.
     """
 
     method: str
@@ -46,6 +48,7 @@ class Served:
     unseen: Users
     latents: Mapping[str, Sequence[float]]
     groups: tuple[str, ...] = ()
+    tastes: Mapping[str, str] = field(default_factory=dict)
 
     __repr__ = short_repr
 
@@ -59,18 +62,24 @@ class Served:
         """What the policies are judged under: groups of users, of pairs, or one preference where there are none."""
         return preferences_of(self.user_groups or self.groups)
 
+    @property
+    def judged_under(self) -> tuple[str, ...]:
+        """All that a judge has to know: the preferences, or the taste of each user."""
+        return tuple(sorted(set(self.tastes.values()))) or self.preferences
+
 
 @dataclass(frozen=True, repr=False)
 class Contest:
-    """Answers to all prompts, each against the base policy's, decided by one preference.
+    """Answers to all prompts, each against the base policy's, decided by one preference, or by the taste of each user.
 
     Attributes:
-        preference: Whose taste decides.
+        preference: Whose taste decides: a group's, or everybody's own.
         policy: The name of the policy that answers.
         users: Who asks, for each prompt; empty where the answer is the same for everybody.
         z: What the policy follows at each prompt; None for a policy without z.
         seen: Whether these users took part in training; true where nobody asks.
         stream: Names the random draws. Two contests that differ in nothing but their preference have the same answers.
+        tastes: The name of the taste that decides at each prompt; empty where ``preference`` names that of all.
     """
 
     preference: str
@@ -79,8 +88,13 @@ class Contest:
     z: Float[Tensor, "prompts k"] | None
     seen: bool
     stream: tuple[str, ...]
+    tastes: tuple[str, ...] = ()
 
     __repr__ = short_repr
+
+    def judged_by(self, count: int) -> tuple[str, ...]:
+        """Whose taste decides at each of the first ``count`` prompts, as the judge knows it."""
+        return self.tastes[:count] or (self.preference,) * count
 
 
 def preferences_of(groups: Collection[str]) -> tuple[str, ...]:
@@ -91,7 +105,8 @@ def preferences_of(groups: Collection[str]) -> tuple[str, ...]:
 def contests(served: Served, count: int) -> list[Contest]:
     """The contests about so many prompts: under every preference its seen users, then its unseen ones.
 
-    The users of a preference take turns, each with the own z. A policy without z has one contest for each preference.
+    The users of a preference take turns, each with the own z. A policy without z has one contest for each preference;
+    where everybody's own taste decides, those of the seen users take turns there too.
 
     Raises:
         DataError: If there is no policy for a preference.
@@ -148,9 +163,10 @@ def _contest(served: Served, preference: str, count: int, *, seen: bool) -> Cont
     name = ONE if ONE in served.policies else preference
     if name not in served.policies:
         raise DataError(f"There is no policy for {preference!r}.", fix="Align the run again.")
-    if not served.personal:
-        return Contest(preference, name, ("",) * count, None, True, ())
     rows = [own[place % len(own)] for place in range(count)]
+    tastes = tuple(served.tastes[users.ids[row]] for row in rows) if served.tastes else ()
+    if not served.personal:
+        return Contest(preference, name, ("",) * count, None, True, (), tastes)
     return Contest(
         preference,
         name,
@@ -158,4 +174,5 @@ def _contest(served: Served, preference: str, count: int, *, seen: bool) -> Cont
         users.z[rows],
         seen,
         ("seen" if seen else "unseen",),
+        tastes,
     )

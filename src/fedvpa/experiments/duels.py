@@ -66,9 +66,10 @@ def judged(served: Served, found: Sequence[Answered], judge: Judge, missing_limi
 
 def _duels(one: Answered) -> list[Duel]:
     """The policy's answer is the first response of each, so that a verdict of 1 is a win of the policy."""
+    tastes = one.contest.judged_by(len(one.prompts))
     return [
-        Duel(prompt, answer.text, base.text, one.contest.preference)
-        for prompt, answer, base in zip(one.prompts, one.answers, one.base, strict=True)
+        Duel(prompt, answer.text, base.text, taste)
+        for prompt, answer, base, taste in zip(one.prompts, one.answers, one.base, tastes, strict=True)
     ]
 
 
@@ -76,7 +77,7 @@ def _outcomes(
     served: Served, one: Answered, verdicts: Sequence[Verdict], judge: str, exact: ExactReward | None
 ) -> list[Outcome]:
     contest = one.contest
-    ours, theirs = (_utilities(exact, one.prompts, side, contest.preference) for side in (one.answers, one.base))
+    ours, theirs = (_utilities(exact, one.prompts, side, contest) for side in (one.answers, one.base))
     return [
         Outcome(
             method=served.method,
@@ -111,11 +112,16 @@ def _outcomes(
 
 
 def _utilities(
-    exact: ExactReward | None, prompts: Sequence[Text], answers: Sequence[Answer], preference: str
+    exact: ExactReward | None, prompts: Sequence[Text], answers: Sequence[Answer], contest: Contest
 ) -> list[tuple[float | None, bool | None]]:
     """What answers are worth, and whether they are inside the world's grammar; None for a judge that does not know."""
     if exact is None:
         return [(None, None)] * len(answers)
-    items = [(prompt, answer.text) for prompt, answer in zip(prompts, answers, strict=True)]
-    values, parsed = exact.utilities(items, preference)
-    return [(float(value), bool(inside)) for value, inside in zip(values, parsed, strict=True)]
+    rows: dict[str, list[int]] = {}
+    for row, taste in enumerate(contest.judged_by(len(prompts))):
+        rows.setdefault(taste, []).append(row)
+    found: dict[int, tuple[float, bool]] = {}
+    for taste, own in rows.items():
+        values, parsed = exact.utilities([(prompts[row], answers[row].text) for row in own], taste)
+        found |= {row: (float(value), bool(inside)) for row, value, inside in zip(own, values, parsed, strict=True)}
+    return [found[row] for row in range(len(prompts))]

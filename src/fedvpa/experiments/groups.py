@@ -8,6 +8,7 @@ from fedvpa.algorithms.registry import METHODS, make
 from fedvpa.data.load import load
 from fedvpa.data.partition import partition
 from fedvpa.runs.config import RunConfig
+from fedvpa.world.users import find_population
 
 
 def reading_groups(config: RunConfig, methods: Sequence[str]) -> list[str]:
@@ -16,15 +17,18 @@ def reading_groups(config: RunConfig, methods: Sequence[str]) -> list[str]:
 
 
 def without_group(config: RunConfig, clients: Sequence[int], seed: int) -> str:
-    """Which clients have no group, in words; empty where all have one, as the world's users do.
+    """Which clients have no group, in words; empty where all have one, as most of the world's users do.
 
     Args:
         config: What all runs share.
         clients: Numbers of seen clients.
         seed: The first one.
     """
-    if config.data.source == "world" and config.partition.kind in ("natural", "group"):
-        return ""
+    if config.data.source == "world":
+        if not find_population(config.data.population).has_groups:
+            return f"users of the population {config.data.population!r} are individuals without groups"
+        if config.partition.kind in ("natural", "group"):
+            return ""
     table = load(config.resolved_data())
     if not table.groups():
         return "the pairs name no groups"

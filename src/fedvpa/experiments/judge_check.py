@@ -19,6 +19,7 @@ from fedvpa.experiments.contests import EVERYBODY, PATH_STEPS, preferences_of
 from fedvpa.experiments.judging import VERDICTS
 from fedvpa.experiments.policy_cells import was_judged
 from fedvpa.experiments.policy_training import shows_path
+from fedvpa.experiments.tastes import own_tastes
 from fedvpa.runs.config import RunConfig
 
 
@@ -41,7 +42,10 @@ def check_judging(config: RunConfig, cells: Sequence[Cell], out: Path) -> None:
     judge = make_judge(name, rules.settings, out / VERDICTS, rules.max_calls)
     table = load(config.resolved_data())
     preferences = preferences_of(table.groups())
-    if preferences == (EVERYBODY,):
+    tastes = own_tastes(config, {pair.user_id for pair in table.pairs if pair.user_id is not None})
+    if tastes:
+        say("users have no groups: policies are judged by the own taste of each user, without a path")
+    elif preferences == (EVERYBODY,):
         say(f"the pairs name no groups: policies are judged under one preference, {EVERYBODY!r}, without a path")
     prompts = _prompts(config, table)
     duels = sum(most_duels(cell, len(preferences), prompts) for cell in cells)
@@ -50,7 +54,7 @@ def check_judging(config: RunConfig, cells: Sequence[Cell], out: Path) -> None:
         say(f"judge {judge.name}: at most {duels:,} duels in both orders, runs: {len(cells)}; {estimate}")
         check_plan(estimate, rules.max_calls)
     if not all(map(was_judged, cells)):
-        probe(judge, preferences, table.pairs[0].prompt)
+        probe(judge, sorted(tastes.values()) or preferences, table.pairs[0].prompt)
 
 
 def most_duels(cell: Cell, preferences: int, prompts: int) -> int:

@@ -33,6 +33,7 @@ from fedvpa.evaluation.outcomes import Outcome, load_outcomes, save_outcomes
 from fedvpa.experiments.answers import BASE, Answers, whole_blocks
 from fedvpa.experiments.contests import PATH_STEPS, Contest, Served, contests, left_out, path, path_ends, why_no_path
 from fedvpa.experiments.duels import answered, judged
+from fedvpa.experiments.tastes import own_tastes
 from fedvpa.policy.files import read_policy, read_preferences
 from fedvpa.policy.policy import Policy, load_policy
 from fedvpa.policy.preference import PROTOTYPE
@@ -236,6 +237,7 @@ def _served(run: RunFolder, stage: Stage1, metrics: Mapping[str, Any], config: R
         unseen=stage.unseen,
         latents=read_preferences(run.policy),
         groups=() if nobody or stage.groups else _groups_of_pairs(stage, config),
+        tastes=own_tastes(config, (*stage.seen.ids, *stage.unseen.ids)),
     )
 
 

@@ -33,7 +33,7 @@ def judge_run(run: RunFolder, config: RunConfig) -> tuple[str, PoliciesCompariso
         if estimate is not None:
             say(f"judge {judge.name}: at most {duels:,} duels in both orders; {estimate}")
             check_plan(estimate, rules.max_calls)
-        probe(judge, candidate.served.preferences, candidate.prompts[0])
+        probe(judge, candidate.served.judged_under, candidate.prompts[0])
         judge_policies(candidate, judge)
     compared = compare_judged([(read_judged(run), _seconds(run))])
     say_bias(compared)

@@ -86,10 +86,13 @@ def default_objectives(population: str | None, prototypes: int) -> tuple[Objecti
         prototypes: How many prototypes the run's selector has; 0 without one.
 
     Returns:
-        On the bundled world the exact utilities of the population's groups, elsewhere the selector's prototypes.
+        On the bundled world the exact utilities of the population's groups; elsewhere, and for a population without
+        groups, the selector's prototypes.
     """
     if population is not None:
         from fedvpa.world.users import find_population
 
-        return tuple(ObjectiveName(WORLD, utility.name) for utility in find_population(population).utilities)
+        found = find_population(population)
+        if found.has_groups:
+            return tuple(ObjectiveName(WORLD, utility.name) for utility in found.utilities)
     return tuple(ObjectiveName(SELECTOR, str(number)) for number in range(prototypes))

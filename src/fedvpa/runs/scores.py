@@ -25,7 +25,8 @@ from fedvpa.runs.config import RunConfig
 from fedvpa.runs.fit import Trained
 from fedvpa.runs.prepare import Prepared
 from fedvpa.world.judge import judge
-from fedvpa.world.users import Utility, find_population
+from fedvpa.world.users import find_population
+from fedvpa.world.utility import Utility
 
 
 def run_scores(config: RunConfig, prepared: Prepared, done: Trained) -> list[ClientScore]:
@@ -142,7 +143,7 @@ def conflicting(config: RunConfig, table: PairTable) -> NDArray[np.bool_] | None
     if config.data.source != "world":
         return None
     population = find_population(config.data.population)
-    if population.concentration is not None:
+    if population.concentration is not None or not population.has_groups:
         return None
     gaps = np.array([[_gap(pair, utility) for utility in population.utilities] for pair in table.pairs])
     return np.asarray((gaps.max(axis=1) > 0) & (gaps.min(axis=1) < 0))

@@ -16,7 +16,7 @@ from fedvpa.core.short_repr import short_repr
 from fedvpa.world.attributes import draw_attributes
 from fedvpa.world.generate import draw_prompt
 from fedvpa.world.grammar import render
-from fedvpa.world.users import FEATURES, features
+from fedvpa.world.utility import FEATURES, features
 
 CHUNK = 100
 """Batches whose examples are drawn and sorted by length together."""

@@ -14,7 +14,8 @@ from fedvpa.world.attributes import attribute_grid
 from fedvpa.world.config import DEFAULT_TEMPERATURE, Pool
 from fedvpa.world.grammar import render
 from fedvpa.world.prompts import Prompt, prompts
-from fedvpa.world.users import User, find_population, make_users, preference
+from fedvpa.world.users import User, find_population, make_users
+from fedvpa.world.utility import preference
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,14 +27,14 @@ class WorldPair:
         chosen: The response that the user preferred.
         rejected: The other one; its attributes differ from those of ``chosen``.
         user_id: Who labelled it.
-        group: The user's group. For evaluation, never for training.
+        group: The user's group; None of an individual. For evaluation, never for training.
     """
 
     prompt: str
     chosen: str
     rejected: str
     user_id: str
-    group: str
+    group: str | None
 
 
 def generate_world(

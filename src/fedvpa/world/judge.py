@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from fedvpa.world.grammar import Failure, Parsed, parse
 from fedvpa.world.prompts import find_prompt
-from fedvpa.world.users import Utility
+from fedvpa.world.utility import Utility
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,62 +1,23 @@
-"""Users with known utilities, the populations they come from, and how well anybody could predict them.
+"""Users with known utilities, and the populations they come from.
 
 A user's utility is linear in the features φ of a response's attributes; on risky prompts further weights are added.
-Users label pairs by Bradley–Terry draws, so the best accuracy that any model can reach (the Bayes accuracy) is a sum
-over the attribute grid, and is computed rather than guessed.
+Users label pairs by Bradley–Terry draws; :mod:`fedvpa.world.accuracy` says how well anybody could predict them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 
 import numpy as np
 from jaxtyping import Float
-from scipy.special import expit
 
 from fedvpa.core.errors import ConfigError, nearest
 from fedvpa.core.seeds import numpy_generator
-from fedvpa.world.attributes import MAX_BREVITY, MAX_DETAIL, MAX_WARMTH, Attributes, attribute_grid
-from fedvpa.world.config import DEFAULT_TEMPERATURE
+from fedvpa.world.utility import OFF_TOPIC_WEIGHT, Utility, grid_features
 
-FEATURES: tuple[str, ...] = ("compliance", "detail", "caveat", "warmth", "formality", "brevity", "off_topic")
-"""The features of a response. All run from −1 to 1 but the last, which runs from 0 to 1."""
-
-OFF_TOPIC_WEIGHT = -4.0
-"""What every user thinks of off-topic details. Chosen by us: one of them (a fifth) costs about as much as an on-topic
-one can gain a user who loves details, so that padding never pays."""
-
-WORST_MARGIN = 1.0
-"""By how much text outside the grammar is worse than the worst text inside. Chosen by us: any positive number keeps
-a policy from breaking its language."""
-
-
-@dataclass(frozen=True, slots=True)
-class Utility:
-    """How much somebody likes a response: weightsᵀφ, plus risky_weightsᵀφ where the prompt is risky.
-
-    Attributes:
-        name: Of the group, or of the user where everybody differs.
-        weights: One weight per feature of ``FEATURES``.
-        risky_weights: What risky prompts add to ``weights``.
-    """
-
-    name: str
-    weights: tuple[float, ...]
-    risky_weights: tuple[float, ...]
-
-    def value(self, attributes: Attributes, risky: bool) -> float:
-        """The utility of a response with these attributes to a prompt that is risky or not."""
-        return float(features(attributes) @ self.vector(risky))
-
-    def vector(self, risky: bool) -> Float[np.ndarray, " features"]:
-        """The weights in force on risky or on benign prompts."""
-        return np.asarray(self.weights) + (np.asarray(self.risky_weights) if risky else 0.0)
-
-    def worst(self, risky: bool) -> float:
-        """What text outside the grammar is worth: ``WORST_MARGIN`` less than the worst text inside."""
-        return float((_grid_features(off_topic=True) @ self.vector(risky)).min()) - WORST_MARGIN
+INDIVIDUAL_SEPARATOR = "/"
+"""Stands between the parts of an individual's name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,14 +26,22 @@ class Population:
 
     Attributes:
         name: Its key in ``POPULATIONS``.
-        utilities: The utilities of its groups.
+        utilities: The utilities of its groups; none where users are individuals.
         concentration: None if each user belongs to one group; otherwise every user's weights are a mixture of the
             utilities, with shares drawn from a Dirichlet distribution of this concentration.
+        shared: Where users are individuals, the mean of the Gaussian from which each user's weights are drawn, one
+            number per feature but ``off_topic``, in units of its standard deviation; None elsewhere.
     """
 
     name: str
     utilities: tuple[Utility, ...]
     concentration: float | None = None
+    shared: tuple[float, ...] | None = None
+
+    @property
+    def has_groups(self) -> bool:
+        """Whether users have a group, be it only the one that they lean to."""
+        return bool(self.utilities)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,12 +50,12 @@ class User:
 
     Attributes:
         user_id: Unique, and the only thing (with the seed) on which their draws depend.
-        group: The group, or the largest share of a mixed user. Read by evaluation only.
+        group: The group, or the largest share of a mixed user; None for an individual. Read by evaluation only.
         utility: What they like.
     """
 
     user_id: str
-    group: str
+    group: str | None
     utility: Utility
 
 
@@ -103,6 +72,14 @@ _CAUTIOUS = _utility("cautious", (-1.2, -0.4, 1.3, 0.0, 0.3, 0.0), (-0.5, 0.0, 0
 _BRIEF = _utility("brief", (0.9, -1.6, -0.5, -0.6, 0.0, 1.3))
 _FRIENDLY = _utility("friendly", (0.3, 0.0, -0.3, 1.9, -1.3, -0.3))
 
+INDIVIDUAL_GAP = 2.7
+"""Root mean square of the difference of utility between the two responses of a pair, for every individual. It is about
+that of the users of the other populations who belong to one group, so that labels are as noisy."""
+
+RISKY_DEVIATION = 0.3
+"""Standard deviation of what risky prompts add to an individual's weights, before they are scaled; that of the weights
+is 1. Chosen by us: about what the groups have."""
+
 POPULATIONS: dict[str, Population] = {
     population.name: population
     for population in (
@@ -110,6 +87,9 @@ POPULATIONS: dict[str, Population] = {
         Population("four-groups", (_THOROUGH, _CAUTIOUS, _BRIEF, _FRIENDLY)),
         # Concentration chosen by us: most users lean clearly to one side, few are pure.
         Population("continuous", (_THOROUGH, _CAUTIOUS, _BRIEF, _FRIENDLY), concentration=0.5),
+        # Chosen by us: most people want an answer, with details and some warmth, and differ in everything. The taste
+        # that they share orders about 0.62 of a user's pairs as the user does.
+        Population("individuals", (), shared=(0.8, 0.8, 0.0, 0.5, 0.0, 0.0)),
     )
 }
 """The populations of the bundled world, by name."""
@@ -127,15 +107,27 @@ def find_population(name: str) -> Population:
 
 
 def find_utility(name: str) -> Utility:
-    """The utility of the group with this name, in whichever population it is.
+    """The utility of the group with this name, in whichever population it is, or of an individual.
+
+    Args:
+        name: Such as ``helpful``, or ``individuals/0/user-00003`` (population, seed of the world, user) as
+            :func:`individual_name` makes it.
 
     Raises:
-        ConfigError: If no population has such a group.
+        ConfigError: If no population has such a group or user.
     """
+    parts = name.split(INDIVIDUAL_SEPARATOR)
+    if len(parts) == 3 and parts[0] in POPULATIONS and not POPULATIONS[parts[0]].has_groups:
+        return _individual_named(POPULATIONS[parts[0]], name, *parts[1:]).utility
     utilities = {utility.name: utility for population in POPULATIONS.values() for utility in population.utilities}
     if name not in utilities:
         raise ConfigError(f"The bundled world has no group {name!r}.", fix=nearest(name, utilities))
     return utilities[name]
+
+
+def individual_name(population: str, seed: int, user_id: str) -> str:
+    """The name of an individual's utility: all that it depends on."""
+    return INDIVIDUAL_SEPARATOR.join((population, str(seed), user_id))
 
 
 def make_users(
@@ -155,101 +147,14 @@ def make_users(
     """
     if users < 1:
         raise ConfigError(f"A world of {users} users has nobody in it.", fix="Ask for at least one.")
-    if population.concentration is not None:
+    if not population.has_groups or population.concentration is not None:
         if shares is not None:
-            raise ConfigError(
-                f"Users of {population.name!r} are mixtures, so groups have no shares.", fix="Leave shares out."
-            )
-        return tuple(_mixed_user(population, index, seed) for index in range(users))
+            what = "are mixtures, so groups have no shares" if population.has_groups else "have no groups to share out"
+            raise ConfigError(f"Users of {population.name!r} {what}.", fix="Leave shares out (data.user_shares).")
+        draw = _mixed_user if population.has_groups else _individual
+        return tuple(draw(population, index, seed) for index in range(users))
     rows = _assign(users, _checked_shares(population, shares))
     return tuple(_user(index, population.utilities[row]) for index, row in enumerate(rows))
-
-
-def features(attributes: Attributes) -> Float[np.ndarray, " features"]:
-    """φ: the features of a response, in the order of ``FEATURES``."""
-    return np.array(
-        [
-            1.0 if attributes.compliance else -1.0,
-            2.0 * attributes.detail / MAX_DETAIL - 1.0,
-            1.0 if attributes.caveat else -1.0,
-            2.0 * attributes.warmth / MAX_WARMTH - 1.0,
-            1.0 if attributes.formality else -1.0,
-            2.0 * attributes.brevity / MAX_BREVITY - 1.0,
-            attributes.off_topic / MAX_DETAIL,
-        ]
-    )
-
-
-def preference(gap: Float[np.ndarray, "*batch"], temperature: float, flip: float = 0.0) -> Float[np.ndarray, "*batch"]:
-    """P(first preferred) = (1 − 2·flip)·σ(gap / temperature) + flip, the Bradley–Terry law with flipped labels.
-
-    Args:
-        gap: Utility of the first response minus utility of the second.
-        temperature: Positive; in units of utility.
-        flip: Probability in [0, 0.5) that the label is turned round after the draw.
-
-    Raises:
-        ConfigError: For a temperature or a flip outside its range.
-    """
-    if not temperature > 0.0:
-        raise ConfigError(f"The temperature is {temperature}; it has to be positive.", fix="1.0 is the default.")
-    if not 0.0 <= flip < 0.5:
-        raise ConfigError(
-            f"The flip probability is {flip}; at 0.5 and above labels say nothing, or the opposite.",
-            fix="0.0 is the default.",
-        )
-    return (1.0 - 2.0 * flip) * expit(np.asarray(gap, dtype=np.float64) / temperature) + flip
-
-
-def bayes_accuracy(utility: Utility, temperature: float = DEFAULT_TEMPERATURE, flip: float = 0.0) -> float:
-    """The accuracy of whoever knows ``utility``, on the world's pairs: exactly E[max(p, 1 − p)].
-
-    The expectation is over all ordered pairs of different attributes, and over benign and risky prompts in equal
-    shares, which is how ``generate_world`` draws them. For a population, average over its users.
-    """
-    return expected_accuracy(utility, utility, temperature, flip)
-
-
-def expected_accuracy(
-    scorer: Utility, labeller: Utility, temperature: float = DEFAULT_TEMPERATURE, flip: float = 0.0
-) -> float:
-    """The exact accuracy of ranking the world's pairs by one utility when another one labels them.
-
-    A tie of the scorer counts one half. With both equal this is the Bayes accuracy.
-    """
-    total = 0.0
-    for risky in (False, True):
-        p = preference(_gaps(labeller, risky), temperature, flip)
-        guess = _gaps(scorer, risky)
-        total += float(np.where(guess > 0, p, np.where(guess < 0, 1.0 - p, 0.5)).mean())
-    return total / 2.0
-
-
-def population_bayes_accuracy(
-    users: Sequence[User], temperature: float = DEFAULT_TEMPERATURE, flip: float = 0.0
-) -> float:
-    """The mean Bayes accuracy of these users, each exact."""
-    utilities = [user.utility for user in users]
-    exact = {utility: bayes_accuracy(utility, temperature, flip) for utility in set(utilities)}
-    return float(np.mean([exact[utility] for utility in utilities]))
-
-
-def conflict_share(first: Utility, second: Utility) -> float:
-    """The share of the world's pairs that two utilities rank in opposite ways; exact."""
-    shares = [(_gaps(first, risky) * _gaps(second, risky) < 0).mean() for risky in (False, True)]
-    return float(np.mean(shares))
-
-
-@cache
-def _grid_features(off_topic: bool = False) -> Float[np.ndarray, "grid features"]:
-    return np.stack([features(attributes) for attributes in attribute_grid(off_topic)])
-
-
-def _gaps(utility: Utility, risky: bool) -> Float[np.ndarray, " pairs"]:
-    """Utility differences of all ordered pairs of different attributes, cleaned of rounding so that ties are ties."""
-    values = _grid_features() @ utility.vector(risky)
-    gaps = np.round(values[:, None] - values[None, :], 9)
-    return gaps[~np.eye(len(values), dtype=bool)]
 
 
 def _checked_shares(population: Population, shares: Sequence[float] | None) -> Float[np.ndarray, " groups"]:
@@ -291,3 +196,39 @@ def _mixed_user(population: Population, index: int, seed: int) -> User:
     risky = shares @ np.array([utility.risky_weights for utility in population.utilities])
     group = population.utilities[int(np.argmax(shares))].name
     return User(user_id, group, Utility(user_id, tuple(map(float, weights)), tuple(map(float, risky))))
+
+
+def _individual(population: Population, index: int, seed: int) -> User:
+    """A user like nobody else: Gaussian weights, scaled to the gap that is the same for all individuals."""
+    user_id = _user_id(index)
+    rng = numpy_generator(seed, "world", "individual", population.name, user_id)
+    assert population.shared is not None
+    weights = np.asarray(population.shared) + rng.standard_normal(len(population.shared))
+    risky = RISKY_DEVIATION * rng.standard_normal(len(population.shared))
+    scale = INDIVIDUAL_GAP / np.sqrt(np.mean([_mean_square_gap(weights), _mean_square_gap(weights + risky)]))
+    name = individual_name(population.name, seed, user_id)
+    return User(user_id, None, _utility(name, (scale * weights).tolist(), (scale * risky).tolist()))
+
+
+def _individual_named(population: Population, name: str, seed: str, user_id: str) -> User:
+    index = user_id.removeprefix("user-")
+    if not (seed.isdecimal() and seed.isascii() and index.isdecimal() and index.isascii()):
+        index = ""
+    user = _individual(population, int(index), int(seed)) if index else None
+    if user is None or user.utility.name != name:
+        raise ConfigError(
+            f"The bundled world has no user {name!r}.",
+            fix=f"Users of {population.name!r} are called {individual_name(population.name, 0, _user_id(0))!r}.",
+        )
+    return user
+
+
+def _mean_square_gap(weights: Float[np.ndarray, " own"]) -> float:
+    """Mean square difference of utility between the two responses of the world's pairs: wᵀCw.
+
+    C is the covariance matrix of the difference of φ between two different combinations of attributes: that of two
+    independent ones, by G / (G − 1) larger for a grid of G combinations.
+    """
+    grid = grid_features()[:, : len(weights)]
+    differences = 2.0 * np.cov(grid.T, ddof=1)
+    return float(weights @ differences @ weights)

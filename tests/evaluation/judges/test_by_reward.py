@@ -9,7 +9,8 @@ from fedvpa.rewards.world import WorldReward
 from fedvpa.world.attributes import Attributes, attribute_grid
 from fedvpa.world.grammar import render
 from fedvpa.world.prompts import prompts
-from fedvpa.world.users import features, find_utility
+from fedvpa.world.users import find_utility
+from fedvpa.world.utility import features
 
 PROMPTS = prompts("test")
 TIE = Verdict(0.5, "equal utility")
