@@ -153,8 +153,8 @@ def test_layer_chooses_the_hidden_states(model_folder, table):
     ids = torch.tensor(backbone.tokenizer(table.pairs[3].rejected, add_special_tokens=False)["input_ids"])
     by_hand = backbone.model.get_input_embeddings()(ids).mean(dim=0)
     np.testing.assert_allclose(result.rejected[3], by_hand.detach().numpy(), rtol=0, atol=1e-6)
-    last = extract(table, replace(backbone, layer=3), config)
-    np.testing.assert_allclose(last.chosen, extract(table, replace(backbone, layer=-1), config).chosen, atol=1e-6)
+    last = extract(table, replace(backbone, layers=(3,)), config)
+    np.testing.assert_allclose(last.chosen, extract(table, replace(backbone, layers=(-1,)), config).chosen, atol=1e-6)
 
 
 @pytest.mark.unit

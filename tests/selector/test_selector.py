@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -208,6 +209,28 @@ def test_a_saved_selector_comes_back_bit_for_bit(tmp_path):
     for method in ("amortised", "responsibilities", "laplace"):
         one, two = (chosen.with_inference(method).infer(data) for chosen in (selector, again))
         assert torch.equal(selector.margins(one, data), again.margins(two, data))
+
+
+@pytest.mark.equivalence
+def test_a_saved_selector_keeps_its_layers_and_its_rotation(tmp_path):
+    selector = make_selector()
+    rotation = np.linalg.qr(np.random.default_rng(0).standard_normal((D, 3)))[0].astype(np.float32)
+    turned = replace(selector, scaling=replace(selector.scaling, rotation=rotation, blocks=(2, D - 3)))
+    turned.save_pretrained(tmp_path)
+    again, raw = Selector.from_pretrained(tmp_path), np.random.default_rng(1).standard_normal((5, D))
+    assert again.scaling.blocks == (2, D - 3)
+    assert torch.equal(again.scale(raw), turned.scale(raw))
+    assert again.scale(raw).shape == (5, 3)
+
+
+@pytest.mark.unit
+def test_a_selector_of_a_release_without_rotation_opens(tmp_path):
+    make_selector().save_pretrained(tmp_path)
+    saved = json.loads((tmp_path / "config.json").read_text())
+    del saved["selector"]["rotation"]
+    (tmp_path / "config.json").write_text(json.dumps(saved))
+    again = Selector.from_pretrained(tmp_path)
+    assert (again.config.rotation, again.scaling.rotation, again.scaling.blocks) == ("none", None, ())
 
 
 @pytest.mark.unit

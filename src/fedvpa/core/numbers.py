@@ -77,7 +77,10 @@ GreedyTemperature = Annotated[float, AfterValidator(GREEDY_TEMPERATURE)]
 LogVariance = Annotated[float, AfterValidator(Between(-30, 30, "its exponential is no variance in float32"))]
 """The logarithm of a variance."""
 
-Size = Annotated[int, Field(ge=1, le=65_536)]
+MOST_WIDE = 65_536
+"""The widest that something can be made."""
+
+Size = Annotated[int, Field(ge=1, le=MOST_WIDE)]
 """How wide something is made: a larger one fits into no memory."""
 
 Concentration = Annotated[

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, reduce
 from typing import Literal
 
@@ -18,7 +18,9 @@ from fedvpa.core.short_repr import short_repr
 from fedvpa.data.partition import ClientRows, Partition
 from fedvpa.features.standardise import Moments, Standardiser
 from fedvpa.features.store import FeatureStore
+from fedvpa.selector.config import Rotation
 from fedvpa.selector.pairs import Pairs, pad
+from fedvpa.selector.rotation import contributors, rotation_of, second_moment
 from fedvpa.selector.scaling import Scaling
 
 Split = Literal["train", "validation", "test"]
@@ -48,8 +50,8 @@ class Federation:
 
     @property
     def dimension(self) -> int:
-        """D."""
-        return int(self.store.chosen.shape[1])
+        """D, of scaled features."""
+        return self.scaling.dimension
 
     @cached_property
     def client_ids(self) -> tuple[str, ...]:
@@ -65,6 +67,19 @@ class Federation:
     def moments(self) -> Moments:
         """Of the training pairs of the clients that train."""
         return sum_moments(self.store, self.partition)
+
+    def second_moment(self, client_ids: Sequence[str]) -> NDArray[np.float64]:
+        """Of the differences of some clients' training pairs, added up; see :mod:`fedvpa.selector.rotation`.
+
+        Features are scaled as ``scaling`` says, and not turned. Streamed: memory holds a slice of rows, and [d, d].
+        """
+        store, exact = self.store, self.scaling.exact
+        total = np.zeros((store.chosen.shape[1], store.chosen.shape[1]))
+        for name in client_ids:
+            for rows in _slices(self.partition.by_id[name].train):
+                chosen, rejected = exact(np.asarray(store.chosen[rows])), exact(np.asarray(store.rejected[rows]))
+                total += second_moment(chosen, rejected, self.weights[rows])
+        return total
 
     @property
     def setting(self) -> FeatureSetting:
@@ -125,23 +140,40 @@ class Federation:
 
 
 def federate(
-    store: FeatureStore, partition: Partition, *, rms: bool, weights: NDArray[np.float32] | None = None
+    store: FeatureStore,
+    partition: Partition,
+    *,
+    rms: bool,
+    weights: NDArray[np.float32] | None = None,
+    rotation: Rotation = "none",
+    blocks: tuple[int, ...] = (),
 ) -> Federation:
     """Fit the scaling and put the clients together.
 
-    The standardiser comes from sums that each seen client computes on its own training pairs and the server adds; see
-    ``features/standardise.py``.
+    Standardiser and rotation come from sums that each seen client computes on its own training pairs and the server
+    adds; see ``features/standardise.py`` and ``selector/rotation.py``.
 
     Args:
         store: Features of all pairs.
         partition: The clients.
         rms: Whether responses are brought to the same norm (``selector.normalise``).
         weights: Importance weights of all pairs; 1 if not given.
+        rotation: Whether scaled features are turned (``selector.rotation``).
+        blocks: How many dimensions each layer has; empty for a single one.
+
+    Raises:
+        ConfigError: If more directions are asked for than there are dimensions.
+        DataError: If no seen client holds a pair, or a rotation is asked for and no two responses differ.
     """
     if weights is None:
         weights = np.ones(len(store.chosen), dtype=np.float32)
     moments = sum_moments(store, partition)
-    return Federation(store, partition, Scaling(Standardiser.from_moments(moments), rms), weights)
+    scaling = Scaling(Standardiser.from_moments(moments), rms, blocks=blocks)
+    plain = Federation(store, partition, scaling, weights)
+    if rotation == "none":
+        return plain
+    moment = plain.second_moment(contributors(plain.client_ids))
+    return replace(plain, scaling=replace(scaling, rotation=rotation_of(moment, rotation)))
 
 
 def sum_moments(store: FeatureStore, partition: Partition) -> Moments:

@@ -29,7 +29,7 @@ class Backbone:
         kind: ``causal`` (decoder-only) or ``encoder`` (bidirectional).
         device: Where the model lies.
         dtype: Precision of the forward pass.
-        layer: Which hidden states are pooled.
+        layers: Which hidden states are pooled; their features lie side by side, in this order.
         positions: How many tokens a sequence may have; None if the architecture has no limit.
         window: The shortest attention window of any layer in tokens; None if every layer sees everything.
         frozen: Entered around every forward pass. A body that is also the base of a policy in training is its plain
@@ -42,7 +42,7 @@ class Backbone:
     kind: Kind
     device: torch.device
     dtype: torch.dtype
-    layer: int
+    layers: tuple[int, ...]
     positions: int | None
     window: int | None
     frozen: Callable[[], AbstractContextManager[object]] = nullcontext
@@ -87,11 +87,7 @@ def backbone_of(
     """
     text = loaded.settings.get_text_config()
     layers = int(text.num_hidden_layers)
-    if not -layers - 1 <= config.layer <= layers:
-        raise ConfigError(
-            f"The model has hidden states 0 (embeddings) to {layers}.",
-            where=f"configuration key 'layer' = {config.layer}",
-        )
+    _check_layers(config.layers, layers)
     return Backbone(
         name=config.model,
         model=loaded.model,
@@ -99,11 +95,27 @@ def backbone_of(
         kind=kind_of(loaded.settings),
         device=loaded.model.device,
         dtype=loaded.model.dtype,
-        layer=config.layer,
+        layers=config.layers,
         positions=position_limit(loaded.model, loaded.tokenizer),
         window=attention_window(text),
         frozen=frozen,
     )
+
+
+def _check_layers(asked: tuple[int, ...], layers: int) -> None:
+    """Raise ConfigError for a layer that a model with so many does not have, or one that is named in two ways."""
+    named: dict[int, int] = {}
+    for layer in asked:
+        where = f"configuration key 'features.layer' = {list(asked) if len(asked) > 1 else layer}"
+        if not -layers - 1 <= layer <= layers:
+            raise ConfigError(
+                f"The model has no layer {layer}: it has hidden states 0 (embeddings) to {layers}, which is -1.",
+                fix="Name layers that it has.",
+                where=where,
+            )
+        other = named.setdefault(layer % (layers + 1), layer)
+        if other != layer:
+            raise ConfigError(f"{other} and {layer} are the same layer.", fix="Name each layer once.", where=where)
 
 
 class LoadedOnce:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from fedvpa.core.config import Config
 from fedvpa.core.errors import ConfigError
@@ -15,6 +15,10 @@ from fedvpa.models.template_config import TemplateArguments, TemplateKind
 
 CACHE_VARIABLE = "FEDVPA_CACHE"
 """Environment variable that moves every cache of fedvpa; features go to its ``features`` folder."""
+
+
+Layers = int | tuple[int, ...]
+"""Which hidden states are pooled: one layer, or several, whose features are put side by side."""
 
 
 class FeatureConfig(Config):
@@ -31,7 +35,9 @@ class FeatureConfig(Config):
         max_prompt_tokens: Longer prompts lose tokens on the left, where the oldest turns are. 512 keeps 99% of the
             prompts of HH-RLHF whole.
         max_response_tokens: Longer responses lose tokens on the right. 256 keeps 97% of the responses of HH-RLHF whole.
-        layer: Which hidden states are pooled: -1 is the last layer after its final norm, 0 the embeddings.
+        layer: Which hidden states are pooled: -1 is the last layer after its final norm, 0 the embeddings. A list, such
+            as ``[0, 12, 30]``, gives the features of several layers side by side, from one forward pass; a selector
+            standardises each of them, and brings each to the same norm, on its own.
         template: How strings are read. ``plain``: as text. ``chat``: a prompt as one user message, a response as one
             assistant message. ``rendered``: as text that a chat template wrote already; only there are control tokens
             in a string control tokens. Conversations always go through the tokenizer's chat template; where most
@@ -51,7 +57,7 @@ class FeatureConfig(Config):
     model: str = ""
     max_prompt_tokens: int = Field(default=512, ge=1)
     max_response_tokens: int = Field(default=256, ge=1)
-    layer: int = -1
+    layer: Layers = -1
     template: TemplateKind = "plain"
     template_arguments: TemplateArguments = Field(default_factory=dict)
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
@@ -59,6 +65,26 @@ class FeatureConfig(Config):
     tokens_per_batch: int | None = Field(default=None, ge=1)
     storage: Literal["float16", "float32"] = "float16"
     cache_dir: Path | None = None
+
+    @field_validator("layer", mode="before")
+    @classmethod
+    def _one_or_several(cls, value: Any) -> Any:
+        """A layer, or different layers; a list of one is that layer."""
+        several = list(value) if isinstance(value, list | tuple) else [value]
+        if not several or not all(isinstance(one, int) and not isinstance(one, bool) for one in several):
+            raise ConfigError(f"{value!r} names no layers.", fix="Give one number, or a list such as [0, 12, -1].")
+        if twice := sorted(one for one in set(several) if several.count(one) > 1):
+            raise ConfigError(f"layer {twice[0]} is named twice.", fix="Name each layer once.")
+        return tuple(several) if len(several) > 1 else several[0]
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """The layers that are pooled, in the order of their columns."""
+        return (self.layer,) if isinstance(self.layer, int) else self.layer
+
+    def widths(self, dimension: int) -> tuple[int, ...]:
+        """How many of the ``dimension`` columns of a feature vector each layer has, in their order."""
+        return (dimension // len(self.layers),) * len(self.layers)
 
     def named_model(self) -> str:
         """``model``.

@@ -173,7 +173,7 @@ def cache_key(table: PairTable, config: FeatureConfig, source: ModelSource) -> d
         "model": source.identity(),
         "tokenizer": tokenizer,
         "rendering": rendering_content(source, config.template_arguments),
-        "layer": config.layer,
+        "layer": list(config.layers) if len(config.layers) > 1 else config.layers[0],
         "pooling": POOLING,
         "template": config.template,
         "max_prompt_tokens": config.max_prompt_tokens,

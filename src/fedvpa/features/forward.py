@@ -39,7 +39,8 @@ times below on every architecture tried, a wrong mask or position is far above."
 def separate(backbone: Backbone, frame: Frame, rows: Sequence[Row]) -> Float[Tensor, "rows 2 d"]:
     """Mean hidden states over the tokens of the chosen and of the rejected response, one sequence per response.
 
-    Sequences are padded on the right. Works for every model.
+    Those of several layers lie side by side, in the order of ``backbone.layers``; one forward pass gives all. Sequences
+    are padded on the right. Works for every model.
     """
     sequences = [(row.prefix, response) for row in rows for response in (row.chosen, row.rejected)]
     length = max(len(prefix) + len(response) for prefix, response in sequences) + len(frame.after)
@@ -56,7 +57,7 @@ def separate(backbone: Backbone, frame: Frame, rows: Sequence[Row]) -> Float[Ten
     if frame.response_type is not None and "token_type_ids" in _arguments(backbone):
         inputs["token_type_ids"] = types
     states = _states(backbone, **{name: torch.from_numpy(value) for name, value in inputs.items()})
-    return _pool(states, torch.from_numpy(weights)).reshape(len(rows), 2, -1)
+    return _pool_all(states, torch.from_numpy(weights)).reshape(len(rows), 2, -1)
 
 
 def shared(backbone: Backbone, rows: Sequence[Row]) -> Float[Tensor, "rows 2 d"]:
@@ -83,7 +84,7 @@ def shared(backbone: Backbone, rows: Sequence[Row]) -> Float[Tensor, "rows 2 d"]
         attention_mask=tree_mask(torch.from_numpy(branch), backbone.dtype),
         position_ids=torch.from_numpy(positions),
     )
-    return _pool(states, torch.from_numpy(weights))
+    return _pool_all(states, torch.from_numpy(weights))
 
 
 def tree_mask(branch: Tensor, dtype: torch.dtype) -> Float[Tensor, "rows 1 length length"]:
@@ -116,7 +117,7 @@ def sharing_obstacle(backbone: Backbone) -> str:
         return "the model takes no position ids"
     rows = [_probe_row(backbone, 5, 4, 3), _probe_row(backbone, 3, 2, 2)]
     try:
-        difference = _relative(shared(backbone, rows), separate(backbone, Frame(), rows))
+        difference = _differ(backbone, shared(backbone, rows), separate(backbone, Frame(), rows))
     except (RuntimeError, ValueError, TypeError, IndexError, NotImplementedError) as error:
         return f"the model rejects a custom mask ({type(error).__name__})"
     # Written so that NaN counts as disagreement.
@@ -135,8 +136,8 @@ def check_causal(backbone: Backbone) -> None:
     changed = row.chosen.copy()
     changed[-1] = (changed[-1] + 1) % _vocabulary(backbone)
     ids = torch.from_numpy(np.stack([row.chosen, changed]).astype(np.int64))
-    first, second = _states(backbone, input_ids=ids, attention_mask=torch.ones_like(ids))[:, :-1]
-    if _relative(first, second) > AGREEMENT[backbone.dtype]:
+    states = _states(backbone, input_ids=ids, attention_mask=torch.ones_like(ids))
+    if max(_relative(*layer[:, :-1]) for layer in states) > AGREEMENT[backbone.dtype]:
         raise ModelError(
             f"{backbone.model.config.model_type!r} counts as decoder-only, but its states see later tokens.",
             fix="Use a decoder-only model with causal attention, or an encoder that transformers lists as such.",
@@ -145,8 +146,20 @@ def check_causal(backbone: Backbone) -> None:
 
 
 def dimension(backbone: Backbone) -> int:
-    """The length of a feature vector: the width of the pooled layer."""
-    return separate(backbone, Frame(), [_probe_row(backbone, 1, 1, 1)]).shape[-1]
+    """The length of a feature vector: the widths of the pooled layers added up.
+
+    Raises:
+        ModelError: If they differ, since whoever reads the features tells layers apart by their common width.
+    """
+    ids = torch.from_numpy(_probe_row(backbone, 1, 1, 1).chosen.astype(np.int64))[None]
+    widths = [layer.shape[-1] for layer in _states(backbone, input_ids=ids, attention_mask=torch.ones_like(ids))]
+    if len(set(widths)) > 1:
+        raise ModelError(
+            f"The layers {list(backbone.layers)} have different widths ({', '.join(map(str, widths))}).",
+            fix="Take layers of one width: features.layer.",
+            where=backbone.name,
+        )
+    return sum(widths)
 
 
 def _probe_row(backbone: Backbone, prefix: int, chosen: int, rejected: int) -> Row:
@@ -164,19 +177,31 @@ def _relative(one: Tensor, other: Tensor) -> float:
     return float((one.float() - other.float()).norm() / other.float().norm())
 
 
+def _differ(backbone: Backbone, one: Tensor, other: Tensor) -> float:
+    """The largest relative difference of a layer: one with large states must not hide that of another."""
+    count = len(backbone.layers)
+    return max(_relative(here, there) for here, there in zip(one.chunk(count, -1), other.chunk(count, -1), strict=True))
+
+
 def _arguments(backbone: Backbone) -> frozenset[str]:
     return frozenset(inspect.signature(backbone.model.forward).parameters)
 
 
 @torch.inference_mode()
-def _states(backbone: Backbone, **inputs: Tensor) -> Tensor:
-    """Hidden states [rows, length, d] of the configured layer."""
+def _states(backbone: Backbone, **inputs: Tensor) -> list[Tensor]:
+    """Hidden states [rows, length, d] of each configured layer."""
     options = {"use_cache": False} if "use_cache" in _arguments(backbone) else {}
     placed = {name: value.to(backbone.device) for name, value in inputs.items()}
     with backbone.frozen():
-        if backbone.layer == -1:
-            return backbone.model(**placed, **options).last_hidden_state
-        return backbone.model(**placed, **options, output_hidden_states=True).hidden_states[backbone.layer]
+        if backbone.layers == (-1,):
+            return [backbone.model(**placed, **options).last_hidden_state]
+        found = backbone.model(**placed, **options, output_hidden_states=True)
+        return [found.last_hidden_state if layer == -1 else found.hidden_states[layer] for layer in backbone.layers]
+
+
+def _pool_all(states: Sequence[Tensor], weights: Tensor) -> Tensor:
+    """The pooled states of each layer, side by side: [rows, length, d] each → [rows, k, layers · d]."""
+    return torch.cat([_pool(layer, weights) for layer in states], dim=-1)
 
 
 @torch.inference_mode()

@@ -106,4 +106,9 @@ class Standardiser:
 
     def apply(self, features: Float[np.ndarray, "*batch d"]) -> NDArray[np.float32]:
         """Standardised responses' features, float32, same shape."""
-        return ((np.asarray(features, dtype=np.float64) - self.mean) / self.scale).astype(np.float32)
+        return self.exact(features).astype(np.float32)
+
+    def exact(self, features: Float[np.ndarray, "*batch d"]) -> NDArray[np.float64]:
+        """The same in float64."""
+        standardised: NDArray[np.float64] = (np.asarray(features, dtype=np.float64) - self.mean) / self.scale
+        return standardised

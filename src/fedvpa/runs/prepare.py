@@ -113,7 +113,14 @@ def prepare(config: RunConfig, *, on_node: bool = False) -> Prepared:
         clients = clients.without(store.report.equal_rows)
         held_out = clients.held_out(table, check=not on_node)
     weights = np.array([pair.weight for pair in table.pairs], dtype=np.float32)
-    federation = federate(store, clients, rms=config.selector.normalise == "rms", weights=weights)
+    federation = federate(
+        store,
+        clients,
+        rms=config.selector.normalise == "rms",
+        weights=weights,
+        rotation=config.selector.rotation,
+        blocks=features.widths(store.chosen.shape[1]),
+    )
     return Prepared(table, federation, features, json.dumps(feature_key(features), sort_keys=True), held_out)
 
 
@@ -187,7 +194,9 @@ def check_features(config: FeatureConfig, selector: Selector) -> None:
             raise ModelError(
                 f"The selector was trained on features with {name} = {trained.get(name)!r}, and these have "
                 f"{now[name]!r}.",
-                fix="Give the language model that the run was trained with: features.model=PATH.",
+                fix="Leave features.layer as the run has it."
+                if name == "layer"
+                else "Give the language model that the run was trained with: features.model=PATH.",
                 where=config.model,
             )
 

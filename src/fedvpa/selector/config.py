@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from fedvpa.core.config import Config
-from fedvpa.core.numbers import LogVariance, Margin, Scale, Size
+from fedvpa.core.errors import ConfigError
+from fedvpa.core.numbers import MOST_WIDE, LogVariance, Margin, Scale, Size
+
+Rotation = Literal["none", "full"] | Size
+"""No rotation, all directions, or so many of the leading ones."""
 
 HeadKind = Literal["bilinear", "linear", "mlp", "residual"]
 
@@ -47,6 +51,9 @@ class SelectorConfig(Config):
             Qwen2-0.5B, 0 for Gemma-2B).
         normalise: ``rms`` brings each standardised response feature to norm √d, so that no single outlying response
             dominates a client's evidence; ``none`` leaves it as it is. Measured by ``benchmarks/ablation.py``.
+        rotation: ``full`` turns the scaled features into the basis in which the differences of responses are
+            uncorrelated, and a number keeps so many of its leading directions; see :mod:`fedvpa.selector.rotation`.
+            ``none`` by default: the paper has none.
         encoder: The amortised posterior.
     """
 
@@ -58,7 +65,15 @@ class SelectorConfig(Config):
     trunk_width: Size = 64
     base_dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
     normalise: Literal["rms", "none"] = "rms"
+    rotation: Rotation = "none"
     encoder: EncoderConfig = EncoderConfig()
+
+    @field_validator("rotation", mode="before")
+    @classmethod
+    def _names_a_rotation(cls, value: Any) -> Any:
+        if value in ("none", "full") or (isinstance(value, int) and 1 <= value <= MOST_WIDE):
+            return value
+        raise ConfigError(f"{value!r} is no rotation.", fix="Give none, full, or how many directions to keep.")
 
     @model_validator(mode="after")
     def _orthogonal_prototypes_fit(self) -> SelectorConfig:

@@ -160,6 +160,10 @@ class Selector:
         if self.scaling is not None:
             tensors["scaling.mean"] = torch.from_numpy(self.scaling.standardiser.mean)
             tensors["scaling.scale"] = torch.from_numpy(self.scaling.standardiser.scale)
+            if self.scaling.rotation is not None:
+                tensors["scaling.rotation"] = torch.from_numpy(self.scaling.rotation)
+            if self.scaling.blocks:
+                tensors["scaling.blocks"] = torch.tensor(self.scaling.blocks)
         write_tensors(folder / "selector.safetensors", tensors, {"schema_version": str(VERSIONS["selector"])})
         write_json(
             folder / "config.json",
@@ -203,8 +207,7 @@ class Selector:
         config, inference = _configs(saved, folder)
         scaling = None
         if "scaling.mean" in tensors:
-            standardiser = Standardiser(tensors["scaling.mean"].numpy(), tensors["scaling.scale"].numpy())
-            scaling = Scaling(standardiser, config.normalise == "rms")
+            scaling = _scaling(tensors, config)
         return cls(
             config,
             inference,
@@ -222,6 +225,18 @@ class Selector:
             ConfigError: If there is no such way.
         """
         return replace(self, inference=self.inference.model_copy(update={"method": INFERENCES.check(method)}))
+
+
+def _scaling(tensors: Mapping[str, Tensor], config: SelectorConfig) -> Scaling:
+    """The scaling of a saved selector; one of an earlier release has neither rotation nor several layers."""
+    standardiser = Standardiser(tensors["scaling.mean"].numpy(), tensors["scaling.scale"].numpy())
+    rotation, blocks = tensors.get("scaling.rotation"), tensors.get("scaling.blocks")
+    return Scaling(
+        standardiser,
+        config.normalise == "rms",
+        None if rotation is None else rotation.numpy(),
+        () if blocks is None else tuple(blocks.tolist()),
+    )
 
 
 def _configs(saved: Mapping[str, Any], folder: Path) -> tuple[SelectorConfig, InferenceConfig]:
