@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -7,6 +9,7 @@ from fedvpa.data.deal import apportion
 from fedvpa.data.load import load
 from fedvpa.data.partition import PartitionConfig, partition
 from fedvpa.data.schema import Message, Pair, PairTable
+from fedvpa.data.splits import TEST, SplitRule
 
 pytestmark = pytest.mark.unit
 
@@ -409,3 +412,71 @@ def test_ten_thousand_clients_are_dealt():
     )
     for kind in ("natural", "group"):
         assert len(partition(pairs, PartitionConfig(kind=kind, clients=users, min_train=1), 0)) == users
+
+
+def people(*, users=31, conversations=3, pairs=4):
+    """Each user's conversations of several pairs each, as in PRISM; the first user has one, of 16 pairs."""
+    rows = [
+        (user, f"{user}-{number}", pair)
+        for user in range(users)
+        for number in range(conversations if user else 1)
+        for pair in range(pairs if user else 16)
+    ]
+    return PairTable(
+        tuple(
+            Pair(f"p{prompt}", f"c{one}", f"r{one}", f"u{user}", pair_id=f"{prompt}:{one}")
+            for user, prompt, one in rows
+        )
+    )
+
+
+def test_users_of_few_conversations_are_left_out_or_the_message_says_what_helps():
+    pairs, seed = people(), next(seed for seed in range(99) if SplitRule("prompt", seed, 0.2).part("p0-0") == TEST)
+    split = partition(pairs, PartitionConfig(kind="natural", drop_small=True), seed)
+    assert "u0" not in split.by_id
+    assert len(split) >= 28
+    kept = len(split)
+    with pytest.raises(
+        DataError,
+        match=rf"'u0' holds too few pairs: 16 in all, 0 train and 16 test.*over all clients, by prompt\. Leave such "
+        rf"users out with partition\.drop_small=true \({kept} of 31 stay\), or if .*unit=pair \(31 stay\)\.$",
+    ):
+        partition(pairs, PartitionConfig(kind="natural"), seed)
+    assert len(partition(pairs, PartitionConfig(kind="natural", unit="pair"), seed)) == 31
+
+
+def test_a_least_number_is_to_be_lowered_only_where_that_helps():
+    pairs = PairTable(tuple(Pair(f"p{i}", "c", "r", f"u{i % 5}", pair_id=str(i)) for i in range(35)))
+    with pytest.raises(DataError, match=r"Lower partition\.min_train\.$"):
+        partition(pairs, PartitionConfig(kind="natural", min_train=9, drop_small=True), 0)
+    with pytest.raises(DataError, match=r"[Ll]ower partition\.min_test\.$"):
+        partition(pairs, PartitionConfig(kind="natural", min_test=7, drop_small=True), 0)
+    one = PairTable(tuple(replace(pair, split="test") for pair in pairs.pairs))
+    with pytest.raises(DataError, match=r"0 users are fewer .*by split\) *.*Give more pairs of each user\.$"):
+        partition(one, PartitionConfig(kind="natural", drop_small=True), 0)
+
+
+def test_unseen_users_are_drawn_from_those_that_have_test_pairs():
+    pairs = people(users=61, conversations=2)
+    for seed in range(5):
+        found = partition(pairs, PartitionConfig(kind="natural", unseen=9, drop_small=True), seed)
+        assert all(len(client.test) for client in found.unseen)
+        untested = sum(not len(client.test) for client in found.seen)
+        assert untested
+        held = found.held_out(pairs)
+        assert held.untested == untested
+        assert f"{untested} clients hold none of these and are not scored" in str(held)
+        every = partition(pairs, PartitionConfig(kind="natural", unseen=len(found) - 1, drop_small=True), seed)
+        assert sum(not len(client.test) for client in every.clients) == untested
+
+
+def test_validation_that_is_asked_for_must_have_units():
+    pairs = PairTable(tuple(Pair(f"p{i % 3}", f"c{i}", "r", f"u{i % 2}", pair_id=str(i)) for i in range(24)))
+    seed = next(
+        seed for seed in range(99) if [SplitRule("prompt", seed, 0.2).part(f"p{i}") for i in range(3)].count(TEST) == 1
+    )
+    config = PartitionConfig(kind="natural", validation_fraction=1e-6)
+    with pytest.raises(DataError, match=r"24 pairs \(3 different prompts\) leave none to validate on.*unit=pair"):
+        partition(pairs, config, seed).held_out(pairs)
+    with pytest.raises(DataError, match=r"leave none to validate on.*partition\.validation_fraction"):
+        partition(pairs, config.model_copy(update={"unit": "pair"}), seed).held_out(pairs)

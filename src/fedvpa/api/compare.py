@@ -25,7 +25,7 @@ def compare(
     *,
     stage: Stage = "selector",
     methods: Sequence[str] | None = None,
-    clients: Sequence[int] = (10, 50, 100),
+    clients: Sequence[int] | None = None,
     seeds: int = 5,
     first_seed: int = 0,
     holdout: str | os.PathLike[str] | None = None,
@@ -41,7 +41,8 @@ def compare(
         stage: ``selector``, or ``policy``: both stages, on equal terms.
         methods: Names of methods; by default those of the stage, without those that read true groups where the data
             say none.
-        clients: Numbers of seen clients.
+        clients: Numbers of seen clients. By default 10, 50 and 100; where a client is a user of the data,
+            ``partition.clients``, or all users that can be split under each seed.
         seeds: How many seeds.
         first_seed: The first of them.
         holdout: Further labelled pairs, seen by nobody, on which every client is scored with those of its own group;
@@ -69,8 +70,11 @@ def compare(
         _check_holdout(config, stage, held)
     config.check_engine()
     config.check_paths()
+    from fedvpa.experiments.population import default_clients
     from fedvpa.runs.commands import compare_command
 
+    if clients is None:
+        clients = default_clients(config, seeds, first_seed)
     size: dict[str, Any] = {"clients": clients, "seeds": seeds, "first_seed": first_seed, "out": out}
     options: dict[str, Any] = {"stage": stage if stage == "policy" else None, "methods": methods, "clients": clients}
     options |= {"seeds": seeds, "first_seed": first_seed or None, "holdout": held}
@@ -115,12 +119,13 @@ def write_result(result: ComparisonResult) -> None:
     write_json(result.out / "comparison.json", result.to_dict())
 
 
-def _check_numbers(clients: Sequence[int], seeds: int, first_seed: int, jobs: int | None) -> None:
-    if not clients or seeds < 1:
+def _check_numbers(clients: Sequence[int] | None, seeds: int, first_seed: int, jobs: int | None) -> None:
+    sizes = (1,) if clients is None else clients
+    if not sizes or seeds < 1:
         raise ConfigError("There is nothing to compare.", fix="Give at least one number of clients and one seed.")
-    if len(set(clients)) < len(clients):
+    if len(set(sizes)) < len(sizes):
         raise ConfigError("A number of clients is given twice.", fix="Give each once.")
-    for name, number, least in (("clients", min(clients), 1), ("first_seed", first_seed, 0)):
+    for name, number, least in (("clients", min(sizes), 1), ("first_seed", first_seed, 0)):
         if number < least:
             raise ConfigError(f"{name} = {number} is too small.", fix=f"Give {least} or more.")
     check_jobs(jobs)

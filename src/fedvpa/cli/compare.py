@@ -15,7 +15,10 @@ def compare(
     config: ConfigOption = None,
     stage: Annotated[str, typer.Option(help="selector, or policy: both stages.")] = "selector",
     methods: Annotated[str | None, typer.Option(help="Comma-separated; by default those of the stage.")] = None,
-    clients: Annotated[str, typer.Option(help="Numbers of clients, comma-separated.")] = "10,50,100",
+    clients: Annotated[
+        str | None,
+        typer.Option(help="Numbers of clients, comma-separated. By default 10,50,100; of own users, all of them."),
+    ] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Number of seeds.")] = 5,
     first_seed: Annotated[int, typer.Option(min=0, help="The first seed.")] = 0,
     holdout: Annotated[Path | None, typer.Option(help="Further labelled pairs that nobody saw.")] = None,
@@ -34,7 +37,7 @@ def compare(
     from fedvpa.runs.config import column_overrides, read_config
 
     try:
-        sizes = [int(size) for size in clients.split(",")]
+        sizes = None if clients is None else [int(size) for size in clients.split(",")]
     except ValueError:
         raise ConfigError(f"--clients {clients!r} is not a list of numbers.", fix="Write 10,50,100.") from None
     given = [*(overrides or []), *column_overrides(map_ or []), *(["data.strict=true"] if strict else [])]

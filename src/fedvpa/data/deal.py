@@ -13,7 +13,8 @@ from fedvpa.core.options import column_option
 from fedvpa.core.seeds import Label, entropy, numpy_generator
 from fedvpa.data.partition_config import PartitionConfig
 from fedvpa.data.schema import PairTable
-from fedvpa.data.splits import TEST, TRAIN, Ints
+from fedvpa.data.shortage import Holding, has_enough, part_counts
+from fedvpa.data.splits import TEST, Ints
 from fedvpa.data.topics import topics_of
 
 NOBODY = -1
@@ -167,7 +168,8 @@ def deal_users(table: PairTable, config: PartitionConfig, seed: int, held: Ints)
         table: The pairs; all need a user.
         config: ``clients``, ``unseen``, ``drop_small``, ``min_train`` and ``min_test`` are read.
         seed: Names the draw of the unseen users, and of the seen ones where there are more than needed.
-        held: The part of each pair; of a user that may be too small, the training and the test pairs count.
+        held: The part of each pair; of a user that may be too small, the training and the test pairs count. Unseen
+            users are drawn from those that have test pairs, as far as there are so many.
 
     Returns:
         Clients named after their users, sorted within the seen and within the unseen ones.
@@ -177,17 +179,12 @@ def deal_users(table: PairTable, config: PartitionConfig, seed: int, held: Ints)
     """
     names, codes = factorise([pair.user_id for pair in table.pairs])
     _check_users(codes)
-    train, test = (np.bincount(codes[held == part], minlength=len(names)) for part in (TRAIN, TEST))
-    enough = (train >= config.min_train) & (test >= config.min_test) | (not config.drop_small)
-    users = np.flatnonzero(enough)
+    counts = part_counts(codes, held, len(names))
+    Holding(table, codes, counts, config, seed).check_users()
+    users = np.flatnonzero(has_enough(counts, config) | (not config.drop_small))
     users = users[np.argsort(hashed(seed, "user", [names[user] for user in users]), kind="stable")]
-    if config.unseen + (config.clients or 1) > len(users):
-        raise DataError(
-            f"{len(users)} users are fewer than {config.clients or 1} seen and {config.unseen} unseen clients need"
-            + (f" ({len(names) - len(users)} users were too small)." if len(users) < len(names) else "."),
-            fix="Lower partition.clients or partition.unseen.",
-        )
-    unseen = _balanced(users, _user_groups(table, codes, len(names)), config.unseen)
+    tested = counts[:, TEST] > 0  # an unseen user is there to be scored
+    unseen = _balanced(users, tested, _user_groups(table, codes, len(names)), config.unseen)
     seen = users[~np.isin(users, unseen)][: config.clients]
     order = np.concatenate([np.sort(seen), np.sort(unseen)])
     position = np.full(len(names), NOBODY, dtype=np.int64)
@@ -281,10 +278,11 @@ def _user_groups(table: PairTable, users: Ints, count: int) -> Ints:
     return np.where(low == high, low, -1)
 
 
-def _balanced(users: Ints, groups: Ints, total: int) -> Ints:
-    """The first ``total`` users, as evenly over their groups as the groups' sizes allow."""
+def _balanced(users: Ints, tested: NDArray[np.bool_], groups: Ints, total: int) -> Ints:
+    """The first ``total`` users, tested ones before others, as evenly over groups as the groups' sizes allow."""
+    users = np.concatenate([users[tested[users]], users[~tested[users]]])
     rank = np.empty(len(users), dtype=np.int64)
     for group in np.unique(groups[users]):
         members = groups[users] == group
         rank[members] = np.arange(members.sum())
-    return users[np.argsort(rank, kind="stable")[:total]]
+    return users[np.lexsort((rank, ~tested[users]))[:total]]

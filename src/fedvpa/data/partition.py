@@ -23,11 +23,11 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from fedvpa.core.errors import DataError
 from fedvpa.core.seeds import entropy
 from fedvpa.data.deal import NOBODY, Deal, deal_dirichlet, deal_groups, deal_topics, deal_users, factorise
 from fedvpa.data.partition_config import Kind, PartitionConfig
 from fedvpa.data.schema import Pair, PairTable, Text
+from fedvpa.data.shortage import Holding, part_counts
 from fedvpa.data.splits import (
     TEST,
     TRAIN,
@@ -121,7 +121,7 @@ class Partition:
 
         Args:
             table: Their pairs.
-            check: Whether it is an error if nothing is left to train or to test on.
+            check: Whether it is an error if nothing is left to train, to test or, if asked for, to validate on.
 
         Raises:
             DataError: If so.
@@ -130,8 +130,8 @@ class Partition:
         pairs, parts = self._parts(table)
         found = HeldOut.of(pairs, parts, self.rule)
         if check:
-            found.check(parts)
-        return found
+            found.check(parts, validates=self.rule.validation_fraction > 0)
+        return replace(found, untested=sum(not len(client.test) for client in self.seen))
 
     def _parts(self, table: PairTable) -> tuple[list[Pair], Ints]:
         """The pairs that clients hold, and the part of each."""
@@ -175,8 +175,8 @@ def partition(table: PairTable, config: PartitionConfig, seed: int) -> Partition
     if config.pairs_per_client is not None:
         keys = _order_keys(seed, [deal.ids[client] for client in owner], [pair.prompt for pair in pairs])
         parts = cap_training(parts, owner, keys, config.pairs_per_client)
-    counts = np.bincount(owner * (UNUSED + 1) + parts, minlength=len(deal.ids) * (UNUSED + 1)).reshape(-1, UNUSED + 1)
-    _check_counts(deal, counts, config)
+    counts = part_counts(owner, parts, len(deal.ids))
+    Holding(table, deal.owner, counts, config, seed).check_clients(deal.ids)
     check_held_out(pairs, parts, rule)
     groups = _client_groups(owner, [pair.group for pair in pairs], len(deal.ids))
     rows = rows[np.lexsort((rows, parts, owner))]
@@ -188,23 +188,6 @@ def _order_keys(seed: int, client_ids: Sequence[str], prompts: Sequence[Text]) -
     """A random number for each pair, a function of seed, client and prompt: which pairs a cap keeps."""
     keys = (entropy(seed, "cap", one, prompt_name(text)) >> 64 for one, text in zip(client_ids, prompts, strict=True))
     return np.fromiter(keys, np.uint64, len(prompts))
-
-
-def _check_counts(deal: Deal, counts: Ints, config: PartitionConfig) -> None:
-    """Every client must have its least number of train and test pairs."""
-    short = (counts[:, TRAIN] < config.min_train) | (counts[:, TEST] < config.min_test)
-    if not short.any():
-        return
-    client = int(np.flatnonzero(short)[0])
-    train, test, total = counts[client, TRAIN], counts[client, TEST], counts[client].sum()
-    natural = config.kind == "natural"
-    raise DataError(
-        f"client {deal.ids[client]!r} holds too few pairs: {total} in all, {train} train and {test} test, and it "
-        f"needs at least {config.min_train} and {config.min_test} ({int(short.sum())} of {len(short)} clients fall "
-        f"short; what tests is held out over all clients, by {config.unit or 'prompt'}).",
-        fix="Lower partition.min_train or partition.min_test, "
-        + ("or leave such users out with partition.drop_small=true." if natural else "or lower partition.clients."),
-    )
 
 
 def _client_groups(owner: Ints, groups: Sequence[str | None], clients: int) -> list[str | None]:

@@ -176,6 +176,7 @@ class HeldOut:
         shared_units: How many of those also train; 0 unless the data's own split puts them on both sides.
         pairs: How many pairs the clients hold.
         test_pairs: How many of them test.
+        untested: How many clients that train hold no test pair: their accuracy is not measured.
     """
 
     unit: Unit
@@ -184,6 +185,7 @@ class HeldOut:
     shared_units: int
     pairs: int
     test_pairs: int
+    untested: int = 0
 
     @classmethod
     def of(cls, pairs: Sequence[Pair], parts: Ints, rule: SplitRule) -> Self:
@@ -196,6 +198,7 @@ class HeldOut:
     def __str__(self) -> str:
         kind = "pair" if self.unit == "pair" else "prompt"
         held = f"{self.test_units} of {self.units} {kind}s and {self.test_pairs} of {self.pairs} labelled pairs test"
+        held += f"; {self.untested} clients hold none of these and are not scored" if self.untested else ""
         if self.unit == "split":
             return f"held out by the data's own split: {held}; {self.shared_units} of these prompts also train"
         few = f"; so few {kind}s say little" if self.units < FEW_UNITS else ""
@@ -206,21 +209,27 @@ class HeldOut:
         """The keys of the file."""
         return asdict(self)
 
-    def check(self, parts: Ints) -> None:
+    def check(self, parts: Ints, *, validates: bool = False) -> None:
         """Something must be left to train on, and something to test on.
+
+        Args:
+            parts: Of the clients' pairs.
+            validates: Whether a share of the units is asked for to validate on: then there must be some, too.
 
         Raises:
             DataError: Naming the units that there are, and another unit where that helps.
         """
-        for part, use in ((TRAIN, "train"), (TEST, "test")):
+        wanted = ((TRAIN, "train"), (TEST, "test"), *([(VALIDATION, "validate")] if validates else []))
+        for part, use in wanted:
             if not (parts == part).any():
                 kind = "pair" if self.unit == "pair" else "prompt"
+                share = "validation" if part == VALIDATION else "test"
                 raise DataError(
                     f"held out by {self.unit}, the {self.pairs} pairs ({self.units} different {kind}s) leave none to "
                     f"{use} on.",
                     fix="Hold out by pair, for data whose users judge the same few prompts: partition.unit=pair."
                     if self.unit == "prompt"
-                    else "Give more pairs, or change partition.test_fraction.",
+                    else f"Give more pairs, or change partition.{share}_fraction.",
                 )
 
 

@@ -6,12 +6,14 @@ from collections.abc import Callable
 
 import numpy as np
 
+from fedvpa.data.deal import factorise
 from fedvpa.data.partition import Partition
 from fedvpa.data.partition_config import PartitionConfig
 from fedvpa.data.schema import PairTable
-from fedvpa.data.splits import TEST, TRAIN, hold_out
+from fedvpa.data.shortage import has_enough, part_counts
+from fedvpa.data.splits import hold_out
 
-SMALL = "too few pairs to train and to test on (partition.drop_small)"
+SMALL = "too few pairs, once what tests is held out (partition.drop_small)"
 MORE_USERS = "more users than partition.clients asks for"
 MORE_PAIRS = "more training pairs than partition.pairs_per_client allows"
 MORE_CONTEXT = "more pairs of an unseen client than partition.unseen_pairs allows"
@@ -70,13 +72,6 @@ def _of_users(table: PairTable, unused: list[int], partition: Partition, config:
 def _small_users(table: PairTable, partition: Partition, config: PartitionConfig) -> set[str]:
     """Users with too few pairs, as the deal counted them."""
     assert partition.rule is not None
-    held = hold_out(table.pairs, partition.rule)
-    counts: dict[str, dict[int, int]] = {}
-    for pair, part in zip(table.pairs, held.tolist(), strict=True):
-        own = counts.setdefault(pair.user_id or "", {})
-        own[part] = own.get(part, 0) + 1
-    return {
-        user
-        for user, own in counts.items()
-        if own.get(TRAIN, 0) < config.min_train or own.get(TEST, 0) < config.min_test
-    }
+    names, codes = factorise([pair.user_id for pair in table.pairs])
+    counts = part_counts(codes, hold_out(table.pairs, partition.rule), len(names))
+    return {name for name, enough in zip(names, has_enough(counts, config), strict=True) if not enough}

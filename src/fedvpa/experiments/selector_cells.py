@@ -14,6 +14,7 @@ from fedvpa.evaluation.accuracy import infer_clients, score_clients
 from fedvpa.evaluation.accuracy_tables import comparison
 from fedvpa.evaluation.scores import ClientScore, load_scores, save_scores
 from fedvpa.experiments.cells import Cell, settings_of
+from fedvpa.experiments.population import check_population
 from fedvpa.experiments.processes import run_all
 from fedvpa.experiments.results import SelectorComparison
 from fedvpa.runs.config import RunConfig
@@ -70,6 +71,7 @@ def _prepare_data(cells: Sequence[Cell]) -> None:
     settings = {(cell.config.partition.clients, cell.config.seed): cell for cell in cells}
     configs = {cell.config.method: cell.config.method_config for cell in cells}
     algorithms = [make(name, config) for name, config in configs.items()]
+    check_population([cell.config for cell in settings.values()])
     for place, cell in enumerate(settings.values()):
         prepared = prepare(cell.config)
         if not place:
