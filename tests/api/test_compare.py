@@ -61,6 +61,23 @@ def test_conflicting_pairs_are_reported_with_another_groups_z(compared: Comparis
     assert all(row.method == "fedvpa_gp" and 0 <= row.mean <= 1 for row in rows.values())
 
 
+@pytest.mark.end_to_end
+def test_who_knows_the_utilities_stands_beside_the_methods(compared: ComparisonResult) -> None:
+    written = json.loads((compared.out / "comparison.json").read_text())
+    assert [row["method"] for row in written["summary"]] == ["global", "fedvpa_gp", "bayes"]
+    assert [(row["method"], row["base"]) for row in written["bayes_rows"]] == [
+        ("global", "global"),
+        ("fedvpa_gp", "global"),
+        ("bayes", "global"),
+    ]
+    best = written["bayes_rows"][-1]
+    assert best["way"]["mean"] == best["noiseless"]["mean"] == 1
+    assert 0.7 < best["expected"] < 0.9
+    assert {row["seconds"] for row in written["rows"] if row["method"] == "bayes"} == {None}
+    assert not [row for row in written["differences"] if "bayes" in (row["first"], row["second"])]
+    assert "Bayes" in (compared.out / "comparison.txt").read_text()
+
+
 SMALLEST: dict[str, Any] = {"clients": [3], "seeds": 1, "jobs": 1}
 
 
@@ -137,7 +154,7 @@ def test_ctrl_c_here_keeps_what_is_finished(tiny: RunConfig, tmp_path: Path, mon
     assert stopped.value.exit_code == 130
     assert [path.name.split("-")[0] for path in tmp_path.glob("cells/*[0-9a-f].json")] == ["global"]
     monkeypatch.setattr(selector_cells, "run_selector_cell", run)
-    assert {row.method for row in compare(tiny, **call).selectors.accuracy.rows} == {"global", "fedvpa_gp"}
+    assert {row.method for row in compare(tiny, **call).selectors.accuracy.rows} == {"global", "fedvpa_gp", "bayes"}
 
 
 @pytest.mark.end_to_end

@@ -9,6 +9,7 @@ from typing import Any
 
 from fedvpa.core.short_repr import short_repr
 from fedvpa.evaluation.accuracy_results import AccuracyComparison
+from fedvpa.evaluation.bayes_rows import BayesRow
 from fedvpa.evaluation.policy_results import PolicyComparison
 from fedvpa.evaluation.samples import SideBySide
 from fedvpa.evaluation.switching import SwitchingCurve
@@ -24,17 +25,24 @@ class SelectorComparison:
         conflicting: Accuracy on the test pairs that the bundled world's groups order in different ways.
         data: What was read, and what of it was left out, cut or changed, as JSON: in the first run, and in the
             hold-out, whose key is there only where there is one. None of runs that did not keep it.
+        bayes: Methods beside whoever knows each user's true utility; on the bundled world only.
     """
 
     accuracy: AccuracyComparison
     conflicting: tuple[ConflictRow, ...]
     data: Mapping[str, Any] = field(default_factory=dict)
+    bayes: tuple[BayesRow, ...] = ()
 
     __repr__ = short_repr
 
     def to_dict(self) -> dict[str, Any]:
         """The keys of ``comparison.json`` that are about selectors."""
-        return self.accuracy.to_dict() | {"conflicting": [row.to_dict() for row in self.conflicting], **self.data}
+        rows = {"bayes_rows": [row.to_dict() for row in self.bayes]} if self.bayes else {}
+        return self.accuracy.to_dict() | {
+            "conflicting": [row.to_dict() for row in self.conflicting],
+            **rows,
+            **self.data,
+        }
 
 
 @dataclass(frozen=True, repr=False)

@@ -13,6 +13,8 @@ from fedvpa.data.report import say_report
 from fedvpa.evaluation.accuracy import infer_clients, score_clients
 from fedvpa.evaluation.accuracy_tables import comparison
 from fedvpa.evaluation.scores import ClientScore, load_scores, save_scores
+from fedvpa.evaluation.summaries import BAYES
+from fedvpa.experiments.bayes_cells import bayes_cells, gather_bayes, run_bayes
 from fedvpa.experiments.cells import Cell, settings_of
 from fedvpa.experiments.population import check_population
 from fedvpa.experiments.processes import run_all
@@ -62,7 +64,8 @@ def run_selectors(cells: Sequence[Cell], jobs: int | None) -> SelectorComparison
     """
     missing = [cell for cell in cells if not cell.is_done]
     _prepare_data(missing)
-    run_all(run_selector_cell, missing, jobs, label=lambda cell: cell.label)
+    known = [cell for cell in bayes_cells(cells) if not cell.is_done]
+    run_all(run_selector_cell, [*missing, *known], jobs, label=lambda cell: cell.label)
     return gather_selectors(cells)
 
 
@@ -98,7 +101,13 @@ def conflict_scores_path(cell: Cell) -> Path:
 
 
 def run_selector_cell(cell: Cell) -> None:
-    """Train, score, and keep the scores of one run."""
+    """Train, score, and keep the scores of one run; of ``bayes``, which trains nothing, score what is known."""
+    if cell.method == BAYES:
+        found = run_bayes(cell)
+        save_scores(scores_path(cell), found.scores)
+        expected = {"expected": found.expected, "unseen_expected": found.unseen_expected}
+        cell.finish(0.0, n_clients=found.n_clients, **expected)
+        return
     config = cell.config.model_copy(update={"engine": cell.config.engine.model_copy(update={"workers": 1})})
     prepared = prepare(config)
     done = fit(config, prepared)
@@ -128,7 +137,7 @@ def run_selector_cell(cell: Cell) -> None:
 
 def gather_selectors(cells: Sequence[Cell]) -> SelectorComparison:
     """What the finished cells say; their scores are left in ``scores.jsonl``."""
-    same_users = cells[0].config.same_users
+    same_users, known = cells[0].config.same_users, bayes_cells(cells)
     scores: list[ClientScore] = []
     disagreed: list[ClientScore] = []
     seconds = {}
@@ -137,12 +146,15 @@ def gather_selectors(cells: Sequence[Cell]) -> SelectorComparison:
         scores += found
         disagreed += load_scores(conflict_scores_path(cell))
         seconds[(cell.method, found[0].n_clients, cell.config.seed)] = cell.seconds
+    known = [cell for cell in known if cell.is_done]  # comparisons of earlier releases have none
+    scores += [score for cell in known for score in load_scores(scores_path(cell))]
     save_scores(cells[0].out / "scores.jsonl", scores)
     data = {name: value for name, value in cells[0].notes.items() if name in ("data", "holdout_data")}
     return SelectorComparison(
         comparison(scores, seconds, same_users=same_users),
         conflict_rows(disagreed, same_users=same_users),
         {"data": None, **data},
+        gather_bayes(known, scores, same_users=same_users),
     )
 
 

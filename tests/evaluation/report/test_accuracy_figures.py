@@ -51,6 +51,16 @@ def test_the_accuracy_figure_draws_the_oracle_and_the_bayes_line(compared):
     assert lines["oracle's mean"].get_segments()[0][0, 1] == pytest.approx(oracle["mean"])
 
 
+def test_the_row_bayes_is_a_line_and_no_method(compared):
+    (oracle,) = [row for row in compared["summary"] if row["n_clients"] == 5 and row["method"] == "oracle"]
+    known = compared | {"summary": [*compared["summary"], oracle | {"method": "bayes", "mean": 0.93, "groups": {}}]}
+    axes = accuracy_figure(known, 5).axes[0]
+    assert "bayes" not in drawn(axes)
+    lines = {c.get_label(): c for c in axes.collections}
+    assert [s[0, 1] for s in lines["Bayes accuracy"].get_segments()] == [0.93]
+    assert "bayes" not in drawn(gap_figure(known).axes[0])
+
+
 def test_the_gap_figure_leaves_out_what_is_0_and_1_by_definition(compared):
     shown = drawn(gap_figure(compared).axes[0])
     assert set(shown) == {"local", "fedvpl", "fedvpa_gp"}

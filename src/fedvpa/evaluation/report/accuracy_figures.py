@@ -32,12 +32,14 @@ def accuracy_figure(compared: Mapping[str, Any], n_clients: int, bayes: Mapping[
     Args:
         compared: What :func:`fedvpa.evaluation.accuracy_tables.comparison` returned, as JSON.
         n_clients: Which number of clients to show.
-        bayes: The best accuracy that any method could reach, by group; ``ALL_CLIENTS`` for all of them.
+        bayes: The best accuracy that any method could reach, by group; ``ALL_CLIENTS`` for all of them. By default
+            what the row ``bayes`` has reached on these pairs, where there is one.
 
     Raises:
         DataError: If nothing was scored at that number of clients.
     """
-    rows = [row for row in compared["summary"] if row["n_clients"] == n_clients and row["mean"] is not None]
+    known = [row for row in compared["summary"] if row["n_clients"] == n_clients and row["mean"] is not None]
+    rows = [row for row in known if row["method"] != BAYES]
     if not rows:
         raise DataError(f"there is no accuracy at N = {n_clients} to draw.")
     groups = sorted({name for row in rows for name in row["groups"]})
@@ -47,10 +49,9 @@ def accuracy_figure(compared: Mapping[str, Any], n_clients: int, bayes: Mapping[
     methods = [row["method"] for row in rows]
     styles = series_styles(methods)
     for row, shift in zip(rows, dodge(len(rows)), strict=True):
-        found = [(ALL_CLIENTS, row), *row["groups"].items()]
-        points = [(places.index(name) + shift, value["mean"], value["ci95"]) for name, value in found]
+        points = [(places.index(name) + shift, value["mean"], value["ci95"]) for name, value in _places(row)]
         series(axes, points, row["method"], styles[row["method"]])
-    _yardstick_lines(axes, places, rows, bayes or {})
+    _yardstick_lines(axes, places, known, bayes or {})
     level_line(axes, CHANCE, "chance", linestyle=(0, (6, 2, 1, 2)))
     axes.set_xticks(range(len(places)), places)
     axes.tick_params(axis="x", length=0)
@@ -152,15 +153,17 @@ def few_shot_figure(curve: Sequence[FewShotPoint], lines: Mapping[str, float] | 
     return figure
 
 
+def _places(row: Row) -> list[tuple[str, Row]]:
+    return [(ALL_CLIENTS, row), *row["groups"].items()]
+
+
 def _yardstick_lines(axes: Axes, places: Sequence[str], rows: Sequence[Row], bayes: Mapping[str, float]) -> None:
     """The oracle's mean and the Bayes accuracy as short lines across each place."""
-    oracle = next((row for row in rows if row["method"] == ORACLE), None)
-    levels = (
-        {}
-        if oracle is None
-        else {ALL_CLIENTS: oracle["mean"]} | {name: value["mean"] for name, value in oracle["groups"].items()}
+    oracle, best = (
+        {place: value["mean"] for row in rows if row["method"] == name for place, value in _places(row)}
+        for name in (ORACLE, BAYES)
     )
-    for name, found, dashes in (("oracle's mean", levels, (4, 3)), ("Bayes accuracy", bayes, (1, 1.5))):
+    for name, found, dashes in (("oracle's mean", oracle, (4, 3)), ("Bayes accuracy", bayes or best, (1, 1.5))):
         known = [(places.index(place), level) for place, level in found.items() if place in places]
         if known:
             x, y = (np.array(values, dtype=np.float64) for values in zip(*known, strict=True))

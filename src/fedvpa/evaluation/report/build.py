@@ -104,7 +104,7 @@ def accuracy_figures(compared: Mapping[str, Any]) -> Figures:
         figures[f"accuracy_{size}_clients"] = (partial(accuracy_figure, compared, size, compared.get("bayes")), caption)
     methods = {row["method"] for row in compared["summary"]}
     known = [row for row in compared["summary"] if row["gap_closed"] is not None]
-    if {"global", "oracle"} < methods and any(row["method"] not in ("global", "oracle") for row in known):
+    if {"global", "oracle"} < methods and any(row["method"] not in ("global", "oracle", "bayes") for row in known):
         figures["gap_closed"] = (partial(gap_figure, compared), "0 is one global model, 1 is one model per true group.")
     return figures
 

@@ -14,12 +14,18 @@ from rich.table import Table
 
 from fedvpa.evaluation.judge_bias import bias_warnings, judge_lines
 from fedvpa.evaluation.report.drawing import Row
-from fedvpa.evaluation.summaries import GLOBAL, ORACLE, Condition
+from fedvpa.evaluation.summaries import BAYES, GLOBAL, ORACLE, Condition
 
 MISSING = "–"
 
 WORSE = " ↓"
 """Marks the preference under which a method wins less often than under the others."""
+
+BAYES_KEY = (
+    " Way to Bayes: from the better of global and local (0) to who knows each user's true utility (1). Noiseless: "
+    "pairs ordered as that utility does, whatever the label says; those of equal utility are left out."
+)
+"""What the columns mean that only the bundled world has."""
 
 WORDS = ("method", "preference", "users")
 """The columns that hold words."""
@@ -47,14 +53,18 @@ def summary_text(compared: Mapping[str, Any]) -> TableText:
     summary: Sequence[Row] = compared["summary"]
     groups = sorted({name for row in summary for name in row["groups"]})
     seconds = _mean_seconds(compared["rows"])
+    known = {_condition(row): row for row in compared.get("bayes_rows", ())}
     columns: list[tuple[str, Callable[[Row], str]]] = [
         ("N", lambda row: str(row["n_clients"])),
         ("method", lambda row: str(row["method"])),
         ("accuracy", lambda row: worded(row["mean"], row["ci95"], row.get("method_ci95"))),
         ("gap closed", _gap_cell("")),
+        ("way to Bayes", lambda row: _way_cell(row, known.get(_condition(row)), "")),
+        ("noiseless", lambda row: _noiseless_cell(known.get(_condition(row)))),
         *((name, _group_cell(name)) for name in groups),
         ("worst tenth", lambda row: worded(row["worst_decile"]["mean"] if row["worst_decile"] else None)),
         ("unseen users", lambda row: _prefixed(row, "unseen_")),
+        ("unseen way", lambda row: _way_cell(row, known.get(_condition(row)), "unseen_")),
         ("hold-out", lambda row: _prefixed(row, "holdout_")),
         ("hold-out gap", _gap_cell("holdout_")),
         ("seconds", lambda row: worded(seconds.get(_condition(row)), digits=1)),
@@ -64,7 +74,8 @@ def summary_text(compared: Mapping[str, Any]) -> TableText:
 
 def table(compared: Mapping[str, Any]) -> Table:
     """The summary as a rich table, intervals below their numbers so that it fits 120 columns."""
-    return _rich(summary_text(compared), f"Mean over clients. {interval_key(compared['summary'], 'models')}")
+    bayes = BAYES_KEY if compared.get("bayes_rows") else ""
+    return _rich(summary_text(compared), f"Mean over clients. {interval_key(compared['summary'], 'models')}{bayes}")
 
 
 def interval_key(summary: Sequence[Row], trained: str) -> str:
@@ -207,6 +218,20 @@ def _gap_cell(prefix: str) -> Callable[[Row], str]:
         return worded(row[name], row[f"{name}_ci95"], row.get(f"{name}_method_ci95"), digits=2)
 
     return cell
+
+
+def _way_cell(row: Row, known: Row | None, prefix: str) -> str:
+    """The yardsticks at both ends are 0 and 1 by definition."""
+    way = None if known is None else known[f"{prefix}way"]
+    if known is None or way is None:
+        return MISSING
+    if row["method"] in (known[f"{prefix}base"], BAYES):
+        return worded(way["mean"], digits=2)
+    return worded(way["mean"], way["ci95"], way["method_ci95"], digits=2)
+
+
+def _noiseless_cell(known: Row | None) -> str:
+    return MISSING if known is None or known["noiseless"] is None else worded(known["noiseless"]["mean"])
 
 
 def _group_cell(name: str) -> Callable[[Row], str]:

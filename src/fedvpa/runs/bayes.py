@@ -1,0 +1,109 @@
+"""The Bayes yardstick of the bundled world: whoever knows each user's true utility, on the same test pairs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+
+from fedvpa.core.errors import DataError
+from fedvpa.data.partition import ClientRows
+from fedvpa.data.schema import PairTable
+from fedvpa.evaluation.scores import ClientScore, results_by_item
+from fedvpa.evaluation.summaries import BAYES
+from fedvpa.runs.config import RunConfig
+from fedvpa.runs.prepare import Prepared
+from fedvpa.runs.scores import item_names
+from fedvpa.world.judge import judge
+from fedvpa.world.users import find_population, make_users
+from fedvpa.world.utility import preference
+
+
+@dataclass(frozen=True, slots=True)
+class Bayes:
+    """What whoever knows the utilities gets right.
+
+    Attributes:
+        n_clients: How many clients are seen.
+        scores: On the test pairs of every client, as they are labelled; two texts of equal utility are a tie.
+        expected: The mean over seen clients of what it would get right on average over draws of these pairs' labels:
+            the mean of max(p, 1 − p). None without a test pair.
+        unseen_expected: The same of unseen clients.
+    """
+
+    n_clients: int
+    scores: tuple[ClientScore, ...]
+    expected: float | None
+    unseen_expected: float | None
+
+
+def bayes(config: RunConfig, prepared: Prepared) -> Bayes:
+    """Score the users' own utilities on the clients of a run on the bundled world.
+
+    Args:
+        config: The run.
+        prepared: Its clients.
+
+    Raises:
+        DataError: If the data are not the bundled world's.
+    """
+    margins = true_margins(config, prepared.table)
+    names, partition = item_names(prepared), prepared.federation.partition
+    scores = [
+        _score(config, client, len(partition.seen), margins[client.test], [names[row] for row in client.test])
+        for client in partition.clients
+        if len(client.test)
+    ]
+    return Bayes(
+        len(partition.seen),
+        tuple(scores),
+        _expected(config, partition.seen, margins),
+        _expected(config, partition.unseen, margins),
+    )
+
+
+def true_margins(config: RunConfig, table: PairTable) -> Float[np.ndarray, " pairs"]:
+    """Utility of the chosen response less that of the rejected one, to the user who labelled the pair; one per pair.
+
+    Raises:
+        DataError: If the data are not the bundled world's.
+    """
+    data = config.resolved_data()
+    if data.source != "world":
+        raise DataError(f"Nobody knows the utilities of users in data of the source {data.source!r}.")
+    users = make_users(find_population(data.population), data.users, data.seed, data.user_shares or None)
+    utilities = {user.user_id: user.utility for user in users}
+    margins = np.empty(len(table))
+    for row, pair in enumerate(table.pairs):
+        own = utilities[str(pair.user_id)]
+        chosen, rejected = (judge(str(pair.prompt), str(text), own).utility for text in (pair.chosen, pair.rejected))
+        margins[row] = round(chosen - rejected, 9)  # sums of the same numbers in another order are a tie
+    return margins
+
+
+def _score(
+    config: RunConfig, client: ClientRows, n_clients: int, margins: Float[np.ndarray, " test"], names: Sequence[str]
+) -> ClientScore:
+    right = [0.5 if margin == 0 else float(margin > 0) for margin in margins]
+    results, items = results_by_item(right, names)
+    return ClientScore(
+        BAYES,
+        n_clients,
+        config.seed,
+        client.client_id,
+        client.group,
+        client.seen,
+        correct=sum(right),
+        total=len(right),
+        results=results,
+        items=items,
+    )
+
+
+def _expected(config: RunConfig, clients: Sequence[ClientRows], margins: Float[np.ndarray, " pairs"]) -> float | None:
+    data = config.data
+    tested = [margins[client.test] for client in clients if len(client.test)]
+    own = [float(preference(np.abs(gaps), data.temperature, data.flip).mean()) for gaps in tested]
+    return float(np.mean(own)) if own else None
