@@ -156,6 +156,24 @@ class BiscuitConfig(Config):
     lora: BiscuitLoraConfig = BiscuitLoraConfig()
 
 
+class LoreConfig(Config):
+    """The basis of LoRe (arXiv 2504.14439), and its switch to MRM (arXiv 2601.18731).
+
+    Attributes:
+        basis: B, how many basis rewards there are. LoRe has 5 to 50 for the users of PRISM: the default is the least of
+            them, because a client holds some tens of pairs. Bounded by ``selector.latent``.
+        meta: MRM: all users start from weights that are learned, and take ``meta_steps`` from there; otherwise each
+            user's weights are fitted to convergence.
+        meta_steps: Gradient steps of a user on the logits of the weights. Chosen by us: few, as in meta-learning.
+        meta_lr: Their size. Chosen by us: weights that are clearly better are reached in five steps.
+    """
+
+    basis: Size = 5
+    meta: bool = False
+    meta_steps: Steps = 5
+    meta_lr: LearningRate = 1.0
+
+
 class MethodConfig(Config):
     """Everything that a method is configured by."""
 
@@ -163,5 +181,6 @@ class MethodConfig(Config):
     local: LocalConfig = LocalConfig()
     variational: VariationalConfig = VariationalConfig()
     biscuit: BiscuitConfig = BiscuitConfig()
+    lore: LoreConfig = LoreConfig()
     firm: FirmConfig = FirmConfig()
     server: ServerConfig = ServerConfig()

@@ -46,7 +46,7 @@ from torch import Tensor
 
 from fedvpa.algorithms.base import Broadcast, ClientUpdate, CohortUpdate, FeatureSetting, Plain
 from fedvpa.algorithms.client.draws import Draws, draw
-from fedvpa.algorithms.client.local_training import train_locally
+from fedvpa.algorithms.client.local_training import StepMeans, train_locally
 from fedvpa.algorithms.config import MethodConfig
 from fedvpa.algorithms.server.aggregation import (
     Averaged,
@@ -165,12 +165,12 @@ class FedBiscuit(Plain):
     def client_update(self, received: Tree, held: Pairs, private: Tree, draws: Draws) -> tuple[ClientUpdate, Tree]:
         """E local steps of the selector that the client was told to train, on the same targets as every method."""
         before, label = below("params", received), received["label"]
-        trace: dict[str, Tensor] = {}
+        means = StepMeans(self.config.local.steps)
 
         def loss(weights: Tree, step: int) -> Tensor:
             target = held.take(draws.target[..., step, :], draws.target_present[..., step, :])
             value = mean_losses_of(below("head", weights), target, label.unsqueeze(-2)).squeeze(-1)
-            trace["reconstruction"] = value.detach()
+            means.add(reconstruction=value)
             return value
 
         after = train_locally(before, loss, self.config.local, frozen=lambda name: name != SELECTORS)
@@ -181,8 +181,7 @@ class FedBiscuit(Plain):
         changed = after[SELECTORS].where(label.unsqueeze(-1) > 0, before[SELECTORS])
         present = (held.count > 0).to(held.weight.dtype)
         sums = weighted_delta({SELECTORS: before[SELECTORS]}, {SELECTORS: changed}, present)
-        sums |= {f"loss.{name}": present * value for name, value in trace.items()}
-        return ClientUpdate(sums, {"losses": report, "label": label}), {}
+        return ClientUpdate(sums | means.losses(present), {"losses": report, "label": label}), {}
 
     def server_update(self, state: BiscuitState, update: CohortUpdate) -> tuple[BiscuitState, dict[str, float]]:
         """Damped average of each selector; remember the reports; group when it is due, also if nobody reported."""

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fedvpa.algorithms.base import Broadcast, ClientUpdate, CohortUpdate, FeatureSetting, Plain
 from fedvpa.algorithms.client.draws import Draws, draw
-from fedvpa.algorithms.client.local_training import train_locally
+from fedvpa.algorithms.client.local_training import StepMeans, train_locally
 from fedvpa.algorithms.config import MethodConfig
 from fedvpa.algorithms.server.aggregation import (
     Averaged,
@@ -87,7 +87,7 @@ class FixedLatent(Plain):
         """E local steps on the same targets as every method."""
         before = below("params", received)
         head_functions = HEADS[self.config.selector.head]
-        trace: dict[str, Tensor] = {}
+        means = StepMeans(self.config.local.steps)
 
         def loss(weights: Tree, step: int) -> Tensor:
             target = held.take(draws.target[..., step, :], draws.target_present[..., step, :])
@@ -95,13 +95,12 @@ class FixedLatent(Plain):
             if self.reads_groups:
                 latent = private["group"].unsqueeze(-2) @ latent
             margins = head_functions.margins(below("head", weights), target, latent, draws.base_keep[..., step, :])
-            likelihood = weighted_mean(choice_log_likelihood(margins), target.weight.unsqueeze(-2)).squeeze(-1)
-            trace["reconstruction"] = -likelihood.detach()
-            return -likelihood
+            value = -weighted_mean(choice_log_likelihood(margins), target.weight.unsqueeze(-2)).squeeze(-1)
+            means.add(reconstruction=value)
+            return value
 
         after = train_locally(before, loss, self.config.local, frozen=lambda name: name == "prototypes")
-        losses = {f"loss.{name}": held.count * value for name, value in trace.items()}
-        return ClientUpdate(weighted_delta(before, after, held.count) | losses), {}
+        return ClientUpdate(weighted_delta(before, after, held.count) | means.losses(held.count)), {}
 
     def server_update(self, state: Averaged, update: CohortUpdate) -> tuple[Averaged, dict[str, float]]:
         """Average the weights."""

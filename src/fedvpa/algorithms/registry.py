@@ -24,6 +24,7 @@ METHODS: Registry[Callable[[MethodConfig], SelectorAlgorithm[Any]]] = Registry(
         "finetune": "fedvpa.algorithms.finetune:FineTune",
         "global": "fedvpa.algorithms.global_model:global_model",
         "local": "fedvpa.algorithms.local_only:LocalOnly",
+        "lore": "fedvpa.algorithms.lore:Lore",
         "oracle": "fedvpa.algorithms.oracle:oracle",
     },
     shape="a callable that makes a SelectorAlgorithm of a MethodConfig",

@@ -10,7 +10,7 @@ from typing import Any, Self
 import yaml
 from pydantic import field_validator, model_validator
 
-from fedvpa.algorithms.config import BiscuitConfig, LocalConfig, MethodConfig, ServerConfig, VariationalConfig
+from fedvpa.algorithms.config import BiscuitConfig, LocalConfig, LoreConfig, MethodConfig, ServerConfig, VariationalConfig
 from fedvpa.algorithms.firm_config import FirmConfig
 from fedvpa.algorithms.registry import METHODS, POLICY_METHODS
 from fedvpa.core.config import Config, flat
@@ -42,6 +42,7 @@ class RunConfig(Config):
         local: Local training.
         variational: The terms of FedVPA-GP.
         biscuit: The selectors and groups of FedBiscuit.
+        lore: The basis rewards of LoRe.
         firm: FIRM and its yardsticks, which train a policy under several objectives.
         server: Rounds and aggregation.
         engine: Who runs the clients.
@@ -57,6 +58,7 @@ class RunConfig(Config):
     local: LocalConfig = LocalConfig()
     variational: VariationalConfig = VariationalConfig()
     biscuit: BiscuitConfig = BiscuitConfig()
+    lore: LoreConfig = LoreConfig()
     firm: FirmConfig = FirmConfig()
     server: ServerConfig = ServerConfig()
     engine: EngineConfig = EngineConfig()
@@ -113,6 +115,7 @@ class RunConfig(Config):
             local=self.local,
             variational=self.variational,
             biscuit=self.biscuit,
+            lore=self.lore,
             firm=self.firm,
             server=self.server,
         )

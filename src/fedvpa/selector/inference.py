@@ -16,6 +16,7 @@ from fedvpa.selector.encoder import encode
 from fedvpa.selector.pairs import Pairs
 from fedvpa.selector.posterior import Posterior, single
 from fedvpa.selector.refinement import at_prototypes, evidence, laplace
+from fedvpa.selector.simplex import adapt_weights, fit_weights
 from fedvpa.selector.vote import majority_margins
 
 if TYPE_CHECKING:
@@ -70,6 +71,18 @@ def _ridge(selector: Selector, context: Pairs) -> Posterior:
     return laplace(selector.head, below("head", selector.params), context, prior, selector.gain)
 
 
+def _simplex(selector: Selector, context: Pairs) -> Posterior:
+    margins = selector.head.margins(below("head", selector.params), context, selector.prototypes, None)
+    steps, rate = selector.inference.steps, selector.inference.rate
+    if steps is None:
+        weights = fit_weights(margins, context.weight)
+    else:
+        start = selector.log_prior.expand(margins.shape[:-1])
+        weights = torch.softmax(adapt_weights(start, margins, context.weight, steps, rate), -1)
+    z = weights @ selector.prototypes
+    return single(z, selector.prior.log_vars[0].expand_as(z))
+
+
 AMORTISED = Inference(_amortised)
 LAPLACE = Inference(_laplace, newton=True)
 NONE = Inference(
@@ -77,6 +90,7 @@ NONE = Inference(
 )
 RESPONSIBILITIES = Inference(_responsibilities)
 RIDGE = Inference(_ridge, latent=False, newton=True)
+SIMPLEX = Inference(_simplex)
 VOTE = Inference(
     lambda selector, context: selector.each_prototype(context.weight.shape[:-1]),
     margins=lambda each, weights: majority_margins(each),
@@ -92,6 +106,7 @@ INFERENCES: Registry[Inference] = Registry(
         "none": f"{__name__}:NONE",
         "responsibilities": f"{__name__}:RESPONSIBILITIES",
         "ridge": f"{__name__}:RIDGE",
+        "simplex": f"{__name__}:SIMPLEX",
         "vote": f"{__name__}:VOTE",
     },
     fits=lambda entry: isinstance(entry, Inference),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from fedvpa.algorithms.config import LocalConfig
@@ -33,6 +34,31 @@ def optimizers(params: Tree, local: LocalConfig) -> list[torch.optim.Optimizer]:
 
 def _adamw(leaves: list[Tensor], lr: float, weight_decay: float) -> torch.optim.Optimizer:
     return torch.optim.AdamW(leaves, lr=lr, betas=ADAM_BETAS, weight_decay=weight_decay, fused=True)
+
+
+class StepMeans:
+    """The mean of each loss over the local steps of a round, gathered while they run.
+
+    Args:
+        steps: How many local steps there are.
+    """
+
+    def __init__(self, steps: int) -> None:
+        self._steps, self._sums = steps, Tree()
+
+    def add(self, **losses: Tensor) -> None:
+        """The losses of one step by name, each of shape [*clients]."""
+        for name, value in losses.items():
+            before = self._sums.get(name)
+            self._sums[name] = value.detach() if before is None else before + value.detach()
+
+    def losses(self, count: Float[Tensor, "*clients"]) -> Tree:
+        """``loss.*``: count · the mean over the steps, which adds up over clients.
+
+        Args:
+            count: How many pairs each client counts for.
+        """
+        return {f"loss.{name}": count * total / self._steps for name, total in self._sums.items()}
 
 
 def train_locally(
