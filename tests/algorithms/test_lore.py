@@ -63,7 +63,9 @@ def test_one_hot_weights_on_as_many_basis_rewards_as_groups_are_the_oracle(group
     setting = config(lore={"basis": 3})
     ours, oracle = make("lore", setting), make("oracle", setting)
     state = oracle.init(FeatureSetting(DIMENSION, GROUPS), 0)
-    assert all(torch.equal(ours.init(FeatureSetting(DIMENSION), 0).params[name], state.params[name]) for name in state.params)
+    assert all(
+        torch.equal(ours.init(FeatureSetting(DIMENSION), 0).params[name], state.params[name]) for name in state.params
+    )
     held = agreeing(below("head", state.params), state.params["prototypes"], group)
     sent = ours.broadcast(state, ["x"])
     draws = ours.draw(0, sent, "x", 11)
@@ -117,7 +119,9 @@ def test_the_start_moves_by_the_slope_of_the_targets_at_the_users_weights():
     value = -torch.nn.functional.logsigmoid(torch.softmax(reached, -1) @ each[1]).mean()
     (slope,) = torch.autograd.grad(value, reached)
     # AdamW's first step is its learning rate in the direction of the sign; the start is 0, so nothing decays.
-    torch.testing.assert_close(update.sums["delta.initial"] / update.sums["weight"], -0.1 * slope.sign(), rtol=1e-3, atol=0)
+    torch.testing.assert_close(
+        update.sums["delta.initial"] / update.sums["weight"], -0.1 * slope.sign(), rtol=1e-3, atol=0
+    )
     torch.testing.assert_close(update.sums["loss.reconstruction"] / 11, value.detach())
 
 
@@ -146,7 +150,7 @@ def test_a_saved_selector_gives_a_new_user_the_mixture_that_fits(meta: bool, tmp
 
 @pytest.mark.unit
 def test_heads_that_no_z_mixes_and_a_basis_beyond_the_latent_are_refused():
-    with pytest.raises(ConfigError, match="selector.head=residual"):
+    with pytest.raises(ConfigError, match=r"selector\.head=residual"):
         Lore(config(selector={"head": "residual"}))
-    with pytest.raises(ConfigError, match="lore.basis=6 basis rewards"):
+    with pytest.raises(ConfigError, match=r"lore\.basis=6 basis rewards"):
         Lore(config(lore={"basis": 6}))

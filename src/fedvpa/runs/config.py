@@ -10,7 +10,14 @@ from typing import Any, Self
 import yaml
 from pydantic import field_validator, model_validator
 
-from fedvpa.algorithms.config import BiscuitConfig, LocalConfig, LoreConfig, MethodConfig, ServerConfig, VariationalConfig
+from fedvpa.algorithms.config import (
+    BiscuitConfig,
+    LocalConfig,
+    LoreConfig,
+    MethodConfig,
+    ServerConfig,
+    VariationalConfig,
+)
 from fedvpa.algorithms.firm_config import FirmConfig
 from fedvpa.algorithms.registry import METHODS, POLICY_METHODS
 from fedvpa.core.config import Config, flat

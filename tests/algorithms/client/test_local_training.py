@@ -54,7 +54,9 @@ def test_a_clients_losses_are_means_over_its_local_steps(method: str):
     for name, leaf in losses(many, draws).items():
         steps = torch.stack([step[name] for step in each])
         torch.testing.assert_close(leaf, steps.mean(), rtol=1e-5, atol=1e-6)
-    assert len({round(float(step["loss.reconstruction"]), 4) for step in each}) == (1 if method in ("global", "finetune") else 3)
+    assert len({round(float(step["loss.reconstruction"]), 4) for step in each}) == (
+        1 if method in ("global", "finetune") else 3
+    )
 
 
 @pytest.mark.unit
