@@ -44,6 +44,7 @@ class HereGrid(Grid):
         nodes: By number.
         faults: Node → ``silent``, ``error``, ``nan`` or ``narrow``.
         gone: The nodes that are offline.
+        contexts: Node → what Flower keeps for it as long as a run lasts.
         leave_after: After so many messages the next one to node 1 finds it online, and is never answered: it dies.
     """
 
@@ -52,6 +53,7 @@ class HereGrid(Grid):
     ) -> None:
         self.faults, self.gone, self.sent, self.replies = faults or {}, set(gone), 0, {}
         self.leave_after: int | None = None
+        self.contexts: dict[int, Context] = {}
         self.nodes = {
             number: Node(
                 make(method, SETTING),
@@ -82,7 +84,9 @@ class HereGrid(Grid):
         if fault == "error":
             self.replies[name] = Message(Error(2, "out of memory"), reply_to=message)
             return name
-        reply = client_app(lambda _: self.nodes[node], nullcontext)(message, context(node))
+        reply = client_app(lambda _: self.nodes[node], nullcontext)(
+            message, self.contexts.setdefault(node, context(node))
+        )
         if fault == "nan" and "sums" in reply.content:
             sums = dict(reply.content["sums"].to_torch_state_dict())
             broken = {name: leaf * torch.nan if leaf.is_floating_point() else leaf for name, leaf in sums.items()}

@@ -18,7 +18,7 @@ class TextGrid(HereGrid):
 
     def __init__(self, nodes: Mapping[int, Node]) -> None:
         self.faults, self.gone, self.sent, self.replies, self.leave_after = {}, set(), 0, {}, None
-        self.nodes = dict(nodes)
+        self.nodes, self.contexts = dict(nodes), {}
         self.parts: list[list[list[str]]] = []
 
     def _push(self, message):

@@ -17,6 +17,7 @@ from fedvpa.engines.config import EngineConfig
 from fedvpa.engines.sampling import draw_cohort, identities
 from fedvpa.engines.training import rounds, start
 from fedvpa.features.standardise import Standardiser
+from fedvpa.selector.scaling import Scaling
 from tests_shared import replay
 
 pytest.importorskip("flwr", reason="fedvpa[flower] is not installed")
@@ -38,7 +39,7 @@ def _task():
 
 def cohort(grid: HereGrid, quorum: float = 0.2) -> tuple:
     roster = gather(grid, len(list(grid.get_node_ids())), deadline=1.0)
-    scaling = Standardiser.from_moments(roster.moments)
+    scaling = Scaling(Standardiser.from_moments(roster.moments), rms=True)
     return roster, GridCohort(grid, roster.hosts, False, 1.0, quorum, "fp32", scaling, roster.refresh)
 
 

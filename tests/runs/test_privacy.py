@@ -54,6 +54,7 @@ def test_a_deployment_kept_the_pairs_where_they_were():
         (["method=fedbiscuit"], "for each user its losses under all of them."),
         (["method=oracle"], "together with each user's true group."),
         (["method=local"], "no weights left."),
+        (["selector.rotation=full"], "left once, and so did second moments of the differences of their pairs"),
         (["method=global", "server.rule=krum"], "each user's by itself, as the rule krum needs."),
     ],
 )

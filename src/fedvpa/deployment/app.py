@@ -160,8 +160,6 @@ def _check_method(config: RunConfig) -> None:
             f"{config.method!r} cannot be deployed: it reads true groups or needs no federation.",
             fix="Use fedvpa_gp, fedvpl or global.",
         )
-    if config.selector.rotation != "none":
-        raise ConfigError("a deployment's features cannot be turned.", fix="Set selector.rotation=none.")
 
 
 def check_policy_method(config: RunConfig, name: str) -> None:

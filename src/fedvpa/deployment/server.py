@@ -15,8 +15,12 @@ from typing import Any
 
 import httpx
 import numpy as np
+import torch
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 
 from fedvpa.algorithms.registry import make
 from fedvpa.algorithms.server.rejections import Rejections
@@ -26,10 +30,12 @@ from fedvpa.core.files import write_json
 from fedvpa.core.loop import check_finite
 from fedvpa.core.progress import say
 from fedvpa.core.schema import VERSIONS
+from fedvpa.core.tensors import write_tensors
 from fedvpa.deployment.node import CONFIG_FILE
 from fedvpa.deployment.terms import Terms
 from fedvpa.engines.checkpoint import load_checkpoint, save_checkpoint
 from fedvpa.engines.flower.roster import Roster, gather
+from fedvpa.engines.flower.rotation import gather_moment
 from fedvpa.engines.flower.server import GridCohort
 from fedvpa.engines.training import TrainState, rounds, start
 from fedvpa.evaluation.accuracy_results import AccuracyComparison
@@ -38,7 +44,11 @@ from fedvpa.features.standardise import Standardiser
 from fedvpa.runs.config import RunConfig, read_config
 from fedvpa.runs.environment import environment
 from fedvpa.runs.folder import RunFolder
+from fedvpa.selector.rotation import rotation_of
 from fedvpa.selector.scaling import Scaling
+
+ROTATION_FILE = "rotation.safetensors"
+"""Beside the checkpoint: it does not change from round to round."""
 
 HANDOVER_SECONDS = 60.0
 """How long a server waits for an earlier one, whose SuperLink was killed, to notice and let go. Chosen by us."""
@@ -114,12 +124,12 @@ def _serve(grid: Grid, config: RunConfig, run: RunFolder, terms: Terms) -> None:
     say_who(roster)
     config = read_alike(config, roster.reads)
     algorithm = make(config.method, config.method_config)
-    state, scaling = _begin(run, config, roster)
-    codec, standardiser = config.engine.codec, scaling.standardiser
-    cohort = GridCohort(grid, roster.hosts, False, terms.deadline, terms.quorum, codec, standardiser, roster.refresh)
+    state, scaling = _begin(run, config, roster, terms)
+    codec = config.engine.codec
+    cohort = GridCohort(grid, roster.hosts, False, terms.deadline, terms.quorum, codec, scaling, roster.refresh)
     meta = {
         "config": config.model_dump(mode="json"),
-        "scaling": _plain(standardiser),
+        "scaling": _plain(scaling.standardiser),
         "compute": Compute.current().to_dict(),
         "reads": roster.reads,
     }
@@ -173,9 +183,9 @@ def metrics(
     }
 
 
-def _begin(run: RunFolder, config: RunConfig, roster: Roster) -> tuple[TrainState, Scaling]:
+def _begin(run: RunFolder, config: RunConfig, roster: Roster, terms: Terms) -> tuple[TrainState, Scaling]:
     """The state and the scaling to go on from, or new ones."""
-    rms = config.selector.normalise == "rms"
+    rms, blocks = config.selector.normalise == "rms", config.features.widths(len(roster.moments.sum))
     if run.checkpoint.is_file():
         state, meta = load_checkpoint(run.checkpoint, make(config.method, config.method_config).state_type)
         if meta["config"] != config.model_dump(mode="json"):
@@ -190,10 +200,37 @@ def _begin(run: RunFolder, config: RunConfig, roster: Roster) -> tuple[TrainStat
         say(f"resuming {run} at round {state.server.round}")
         run.rewind(state.server.round)
         saved = {name: np.array(values) for name, values in meta["scaling"].items()}
-        return state, Scaling(Standardiser(saved["mean"], saved["scale"]), rms)
+        rotation = None if config.selector.rotation == "none" else _read_rotation(run)
+        scaling = Scaling(Standardiser(saved["mean"], saved["scale"]), rms, rotation, blocks)
+        roster.setting = replace(roster.setting, dimension=scaling.dimension)
+        return state, scaling
     run.begin(config, environment(config.seed).to_dict())
     algorithm = make(config.method, config.method_config)
-    return start(algorithm, roster, config.seed), Scaling(Standardiser.from_moments(roster.moments), rms)
+    scaling = Scaling(Standardiser.from_moments(roster.moments), rms, blocks=blocks)
+    if config.selector.rotation != "none":
+        moment = gather_moment(roster, scaling.standardiser, terms.deadline, terms.quorum)
+        scaling = replace(scaling, rotation=rotation_of(moment, config.selector.rotation))
+        write_tensors(run.checkpoint.with_name(ROTATION_FILE), {"rotation": torch.from_numpy(scaling.rotation)})
+    roster.setting = replace(roster.setting, dimension=scaling.dimension)
+    return start(algorithm, roster, config.seed), scaling
+
+
+def _read_rotation(run: RunFolder) -> NDArray[np.float32]:
+    """The rotation of the features of a run that goes on.
+
+    Raises:
+        RunError: If its file is gone or broken.
+    """
+    path = run.checkpoint.with_name(ROTATION_FILE)
+    try:
+        rotation: NDArray[np.float32] = load_file(path)["rotation"].numpy()
+    except (OSError, SafetensorError, KeyError) as error:
+        raise RunError(
+            f"cannot be read ({error}), and the run was begun on features that it turns.",
+            fix="Restore it, or choose another out.",
+            where=str(path),
+        ) from error
+    return rotation
 
 
 def _plain(standardiser: Standardiser) -> dict[str, list[float]]:

@@ -118,7 +118,7 @@ def prepare(config: RunConfig, *, on_node: bool = False) -> Prepared:
         clients,
         rms=config.selector.normalise == "rms",
         weights=weights,
-        rotation=config.selector.rotation,
+        rotation="none" if on_node else config.selector.rotation,  # a node's comes from the server
         blocks=features.widths(store.chosen.shape[1]),
     )
     return Prepared(table, federation, features, json.dumps(feature_key(features), sort_keys=True), held_out)

@@ -32,6 +32,9 @@ TRAINED_BY_CLIENTS = (
 )
 """What leaves before the first round where clients train the policy."""
 
+ROTATED = ", and so did second moments of the differences of their pairs (selector.rotation)"
+"""What else left once where the features are turned."""
+
 NOTHING = "local"
 """The method whose clients send no weights."""
 
@@ -77,7 +80,8 @@ def _place(setting: Setting) -> str:
 
 def _stage1(setting: Setting) -> str:
     method, rule = setting.config.method, setting.config.server.rule
-    once = "names of users, their numbers of pairs and sums of their features' moments left once"
+    turned = ROTATED if setting.config.selector.rotation != "none" else ""
+    once = f"names of users, their numbers of pairs and sums of their features' moments left once{turned}"
     if method == NOTHING:
         return f"Stage 1: {once}; no weights left."
     alone = "" if rule == "mean" else f", each user's by itself, as the rule {rule} needs"

@@ -12,6 +12,7 @@ the ``MOST_CLIENTS`` with the smallest hashes of their ids contribute.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 
 import numpy as np
@@ -86,3 +87,8 @@ def rotation_of(moment: Float[np.ndarray, "d d"], asked: Rotation) -> NDArray[np
     kept = vectors[:, : rank if asked == "full" else min(asked, rank)]
     signs = np.where(np.cos(np.arange(1, dimension + 1)) @ kept < 0, -1.0, 1.0)
     return np.ascontiguousarray(kept * signs, dtype=np.float32)
+
+
+def name_of(rotation: Float[np.ndarray, "d D"]) -> str:
+    """A hash of R, by which machines know whether they have the same one."""
+    return hashlib.sha256(rotation.tobytes()).hexdigest()[:32]

@@ -23,14 +23,19 @@ from fedvpa.engines import loop, vectorised
 from fedvpa.engines.federation import Federation
 from fedvpa.engines.flower.records import (
     Introduction,
+    Request,
+    arrays,
     pack_introduction,
     pack_private,
     pack_reply,
+    tree_of,
     unpack_private,
     unpack_request,
 )
+from fedvpa.engines.flower.rotation import ACTION, pack_moment, unpack_question
 from fedvpa.engines.runner import CohortTask, Holder, unchanged
 from fedvpa.features.standardise import Moments
+from fedvpa.selector.rotation import name_of
 
 
 class Devices(Protocol):
@@ -127,6 +132,15 @@ def client_app(load: Callable[[Context], Node], guard: Callable[[], AbstractCont
         with guard():
             return Message(pack_introduction(introduction(load(context))), reply_to=message)
 
+    @app.query(ACTION)
+    def rotate(message: Message, context: Context) -> Message:
+        with guard():
+            standardiser, names = unpack_question(message.content)
+            federation = cast(Federation, load(context).holder)
+            scaling = replace(federation.scaling, standardiser=standardiser)
+            moment = replace(federation, scaling=scaling).second_moment(names)
+            return Message(pack_moment(moment), reply_to=message)
+
     @app.train()
     def train(message: Message, context: Context) -> Message:
         with guard():
@@ -137,9 +151,8 @@ def client_app(load: Callable[[Context], Node], guard: Callable[[], AbstractCont
         if node.algorithm.holds == "features":
             torch.set_num_threads(1)
         round_, holder = request.broadcast.round, node.holder
-        if request.scaling is not None:
-            federation = cast(Federation, holder)
-            holder = replace(federation, scaling=replace(federation.scaling, standardiser=request.scaling))
+        if node.algorithm.holds == "features":
+            holder = scaled(cast(Federation, holder), request, context)
         private = {**(request.private or {}), **node.devices.load(context, round_)}
         names = request.clients
         task = CohortTask(
@@ -161,6 +174,27 @@ def client_app(load: Callable[[Context], Node], guard: Callable[[], AbstractCont
         return Message(pack_reply(parts, request.clients, request.codec, kept if simulated else None), reply_to=message)
 
     return app
+
+
+def scaled(federation: Federation, request: Request, context: Context) -> Federation:
+    """What a node's clients hold, scaled as the server says; as it is in simulation, where the node knows.
+
+    A rotation comes once; from then on it is kept in ``context.state``.
+
+    Raises:
+        FedvpaError: If the server names a rotation that the node does not have: it then sends it again.
+    """
+    standardiser, rotation = request.scaling, request.rotation
+    if standardiser is None:
+        return federation
+    if rotation is not None:
+        context.state["rotation"] = arrays({"rotation": torch.from_numpy(rotation)})
+    elif request.turned and "rotation" in context.state:
+        rotation = tree_of(context.state.array_records["rotation"])["rotation"].numpy()
+    if request.turned and (rotation is None or name_of(rotation) != request.turned):
+        raise FedvpaError("the node has lost the rotation of the features, and is sent it again in its next round.")
+    scaling = replace(federation.scaling, standardiser=standardiser, rotation=rotation if request.turned else None)
+    return replace(federation, scaling=scaling)
 
 
 def introduction(node: Node) -> Introduction:

@@ -2,8 +2,8 @@
 
     request   shared  weights and what else every client of the cohort gets
               own     what each client alone gets, stacked in the order of ``clients``
-              scaling mean and scale of the features, in a deployment
-              task    ids of the clients asked, round, seed
+              scaling mean and scale of the features, in a deployment; their rotation, where the node does not have it
+              task    ids of the clients asked, round, seed, the name of the rotation
               device  private state of clients that a simulated node has not seen yet
     reply     sums    the additive part of the update, summed over the node's clients, or one by one if asked for
               own     what is not additive, by number, in the order of ``clients``; never averaged
@@ -21,8 +21,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
+import numpy as np
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, RecordDict
+from jaxtyping import Float
 
 from fedvpa.algorithms.base import Broadcast, CohortUpdate
 from fedvpa.algorithms.server.robust import Part
@@ -50,6 +52,8 @@ class Request:
         codec: How weights travel, in both directions.
         scaling: How the node scales its features; None in simulation, where it knows.
         private: Private state for a simulated node that starts anew; None in a deployment.
+        turned: Names the rotation of the features; empty for none.
+        rotation: The rotation, for a node that does not have it yet: it is larger than what a round sends.
     """
 
     broadcast: Broadcast
@@ -59,6 +63,8 @@ class Request:
     codec: Codec
     scaling: Standardiser | None
     private: Mapping[str, Tree] | None
+    turned: str = ""
+    rotation: Float[np.ndarray, "d D"] | None = None
 
     __repr__ = short_repr
 
@@ -95,11 +101,13 @@ def pack_request(request: Request) -> RecordDict:
         "single": request.single,
         "codec": request.codec,
         "simulated": request.private is not None,
+        "turned": request.turned,
     }
     records = RecordDict({"shared": arrays(encode(broadcast.shared, request.codec)), "task": ConfigRecord(task)})
     if request.scaling is not None:
         mean, scale = torch.from_numpy(request.scaling.mean), torch.from_numpy(request.scaling.scale)
-        records["scaling"] = arrays({"mean": mean, "scale": scale})
+        rotation = {} if request.rotation is None else {"rotation": torch.from_numpy(request.rotation)}
+        records["scaling"] = arrays({"mean": mean, "scale": scale, **rotation})
     if broadcast.own:
         records["own"] = arrays(broadcast.own)
     return _with_device(records, request.private)
@@ -113,12 +121,14 @@ def unpack_request(records: RecordDict) -> Request:
     shared = decode(tree_of(records.array_records["shared"]), codec)
     broadcast = Broadcast(shared, own, int(str(task["round"])))
     private = _device(records) if task["simulated"] else None
-    scaling = None
+    scaling = rotation = None
     if "scaling" in records.array_records:
         sent = tree_of(records.array_records["scaling"])
         scaling = Standardiser(sent["mean"].numpy(), sent["scale"].numpy())
-    clients = tuple(json.loads(str(task["clients"])))
-    return Request(broadcast, clients, int(str(task["seed"])), bool(task["single"]), codec, scaling, private)
+        rotation = sent["rotation"].numpy() if "rotation" in sent else None
+    clients, turned = tuple(json.loads(str(task["clients"]))), str(task["turned"])
+    seed, single = int(str(task["seed"])), bool(task["single"])
+    return Request(broadcast, clients, seed, single, codec, scaling, private, turned, rotation)
 
 
 def pack_reply(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from flwr.app import Message, MessageType
 from flwr.serverapp import Grid
@@ -18,7 +18,8 @@ from fedvpa.engines import vectorised
 from fedvpa.engines.config import Codec
 from fedvpa.engines.flower.records import Request, pack_request, unpack_reply
 from fedvpa.engines.runner import CohortResult, CohortTask
-from fedvpa.features.standardise import Standardiser
+from fedvpa.selector.rotation import name_of
+from fedvpa.selector.scaling import Scaling
 
 POLL_SECONDS = 1.0
 """Between two looks for replies or nodes. Chosen by us: small beside a round, and few requests."""
@@ -39,7 +40,8 @@ class GridCohort:
         deadline: Seconds that a round waits for replies.
         quorum: Share of the clients asked that must answer; the others of a round count as dropped out.
         codec: How weights travel.
-        scaling: Mean and scale of the features, for nodes of a deployment; simulated nodes have them.
+        scaling: How nodes of a deployment scale their features; simulated nodes know. A rotation is sent to each node
+            once, and again to one that did not answer.
         on_poll: Called with the nodes that are online, at each look for replies.
     """
 
@@ -49,9 +51,10 @@ class GridCohort:
     deadline: float
     quorum: float
     codec: Codec
-    scaling: Standardiser | None = None
+    scaling: Scaling | None = None
     on_poll: Callable[[set[int]], None] | None = None
     _initialised: set[str] = field(default_factory=set)
+    _turned: set[int] = field(default_factory=set)
 
     def __call__(self, task: CohortTask) -> CohortResult:
         """One round on the nodes that host the cohort; ``task.holder`` is not read."""
@@ -68,7 +71,7 @@ class GridCohort:
             names = tuple(cohort[position] for position in positions)
             device = self._device(names, task.private)
             mine = vectorised.select(broadcast, positions)
-            request = Request(mine, names, task.seed, task.single, self.codec, self.scaling, device)
+            request = self._scaled(node, Request(mine, names, task.seed, task.single, self.codec, None, device))
             clients[node] = names
             content, group = pack_request(request), str(broadcast.round)
             ttl = self.deadline + CLOCK_SECONDS
@@ -103,6 +106,7 @@ class GridCohort:
                     outcomes.append(unpack_reply(replies[node].content, names, self.codec))
                 except DataError as error:
                     silent[node] = str(error)
+        self._turned = (self._turned | clients.keys()) - silent.keys()
         for node, reason in silent.items():
             say(f"dropped out: {', '.join(clients[node])} ({reason})")
         asked = sum(len(names) for names in clients.values())
@@ -113,6 +117,15 @@ class GridCohort:
                 f"last checkpoint ({'; '.join(sorted(set(silent.values())))})."
             )
         return outcomes
+
+    def _scaled(self, node: int, request: Request) -> Request:
+        """The request with how the node scales its features, in a deployment."""
+        if self.scaling is None:
+            return request
+        rotation = self.scaling.rotation
+        turned = "" if rotation is None else name_of(rotation)
+        sent = None if node in self._turned else rotation
+        return replace(request, scaling=self.scaling.standardiser, turned=turned, rotation=sent)
 
     def _device(self, names: Sequence[str], private: Mapping[str, Tree]) -> Mapping[str, Tree] | None:
         """In simulation, the private state of clients that their node has not seen since it started."""
