@@ -35,6 +35,7 @@ def test_the_demo_shows_both_stages_and_needs_no_other_process(tmp_path: Path, m
         "global",
         "local",
         "oracle",
+        "bayes",
     }
     assert result.policies is not None
     assert {row.method for row in result.policies.win_rates.rows} == {"fedvpa_gp", "global"}

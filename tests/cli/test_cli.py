@@ -264,7 +264,7 @@ def test_every_shipped_configuration_runs(path: Path, tmp_path: Path):
     ]  # fmt: skip
     source = yaml.safe_load(path.read_text())["data"]["source"]
     rows = [
-        PAIR | {"prompt": f"how do i plan {number} ?", "objective": "ab"[number % 2], "group": None}
+        PAIR | {"prompt": f"how do i plan {number} ?", "objective": ("helpful", "harmless")[number % 2], "group": None}
         for number in range(60)
     ]
     if source == "world":
@@ -286,7 +286,7 @@ def test_every_shipped_configuration_runs(path: Path, tmp_path: Path):
 
 def transcripts(root: Path, rows: list[dict[str, str]]) -> Path:
     """The rows in the layout of HH-RLHF."""
-    for subset, objective in (("helpful-base", "a"), ("harmless-base", "b")):
+    for subset, objective in (("helpful-base", "helpful"), ("harmless-base", "harmless")):
         lines = [
             {side: f"\n\nHuman: {row['prompt']}\n\nAssistant: {row[side]}" for side in ("chosen", "rejected")}
             for row in rows

@@ -5,11 +5,12 @@ import pytest
 
 from fedvpa.core.errors import ConfigError, DataError
 from fedvpa.data.config import DataConfig
-from fedvpa.data.deal import apportion
+from fedvpa.data.deal import apportion, shares_of_all
 from fedvpa.data.load import load
 from fedvpa.data.partition import PartitionConfig, partition
 from fedvpa.data.schema import Message, Pair, PairTable
 from fedvpa.data.splits import TEST, SplitRule
+from fedvpa.world.users import find_population, make_users
 
 pytestmark = pytest.mark.unit
 
@@ -168,6 +169,26 @@ def test_unseen_clients_come_on_top_and_evenly_from_the_groups():
         dealt = partition(pairs, PartitionConfig(kind=kind, clients=7, unseen=6), seed=0)
         assert (len(dealt.seen), len(dealt.unseen)) == (7, 6)
         assert sorted(client.group for client in dealt.unseen) == ["amber"] * 2 + ["blue"] * 2 + ["coral"] * 2
+
+
+@pytest.mark.parametrize(
+    ("shares", "seen", "unseen", "counts"),
+    [
+        ((0.8, 0.2), 50, 20, (40 + 10, 10 + 10)),
+        ((9, 1), 10, 3, (9 + 2, 1 + 1)),
+        ((0, 2), 5, 4, (0, 5 + 4)),
+        ((1, 2, 4, 1), 31, 5, (4 + 2, 8 + 1, 15 + 1, 4 + 1)),
+    ],
+)
+def test_users_of_the_world_are_so_many_that_the_seen_ones_have_the_shares(shares, seen, unseen, counts):
+    assert shares_of_all(shares, seen, unseen) == counts
+    population = find_population("two-groups" if len(counts) == 2 else "four-groups")
+    users = [user.group for user in make_users(population, seen + unseen, 0, counts)]
+    assert tuple(users.count(utility.name) for utility in population.utilities) == counts
+
+
+def test_shares_that_are_none_are_left_to_whoever_refuses_them():
+    assert [shares_of_all(wrong, 5, 2) for wrong in ((-1.0, 2.0), (0.0, 0.0))] == [(-1.0, 2.0), (0.0, 0.0)]
 
 
 def test_unseen_clients_give_no_more_pairs_than_asked_and_keep_their_test_pairs():

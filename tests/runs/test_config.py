@@ -1,9 +1,12 @@
 import os
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
 from fedvpa.core.errors import ConfigError
+from fedvpa.data.load import load
+from fedvpa.data.partition import partition
 from fedvpa.runs.config import RunConfig, dump, read_config, with_overrides
 
 
@@ -11,6 +14,25 @@ from fedvpa.runs.config import RunConfig, dump, read_config, with_overrides
 @pytest.mark.parametrize("overrides", [(), ("partition.clients=7",), ("partition.unseen=3", "data.source=world")])
 def test_users_are_clients_whatever_else_is_given(overrides: tuple[str, ...]) -> None:
     assert read_config(None, overrides).partition.kind == "natural"
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize("more", [("partition.clients=20",), ("data.users=26",)])
+def test_users_of_the_world_who_train_have_the_shares_and_unseen_ones_are_even(more: tuple[str, ...]) -> None:
+    own = ["data.user_shares=[0.9, 0.1]", "partition.unseen=6", "data.pairs_per_user=30", *more]
+    config = read_config(None, own)
+    found = partition(load(config.resolved_data()), config.partition, config.seed)
+    for clients, counts in (
+        (found.seen, {"helpful": 18, "harmless": 2}),
+        (found.unseen, {"helpful": 3, "harmless": 3}),
+    ):
+        assert Counter(client.group for client in clients) == counts
+
+
+@pytest.mark.unit
+def test_where_nobody_is_unseen_the_shares_of_the_world_are_as_they_are() -> None:
+    config = read_config(None, ["data.user_shares=[0.9, 0.1]", "partition.clients=20"])
+    assert config.resolved_data().user_shares == (0.9, 0.1)
 
 
 @pytest.mark.unit

@@ -52,6 +52,23 @@ def apportion(total: int, shares: Sequence[float]) -> list[int]:
     return [int(count) for count in counts]
 
 
+def shares_of_all(shares: Sequence[float], seen: int, unseen: int) -> tuple[float, ...]:
+    """How many users of each group there have to be, so that those who train have the shares, and the others are even.
+
+    Args:
+        shares: Of each group among the seen users, in any unit.
+        seen: How many users train.
+        unseen: How many do not; they come evenly from the groups that have a share.
+
+    Returns:
+        A whole number for each group; the shares as they are if they are none.
+    """
+    if not np.isfinite(shares).all() or min(shares) < 0 or sum(shares) <= 0:
+        return tuple(shares)
+    own = zip(apportion(seen, shares), apportion(unseen, [float(share > 0) for share in shares]), strict=True)
+    return tuple(float(training + other) for training, other in own)
+
+
 def deal_groups(table: PairTable, config: PartitionConfig, seed: int, held: Ints) -> Deal:
     """Deal the pairs of each group to the clients of that group.
 

@@ -207,11 +207,21 @@ class RunConfig(Config):
             check_folder(folder)
 
     def resolved_data(self) -> DataConfig:
-        """The data section, with one world user for each client of the partition."""
-        if self.data.source != "world" or self.partition.clients is None:
+        """The data section, with one world user for each client, and of the users who train the shares asked for.
+
+        Where clients are users, unseen ones are taken evenly from the groups, so that a minority's are as well known
+        as the majority's; the world then has so many users of each group that the others have ``data.user_shares``.
+        """
+        if self.data.source != "world":
             return self.data
-        users = self.partition.clients + self.partition.unseen
-        return self.data.model_copy(update={"users": users})
+        unseen, clients = self.partition.unseen, self.partition.clients
+        users = self.data.users if clients is None else clients + unseen
+        data = self.data.model_copy(update={"users": users})
+        if not data.user_shares or self.partition.kind != "natural" or not 0 < unseen < users:
+            return data
+        from fedvpa.data.deal import shares_of_all  # deferred, with NumPy: a configuration is read without it
+
+        return data.model_copy(update={"user_shares": shares_of_all(data.user_shares, users - unseen, unseen)})
 
 
 def read_config(path: str | PathLike[str] | None = None, overrides: Sequence[str] = ()) -> RunConfig:

@@ -21,7 +21,9 @@ class WorldKeys(SourceKeys):
     Attributes:
         population: The name of a population of users.
         users: How many users label pairs. Default: 20, the population of the demo.
-        user_shares: The share of each of the population's groups; empty for equal shares.
+        user_shares: The share of each of the population's groups, in the population's order, among the users who
+            train; empty for equal shares. Unseen users come evenly from all groups that have a share, as under
+            ``partition.shares``.
         pairs_per_user: Pairs of each. Default: 50, of which the default split trains on 40, the scarcity at which
             the world's figures are reported.
         temperature: Bradley–Terry temperature of the labels.
