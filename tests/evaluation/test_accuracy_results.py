@@ -18,10 +18,13 @@ ROW_KEYS = (
 )  # fmt: skip
 SUMMARY_KEYS = (
     "method", "n_clients", "seeds", "clients", "mean", "ci95", "method_ci95", "gap_closed", "gap_closed_ci95",
-    "gap_closed_method_ci95", "worst_decile", "groups", "holdout_mean", "holdout_ci95", "holdout_method_ci95",
-    "holdout_gap_closed", "holdout_gap_closed_ci95", "holdout_gap_closed_method_ci95", "holdout_groups",
+    "gap_closed_method_ci95", "informed_share", "informed_share_ci95", "informed_share_method_ci95", "worst_decile",
+    "groups", "holdout_mean", "holdout_ci95", "holdout_method_ci95",
+    "holdout_gap_closed", "holdout_gap_closed_ci95", "holdout_gap_closed_method_ci95", "holdout_informed_share",
+    "holdout_informed_share_ci95", "holdout_informed_share_method_ci95", "holdout_groups",
     "unseen_mean", "unseen_ci95", "unseen_method_ci95", "unseen_gap_closed", "unseen_gap_closed_ci95",
-    "unseen_gap_closed_method_ci95",
+    "unseen_gap_closed_method_ci95", "unseen_informed_share", "unseen_informed_share_ci95",
+    "unseen_informed_share_method_ci95",
 )  # fmt: skip
 CONTROL_KEYS = ("method", "control", "n_clients", "mean", "ci95", "method_ci95", "difference")
 DIFFERENCE_KEYS = (

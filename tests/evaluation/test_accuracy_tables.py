@@ -76,6 +76,17 @@ def test_a_missing_yardstick_or_holdout_is_null_and_the_whole_is_json():
     assert row["holdout_groups"] == {}
 
 
+def test_the_share_of_informeds_gain_is_a_ratio_of_means_and_moves_no_gap():
+    informed = [replace(s, method="informed", correct=s.correct - 0.5) for s in by_hand() if s.method == "oracle"]
+    with_it, without = (find(compare(scores)["summary"], method="m") for scores in ([*by_hand(), *informed], by_hand()))
+    assert with_it["informed_share"] == pytest.approx((0.7 - 0.5) / (0.7 - 0.5))
+    assert with_it["unseen_informed_share"] == pytest.approx((0.6 - 0.4) / (0.65 - 0.4))
+    assert with_it["gap_closed"] == without["gap_closed"] == pytest.approx(0.8)
+    assert without["informed_share"] is None
+    pairs = {(row["first"], row["second"]) for row in compare([*by_hand(), *informed])["differences"]}
+    assert pairs == {("m", "global"), ("m", "informed"), ("m", "oracle")}, "yardsticks are no rivals of each other"
+
+
 def test_one_row_per_run_and_one_summary_per_cell_in_a_fixed_order(make_scores):
     scores = make_scores(sizes=(11, 5), seeds=(3, 1))
     compared = compare(scores[::-1])

@@ -83,10 +83,11 @@ def test_records_are_grouped_in_the_order_of_the_tables_and_keep_their_own_withi
     assert list(grouped) == [Condition(*name) for name in names]
     assert [record.seed for record in grouped[Condition("a", 5)]] == [1, 0]
     assert list(by_seed(records)) == [0, 1, 2]
-    assert sorted(["oracle", "zeta", "local", "global", "alpha"], key=method_order) == [
+    assert sorted(["oracle", "zeta", "local", "informed", "global", "alpha"], key=method_order) == [
         "global",
         "local",
         "alpha",
         "zeta",
+        "informed",
         "oracle",
     ]

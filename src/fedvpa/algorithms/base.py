@@ -27,6 +27,7 @@ from fedvpa.core import tree
 from fedvpa.core.short_repr import short_repr
 from fedvpa.core.tree import Tree
 from fedvpa.selector.pairs import Pairs
+from fedvpa.selector.posterior import Posterior
 from fedvpa.selector.selector import Selector
 
 Holds = Literal["features", "texts"]
@@ -55,7 +56,7 @@ class FeatureSetting:
 
     Attributes:
         dimension: D, the size of a feature.
-        groups: The distinct true groups; only the ``oracle`` yardstick reads them.
+        groups: The distinct true groups; only the yardsticks ``oracle`` and ``informed`` read them.
     """
 
     dimension: int
@@ -157,7 +158,7 @@ class Algorithm(Protocol[StateT, HeldT]):
 
     @property
     def reads_groups(self) -> bool:
-        """Whether training sees the true groups: only the ``oracle`` yardstick does."""
+        """Whether training sees the true groups: only the yardsticks ``oracle`` and ``informed`` do."""
 
     @property
     def rounds(self) -> int:
@@ -233,6 +234,28 @@ class SelectorAlgorithm(Algorithm[StateT, Pairs], Protocol[StateT]):
 
     def selector(self, state: StateT) -> Selector:
         """The trained preference model: ``infer`` and ``score`` of the contract."""
+
+
+@runtime_checkable
+class InfersMembers(Protocol):
+    """A selector algorithm whose clients infer z from more than their pairs: from what they know of their training.
+
+    Such a client knows, for example, what it added to the server's sums, and can take it out again.
+    """
+
+    def infer_members(self, state: Any, context: Pairs, private: Sequence[Tree]) -> Posterior:
+        """The posterior over z of several clients.
+
+        Args:
+            state: The server's, after training.
+            context: The labelled pairs of each, shape [clients, n, ...].
+            private: What each kept (:meth:`Algorithm.store_private`); empty of a client that never answered.
+        """
+
+
+def placed_by_group(algorithm: Algorithm[Any, Any]) -> bool:
+    """Whether users are put on the prototype of their true group: ``oracle`` does, and nothing infers."""
+    return algorithm.reads_groups and not isinstance(algorithm, InfersMembers)
 
 
 class Plain:

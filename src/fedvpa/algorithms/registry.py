@@ -23,6 +23,7 @@ METHODS: Registry[Callable[[MethodConfig], SelectorAlgorithm[Any]]] = Registry(
         "fedvpl": "fedvpa.algorithms.fedvpl:fedvpl",
         "finetune": "fedvpa.algorithms.finetune:FineTune",
         "global": "fedvpa.algorithms.global_model:global_model",
+        "informed": "fedvpa.algorithms.informed:Informed",
         "local": "fedvpa.algorithms.local_only:LocalOnly",
         "lore": "fedvpa.algorithms.lore:Lore",
         "oracle": "fedvpa.algorithms.oracle:oracle",
@@ -31,8 +32,8 @@ METHODS: Registry[Callable[[MethodConfig], SelectorAlgorithm[Any]]] = Registry(
 )
 """Name → what makes the method of its hyper-parameters."""
 
-OWN_HEADS = frozenset({"finetune", "local"})
-"""The methods that give each user a head of the user's own, so that there is no one selector to train a policy by."""
+OWN_HEADS = frozenset({"finetune", "informed", "local"})
+"""The methods whose z is a whole head, so that there is no one selector to train a policy by."""
 
 
 def _is_policy_method(entry: Any) -> bool:

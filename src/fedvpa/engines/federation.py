@@ -122,7 +122,7 @@ class Federation:
         return scaled
 
     def group_one_hot(self, client_ids: Sequence[str]) -> Tensor:
-        """True groups, one-hot, shape [clients, groups]: for the oracle and for evaluation.
+        """True groups, one-hot, shape [clients, groups]: for the yardsticks and for evaluation.
 
         Raises:
             DataError: If a client has no single group.
@@ -132,8 +132,8 @@ class Federation:
             group = self.partition.by_id[name].group
             if group is None:
                 raise DataError(
-                    f"Client {name!r} holds pairs of no single group, so the 'oracle' yardstick is not defined.",
-                    fix="Leave 'oracle' out of the methods, or partition by group.",
+                    f"Client {name!r} holds pairs of no single group, so 'oracle' and 'informed' are not defined.",
+                    fix="Leave them out of the methods, or partition by group.",
                 )
             one_hot[position, self.groups.index(group)] = 1.0
         return one_hot

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -25,6 +25,9 @@ from fedvpa.selector.pairs import Pairs
 from fedvpa.selector.posterior import Posterior
 from fedvpa.selector.selector import Selector
 
+Members = Callable[[Sequence[str], Pairs], Posterior]
+"""(client ids, their labelled pairs) → what is inferred of them."""
+
 BATCH_FLOATS = 1 << 24
 """Most numbers (64 MiB) that one padded batch of clients, or its curvature matrices, may hold: bounds memory whatever
 the population and however large a single client. Chosen by us."""
@@ -36,6 +39,7 @@ def infer_clients(
     clients: Sequence[ClientRows],
     *,
     by_group: bool = False,
+    members: Members | None = None,
     shots: int | None = None,
 ) -> Posterior:
     """The posterior of each client from its training pairs.
@@ -45,6 +49,7 @@ def infer_clients(
         federation: Who holds what.
         clients: Whose posteriors.
         by_group: Put each client on the prototype of its true group: the oracle.
+        members: Infers in place of the selector; see :class:`fedvpa.algorithms.base.InfersMembers`.
         shots: Use only the first so many pairs of each client.
     """
     parts = []
@@ -55,7 +60,9 @@ def infer_clients(
             parts.append(selector.at_prototype(federation.group_one_hot(names).argmax(-1)))
             continue
         context = federation.cohort(names, "train")
-        parts.append(selector.infer(context if shots is None else context.between(0, shots)))
+        if shots is not None:
+            context = context.between(0, shots)
+        parts.append(selector.infer(context) if members is None else members(names, context))
     return Posterior(
         torch.cat([part.weights for part in parts]),
         torch.cat([part.means for part in parts]),

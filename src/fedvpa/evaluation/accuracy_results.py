@@ -58,6 +58,9 @@ class AccuracySummary(JsonResult):
         method_ci95: Its interval over training seeds too.
         gap_closed: Share of the gap between ``global`` (0) and ``oracle`` (1) that the method closes.
         gap_closed_ci95: Its interval; ``gap_closed_method_ci95`` that of the method.
+        informed_share: Share of what ``informed`` gains over ``global`` that the method gains: of what can be had by a
+            method that has to infer who belongs to which group.
+        informed_share_ci95: Its interval; ``informed_share_method_ci95`` that of the method.
         worst_decile: Accuracy of the worst tenth of the seen clients.
         groups: True preference group → accuracy of its clients.
         holdout_mean: Accuracy on the hold-out; ``holdout_`` repeats the keys above for it.
@@ -74,6 +77,9 @@ class AccuracySummary(JsonResult):
     gap_closed: float | None
     gap_closed_ci95: Interval | None
     gap_closed_method_ci95: Interval | None
+    informed_share: float | None
+    informed_share_ci95: Interval | None
+    informed_share_method_ci95: Interval | None
     worst_decile: Estimate | None
     groups: Mapping[str, Estimate]
     holdout_mean: float | None
@@ -82,6 +88,9 @@ class AccuracySummary(JsonResult):
     holdout_gap_closed: float | None
     holdout_gap_closed_ci95: Interval | None
     holdout_gap_closed_method_ci95: Interval | None
+    holdout_informed_share: float | None
+    holdout_informed_share_ci95: Interval | None
+    holdout_informed_share_method_ci95: Interval | None
     holdout_groups: Mapping[str, Estimate]
     unseen_mean: float | None
     unseen_ci95: Interval | None
@@ -89,6 +98,9 @@ class AccuracySummary(JsonResult):
     unseen_gap_closed: float | None
     unseen_gap_closed_ci95: Interval | None
     unseen_gap_closed_method_ci95: Interval | None
+    unseen_informed_share: float | None
+    unseen_informed_share_ci95: Interval | None
+    unseen_informed_share_method_ci95: Interval | None
 
 
 @dataclass(frozen=True, slots=True)

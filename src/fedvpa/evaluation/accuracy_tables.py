@@ -31,6 +31,7 @@ from fedvpa.evaluation.scores import ClientScore, control_of
 from fedvpa.evaluation.summaries import (
     BAYES,
     GLOBAL,
+    INFORMED,
     ORACLE,
     SHARE,
     SHARE_DIFFERENCE,
@@ -188,21 +189,21 @@ def _rows(condition: Condition, scores: Sequence[ClientScore], seconds: Seconds,
 
 def _summary(condition: Condition, methods: Mapping[Condition, Sequence[ClientScore]], rule: _Rule) -> AccuracySummary:
     scores = methods[condition]
-    low, high = (methods.get(Condition(name, condition.n_clients), ()) for name in (GLOBAL, ORACLE))
+    low, informed, high = (methods.get(Condition(name, condition.n_clients), ()) for name in (GLOBAL, INFORMED, ORACLE))
 
     def mean(select: Select) -> Estimate | None:
         sample = select(scores)
         return None if sample is None else rule.estimate(sample)
 
-    def gap(select: Select) -> Estimate | None:
-        return gap_closed(select(scores), select(low), select(high), rule.bootstrap)
+    def gap(select: Select, top: Sequence[ClientScore]) -> Estimate | None:
+        return gap_closed(select(scores), select(low), select(top), rule.bootstrap)
 
     def groups(select: Select) -> dict[str, Estimate]:
         return {name: rule.estimate(sample) for name, sample in _by_group(scores, select).items()}
 
     seen = rule.seen(scores)
-    (own, own_gap), (holdout, holdout_gap), (unseen, unseen_gap) = (
-        (mean(select), gap(select)) for select in (rule.seen, rule.holdout, rule.unseen)
+    (own, own_gap, own_share), (holdout, holdout_gap, holdout_share), (unseen, unseen_gap, unseen_share) = (
+        (mean(select), gap(select, high), gap(select, informed)) for select in (rule.seen, rule.holdout, rule.unseen)
     )
     return AccuracySummary(
         *condition,
@@ -214,6 +215,9 @@ def _summary(condition: Condition, methods: Mapping[Condition, Sequence[ClientSc
         gap_closed=value_of(own_gap),
         gap_closed_ci95=ends_of(own_gap),
         gap_closed_method_ci95=method_ends_of(own_gap),
+        informed_share=value_of(own_share),
+        informed_share_ci95=ends_of(own_share),
+        informed_share_method_ci95=method_ends_of(own_share),
         worst_decile=None if seen is None else estimate_worst_decile(seen, rule.bootstrap),
         groups=groups(rule.seen),
         holdout_mean=value_of(holdout),
@@ -222,6 +226,9 @@ def _summary(condition: Condition, methods: Mapping[Condition, Sequence[ClientSc
         holdout_gap_closed=value_of(holdout_gap),
         holdout_gap_closed_ci95=ends_of(holdout_gap),
         holdout_gap_closed_method_ci95=method_ends_of(holdout_gap),
+        holdout_informed_share=value_of(holdout_share),
+        holdout_informed_share_ci95=ends_of(holdout_share),
+        holdout_informed_share_method_ci95=method_ends_of(holdout_share),
         holdout_groups=groups(rule.holdout),
         unseen_mean=value_of(unseen),
         unseen_ci95=ends_of(unseen),
@@ -229,6 +236,9 @@ def _summary(condition: Condition, methods: Mapping[Condition, Sequence[ClientSc
         unseen_gap_closed=value_of(unseen_gap),
         unseen_gap_closed_ci95=ends_of(unseen_gap),
         unseen_gap_closed_method_ci95=method_ends_of(unseen_gap),
+        unseen_informed_share=value_of(unseen_share),
+        unseen_informed_share_ci95=ends_of(unseen_share),
+        unseen_informed_share_method_ci95=method_ends_of(unseen_share),
     )
 
 

@@ -12,7 +12,7 @@ STAGES: tuple[Stage, ...] = ("selector", "policy")
 OURS = "fedvpa_gp"
 """The method whose switching is shown."""
 
-DEFAULT_METHODS = (OURS, "fedvpl", "global", "local", "oracle")
+DEFAULT_METHODS = (OURS, "fedvpl", "global", "local", "informed", "oracle")
 """The selectors of a comparison, unless others are asked for."""
 
 DEFAULT_POLICY_METHODS = (OURS, "fedvpl", "global", "fedbiscuit", "feddpo", "oracle")

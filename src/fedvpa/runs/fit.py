@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from fedvpa.algorithms.base import SelectorAlgorithm
+from fedvpa.algorithms.base import InfersMembers, SelectorAlgorithm, placed_by_group
 from fedvpa.algorithms.registry import make
 from fedvpa.algorithms.server.aggregation import Averaged
 from fedvpa.alignment.stage1 import Stage1, Users
@@ -15,10 +15,13 @@ from fedvpa.core.short_repr import short_repr
 from fedvpa.engines.config import EngineConfig
 from fedvpa.engines.training import TrainState, rounds, start
 from fedvpa.engines.vectorised import default_workers
+from fedvpa.evaluation.accuracy import Members
 from fedvpa.runs.config import RunConfig
 from fedvpa.runs.held import HeldPairs
 from fedvpa.runs.prepare import Prepared
 from fedvpa.runs.users import RunUsers, infer_users
+from fedvpa.selector.pairs import Pairs
+from fedvpa.selector.posterior import Posterior
 from fedvpa.selector.selector import Selector
 
 
@@ -100,12 +103,25 @@ class SelectorJob:
 
     def finish(self, seconds: float) -> Trained:
         """The selector and what it infers of every user."""
-        federation, by_group = self.prepared.federation, self.algorithm.reads_groups
+        federation, by_group = self.prepared.federation, placed_by_group(self.algorithm)
         selector = self.algorithm.selector(self.state.server)
-        seen = infer_users(selector, federation, federation.partition.seen, by_group=by_group)
+        members = members_of(self.algorithm, self.state)
+        seen = infer_users(selector, federation, federation.partition.seen, by_group=by_group, members=members)
         unseen = infer_users(selector, federation, federation.partition.unseen, by_group=by_group)
         named = replace(selector, scaling=federation.scaling, feature_key=self.prepared.feature_key)
         return Trained(named, self.state, seconds, seen, unseen)
+
+
+def members_of(algorithm: SelectorAlgorithm[Any], state: TrainState) -> Members | None:
+    """What infers z of clients that trained; None where the selector does, from their pairs alone."""
+    if not isinstance(algorithm, InfersMembers):
+        return None
+    infers = algorithm
+
+    def infer(names: Sequence[str], context: Pairs) -> Posterior:
+        return infers.infer_members(state.server, context, [state.private.get(name, {}) for name in names])
+
+    return infer
 
 
 def longer(config: RunConfig, state: TrainState, rounds: int) -> tuple[RunConfig, TrainState]:

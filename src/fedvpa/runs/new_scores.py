@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fedvpa.algorithms.base import SelectorAlgorithm
+from fedvpa.algorithms.base import SelectorAlgorithm, placed_by_group
 from fedvpa.core.errors import DataError
 from fedvpa.core.short_repr import short_repr
 from fedvpa.data.holdout import IN_TRAINING, OTHER_GROUP, rows_by_group
@@ -267,7 +267,7 @@ def _items(grader: Grader, table: PairTable, rows: NDArray[np.int64]) -> list[st
 def _needs_context(grader: Grader, pairs: Sequence[Pair]) -> bool:
     """Whether the z of a new user comes from pairs: not where one model serves all, nor from a group for the oracle."""
     groups = {pair.group for pair in pairs}
-    told = grader.algorithm.reads_groups and len(groups) == 1 and groups <= set(grader.users.groups)
+    told = placed_by_group(grader.algorithm) and len(groups) == 1 and groups <= set(grader.users.groups)
     return grader.infers and not told
 
 
@@ -277,7 +277,7 @@ def _posterior(grader: Grader, own: UserRows, group: str | None, pairs: Pairs) -
         if own.known and own.user in some.ids and some.posterior is not None:
             row = some.ids.index(own.user)
             return some.posterior[row : row + 1]
-    if not len(own.context) and grader.algorithm.reads_groups and group in grader.users.groups:
+    if not len(own.context) and placed_by_group(grader.algorithm) and group in grader.users.groups:
         return grader.selector.at_prototype(torch.tensor([grader.users.groups.index(group)]))
     return grader.selector.infer(pad([pairs.rows(own.context)]))
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import shlex
 
+from fedvpa.algorithms.base import placed_by_group
 from fedvpa.algorithms.registry import make
 from fedvpa.alignment.stage1 import Stage1
 from fedvpa.core.errors import InputError, RunError
@@ -118,7 +119,7 @@ def open_users(run: RunFolder, config: RunConfig, selector: Selector) -> RunUser
     say(f"{run} was written by an earlier release and keeps no users: they are inferred again from its data")
     check_data_path(run, config, "")
     prepared = prepare(config)
-    federation, by_group = prepared.federation, make(config.method, config.method_config).reads_groups
+    federation, by_group = prepared.federation, placed_by_group(make(config.method, config.method_config))
     seen, unseen = (
         infer_users(selector, federation, clients, by_group=by_group)
         for clients in (federation.partition.seen, federation.partition.unseen)

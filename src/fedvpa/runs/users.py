@@ -28,7 +28,7 @@ from fedvpa.data.partition_config import PartitionConfig
 from fedvpa.data.schema import Text
 from fedvpa.data.splits import SplitRule, make_rule
 from fedvpa.engines.federation import Federation
-from fedvpa.evaluation.accuracy import infer_clients
+from fedvpa.evaluation.accuracy import Members, infer_clients
 from fedvpa.runs.held import HeldPairs
 from fedvpa.selector.posterior import Posterior
 from fedvpa.selector.selector import Selector
@@ -90,10 +90,17 @@ def nobody(config: PartitionConfig, seed: int) -> RunUsers:
 
 
 def infer_users(
-    selector: Selector, federation: Federation, clients: Sequence[ClientRows], *, by_group: bool = False
+    selector: Selector,
+    federation: Federation,
+    clients: Sequence[ClientRows],
+    *,
+    by_group: bool = False,
+    members: Members | None = None,
 ) -> Users:
     """Clients with their posteriors, inferred from their training pairs; arguments as of ``infer_clients``."""
-    posterior = infer_clients(selector, federation, clients, by_group=by_group) if clients else None
+    posterior = None
+    if clients:
+        posterior = infer_clients(selector, federation, clients, by_group=by_group, members=members)
     return Users.of(clients, posterior)
 
 

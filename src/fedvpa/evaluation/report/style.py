@@ -31,6 +31,7 @@ INK, FAINT, GRID = "#22262B", "#5F6871", "#E3E6E9"
 YARDSTICK_STYLES: Mapping[str, tuple[str, str]] = {
     "global": ("#8A9199", "v"),
     "local": ("#56B4E9", "D"),
+    "informed": ("#8C6D1F", "P"),
     "oracle": ("#22262B", "*"),
     "bayes": ("#5B4A99", "X"),
     "fedvpa_gp": ("#0072B2", "o"),

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from fedvpa.evaluation.judge_bias import bias_warnings, judge_lines
 from fedvpa.evaluation.report.drawing import Row
-from fedvpa.evaluation.summaries import BAYES, GLOBAL, ORACLE, Condition
+from fedvpa.evaluation.summaries import BAYES, GLOBAL, INFORMED, ORACLE, Condition
 
 MISSING = "–"
 
@@ -58,7 +58,8 @@ def summary_text(compared: Mapping[str, Any]) -> TableText:
         ("N", lambda row: str(row["n_clients"])),
         ("method", lambda row: str(row["method"])),
         ("accuracy", lambda row: worded(row["mean"], row["ci95"], row.get("method_ci95"))),
-        ("gap closed", _gap_cell("")),
+        ("gap closed", _ratio_cell("gap_closed", ORACLE)),
+        ("of informed's gain", _ratio_cell("informed_share", INFORMED)),
         ("way to Bayes", lambda row: _way_cell(row, known.get(_condition(row)), "")),
         ("noiseless", lambda row: _noiseless_cell(known.get(_condition(row)))),
         *((name, _group_cell(name)) for name in groups),
@@ -66,7 +67,8 @@ def summary_text(compared: Mapping[str, Any]) -> TableText:
         ("unseen users", lambda row: _prefixed(row, "unseen_")),
         ("unseen way", lambda row: _way_cell(row, known.get(_condition(row)), "unseen_")),
         ("hold-out", lambda row: _prefixed(row, "holdout_")),
-        ("hold-out gap", _gap_cell("holdout_")),
+        ("hold-out gap", _ratio_cell("holdout_gap_closed", ORACLE)),
+        ("of informed's hold-out gain", _ratio_cell("holdout_informed_share", INFORMED)),
         ("seconds", lambda row: worded(seconds.get(_condition(row)), digits=1)),
     ]
     return _filled(columns, summary)
@@ -208,14 +210,13 @@ def _prefixed(row: Row, prefix: str) -> str:
     return worded(row[f"{prefix}mean"], row[f"{prefix}ci95"], row.get(f"{prefix}method_ci95"))
 
 
-def _gap_cell(prefix: str) -> Callable[[Row], str]:
-    """Global closes 0 of the gap and oracle 1 by definition: their intervals would only be noise on the page."""
+def _ratio_cell(name: str, top: str) -> Callable[[Row], str]:
+    """Global is 0 and ``top`` is 1 by definition: their intervals would only be noise on the page."""
 
     def cell(row: Row) -> str:
-        name = f"{prefix}gap_closed"
-        if row["method"] in (GLOBAL, ORACLE):
-            return worded(row[name], digits=2)
-        return worded(row[name], row[f"{name}_ci95"], row.get(f"{name}_method_ci95"), digits=2)
+        if row["method"] in (GLOBAL, top):
+            return worded(row.get(name), digits=2)
+        return worded(row.get(name), row.get(f"{name}_ci95"), row.get(f"{name}_method_ci95"), digits=2)
 
     return cell
 
