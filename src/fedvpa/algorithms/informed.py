@@ -74,7 +74,7 @@ class Sums:
     scores: Float[Tensor, "m d"]
     pairs: Float[Tensor, " m"]
     members: Float[Tensor, " m"]
-    moment: Float[Tensor, d * d]
+    moment: Float[Tensor, "*rows d"]
     precision: Float[Tensor, ""]
     round: int = 0
 
