@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from fedvpa.core.errors import DataError
+from fedvpa.core.prefix import common_prefix
 from fedvpa.data.delimited import Cell
 from fedvpa.data.messages import Skip, message_of
 from fedvpa.data.schema import Message, Text
@@ -141,7 +142,11 @@ def split_implicit(chosen: Text, rejected: Text, where: str) -> Parts | None:
 def _shared(first: Text, second: Text) -> int:
     """Length of the common prefix, leaving at least one element to the shorter text."""
     shortest = min(len(first), len(second))
-    return next((i for i in range(shortest) if first[i] != second[i]), max(shortest - 1, 0))
+    if isinstance(first, str) and isinstance(second, str):
+        shared = common_prefix(first, second)
+    else:
+        shared = next((i for i in range(shortest) if first[i] != second[i]), shortest)
+    return min(shared, max(shortest - 1, 0))
 
 
 def split_explicit(prompt: Text, chosen: Text, rejected: Text, where: str) -> Parts:

@@ -19,6 +19,7 @@ from typing import Any
 from jinja2 import TemplateError
 
 from fedvpa.core.errors import DataError, ModelError
+from fedvpa.core.prefix import common_prefix
 from fedvpa.data.schema import Message
 from fedvpa.models.template_config import DATE, DATE_ARGUMENT, checked_arguments
 
@@ -229,11 +230,3 @@ def _pinned(template: str, day: str) -> str:
     filters = "".join(f" | replace({json.dumps(code)}, {json.dumps(value)})" for code, value in steps)
     # The line break behind the macro is the one that the library's trim_blocks takes away.
     return f"{{%- macro {CLOCK}(format) %}}{{{{ format{filters} }}}}{{%- endmacro %}}\n{template}"
-
-
-def common_prefix(*texts: str) -> int:
-    """How many leading characters all ``texts`` share."""
-    return next(
-        (place for place, letters in enumerate(zip(*texts, strict=False)) if len(set(letters)) > 1),
-        min(map(len, texts)),
-    )

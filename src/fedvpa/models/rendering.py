@@ -17,10 +17,11 @@ from functools import cached_property, lru_cache
 from typing import Any
 
 from fedvpa.core.errors import DataError
+from fedvpa.core.prefix import common_prefix
 from fedvpa.core.progress import say
 from fedvpa.data.schema import Message, Pair, Text
 from fedvpa.data.text import as_messages
-from fedvpa.models.chat_template import SECOND, ChatTemplate, common_prefix
+from fedvpa.models.chat_template import SECOND, ChatTemplate
 from fedvpa.models.controls import SEAM, ControlTokens
 from fedvpa.models.template_config import TemplateKind
 
