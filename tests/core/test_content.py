@@ -71,6 +71,74 @@ def test_a_file_that_was_written_a_moment_ago_is_read_again(tmp_path: Path, monk
     assert str(path) not in content._known
 
 
+@pytest.fixture
+def large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A file that counts as large, beside a cache of its own."""
+    monkeypatch.setenv("FEDVPA_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(content, "KEPT_BYTES", 3)
+    path = tmp_path / "large"
+    path.write_bytes(b"abc")
+    return path
+
+
+def in_another_process(path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The hash, as a process finds it that remembers nothing."""
+    monkeypatch.setattr(content, "_known", {})
+    return content_hash(path)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="other systems keep no time of change")
+def test_another_process_does_not_read_a_large_file_again(large: Path, monkeypatch: pytest.MonkeyPatch):
+    small = large.with_name("small")
+    small.write_bytes(b"ab")
+    found = reads(monkeypatch)
+    settled(monkeypatch)
+    for path in (large, small):
+        assert content_hash(path) == in_another_process(path, monkeypatch)
+    assert found == ["large", "small", "small"]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="other systems keep no time of change")
+def test_a_large_file_that_changed_is_noticed_by_another_process(large: Path, monkeypatch: pytest.MonkeyPatch):
+    settled(monkeypatch)
+    before, times = content_hash(large), large.stat()
+    time.sleep(0.02)
+    large.write_bytes(b"abd")
+    os.utime(large, ns=(times.st_atime_ns, times.st_mtime_ns))
+    after = in_another_process(large, monkeypatch)
+    assert after == hashlib.sha256(b"abd").hexdigest() != before
+    large.unlink()
+    large.write_bytes(b"abd")  # the same content again, in another inode
+    found = reads(monkeypatch)
+    assert in_another_process(large, monkeypatch) == after
+    assert found == ["large"]
+
+
+def test_a_hash_of_a_file_that_was_just_written_is_not_kept(large: Path, monkeypatch: pytest.MonkeyPatch):
+    content_hash(large)
+    found = reads(monkeypatch)
+    in_another_process(large, monkeypatch)
+    assert found == ["large"]
+
+
+@pytest.mark.parametrize("spoiled", ["{", "[]", '{"path": "elsewhere"}', '{"sha256": "0"}'])
+def test_a_damaged_memory_costs_a_reading_and_gives_no_other_hash(
+    large: Path, monkeypatch: pytest.MonkeyPatch, spoiled: str
+):
+    settled(monkeypatch)
+    before = content_hash(large)
+    for kept in (large.parent / "cache" / "hashes").iterdir():
+        kept.write_text(spoiled)
+    assert in_another_process(large, monkeypatch) == before
+
+
+def test_a_cache_that_cannot_be_written_costs_a_reading_only(large: Path, monkeypatch: pytest.MonkeyPatch):
+    settled(monkeypatch)
+    (large.parent / "file").write_text("")
+    monkeypatch.setenv("FEDVPA_CACHE", str(large.parent / "file"))
+    assert content_hash(large) == in_another_process(large, monkeypatch) == hashlib.sha256(b"abc").hexdigest()
+
+
 def test_several_files_are_known_by_names_and_contents_in_any_order(tmp_path: Path):
     a, b = tmp_path / "a", tmp_path / "b"
     a.write_bytes(b"1")

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
+from fedvpa.core.cache import cache_base
 from fedvpa.core.config import Config
 from fedvpa.core.errors import ConfigError
 from fedvpa.models.budget import token_budget
 from fedvpa.models.template_config import TemplateArguments, TemplateKind
-
-CACHE_VARIABLE = "FEDVPA_CACHE"
-"""Environment variable that moves every cache of fedvpa; features go to its ``features`` folder."""
 
 
 Layers = int | tuple[int, ...]
@@ -106,8 +103,7 @@ class FeatureConfig(Config):
         return token_budget(self.tokens_per_batch, device_type)
 
     def cache_root(self) -> Path:
-        """The folder that holds one folder per cache key."""
+        """The folder that holds one folder for each way of reading texts."""
         if self.cache_dir is not None:
             return self.cache_dir.expanduser()
-        base = os.environ.get(CACHE_VARIABLE)
-        return (Path(base).expanduser() if base else Path.home() / ".cache" / "fedvpa") / "features"
+        return cache_base() / "features"
