@@ -1,52 +1,34 @@
-"""The cache: its key, a resumed extraction, two processes, and folders that cannot be used."""
+"""The cache: its key, where features are found again, and folders that cannot be used."""
 
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import sys
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from filelock import FileLock
 
-from fedvpa.core.errors import ConfigError, DataError, ModelError
+from fedvpa.core.errors import ConfigError, DataError, ModelError, StorageError
 from fedvpa.core.schema import VERSIONS
 from fedvpa.data.schema import Pair, PairTable
 from fedvpa.features import store as store_module
 from fedvpa.features.backbone import load_backbone
 from fedvpa.features.config import FeatureConfig
 from fedvpa.features.extract import extract, load_features
+from fedvpa.features.records import PAIR
 
 EXTRACT = "fedvpa.features.extract"  # the package exports a function of this name, so the module is fetched by name
+FILLING = "fedvpa.features.filling"
 
 
 @pytest.fixture
 def config(model_folder, tmp_path) -> FeatureConfig:
     return FeatureConfig(model=str(model_folder("qwen2")), cache_dir=tmp_path / "cache", tokens_per_batch=101)
-
-
-@pytest.fixture
-def die_after(monkeypatch) -> Callable[[int], None]:
-    """Let the extraction die after some batches, as Ctrl-C would."""
-
-    def arrange(count: int) -> None:
-        module = sys.modules[EXTRACT]
-        whole = module.compute
-
-        def dying(*args, **kwargs):
-            for place, item in enumerate(whole(*args, **kwargs)):
-                if place == count:
-                    raise KeyboardInterrupt
-                yield item
-
-        monkeypatch.setattr(module, "compute", dying)
-
-    return arrange
 
 
 def folders(config: FeatureConfig) -> list[Path]:
@@ -61,16 +43,26 @@ def test_cached_features_equal_extracted_ones_and_are_read_only_maps(config, tab
     np.testing.assert_array_equal(cached.rejected, direct.rejected)
     assert cached.report == direct.report
     assert cached.report.pairs == len(cached) == len(table)
-    assert isinstance(cached.chosen, np.memmap)
+    assert isinstance(cached.chosen.source, np.memmap)
     assert cached.chosen.dtype == np.float16
-    with pytest.raises(ValueError):
-        cached.chosen[0, 0] = 1
+    with pytest.raises(ValueError, match="read-only"):
+        cached.chosen.source[0, 0] = 1
+
+
+@pytest.fixture
+def no_model(monkeypatch) -> Callable[[], None]:
+    """From now on the model must not be loaded."""
+
+    def arrange() -> None:
+        monkeypatch.setattr(sys.modules[EXTRACT], "load_backbone", lambda *_: pytest.fail("the model was loaded"))
+
+    return arrange
 
 
 @pytest.mark.unit
-def test_a_second_call_loads_no_model(config, table, monkeypatch):
+def test_a_second_call_loads_no_model(config, table, no_model):
     first = load_features(table, config)
-    monkeypatch.setattr(sys.modules[EXTRACT], "load_backbone", lambda *_: pytest.fail("the model was loaded"))
+    no_model()
     again = load_features(table, config)
     np.testing.assert_array_equal(first.rejected, again.rejected)
     assert again.report == first.report
@@ -83,99 +75,6 @@ def test_differences_are_taken_in_float32(config, table):
     expected = features.chosen[rows].astype(np.float32) - features.rejected[rows].astype(np.float32)
     np.testing.assert_array_equal(features.differences(rows), expected)
     assert features.differences().shape == (len(table), 24)
-
-
-@pytest.mark.equivalence
-@pytest.mark.parametrize("batches_before", [0, 1, 3])
-def test_a_resumed_extraction_equals_an_uninterrupted_one(
-    config, table, die_after, monkeypatch, tmp_path, batches_before
-):
-    whole = load_features(table, config.model_copy(update={"cache_dir": tmp_path / "other"}))
-    with monkeypatch.context():
-        die_after(batches_before)
-        with pytest.raises(KeyboardInterrupt):
-            load_features(table, config)
-        monkeypatch.undo()
-    (folder,) = folders(config)
-    done = json.loads((folder / "progress.json").read_text())["rows_done"]
-    assert (done > 0) == (batches_before > 0)
-    assert done < len(table)
-    resumed = load_features(table, config)
-    np.testing.assert_array_equal(resumed.chosen, whole.chosen)
-    np.testing.assert_array_equal(resumed.rejected, whole.rejected)
-    assert resumed.report == whole.report
-
-
-@pytest.mark.unit
-def test_resuming_computes_only_what_is_missing(config, table, die_after, monkeypatch):
-    die_after(2)
-    with pytest.raises(KeyboardInterrupt):
-        load_features(table, config)
-    monkeypatch.undo()
-    (folder,) = folders(config)
-    done = json.loads((folder / "progress.json").read_text())["rows_done"]
-    module = sys.modules[EXTRACT]
-    starts = []
-    whole = module.compute
-    monkeypatch.setattr(module, "compute", lambda *args: starts.append(args[-1]) or whole(*args))
-    load_features(table, config)
-    assert starts == [done]
-
-
-@pytest.mark.unit
-def test_progress_is_recorded_while_the_work_goes_on(config, table, monkeypatch):
-    """A kill that runs no handler finds the last checkpoint on disk."""
-    module = sys.modules[EXTRACT]
-    monkeypatch.setattr(module, "CHECKPOINT_SECONDS", 0.0)
-    whole, recorded = module.compute, []
-
-    def watching(*args):
-        done = 0
-        for rows, features in whole(*args):
-            if done:
-                (folder,) = folders(config)
-                recorded.append((json.loads((folder / "progress.json").read_text())["rows_done"], done))
-            done += len(rows)
-            yield rows, features
-
-    monkeypatch.setattr(module, "compute", watching)
-    load_features(table, config)
-    assert len(recorded) > 2
-    assert all(on_disk == done for on_disk, done in recorded)
-
-
-@pytest.mark.unit
-def test_rows_after_the_last_checkpoint_are_computed_again(config, table, die_after, monkeypatch):
-    """What a power cut leaves behind the recorded progress is not trusted."""
-    die_after(2)
-    with pytest.raises(KeyboardInterrupt):
-        load_features(table, config)
-    monkeypatch.undo()
-    (folder,) = folders(config)
-    progress = json.loads((folder / "progress.json").read_text())
-    (folder / "progress.json").write_text(json.dumps({**progress, "rows_done": 1}))
-    whole = extract(table, load_backbone(config), config)
-    order = np.argsort(-np.array([row.packed for row in _work(table, config).rows]), kind="stable")
-    for side in ("chosen", "rejected"):
-        np.load(folder / f"{side}.npy", mmap_mode="r+")[order[1:]] = 7
-    np.testing.assert_array_equal(load_features(table, config).chosen, whole.chosen)
-
-
-@pytest.mark.unit
-def test_progress_of_another_processing_order_is_not_continued(config, table, die_after, monkeypatch):
-    die_after(2)
-    with pytest.raises(KeyboardInterrupt):
-        load_features(table, config)
-    monkeypatch.undo()
-    (folder,) = folders(config)
-    progress = json.loads((folder / "progress.json").read_text())
-    (folder / "progress.json").write_text(json.dumps({**progress, "order": "other", "rows_done": len(table)}))
-    whole = extract(table, load_backbone(config), config)
-    np.testing.assert_array_equal(load_features(table, config).chosen, whole.chosen)
-
-
-def _work(table, config):
-    return sys.modules[EXTRACT].prepare(table.pairs, load_backbone(config), config)
 
 
 @pytest.mark.unit
@@ -209,13 +108,16 @@ def test_the_chat_template_is_part_of_the_key(config, table, model_folder):
 
 
 @pytest.mark.unit
-def test_texts_and_their_order_are_part_of_the_key_and_other_columns_are_not(config, table):
-    load_features(table, config)
+def test_order_and_columns_other_than_texts_decide_nothing(config, table, no_model):
+    whole = load_features(table, config)
+    no_model()
     labelled = PairTable(tuple(replace(pair, user_id="u", group="g", split="test", weight=2.0) for pair in table.pairs))
-    load_features(labelled, config)
+    assert load_features(labelled, config).report == whole.report
+    rows = [4, 0, 11, 4]
+    part = load_features(table.select(rows), config)
+    np.testing.assert_array_equal(part.chosen, whole.chosen[rows])
+    np.testing.assert_array_equal(part.rejected, whole.rejected[rows])
     assert len(folders(config)) == 1
-    load_features(table.select([1, 0, *range(2, len(table))]), config)
-    assert len(folders(config)) == 2
 
 
 @pytest.mark.unit
@@ -257,7 +159,7 @@ def test_a_cache_of_another_model_or_schema_is_refused(config, table):
     with pytest.raises(ModelError, match=r"written with model = 'sha256:other'.*[Dd]elete"):
         load_features(table, config)
     _spoil_meta(folder, schema_version=VERSIONS["features"] + 1)
-    with pytest.raises(ModelError, match="schema version 2; this fedvpa reads 1"):
+    with pytest.raises(ModelError, match="schema version 3; this fedvpa reads 2"):
         load_features(table, config)
 
 
@@ -265,16 +167,29 @@ def test_a_cache_of_another_model_or_schema_is_refused(config, table):
 def test_damaged_files_are_named(config, table):
     load_features(table, config)
     (folder,) = folders(config)
-    whole = (folder / "chosen.npy").read_bytes()
-    (folder / "chosen.npy").write_bytes(whole[:-5])
-    with pytest.raises(ModelError, match=r"chosen\.npy: .*damaged"):
-        load_features(table, config)
-    np.save(folder / "chosen.npy", np.zeros((3, 2), np.float16))
-    with pytest.raises(ModelError, match=r"holds \[3, 2\]"):
-        load_features(table, config)
-    (folder / "chosen.npy").write_bytes(whole)
-    (folder / "progress.json").write_text("{")
-    with pytest.raises(ModelError, match=r"progress\.json: .*damaged"):
+    for name in ("vectors.bin", "texts.bin", "pairs.bin"):
+        whole = (folder / name).read_bytes()
+        (folder / name).write_bytes(whole[:-1])
+        with pytest.raises(
+            ModelError, match=rf"{name}: .*damaged.*{len(whole) - 1:,} bytes, and {len(whole):,} belong"
+        ):
+            load_features(table, config)
+        (folder / name).write_bytes(whole)
+    records = np.fromfile(folder / "pairs.bin", PAIR)
+    for place in (len(table) * 2, -1):
+        spoiled = records.copy()
+        spoiled["texts"][3, 1] = place
+        spoiled.tofile(folder / "pairs.bin")
+        with pytest.raises(ModelError, match=r"pairs\.bin: .*names features that are not there"):
+            load_features(table, config)
+    for name, spoiled in (("progress.json", "{"), ("progress.json", "[]"), ("meta.json", "{")):
+        whole = (folder / name).read_text()
+        (folder / name).write_text(spoiled)
+        with pytest.raises(ModelError, match=rf"{name}: .*damaged"):
+            load_features(table, config)
+        (folder / name).write_text(whole)
+    (folder / "progress.json").write_text('{"texts": 3}')
+    with pytest.raises(ModelError, match="damaged"):
         load_features(table, config)
 
 
@@ -289,50 +204,56 @@ def test_features_that_do_not_fit_are_errors_and_never_nan():
 
 
 @pytest.mark.unit
-def test_a_full_disk_shows_before_the_work_and_leaves_no_cache(config, table, monkeypatch):
-    def full(*_):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(store_module.npy, "write_array_header_1_0", full)
-    with pytest.raises(OSError, match="No space"):
+def test_a_disk_without_room_shows_before_the_work(config, table, monkeypatch):
+    needed = 2 * len(table) * 24 * 2  # two responses of each pair, 24 dimensions in float16
+    usage = shutil.disk_usage(config.cache_dir.parent)
+    monkeypatch.setattr(sys.modules[FILLING].shutil, "disk_usage", lambda _: usage._replace(free=needed - 1))
+    with pytest.raises(StorageError, match=r"features of 26 responses need 0 MB.*cache_dir"):
         load_features(table, config)
-    monkeypatch.undo()
-    (folder,) = folders(config)
-    assert list(folder.iterdir()) == []
+    monkeypatch.setattr(sys.modules[FILLING].shutil, "disk_usage", lambda _: usage._replace(free=needed))
     assert len(load_features(table, config)) == len(table)
 
 
-@pytest.mark.equivalence
-def test_two_at_once_extract_once_and_agree(config, table, monkeypatch):
-    """Threads stand for processes: the lock belongs to an open file, so both exclude each other the same way."""
-    module = sys.modules[EXTRACT]
-    whole, loads = module.load_backbone, []
-    monkeypatch.setattr(module, "load_backbone", lambda *args: loads.append(args) or whole(*args))
-    with ThreadPoolExecutor(3) as pool:
-        found = list(pool.map(lambda _: load_features(table, config), range(3)))
-    expected = extract(table, load_backbone(config), config)
-    assert len(loads) == 1
-    for features in found:
-        np.testing.assert_array_equal(features.chosen, expected.chosen)
-        np.testing.assert_array_equal(features.rejected, expected.rejected)
+@pytest.mark.unit
+def test_features_from_another_kind_of_device_are_used_and_said(config, table, capsys, no_model):
+    """bfloat16 is what ``auto`` means on a GPU; here it stands for one."""
+    sys.modules[EXTRACT]._say_precision.cache_clear()
+    there = load_features(table, config.model_copy(update={"dtype": "bfloat16"}))
+    no_model()
+    here = load_features(table, config)
+    np.testing.assert_array_equal(here.chosen, there.chosen)
+    assert re.search(r"computed in bfloat16.*features\.dtype=float32 computes them anew", capsys.readouterr().err)
+    assert len(folders(config)) == 1
 
 
 @pytest.mark.unit
-def test_the_second_process_says_that_it_waits(config, table, capsys, monkeypatch):
-    load_features(table, config)
-    (folder,) = folders(config)
-    acquire = FileLock.acquire
-    held = FileLock(folder.with_suffix(".lock"))
-    held.acquire()
+@pytest.mark.parametrize(("others", "used"), [(range(7), "bfloat16"), (range(6), "float32")])
+def test_the_rest_of_a_table_is_computed_as_most_of_it_was(config, table, others, used):
+    """Of 13 pairs, 7 are most."""
+    load_features(table.select(list(others)), config.model_copy(update={"dtype": "bfloat16"}))
+    found = load_features(table, config)
+    expected = load_features(table, config.model_copy(update={"dtype": used}))
+    np.testing.assert_array_equal(found.rejected, expected.rejected)
+    assert len(folders(config)) == (1 if used == "bfloat16" else 2)
 
-    def patient(self, timeout=None, **options):
-        if timeout is None:
-            held.release()
-        return acquire(self, timeout=timeout, **options)
 
-    monkeypatch.setattr(FileLock, "acquire", patient)
+@pytest.mark.unit
+def test_what_a_device_has_in_its_own_precision_comes_first(config, table):
+    own = load_features(table, config)
+    load_features(table, config.model_copy(update={"dtype": "bfloat16"}))
+    np.testing.assert_array_equal(load_features(table, config).chosen, own.chosen)
+
+
+@pytest.mark.unit
+def test_features_of_an_earlier_release_are_left_alone_and_it_is_said_once(config, table, capsys):
+    old = config.cache_dir / "0123456789abcdef0123456789abcdef"
+    old.mkdir(parents=True)
+    (old / "chosen.npy").write_bytes(b"old")
+    load_features(table.select([0, 1]), config)
+    assert "features of 1 tables that an earlier release extracted" in capsys.readouterr().err
     load_features(table, config)
-    assert "waiting" in capsys.readouterr().err
+    assert "earlier release" not in capsys.readouterr().err
+    assert (old / "chosen.npy").read_bytes() == b"old"
 
 
 @pytest.mark.unit
@@ -356,5 +277,6 @@ def test_an_unwritable_cache_is_a_configuration_error(config, table, tmp_path):
 def test_no_pairs_is_an_error(config):
     with pytest.raises(DataError, match="no pairs"):
         load_features(PairTable(()), config)
-    with pytest.raises(DataError, match=r"row 0 \('odd'\)"):
-        load_features(PairTable((Pair("w1", " ", "w2", pair_id="odd"),)), config)
+    for _ in range(2):  # computed, and found again
+        with pytest.raises(DataError, match=r"row 0 \('odd'\): the chosen response has no tokens.*Remove the pair"):
+            load_features(PairTable((Pair("w1", " ", "w2", pair_id="odd"),)), config)

@@ -12,9 +12,11 @@ from fedvpa.core.errors import ModelError
 from fedvpa.features import forward as forward_module
 from fedvpa.features.backbone import load_backbone
 from fedvpa.features.config import FeatureConfig
-from fedvpa.features.extract import extract, prepare
+from fedvpa.features.extract import extract
 from fedvpa.features.forward import check_causal, separate, shared, sharing_obstacle, tree_mask
+from fedvpa.features.reader import Reader
 from fedvpa.features.tokens import Row
+from fedvpa.models.tokens import Frame
 
 WINDOW = 31
 
@@ -60,30 +62,37 @@ def test_features_equal_one_plain_forward_per_response(model_folder, table, fami
 @pytest.mark.parametrize("family", ["qwen2", "llama", "gpt2"])
 def test_decoders_with_full_attention_share_every_prompt(model_folder, table, family):
     config = FeatureConfig(model=str(model_folder(family)))
-    tokenised = prepare(table.pairs, load_backbone(config), config)
-    assert tokenised.sharing.all()
-    assert tokenised.obstacle == ""
+    reader = Reader.of(load_backbone(config), config)
+    work = reader.plan(reader.read(table.pairs))
+    assert work.sharing.all()
+    assert (work.texts >= 0).all()
+    assert reader.facts.obstacle == ""
 
 
 @pytest.mark.unit
 def test_pairs_beyond_the_attention_window_are_computed_apart_and_reported(model_folder, table):
     config = FeatureConfig(model=str(model_folder("gemma2")), storage="float32")
     backbone = load_backbone(config)
-    tokenised = prepare(table.pairs, backbone, config)
-    longest = np.array([row.longest for row in tokenised.rows])
-    np.testing.assert_array_equal(tokenised.sharing, longest <= WINDOW)
-    assert 0 < tokenised.sharing.sum() < len(table)
-    assert f"{int((longest > WINDOW).sum())} pairs" in tokenised.obstacle
-    assert extract(table, backbone, config).report.pairs_sharing_prompt == int((longest <= WINDOW).sum())
+    reader = Reader.of(backbone, config)
+    read = reader.read(table.pairs)
+    longest = np.array([row.longest for row in read.rows])
+    work = reader.plan(read)
+    for row, sharing in zip(work.rows, work.sharing, strict=True):
+        assert sharing == (row.longest <= WINDOW)
+        assert sharing or not len(row.rejected)
+    assert 0 < work.sharing.sum() < len(work)
+    report = extract(table, backbone, config).report
+    assert f"{int((longest > WINDOW).sum())} pairs" in report.obstacle
+    assert report.pairs_sharing_prompt == int((longest <= WINDOW).sum())
 
 
 @pytest.mark.unit
 def test_the_window_rule_is_needed(model_folder, table):
     """Sharing a prompt beyond the window gives other features: what the rule protects from."""
     backbone = load_backbone(FeatureConfig(model=str(model_folder("gemma2"))))
-    tokenised = prepare(table.pairs, backbone, FeatureConfig())
-    longest = [max(tokenised.rows, key=lambda row: row.longest)]
-    assert (shared(backbone, longest) - separate(backbone, tokenised.frame, longest)).abs().max() > 1e-2
+    reader = Reader.of(backbone, FeatureConfig())
+    longest = [max(reader.read(table.pairs).rows, key=lambda row: row.longest)]
+    assert (shared(backbone, longest) - separate(backbone, reader.frame, longest)).abs().max() > 1e-2
 
 
 @pytest.mark.unit
@@ -182,3 +191,13 @@ def test_padding_and_neighbours_change_nothing(model_folder):
     short = Row(*(np.array(ids, np.int32) for ids in ([11, 12], [13], [14, 15, 16])))
     long = Row(*(np.arange(7, 7 + size, dtype=np.int32) for size in (19, 17, 23)))
     torch.testing.assert_close(shared(backbone, [short, long])[:1], shared(backbone, [short]), atol=1e-5, rtol=0)
+
+
+@pytest.mark.unit
+def test_a_row_of_one_response_gives_what_it_gives_in_a_pair(model_folder):
+    backbone = load_backbone(FeatureConfig(model=str(model_folder("qwen2"))))
+    pair = Row(*(np.array(ids, np.int32) for ids in ([11, 12], [13], [14, 15, 16])))
+    alone = Row(pair.prefix, pair.rejected, pair.rejected[:0])
+    for found in (shared(backbone, [alone, pair]), separate(backbone, Frame(), [alone, pair])):
+        torch.testing.assert_close(found[0, 0], found[1, 1], atol=1e-5, rtol=0)
+        assert not found[0, 1].any()

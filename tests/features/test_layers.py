@@ -81,7 +81,7 @@ def test_that_one_layer_sees_the_future_is_found_beside_one_that_does_not(model_
 def test_keys_know_the_layers_and_those_of_one_layer_are_as_before(model_folder, table, tmp_path):
     source = locate(str(model_folder("qwen2")))
     keys = {
-        json.dumps(cache_key(table, config_of(model_folder("qwen2"), layer), source)["layer"])
+        json.dumps(cache_key(config_of(model_folder("qwen2"), layer), source)["layer"])
         for layer in (-1, 1, (1,), (1, 2), (2, 1))
     }
     assert keys == {"-1", "1", "[1, 2]", "[2, 1]"}

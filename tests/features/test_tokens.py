@@ -6,15 +6,21 @@ import numpy as np
 import pytest
 
 from chat_models import metaspace
-from fedvpa.core.errors import DataError
 from fedvpa.data.schema import Message, Pair
-from fedvpa.features.tokens import tokenise
+from fedvpa.features.tokens import Tokenised, tokenise
 from fedvpa.models.encoding import TextEncoder
 from fedvpa.models.rendering import Renderer
 from fedvpa.models.tokens import Frame, Limits, TokenCounts, frame_of
 
 PAIR = Pair("w1 w2 w3", "w4 w5", "w6 w7 w8 w9 w10")
 WIDE = Limits(prompt=101, response=103)
+
+
+def counts_of(found: Tokenised) -> TokenCounts:
+    notes = found.notes
+    return TokenCounts(
+        *(int(notes[name].sum()) for name in ("prompt_tokens", "response_tokens", "prompt_cut", "responses_cut"))
+    )
 
 
 @pytest.fixture
@@ -29,8 +35,8 @@ def one(tokenizer_of):
         tokenizer, kind = tokenizer_of(family, chat=chat), "encoder" if family == "bert" else "causal"
         frame = frame_of(tokenizer, kind)
         encoder = TextEncoder(Renderer(tokenizer), frame.before, joined=kind == "causal")
-        rows, counts, _ = tokenise([pair], encoder, frame=frame, kind=kind, limits=limits)
-        return rows[0], counts
+        found = tokenise([pair], encoder, frame=frame, kind=kind, limits=limits)
+        return found.rows[0], counts_of(found)
 
     return tokenise_one
 
@@ -71,15 +77,15 @@ def test_rows_fit_into_the_models_positions(one, ids):
 
 @pytest.mark.unit
 @pytest.mark.parametrize("side", ["chosen", "rejected"])
-def test_a_response_without_tokens_is_noted_with_its_row_and_an_error_where_no_other_row_is_left(tokenizer_of, side):
+def test_a_response_without_tokens_is_noted_with_its_row(tokenizer_of, side):
     texts = {"chosen": "w1", "rejected": "w2", side: "  "}
     odd, encoder = Pair("w1", pair_id="odd", **texts), TextEncoder(Renderer(tokenizer_of("qwen2")))
-    rows, _, notes = tokenise([PAIR, PAIR, odd], encoder, frame=Frame(), kind="causal", limits=WIDE)
-    assert len(rows) == 3
-    assert notes.equal == [2]
-    assert notes.unreadable == {2: f"the {side} response has no tokens, so it has no features."}
-    with pytest.raises(DataError, match=rf"row 0 \('odd'\).*{side}"):
-        tokenise([odd], encoder, frame=Frame(), kind="causal", limits=WIDE)
+    found = tokenise([PAIR, PAIR, odd], encoder, frame=Frame(), kind="causal", limits=WIDE)
+    assert len(found.rows) == 3
+    assert found.notes["equal"].tolist() == [False, False, True]
+    assert {row: error.problem for row, error in found.refused.items()} == {
+        2: f"the {side} response has no tokens, so it has no features."
+    }
 
 
 @pytest.mark.unit
@@ -109,10 +115,10 @@ def test_many_pairs_keep_their_order(ids, tokenizer_of, monkeypatch):
     monkeypatch.setattr("fedvpa.models.encoding.AT_ONCE", 3)
     pairs = [Pair(f"w{n}", f"w{n + 1}", f"w{n + 2}") for n in range(11)]
     encoder = TextEncoder(Renderer(tokenizer_of("qwen2")))
-    rows, counts, _ = tokenise(pairs, encoder, frame=Frame(), kind="causal", limits=WIDE)
-    assert [int(row.rejected[0]) for row in rows] == [ids(f"w{n + 2}")[0] for n in range(11)]
-    assert counts == TokenCounts(prompt_tokens=11, response_tokens=22)
-    assert all(row.prefix.dtype == np.int32 for row in rows)
+    found = tokenise(pairs, encoder, frame=Frame(), kind="causal", limits=WIDE)
+    assert [int(row.rejected[0]) for row in found.rows] == [ids(f"w{n + 2}")[0] for n in range(11)]
+    assert counts_of(found) == TokenCounts(prompt_tokens=11, response_tokens=22)
+    assert all(row.prefix.dtype == np.int32 for row in found.rows)
 
 
 @pytest.mark.unit
@@ -125,8 +131,8 @@ def test_pairs_whose_responses_are_equal_once_cut_are_noted(tokenizer_of):
     ]
     encoder = TextEncoder(Renderer(tokenizer_of("qwen2")))
     for limit, equal in ((3, []), (2, [1, 3]), (1, [1, 2, 3])):
-        _, _, notes = tokenise(pairs, encoder, frame=Frame(), kind="causal", limits=Limits(101, limit))
-        assert notes.equal == equal
+        found = tokenise(pairs, encoder, frame=Frame(), kind="causal", limits=Limits(101, limit))
+        assert np.flatnonzero(found.notes["equal"]).tolist() == equal
 
 
 @pytest.mark.unit

@@ -31,10 +31,3 @@ def test_a_batch_never_mixes_ways():
     shared = LENGTHS < 31
     found = [rows.tolist() for rows in batches(LENGTHS, shared, 10_000)]
     assert found == [[5, 0, 2, 7, 3], [4, 1, 6]]
-
-
-@pytest.mark.unit
-def test_starting_later_skips_exactly_the_rows_that_are_done():
-    order = processing_order(LENGTHS, ALL).tolist()
-    for done in range(len(LENGTHS) + 1):
-        assert [row for rows in batches(LENGTHS, ALL, 40, done) for row in rows] == order[done:]

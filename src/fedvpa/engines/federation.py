@@ -17,7 +17,7 @@ from fedvpa.core.errors import DataError
 from fedvpa.core.short_repr import short_repr
 from fedvpa.data.partition import ClientRows, Partition
 from fedvpa.features.standardise import Moments, Standardiser
-from fedvpa.features.store import FeatureStore
+from fedvpa.features.store import FeatureStore, Side
 from fedvpa.selector.config import Rotation
 from fedvpa.selector.pairs import Pairs, pad
 from fedvpa.selector.rotation import contributors, rotation_of, second_moment
@@ -113,7 +113,7 @@ class Federation:
         slot = torch.from_numpy(1.0 - 2.0 * (rows % 2)).float()
         return Pairs(chosen, rejected, torch.from_numpy(self.weights[rows]), slot)
 
-    def _scaled(self, side: NDArray[np.floating], rows: NDArray[np.int64]) -> Tensor:
+    def _scaled(self, side: Side, rows: NDArray[np.int64]) -> Tensor:
         if len(rows) <= SLICE_ROWS:
             return self.scaling(np.asarray(side[rows]))
         scaled = torch.empty(len(rows), self.dimension)

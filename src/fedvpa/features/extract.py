@@ -1,141 +1,39 @@
-"""Pairs → features of their responses, from a frozen language model, computed once and cached."""
+"""Pairs → features of their responses, from a frozen language model, each text computed once and cached."""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
 import json
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from filelock import FileLock, Timeout
-from jaxtyping import Bool, Float, Int
-from numpy.typing import NDArray
 
-from fedvpa.core.errors import ConfigError, DataError
-from fedvpa.core.progress import say, track
-from fedvpa.core.short_repr import short_repr
-from fedvpa.data.schema import Pair, PairTable
-from fedvpa.features import store
+from fedvpa.core.errors import ConfigError, DataError, ModelError
+from fedvpa.core.progress import say
+from fedvpa.data.schema import PairTable
 from fedvpa.features.backbone import Backbone, load_backbone
+from fedvpa.features.cache import CacheFolder
 from fedvpa.features.config import FeatureConfig
-from fedvpa.features.forward import check_causal, dimension, separate, shared, sharing_obstacle
-from fedvpa.features.store import FeatureReport, FeatureStore, Writer
-from fedvpa.features.tokens import Notes, Row, tokenise
-from fedvpa.models.batching import batches, processing_order
+from fedvpa.features.filling import Filling
+from fedvpa.features.keys import Keys, pair_keys
+from fedvpa.features.reader import Reader
+from fedvpa.features.records import report_of
+from fedvpa.features.store import FeatureStore, Gathered, stored
+from fedvpa.features.work import compute
 from fedvpa.models.chat_template import template_fingerprint
 from fedvpa.models.device import resolve_device, resolve_dtype
-from fedvpa.models.encoding import TextEncoder, place_of
+from fedvpa.models.encoding import place_of
 from fedvpa.models.load import open_tokenizer
 from fedvpa.models.locate import ModelSource, locate
-from fedvpa.models.rendering import Renderer
-from fedvpa.models.tokens import Frame, Limits, TokenCounts, frame_of
-
-CHECKPOINT_SECONDS = 5.0
-"""A kill costs at most so much computing; chosen by us because flushing to disk then takes under 1% of the time."""
 
 POOLING = "mean over response tokens"
 
-
-@dataclass(frozen=True, slots=True, repr=False)
-class TokenisedPairs:
-    """Tokenised pairs and how they are to be computed.
-
-    Attributes:
-        rows: Tokens of each pair.
-        frame: Special tokens of the model.
-        sharing: Which pairs compute their prompt once for both responses.
-        counts: What tokenisation kept and cut.
-        notes: Rows of which the user should hear.
-        obstacle: Why some pairs do not share their prompt.
-    """
-
-    rows: list[Row]
-    frame: Frame
-    sharing: Bool[np.ndarray, " n"]
-    counts: TokenCounts
-    notes: Notes
-    obstacle: str
-
-    __repr__ = short_repr
-
-    def lengths(self) -> Int[np.ndarray, " n"]:
-        """Padded tokens that each pair occupies: one shared row, or two rows as long as the longer."""
-        tail = len(self.frame.after)
-        return np.array(
-            [
-                row.packed if share else 2 * (row.longest + tail)
-                for row, share in zip(self.rows, self.sharing, strict=True)
-            ]
-        )
-
-    def report(self, backbone: Backbone, dimension: int) -> FeatureReport:
-        """The report of the finished extraction."""
-        return FeatureReport(
-            pairs=len(self.rows),
-            dimension=dimension,
-            kind=backbone.kind,
-            pairs_sharing_prompt=int(self.sharing.sum()),
-            obstacle=self.obstacle,
-            equal_rows=tuple(self.notes.equal),
-            spelling_rows=tuple(self.notes.spelling),
-            unreadable_rows=tuple(self.notes.unreadable),
-            unreadable_reasons=tuple(self.notes.unreadable.values()),
-            first_cut=(min(self.notes.cut_prompts, default=None), min(self.notes.cut_responses, default=None)),
-            **asdict(self.counts),
-        )
-
-
-def prepare(pairs: Sequence[Pair], backbone: Backbone, config: FeatureConfig) -> TokenisedPairs:
-    """Tokenise ``pairs`` and decide for each whether its prompt is computed once for both responses.
-
-    Raises:
-        DataError: If there are no pairs, or a response has no tokens.
-        ModelError: If the model sees the future though it counts as decoder-only, or lacks a chat template.
-    """
-    if not pairs:
-        raise DataError("There are no pairs to extract features of.")
-    limits = Limits(config.max_prompt_tokens, config.max_response_tokens, backbone.positions)
-    frame = frame_of(backbone.tokenizer, backbone.kind)
-    encoder = encoder_of(backbone, config, frame)
-    rows, counts, notes = tokenise(pairs, encoder, frame=frame, kind=backbone.kind, limits=limits)
-    if backbone.kind == "causal":
-        check_causal(backbone)
-    obstacle = sharing_obstacle(backbone)
-    sharing = np.full(len(rows), not obstacle)
-    if not obstacle and backbone.window is not None:
-        sharing = np.array([row.longest <= backbone.window for row in rows])
-        beyond = int((~sharing).sum())
-        obstacle = f"{beyond} pairs are longer than the attention window of {backbone.window} tokens" if beyond else ""
-    return TokenisedPairs(rows, frame, sharing, counts, notes, obstacle)
-
-
-def encoder_of(backbone: Backbone, config: FeatureConfig, frame: Frame) -> TextEncoder:
-    """What gives the tokens of texts for features."""
-    renderer = Renderer(backbone.tokenizer, config.template, config.template_arguments)
-    return TextEncoder(renderer, frame.before, joined=backbone.kind == "causal")
-
-
-def compute(
-    tokenised: TokenisedPairs, backbone: Backbone, tokens_per_batch: int, start: int = 0
-) -> Iterator[tuple[NDArray[np.integer], Float[np.ndarray, "rows 2 d"]]]:
-    """Yield row numbers and their features in float32, batch by batch, longest first.
-
-    Args:
-        tokenised: From :func:`prepare`.
-        backbone: The model.
-        tokens_per_batch: Upper bound of padded tokens per batch.
-        start: How many rows of the processing order are done already.
-    """
-    for rows in batches(tokenised.lengths(), tokenised.sharing, tokens_per_batch, start):
-        chunk = [tokenised.rows[row] for row in rows]
-        features = shared(backbone, chunk) if tokenised.sharing[rows[0]] else separate(backbone, tokenised.frame, chunk)
-        yield rows, features.numpy()
+AUTOMATIC = ("float32", "bfloat16")
+"""The precisions that ``auto`` means on one device or another; see :func:`fedvpa.models.device.resolve_dtype`."""
 
 
 def extract(table: PairTable, backbone: Backbone, config: FeatureConfig) -> FeatureStore:
@@ -147,31 +45,36 @@ def extract(table: PairTable, backbone: Backbone, config: FeatureConfig) -> Feat
         config: Lengths, template, storage precision and batch size.
 
     Raises:
-        InputError: See :func:`prepare`; also if one pair cannot be read, since nobody here could leave it out, or if
-            the model gives a feature that is not finite.
+        DataError: If there are no pairs, or one cannot be read, since nobody here could leave it out.
+        ModelError: If the model sees the future though it counts as decoder-only, lacks a chat template, or gives a
+            feature that is not finite.
     """
-    tokenised = prepare(table.pairs, backbone, config)
-    for row, reason in tokenised.notes.unreadable.items():
-        raise DataError(reason, fix="Leave it out.", where=place_of(table.pairs[row], row))
-    dtype = np.dtype(config.storage)
-    chosen, rejected = [], []
-    for rows, features in compute(tokenised, backbone, config.batch_budget(backbone.device.type)):
-        chosen.append(store.stored(features[:, 0], rows, dtype))
-        rejected.append(store.stored(features[:, 1], rows, dtype))
-    back = np.argsort(processing_order(tokenised.lengths(), tokenised.sharing))
-    first, second = np.concatenate(chosen)[back], np.concatenate(rejected)[back]
-    return FeatureStore(first, second, tokenised.report(backbone, first.shape[1]))
+    _check_some(table)
+    reader = Reader.of(backbone, config)
+    read = reader.read(table.pairs)
+    for row in np.flatnonzero(read.records["reason"])[:1].tolist():
+        raise DataError(
+            read.reasons[read.records["reason"][row] - 1].problem,
+            fix="Leave it out.",
+            where=place_of(table.pairs[row], row),
+        )
+    vectors = np.empty((len(read.keys), reader.facts.dimension), config.storage)
+    for texts, features in compute(reader.plan(read), backbone, config.batch_budget(backbone.device.type)):
+        vectors[texts] = stored(features, read.first[texts], vectors.dtype)
+    chosen, rejected = (vectors[read.records["texts"][:, side]] for side in (0, 1))
+    return FeatureStore(chosen, rejected, report_of(read.records, read.reasons, reader.facts))
 
 
-def cache_key(table: PairTable, config: FeatureConfig, source: ModelSource) -> dict[str, Any]:
-    """Everything that decides the features, in clear. Batch size and device are no part: they only move rounding.
+def cache_key(config: FeatureConfig, source: ModelSource) -> dict[str, Any]:
+    """Everything that decides the features of a text, in clear.
 
-    What the chat template writes for a probe is a part, since more than the tokenizer's files decides it.
+    Batch size and device only move rounding: they are no part. The language model is named by its content, since each
+    machine may have it from elsewhere. What the chat template writes for a probe is a part, since more than the
+    tokenizer's files decides it.
     """
-    tokenizer = source.tokenizer_hash()
     return {
-        "model": source.identity(),
-        "tokenizer": tokenizer,
+        "model": source.content(),
+        "tokenizer": source.tokenizer_hash(),
         "rendering": rendering_content(source, config.template_arguments),
         "layer": list(config.layers) if len(config.layers) > 1 else config.layers[0],
         "pooling": POOLING,
@@ -180,8 +83,6 @@ def cache_key(table: PairTable, config: FeatureConfig, source: ModelSource) -> d
         "max_response_tokens": config.max_response_tokens,
         "dtype": str(resolve_dtype(config.dtype, resolve_device(config.device))).removeprefix("torch."),
         "storage": config.storage,
-        "data": store.data_hash(table.pairs),
-        "pairs": len(table),
     }
 
 
@@ -197,85 +98,141 @@ def _rendering(source: ModelSource, tokenizer_hash: str, arguments: str) -> str:
 
 
 def load_features(table: PairTable, config: FeatureConfig) -> FeatureStore:
-    """Features of ``table`` from the cache, extracted first where they are missing.
+    """Features of ``table`` from the cache, where what is missing is added first.
 
-    An extraction that was killed goes on where it stopped. Of two processes that want the same features, one extracts
-    and the other waits for it. A finished cache is read without loading the model.
+    Texts are known again whatever table they came in, so only new ones are computed, and equal ones once. An
+    extraction that was killed goes on where it stopped. Of two processes that want the same table, one extracts and the
+    other waits for it; those that want others add to the same folder at the same time. Where nothing is missing, the
+    model is not loaded.
 
     Args:
         table: Pairs; row i of the result belongs to row i.
-        config: The model and how to read it.
+        config: The model and how to read it. Under ``dtype: auto`` features that another device computed in its own
+            precision are used too; what is used is said.
 
     Returns:
-        Read-only memory maps [n, d] in ``config.storage`` precision, and the report of the extraction.
+        Features [n, d] in ``config.storage`` precision, read-only and memory-mapped, and the report of the table.
 
     Raises:
         ModelError: If the model folder is incomplete or unusable, or a cache folder was written by another model or
             schema version.
-        DataError: If there are no pairs, or a response has no tokens.
+        DataError: If there are no pairs, or none of them can be read.
         ConfigError: If a key cannot be used with this model, or the cache folder cannot be written.
+        StorageError: If the disk has no room for the features.
     """
+    _check_some(table)
+    source = locate(config.named_model())
+    keys = pair_keys(table.pairs)
+    config = _with_precision(config, source, keys)
+    folder = folder_for(config, source)
+    found = _complete(folder, keys, table)
+    if found is not None:
+        return found
+    with _working(folder, keys):
+        if len(folder.missing(keys)):
+            _say_old_caches(folder)
+            filling = Filling.of(folder, table, keys, Reader.of(load_backbone(config, source), config), config)
+            filling.run(f"features of {config.model}")
+        found = _complete(folder, keys, table)
+    if found is None:
+        raise ModelError("The feature cache was deleted while it was read.", fix="Start again.", where=str(folder.path))
+    return found
+
+
+def folder_for(config: FeatureConfig, source: ModelSource) -> CacheFolder:
+    """Where features that are read in this way are kept."""
+    return CacheFolder.of(config.cache_root(), cache_key(config, source))
+
+
+def _check_some(table: PairTable) -> None:
     if not table.pairs:
         raise DataError("There are no pairs to extract features of.")
-    source = locate(config.named_model())
-    key = cache_key(table, config, source)
-    folder = store.folder_of(config.cache_root(), key)
-    with _locked(folder):
-        found = store.read_complete(folder, key)
-        return found if found is not None else _fill(folder, key, table, config, load_backbone(config, source))
 
 
-def _fill(
-    folder: Path, key: dict[str, Any], table: PairTable, config: FeatureConfig, backbone: Backbone
-) -> FeatureStore:
-    """Extract into ``folder``, from where a previous attempt stopped."""
-    tokenised = prepare(table.pairs, backbone, config)
-    order = hashlib.sha256(processing_order(tokenised.lengths(), tokenised.sharing).tobytes()).hexdigest()
-    width = dimension(backbone)
-    writer = Writer(folder, key, (len(table), width), config.storage, order)
-    left = len(table) - writer.done
-    for _ in track(_write(tokenised, backbone, config, writer), f"features of {config.model}", left, unit="pairs"):
-        pass
-    return writer.finish(tokenised.report(backbone, width))
+def _with_precision(config: FeatureConfig, source: ModelSource, keys: Keys) -> FeatureConfig:
+    """The configuration with ``dtype`` as it is used.
+
+    ``auto`` is one precision on a GPU and another elsewhere. So that features from a GPU serve on a machine without
+    one, the other precision is taken where it has most of the pairs, and more of them than the device's own. What is
+    missing is then computed in it too, since the features of a table have one precision. (The rule is ours.)
+    """
+    own = str(resolve_dtype(config.dtype, resolve_device(config.device))).removeprefix("torch.")
+    exact = config.model_copy(update={"dtype": own})
+    if config.dtype != "auto":
+        return exact
+    (other,) = (dtype for dtype in AUTOMATIC if dtype != own)
+    foreign = config.model_copy(update={"dtype": other})
+    lacking = len(folder_for(exact, source).missing(keys))
+    if not lacking:
+        return exact
+    lacking_there = len(folder_for(foreign, source).missing(keys))
+    if lacking_there >= min(lacking, len(keys) / 2):
+        return exact
+    _say_precision(config.model, other, own)
+    return foreign
 
 
-def _write(tokenised: TokenisedPairs, backbone: Backbone, config: FeatureConfig, writer: Writer) -> Iterator[int]:
-    """Compute and write what is left, yielding each row number once it is written."""
-    done, last, budget = writer.done, time.monotonic(), config.batch_budget(backbone.device.type)
-    try:
-        for rows, features in compute(tokenised, backbone, budget, done):
-            writer.write(rows, features)
-            done += len(rows)
-            if time.monotonic() - last >= CHECKPOINT_SECONDS:
-                writer.checkpoint(done)
-                last = time.monotonic()
-            yield from rows.tolist()
-    finally:
-        writer.checkpoint(done)
+@lru_cache(maxsize=8)
+def _say_precision(model: str, other: str, own: str) -> None:
+    say(
+        f"features of {model}: those that are kept were computed in {other}, on another kind of device, and are used; "
+        f"features.dtype={own} computes them anew"
+    )
+
+
+def _complete(folder: CacheFolder, keys: Keys, table: PairTable) -> FeatureStore | None:
+    """The features of a table; None unless all are there."""
+    content = folder.read()
+    records = None if content is None else content.records(keys)
+    if content is None or records is None:
+        return None
+    if records["reason"].all():
+        reason = content.reasons[records["reason"][0] - 1]
+        raise DataError(reason.problem, fix=reason.fix, where=place_of(table.pairs[0], 0))
+    chosen, rejected = (Gathered(content.vectors, np.ascontiguousarray(records["texts"][:, side])) for side in (0, 1))
+    return FeatureStore(chosen, rejected, report_of(records, content.reasons, content.facts))
+
+
+def _say_old_caches(folder: CacheFolder) -> None:
+    """Say it where features of an earlier release lie unread, once for each way of reading texts."""
+    if folder.path.exists():
+        return
+    old = len(list(folder.path.parent.glob("*/chosen.npy")))
+    if old:
+        say(
+            f"{folder.path.parent} holds features of {old} tables that an earlier release extracted; this one keeps "
+            "them text by text and computes them anew. Folders with a file chosen.npy are no longer read and can be "
+            "deleted."
+        )
 
 
 @contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Hold the lock of a cache folder; the system frees it when its holder dies.
+def _working(folder: CacheFolder, keys: Keys) -> Iterator[None]:
+    """Hold the lock of whoever extracts a table; the system frees it when its holder dies.
 
     Raises:
         ConfigError: If the cache cannot be written.
     """
+    table = hashlib.sha256(keys.tobytes()).hexdigest()[:16]
+    path = folder.path.with_name(f"{folder.path.name}.{table}.lock")
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder.with_suffix(".lock"))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(path)
         try:
             lock.acquire(timeout=0)
         except Timeout:
-            say(f"Another process extracts these features; waiting for it ({lock.lock_file}).")
+            say(f"Another process extracts these features; waiting for it ({path}).")
             lock.acquire()
     except OSError as error:
         raise ConfigError(
             f"The feature cache cannot be written ({error.strerror}).",
             fix="Set cache_dir or FEDVPA_CACHE to a folder that can be.",
-            where=str(folder.parent),
+            where=str(path.parent),
         ) from error
     try:
         yield
     finally:
+        # Tables are many, so their locks go. Whoever still waits for this one finds the work done and adds nothing.
+        with contextlib.suppress(OSError):
+            path.unlink()
         lock.release()

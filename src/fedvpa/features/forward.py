@@ -39,10 +39,12 @@ times below on every architecture tried, a wrong mask or position is far above."
 def separate(backbone: Backbone, frame: Frame, rows: Sequence[Row]) -> Float[Tensor, "rows 2 d"]:
     """Mean hidden states over the tokens of the chosen and of the rejected response, one sequence per response.
 
-    Those of several layers lie side by side, in the order of ``backbone.layers``; one forward pass gives all. Sequences
-    are padded on the right. Works for every model.
+    Those of several layers lie side by side, in the order of ``backbone.layers``; one forward pass gives all. Zeros
+    stand for a rejected response without tokens, for which nothing is computed. Sequences are padded on the right.
+    Works for every model.
     """
-    sequences = [(row.prefix, response) for row in rows for response in (row.chosen, row.rejected)]
+    responses = [(row, response) for row in rows for response in (row.chosen, row.rejected)]
+    sequences = [(row.prefix, response) for row, response in responses if len(response)]
     length = max(len(prefix) + len(response) for prefix, response in sequences) + len(frame.after)
     ids = np.full((len(sequences), length), backbone.pad_id, dtype=np.int64)
     seen, types = np.zeros_like(ids), np.zeros_like(ids)
@@ -57,7 +59,10 @@ def separate(backbone: Backbone, frame: Frame, rows: Sequence[Row]) -> Float[Ten
     if frame.response_type is not None and "token_type_ids" in _arguments(backbone):
         inputs["token_type_ids"] = types
     states = _states(backbone, **{name: torch.from_numpy(value) for name, value in inputs.items()})
-    return _pool_all(states, torch.from_numpy(weights)).reshape(len(rows), 2, -1)
+    means = _pool_all(states, torch.from_numpy(weights))[:, 0]
+    placed = means.new_zeros(len(responses), means.shape[1])
+    placed[[place for place, (_, response) in enumerate(responses) if len(response)]] = means
+    return placed.reshape(len(rows), 2, -1)
 
 
 def shared(backbone: Backbone, rows: Sequence[Row]) -> Float[Tensor, "rows 2 d"]:
@@ -77,7 +82,7 @@ def shared(backbone: Backbone, rows: Sequence[Row]) -> Float[Tensor, "rows 2 d"]
         positions[place, turn:stop] = np.arange(fork, fork + len(row.rejected))
         branch[place, :fork], branch[place, fork:turn], branch[place, turn:stop] = 0, 1, 2
         weights[place, 0, fork:turn] = 1 / len(row.chosen)
-        weights[place, 1, turn:stop] = 1 / len(row.rejected)
+        weights[place, 1, turn:stop] = 1 / max(1, len(row.rejected))
     states = _states(
         backbone,
         input_ids=torch.from_numpy(ids),

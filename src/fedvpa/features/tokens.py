@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fedvpa.core.errors import DataError
 from fedvpa.core.short_repr import short_repr
 from fedvpa.data.schema import Pair
 from fedvpa.models.architecture import Kind
-from fedvpa.models.encoding import TextEncoder, cut_prompt, place_of
+from fedvpa.models.encoding import TextEncoder, cut_prompt
 from fedvpa.models.tokens import Frame, Ids, Limits, TokenCounts
 
 
@@ -23,7 +25,7 @@ class Row:
     Attributes:
         prefix: Special tokens in front, the prompt, and the separator if there is one.
         chosen: Tokens of the chosen response.
-        rejected: Tokens of the rejected response.
+        rejected: Tokens of the rejected response; none where a row is about a single response.
     """
 
     prefix: Ids
@@ -43,40 +45,40 @@ class Row:
         return len(self.prefix) + max(len(self.chosen), len(self.rejected))
 
 
-@dataclass(frozen=True, slots=True)
-class Notes:
-    """Rows of which the user should hear.
+NOTE = np.dtype(
+    [
+        ("prompt_tokens", "<i4"),
+        ("response_tokens", "<i4"),
+        ("prompt_cut", "?"),
+        ("responses_cut", "u1"),
+        ("equal", "?"),
+        ("spells", "?"),
+    ]
+)
+"""What tokenisation kept of a pair and what it cut, as in :class:`~fedvpa.models.tokens.TokenCounts`; whether its two
+responses have the same tokens once they are cut, so that there is nothing to learn or to order; and whether a text
+spells a control token of the model, which is read as text."""
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Tokenised:
+    """Pairs as tokens.
 
     Attributes:
-        equal: Pairs whose two responses have the same tokens once they are cut: there is nothing to learn or to order.
-        spelling: Pairs of which a text spells a control token of the model, which is read as text.
-        cut_prompts: Pairs whose prompt was cut.
-        cut_responses: Pairs of which a response was cut.
-        unreadable: Pairs that cannot be read, and why: the chat template refuses the conversation, or a response has no
-            tokens. They are among the equal ones, since a stand-in with equal responses takes their place.
+        rows: The tokens of each pair, in order.
+        notes: A record of ``NOTE`` for each pair.
+        refused: Pairs that cannot be read, by their place, and why: the chat template refuses the conversation, or a
+            response has no tokens. A stand-in with equal responses takes the place of each.
     """
 
-    equal: list[int] = field(default_factory=list)
-    spelling: list[int] = field(default_factory=list)
-    cut_prompts: list[int] = field(default_factory=list)
-    cut_responses: list[int] = field(default_factory=list)
-    unreadable: dict[int, str] = field(default_factory=dict)
+    rows: list[Row]
+    notes: NDArray[Any]
+    refused: dict[int, DataError]
 
-    def add(self, place: int, row: Row, counts: TokenCounts, *, spells: bool) -> None:
-        """Note a row and what it lost."""
-        for noted, where in (
-            (np.array_equal(row.chosen, row.rejected), self.equal),
-            (spells, self.spelling),
-            (counts.prompts_truncated, self.cut_prompts),
-            (counts.responses_truncated, self.cut_responses),
-        ):
-            if noted:
-                where.append(place)
+    __repr__ = short_repr
 
 
-def tokenise(
-    pairs: Sequence[Pair], encoder: TextEncoder, *, frame: Frame, kind: Kind, limits: Limits
-) -> tuple[list[Row], TokenCounts, Notes]:
+def tokenise(pairs: Sequence[Pair], encoder: TextEncoder, *, frame: Frame, kind: Kind, limits: Limits) -> Tokenised:
     """Render, tokenise, truncate and frame every pair.
 
     Args:
@@ -86,37 +88,35 @@ def tokenise(
         kind: ``causal`` rows have special tokens in front only; ``encoder`` rows are [CLS] prompt [SEP] response.
         limits: Lengths to truncate to.
 
-    Returns:
-        One row per pair, in order; what was kept and cut; and which rows need a word.
-
     Raises:
-        DataError: If no pair can be read; names the first and why.
         ModelError: If a conversation meets a tokenizer without a usable chat template.
     """
     rows: list[Row] = []
-    counts, notes, refused = TokenCounts(), Notes(), dict[int, DataError]()
+    notes, refused = np.zeros(len(pairs), NOTE), dict[int, DataError]()
     for place, ids in enumerate(encoder.pairs(pairs, refused=refused)):
         empty = [name for name, response in (("chosen", ids.chosen), ("rejected", ids.rejected)) if not len(response)]
         if empty:
-            refused[place] = _without_tokens(empty[0], place_of(pairs[place], place))
+            refused[place] = _without_tokens(empty[0])
             ids = encoder.stand_in()
         # A template writes its own special tokens in front, or none; truncation on the left keeps them.
         framed = replace(frame, before=ids.prompt.head) if kind == "causal" else frame
-        row, counted = _truncate(ids.prompt.ids, ids.chosen, ids.rejected, framed, limits)
+        row, counts = _truncate(ids.prompt.ids, ids.chosen, ids.rejected, framed, limits)
         rows.append(row)
-        counts += counted
-        notes.add(place, row, counted, spells=ids.spells)
-    if refused and len(refused) == len(pairs):
-        raise refused[0]
-    notes.unreadable.update({place: error.problem for place, error in refused.items()})
-    return rows, counts, notes
+        notes[place] = (
+            counts.prompt_tokens,
+            counts.response_tokens,
+            counts.prompts_truncated,
+            counts.responses_truncated,
+            np.array_equal(row.chosen, row.rejected),
+            ids.spells,
+        )
+    return Tokenised(rows, notes, refused)
 
 
-def _without_tokens(side: str, where: str) -> DataError:
+def _without_tokens(side: str) -> DataError:
     return DataError(
         f"the {side} response has no tokens, so it has no features.",
         fix="Remove the pair, or give the response a text.",
-        where=where,
     )
 
 

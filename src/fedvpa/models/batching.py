@@ -18,7 +18,7 @@ def processing_order(lengths: Int[np.ndarray, " n"], shared: Bool[np.ndarray, " 
 
 
 def batches(
-    lengths: Int[np.ndarray, " n"], shared: Bool[np.ndarray, " n"], tokens_per_batch: int, start: int = 0
+    lengths: Int[np.ndarray, " n"], shared: Bool[np.ndarray, " n"], tokens_per_batch: int
 ) -> Iterator[Int[np.ndarray, " batch"]]:
     """Cut the processing order into batches.
 
@@ -26,12 +26,11 @@ def batches(
         lengths: Padded tokens that a row occupies.
         shared: Rows that share their prompt; a batch never mixes them with others.
         tokens_per_batch: Upper bound of rows × longest row; a longer row is a batch of its own.
-        start: How many rows of the processing order are done already.
 
     Yields:
         Row numbers.
     """
-    order = processing_order(lengths, shared)
+    order, start = processing_order(lengths, shared), 0
     while start < len(order):
         first = order[start]
         stop = min(len(order), start + max(1, tokens_per_batch // max(1, int(lengths[first]))))

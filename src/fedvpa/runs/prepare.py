@@ -174,8 +174,7 @@ def feature_key(config: FeatureConfig) -> dict[str, Any]:
         ModelError: If it is not here; says how to name its place.
     """
     source = locate_for("features.model", config.named_model())
-    key = {**cache_key(PairTable(()), config, source), "model": source.content()}
-    return {name: part for name, part in key.items() if name not in ("data", "pairs", "dtype", "storage")}
+    return {name: part for name, part in cache_key(config, source).items() if name not in ("dtype", "storage")}
 
 
 def check_features(config: FeatureConfig, selector: Selector) -> None:
