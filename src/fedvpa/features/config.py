@@ -13,7 +13,6 @@ from fedvpa.core.errors import ConfigError
 from fedvpa.models.budget import token_budget
 from fedvpa.models.template_config import TemplateArguments, TemplateKind
 
-
 Layers = int | tuple[int, ...]
 """Which hidden states are pooled: one layer, or several, whose features are put side by side."""
 
