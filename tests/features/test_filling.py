@@ -254,12 +254,14 @@ def test_two_at_once_extract_once_and_agree(config, table, monkeypatch):
 @pytest.mark.equivalence
 def test_tables_that_overlap_are_added_at_the_same_time(config, table, monkeypatch):
     """Each thread finds the other's responses, or computes them and leaves the first ones in place."""
+    backbone = load_backbone(config)  # once: transformers cannot load models in several threads
+    monkeypatch.setattr(EXTRACT, "load_backbone", lambda *_: backbone)
     monkeypatch.setattr(FILLING, "CHUNK", 3)
     monkeypatch.setattr(FILLING, "CHECKPOINT_SECONDS", 0.0)
     parts = [list(range(9)), list(range(4, 13)), list(range(12, 2, -1))]
     with ThreadPoolExecutor(3) as pool:
         found = list(pool.map(lambda rows: load_features(table.select(rows), config), parts))
-    expected = extract(table, load_backbone(config), config)
+    expected = extract(table, backbone, config)
     for rows, features in zip(parts, found, strict=True):
         np.testing.assert_allclose(features.chosen, expected.chosen[rows], rtol=0, atol=ROUNDING)
         np.testing.assert_allclose(features.rejected, expected.rejected[rows], rtol=0, atol=ROUNDING)
