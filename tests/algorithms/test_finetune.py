@@ -112,7 +112,7 @@ def test_reports_are_asked_for_in_the_last_rounds_and_add_up():
             "weight": torch.tensor(10.0),
             "delta.head.base": torch.zeros(DIMENSION),
             "loss.reconstruction": torch.tensor(7.0),
-            "votes": 10 * vote(likelihood, torch.tensor(10.0)),
+            "votes": 10 * vote(likelihood, torch.tensor(10)),
             "voted": torch.tensor(10.0),
         }
         state, losses = algorithm.server_update(state, CohortUpdate(sums))
@@ -125,8 +125,8 @@ def test_reports_are_asked_for_in_the_last_rounds_and_add_up():
 @pytest.mark.unit
 def test_a_fifth_of_the_clients_moves_the_strength_within_what_others_want_and_one_pair_is_no_vote():
     likelihood = -(torch.arange(9.0) - torch.tensor([3, 3, 4, 4, 4, 5, 5, 5]).unsqueeze(-1)).square()
-    honest, one = vote(likelihood, torch.full((8,), 10.0)), torch.ones(1, 9)
-    assert vote(likelihood[0], torch.tensor(1.0)).tolist() == [0.5] * 9
+    honest, one = vote(likelihood, torch.full((8,), 10)), torch.ones(1, 9)
+    assert vote(likelihood[0], torch.tensor(1)).tolist() == [0.5] * 9
     state = Tuned(params={}, votes=honest.sum(0), voted=torch.tensor(8.0))
     assert strength(state) == STRENGTHS[4]
     for lie in (one, 0 * one, one * torch.arange(9.0).remainder(2)):

@@ -27,7 +27,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from fedvpa.algorithms.base import Broadcast, ClientUpdate, CohortUpdate, FeatureSetting, Plain
@@ -129,7 +129,7 @@ class FineTune(Plain):
         votes = received["tuning"].new_zeros(*held.count.shape, len(STRENGTHS))
         if received["tuning"].any():
             weights = below("head", below("params", received) | still)
-            votes = vote(held_out_likelihood(self.head, weights, held, draws), held.count)
+            votes = vote(held_out_likelihood(self.head, weights, held, draws), held.distinct)
         count = held.count * received["tuning"]
         return ClientUpdate(sums | {"votes": count.unsqueeze(-1) * votes, "voted": count}), after
 
@@ -168,7 +168,7 @@ def strength(state: Tuned) -> float:
     return STRENGTHS[int(enough.int().argmax())] if enough.any() else STRENGTHS[-1]
 
 
-def vote(likelihood: Float[Tensor, "*clients s"], pairs: Float[Tensor, "*clients"]) -> Float[Tensor, "*clients s"]:
+def vote(likelihood: Float[Tensor, "*clients s"], pairs: Int[Tensor, "*clients"]) -> Float[Tensor, "*clients s"]:
     """For each strength 1 if the most likely one is at least as strong, else 0.
 
     A client of fewer than two pairs holds none out and abstains: ½ for all.

@@ -38,7 +38,7 @@ class Federation:
         store: Features of all pairs, memory-mapped.
         partition: Rows of each client.
         scaling: Fitted on the training pairs of the seen clients.
-        weights: Importance weights of all pairs.
+        weights: Importance weights of all pairs: 2 is the pair twice.
     """
 
     store: FeatureStore
@@ -66,7 +66,7 @@ class Federation:
     @property
     def moments(self) -> Moments:
         """Of the training pairs of the clients that train."""
-        return sum_moments(self.store, self.partition)
+        return sum_moments(self.store, self.partition, self.weights)
 
     def second_moment(self, client_ids: Sequence[str]) -> NDArray[np.float64]:
         """Of the differences of some clients' training pairs, added up; see :mod:`fedvpa.selector.rotation`.
@@ -167,7 +167,7 @@ def federate(
     """
     if weights is None:
         weights = np.ones(len(store.chosen), dtype=np.float32)
-    moments = sum_moments(store, partition)
+    moments = sum_moments(store, partition, weights)
     scaling = Scaling(Standardiser.from_moments(moments), rms, blocks=blocks)
     plain = Federation(store, partition, scaling, weights)
     if rotation == "none":
@@ -176,16 +176,15 @@ def federate(
     return replace(plain, scaling=replace(scaling, rotation=rotation_of(moment, rotation)))
 
 
-def sum_moments(store: FeatureStore, partition: Partition) -> Moments:
-    """The moments of the training pairs of the seen clients, added up."""
-    return reduce(Moments.__add__, (_moments(store, client) for client in partition.seen))
+def sum_moments(store: FeatureStore, partition: Partition, weights: NDArray[np.float32]) -> Moments:
+    """The moments of the training pairs of the seen clients, added up, each pair as often as it weighs."""
+    return reduce(Moments.__add__, (_moments(store, client, weights) for client in partition.seen))
 
 
-def _moments(store: FeatureStore, client: ClientRows) -> Moments:
-    sides = (store.chosen, store.rejected)
-    return reduce(
-        Moments.__add__, (Moments.of(np.asarray(side[rows])) for side in sides for rows in _slices(client.train))
-    )
+def _moments(store: FeatureStore, client: ClientRows, weights: NDArray[np.float32]) -> Moments:
+    sides, slices = (store.chosen, store.rejected), _slices(client.train)
+    parts = (Moments.of(np.asarray(side[rows]), weights[rows]) for side in sides for rows in slices)
+    return reduce(Moments.__add__, parts)
 
 
 def _slices(rows: NDArray[np.int64]) -> list[NDArray[np.int64]]:

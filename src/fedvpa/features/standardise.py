@@ -25,23 +25,28 @@ lies above the cancellation error of float64 sums (about 1e-8 of the root mean s
 class Moments:
     """Count, sum and sum of squares of feature vectors, per dimension.
 
-    Law: ``Moments.of(a) + Moments.of(b) == Moments.of(concatenate([a, b]))`` up to float64 rounding.
+    Law: ``Moments.of(a) + Moments.of(b) == Moments.of(concatenate([a, b]))`` up to float64 rounding, and a vector of
+    weight 2 is that vector twice.
 
     Attributes:
-        count: Number of vectors.
+        count: Number of vectors, each as often as it counts.
         sum: Sum of the vectors, shape [d], float64.
         sum_of_squares: Sum of their squares, shape [d], float64.
     """
 
-    count: int
+    count: float
     sum: Float[np.ndarray, " d"]
     sum_of_squares: Float[np.ndarray, " d"]
 
     __repr__ = short_repr
 
     @classmethod
-    def of(cls, features: Float[np.ndarray, "*n d"]) -> Moments:
+    def of(cls, features: Float[np.ndarray, "*n d"], weights: Float[np.ndarray, " n"] | None = None) -> Moments:
         """The moments of ``features``, accumulated in float64 whatever their own precision is.
+
+        Args:
+            features: A vector in each row.
+            weights: How often each counts; once if not given.
 
         Raises:
             DataError: If ``features`` is not a matrix, or holds a value that is not finite.
@@ -52,12 +57,13 @@ class Moments:
         if not np.isfinite(exact).all():
             row = int(np.flatnonzero(~np.isfinite(exact).all(axis=1))[0])
             raise DataError(f"Feature row {row} holds a value that is not finite.", fix="Extract the features again.")
-        return cls(len(exact), exact.sum(axis=0), np.einsum("nd,nd->d", exact, exact))
+        often = np.ones(len(exact)) if weights is None else np.asarray(weights, dtype=np.float64)
+        return cls(float(often.sum()), often @ exact, np.einsum("n,nd,nd->d", often, exact, exact))
 
     @classmethod
     def zero(cls, dimension: int) -> Moments:
         """The moments of no vectors: what a client without pairs sends, and where a sum starts."""
-        return cls(0, np.zeros(dimension), np.zeros(dimension))
+        return cls(0.0, np.zeros(dimension), np.zeros(dimension))
 
     def __add__(self, other: Moments) -> Moments:
         """The moments of the union.
@@ -96,7 +102,7 @@ class Standardiser:
         Raises:
             DataError: If the moments count no vector.
         """
-        if moments.count < 1:
+        if not moments.count > 0:
             raise DataError("No client holds a feature vector, so there is nothing to standardise by.")
         mean = moments.sum / moments.count
         mean_square = moments.sum_of_squares / moments.count

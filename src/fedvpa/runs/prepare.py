@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from fedvpa.core.errors import DataError, ModelError
 from fedvpa.core.short_repr import short_repr
@@ -216,7 +217,7 @@ def prepare_holdout(config: RunConfig, path: Path, table: PairTable, scaling: Sc
     store = load_features(held, config.features)
     held, equal = noted(held, store.report), store.report.equal_rows
     rows = {group: np.setdiff1d(own, equal) for group, own in rows_by_group(held).items()}
-    pairs = {group: _pairs(store, own, scaling) for group, own in rows.items() if len(own)}
+    pairs = {group: _pairs(store, held, own, scaling) for group, own in rows.items() if len(own)}
     return Holdout(pairs, held.report)
 
 
@@ -233,10 +234,10 @@ def prepare_pairs(config: FeatureConfig, table: PairTable, scaling: Scaling) -> 
     found = noted(table, store.report)
     if not len(rows):
         raise DataError(f"None of the {len(table)} pairs can be used: {SAME_TOKENS}.", fix="Give other pairs.")
-    return found.select(rows.tolist()), _pairs(store, rows, scaling)
+    return found.select(rows.tolist()), _pairs(store, table, rows, scaling)
 
 
-def _pairs(store: FeatureStore, rows: np.ndarray, scaling: Scaling) -> Pairs:
+def _pairs(store: FeatureStore, table: PairTable, rows: np.ndarray, scaling: Scaling) -> Pairs:
     chosen, rejected = scaling(np.asarray(store.chosen[rows])), scaling(np.asarray(store.rejected[rows]))
-    ones = chosen.new_ones(len(rows))
-    return Pairs(chosen, rejected, ones, ones)
+    weight = torch.tensor([table.pairs[row].weight for row in rows], dtype=chosen.dtype)
+    return Pairs(chosen, rejected, weight, torch.ones_like(weight))

@@ -64,7 +64,7 @@ def _laplace(selector: Selector, context: Pairs) -> Posterior:
 
 def _ridge(selector: Selector, context: Pairs) -> Posterior:
     fixed = selector.inference.precision
-    precision = selector.inference.decay * context.count.clamp(min=1)
+    precision = selector.inference.decay * context.count.where(context.count > 0, 1.0)  # of nothing, z = 0 anyhow
     log_var = -(precision if fixed is None else torch.full_like(precision, fixed)).log()
     shape = (*log_var.shape, *selector.prototypes.shape)
     prior = replace(selector.prior, log_vars=log_var[..., None, None].expand(shape))

@@ -23,7 +23,8 @@ class Pairs:
     Attributes:
         chosen: Features of the preferred responses, shape [*clients, n, d].
         rejected: Features of the others, same shape.
-        weight: Importance weights, shape [*clients, n]; 0 marks padding.
+        weight: How often each pair counts, shape [*clients, n]: 2 is the pair twice, whatever is computed; 0 marks
+            padding.
         slot: +1 where the chosen response was shown first, −1 where second, shape [*clients, n]. Only the ``residual``
             head reads it.
     """
@@ -42,8 +43,13 @@ class Pairs:
 
     @property
     def count(self) -> Float[Tensor, "*clients"]:
-        """Number of pairs that are not padding."""
-        return (self.weight > 0).sum(-1).to(self.weight.dtype)
+        """Σ weight: the number of pairs, each as often as it counts."""
+        return self.weight.sum(-1)
+
+    @property
+    def distinct(self) -> Int[Tensor, "*clients"]:
+        """Number of pairs that are not padding, whatever they weigh: what can be split."""
+        return (self.weight > 0).sum(-1)
 
     def take(self, index: Int[Tensor, "*clients b"], present: Float[Tensor, "*clients b"]) -> Pairs:
         """The pairs at ``index`` of the n axis; those with ``present`` = 0 become padding."""

@@ -62,7 +62,7 @@ MEASURED = 20
 """How many updates the first medians are taken of. Chosen by us: with a fifth of liars, half of 20 lie once in 400."""
 
 MOST_WEIGHT = 1e7
-"""What a client may weigh while nothing less is known: no client holds more pairs."""
+"""What a client may weigh while nothing less is known: no client's pairs weigh more together."""
 
 
 @dataclass(frozen=True, repr=False)

@@ -229,7 +229,7 @@ def unpack_introduction(records: RecordDict) -> Introduction:
 
 def _introduction(records: RecordDict) -> Introduction:
     tensors, facts = tree_of(records.array_records["moments"]), records.config_records["facts"]
-    moments = Moments(int(str(facts["count"])), tensors["sum"].numpy(), tensors["sum_of_squares"].numpy())
+    moments = Moments(float(str(facts["count"])), tensors["sum"].numpy(), tensors["sum_of_squares"].numpy())
     left_out = int(str(facts["left-out"]))
     return Introduction(json.loads(str(facts["clients"])), moments, str(facts["reads"]), left_out)
 
