@@ -10,8 +10,10 @@ import torch
 
 from conftest import DIMENSION, random_store
 from fedvpa.algorithms.base import CohortUpdate
+from fedvpa.algorithms.client.client_examples import say_weights
 from fedvpa.algorithms.registry import METHODS, make
 from fedvpa.data.partition import ClientRows, Partition
+from fedvpa.data.schema import Pair
 from fedvpa.engines.federation import Federation, federate
 from fedvpa.features.standardise import Moments
 from fedvpa.selector.inference import INFERENCES
@@ -127,3 +129,12 @@ def test_half_a_pair_pulls_a_ridge_half_as_much_and_nobody_is_at_the_prior():
         selector.infer(some).mean, selector.infer(replace(some, weight=torch.ones_like(some.weight))).mean
     )
     assert selector.infer(replace(some, weight=torch.zeros_like(some.weight))).mean.tolist() == [0.0] * DIMENSION
+
+
+@pytest.mark.unit
+def test_a_client_that_trains_a_language_model_says_that_it_reads_no_weights(capsys):
+    pair = Pair("p", "a", "b")
+    say_weights([pair, replace(pair, weight=2.0), replace(pair, weight=0.5)])
+    assert "the weights of 2 training pairs are not used" in capsys.readouterr().err
+    say_weights([pair])
+    assert capsys.readouterr().err == ""

@@ -7,6 +7,7 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
+from fedvpa.algorithms.client.client_examples import say_weights
 from fedvpa.algorithms.client.voters import ClientChoices, Voters
 from fedvpa.algorithms.fedbiscuit_lora import NAME as FEDBISCUIT_LORA
 from fedvpa.algorithms.fedbiscuit_lora import FedBiscuitLora, choosing_model
@@ -62,7 +63,9 @@ def train_voters(stage: Stage1) -> tuple[Voters, dict[str, Any]]:
     model = choosing_model(biscuit, with_template(stage.policy, features), features.model, stage.seed, features.device)
     limits = Limits(features.max_prompt_tokens, features.max_response_tokens, positions_of(model.model))
     template = Template.of(model.tokenizer, limits)
-    choices = {name: template.of_pairs(pairs) for name, pairs in stage.pairs.of_seen("train").items()}
+    held = stage.pairs.of_seen("train")
+    say_weights(pair for own in held.values() for pair in own)
+    choices = {name: template.of_pairs(pairs) for name, pairs in held.items()}
     cut = sum((own.counts for own in choices.values()), TokenCounts())
     say_cuts(cut, "training pairs")
     equal = sum(own.equal for own in choices.values())

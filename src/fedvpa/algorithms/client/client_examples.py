@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 
@@ -23,6 +23,7 @@ def all_examples(policy: Policy, pairs: Mapping[str, Sequence[Pair]], *, strict:
         DataError: If ``strict`` and a pair is left out.
     """
     everything = [pair for own in pairs.values() for pair in own]
+    say_weights(everything)
     tokens, cut = policy.tokenizer.pairs(everything)
     report = DataReport(len(everything), strict)
     for row in equal_rows(tokens):
@@ -31,6 +32,15 @@ def all_examples(policy: Policy, pairs: Mapping[str, Sequence[Pair]], *, strict:
         say(line)
     say_cuts(cut, f"{len(everything)} training pairs")
     return ClientTexts({name: client_examples(policy, own) for name, own in pairs.items()}, report)
+
+
+def say_weights(pairs: Iterable[Pair]) -> None:
+    """Say it where pairs have importance weights: a language model that clients train reads each pair once."""
+    weighted = sum(pair.weight != 1 for pair in pairs)
+    if weighted:
+        say(
+            f"the weights of {weighted} training pairs are not used: clients that train a language model read each once"
+        )
 
 
 def client_examples(policy: Policy, pairs: Sequence[Pair]) -> Examples:
