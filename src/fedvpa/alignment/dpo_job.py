@@ -75,7 +75,7 @@ class DPOJob:
         self._policy = fresh_policy(stage)
         self._prompts, held = public_prompts(stage)
         check_prompts_readable(stage, self._policy, self._prompts)
-        self._margins = labeller.margins if labeller else selector_margins(stage.selector)
+        self._margins = labeller.margins if labeller else selector_margins(stage.reward)
         candidates = base_candidates(stage, self._policy, self._prompts, "train")
         self._floor = language_floor(candidates)
         self._pairs = first_pairs(stage, name, candidates, margins=self._margins)
@@ -88,7 +88,7 @@ class DPOJob:
             return features_of(held, texts, reader_of(stage, self._policy), stage.features)
 
         over_base = (
-            labeller.over_base(samples) if labeller else margins_over_base(stage.selector, samples, latents, features)
+            labeller.over_base(samples) if labeller else margins_over_base(stage.reward, samples, latents, features)
         )
         self._validation = Validation(samples.prompts, latents, over_base, stage.personal)
         self._trainer = DPOTrainer(self._policy, self.settings, self.seed, name)

@@ -128,7 +128,7 @@ def first_pairs(
         *path: Labels that name the draws.
         margins: What orders them; by default the stage's selector.
     """
-    rule, margins = stage.policy.preferences, margins or selector_margins(stage.selector)
+    rule, margins = stage.policy.preferences, margins or selector_margins(stage.reward)
     if stage.personal:
         latents = latents_of(stage, name, rule.latents_per_prompt * len(candidates.prompts), "train", *path)
         return label_pairs(candidates, margins, latents, rule, with_z=True)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from fedvpa.algorithms.base import SelectorAlgorithm
 from fedvpa.core.files import check_folder_name
+from fedvpa.core.progress import say
 from fedvpa.core.short_repr import short_repr
 from fedvpa.data.client_pairs import ClientPairs
 from fedvpa.data.partition import ClientRows
@@ -93,6 +94,11 @@ class Stage1:
 
     __repr__ = short_repr
 
+    @cached_property
+    def reward(self) -> Selector:
+        """The selector as it orders responses for the policy; see ``policy.preferences.surface``."""
+        return reward_of(self.selector, self.features, self.policy)
+
     @property
     def personal(self) -> bool:
         """Whether the method infers a latent that its policy follows."""
@@ -134,6 +140,20 @@ class Stage1:
     def named_preferences(self) -> Mapping[str, list[float]]:
         """Group → the z that stands for it: the prototype that most of its users are nearest to, or their mean z."""
         return named_latents(self.selector, self.seen)
+
+
+def reward_of(selector: Selector, features: FeatureConfig, policy: PolicyConfig) -> Selector:
+    """A run's selector as the reward of stage 2; says what becomes of surface features where it was trained on some."""
+    surface = policy.preferences.surface
+    if features.surface:
+        names = ", ".join(features.surface)
+        say(
+            f"the reward reads the surface features ({names}), so the policy learns them (policy.preferences.surface)"
+            if surface
+            else f"the reward leaves out the surface features ({names}), which z is inferred with "
+            "(policy.preferences.surface=true reads them)"
+        )
+    return selector.as_reward(surface=surface)
 
 
 def named_latents(selector: Selector, users: Users) -> dict[str, list[float]]:

@@ -102,13 +102,14 @@ def train(config: RunConfig, out: str | PathLike[str], *, overwrite: bool = Fals
     from fedvpa.core.progress import say
     from fedvpa.runs.environment import environment
     from fedvpa.runs.fit import SelectorJob
-    from fedvpa.runs.prepare import prepare
+    from fedvpa.runs.prepare import prepare, say_features
 
     make(config.method, config.method_config)  # what it has against its settings, before features are extracted
     config = config.located()
     prepared = prepare(config)
     say(str(prepared.held_out))
     say_report(prepared.table.report)
+    say_features(prepared.features)
     config = config.model_copy(update={"features": prepared.features})
     job = SelectorJob(config, prepared)
     with run.locked():

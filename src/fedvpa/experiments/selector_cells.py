@@ -22,7 +22,7 @@ from fedvpa.experiments.results import SelectorComparison
 from fedvpa.runs.config import RunConfig
 from fedvpa.runs.fit import check_groups, fit
 from fedvpa.runs.identity import pairs_content, selector_content, selector_settings
-from fedvpa.runs.prepare import prepare, prepare_holdout
+from fedvpa.runs.prepare import prepare, prepare_holdout, say_features
 from fedvpa.runs.scores import conflict_rows, conflict_scores, item_names, run_scores
 
 
@@ -80,6 +80,7 @@ def _prepare_data(cells: Sequence[Cell]) -> None:
         if not place:
             say(str(prepared.held_out))
             say_report(prepared.table.report)
+            say_features(prepared.features)
         for algorithm in algorithms:
             check_groups(algorithm, prepared)
         if cell.holdout is not None:

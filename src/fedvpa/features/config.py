@@ -17,6 +17,10 @@ Layers = int | tuple[int, ...]
 """Which hidden states are pooled: one layer, or several, whose features are put side by side."""
 
 
+SurfaceName = Literal["log_length", "sentences", "questions", "list_items"]
+"""What can be counted in the text of a response; see :mod:`fedvpa.features.surface`."""
+
+
 class FeatureConfig(Config):
     """How responses become feature vectors.
 
@@ -34,6 +38,10 @@ class FeatureConfig(Config):
         layer: Which hidden states are pooled: -1 is the last layer after its final norm, 0 the embeddings. A list, such
             as ``[0, 12, 30]``, gives the features of several layers side by side, from one forward pass; a selector
             standardises each of them, and brings each to the same norm, on its own.
+        surface: Numbers counted in the text of a response that stand behind its features, such as ``[log_length]``;
+            see :mod:`fedvpa.features.surface`. They are standardised, and take no part in the norm of a layer. Off by
+            default, since a policy that is trained by them learns length: the reward of stage 2 leaves them out unless
+            ``policy.preferences.surface`` is on.
         template: How strings are read. ``plain``: as text. ``chat``: a prompt as one user message, a response as one
             assistant message. ``rendered``: as text that a chat template wrote already; only there are control tokens
             in a string control tokens. Conversations always go through the tokenizer's chat template; where most
@@ -54,6 +62,7 @@ class FeatureConfig(Config):
     max_prompt_tokens: int = Field(default=512, ge=1)
     max_response_tokens: int = Field(default=256, ge=1)
     layer: Layers = -1
+    surface: tuple[SurfaceName, ...] = ()
     template: TemplateKind = "plain"
     template_arguments: TemplateArguments = Field(default_factory=dict)
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
@@ -73,14 +82,21 @@ class FeatureConfig(Config):
             raise ConfigError(f"layer {twice[0]} is named twice.", fix="Name each layer once.")
         return tuple(several) if len(several) > 1 else several[0]
 
+    @field_validator("surface")
+    @classmethod
+    def _each_once(cls, value: tuple[SurfaceName, ...]) -> tuple[SurfaceName, ...]:
+        if twice := [name for name in dict.fromkeys(value) if value.count(name) > 1]:
+            raise ConfigError(f"{twice[0]} is named twice.", fix="Name each once.")
+        return value
+
     @property
     def layers(self) -> tuple[int, ...]:
         """The layers that are pooled, in the order of their columns."""
         return (self.layer,) if isinstance(self.layer, int) else self.layer
 
     def widths(self, dimension: int) -> tuple[int, ...]:
-        """How many of the ``dimension`` columns of a feature vector each layer has, in their order."""
-        return (dimension // len(self.layers),) * len(self.layers)
+        """How many of the ``dimension`` columns of a feature vector each layer has; surface features stand behind."""
+        return ((dimension - len(self.surface)) // len(self.layers),) * len(self.layers)
 
     def named_model(self) -> str:
         """``model``.

@@ -23,6 +23,7 @@ from fedvpa.features.keys import Keys, pair_keys
 from fedvpa.features.reader import Reader
 from fedvpa.features.records import report_of
 from fedvpa.features.store import FeatureStore, Gathered, stored
+from fedvpa.features.surface import with_surface
 from fedvpa.features.work import compute
 from fedvpa.models.chat_template import template_fingerprint
 from fedvpa.models.device import resolve_device, resolve_dtype
@@ -62,7 +63,8 @@ def extract(table: PairTable, backbone: Backbone, config: FeatureConfig) -> Feat
     for texts, features in compute(reader.plan(read), backbone, config.batch_budget(backbone.device.type)):
         vectors[texts] = stored(features, read.first[texts], vectors.dtype)
     chosen, rejected = (vectors[read.records["texts"][:, side]] for side in (0, 1))
-    return FeatureStore(chosen, rejected, report_of(read.records, read.reasons, reader.facts))
+    store = FeatureStore(chosen, rejected, report_of(read.records, read.reasons, reader.facts))
+    return with_surface(store, table, config.surface)
 
 
 def cache_key(config: FeatureConfig, source: ModelSource) -> dict[str, Any]:
@@ -127,7 +129,7 @@ def load_features(table: PairTable, config: FeatureConfig) -> FeatureStore:
     folder = folder_for(config, source)
     found = _complete(folder, keys, table)
     if found is not None:
-        return found
+        return with_surface(found, table, config.surface)
     with _working(folder, keys):
         if len(folder.missing(keys)):
             _say_old_caches(folder)
@@ -136,7 +138,7 @@ def load_features(table: PairTable, config: FeatureConfig) -> FeatureStore:
         found = _complete(folder, keys, table)
     if found is None:
         raise ModelError("The feature cache was deleted while it was read.", fix="Start again.", where=str(folder.path))
-    return found
+    return with_surface(found, table, config.surface)
 
 
 def folder_for(config: FeatureConfig, source: ModelSource) -> CacheFolder:

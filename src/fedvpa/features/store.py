@@ -58,7 +58,43 @@ class Gathered:
         return np.asarray(self[:], dtype=dtype)
 
 
-Side: TypeAlias = NDArray[np.floating] | Gathered
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class Beside:
+    """Features of responses with further columns behind them; put together for the rows that are asked for.
+
+    Attributes:
+        side: Features [n, d], an array or what reads rows from a cache.
+        columns: [n, s].
+    """
+
+    side: Any
+    columns: Float[np.ndarray, "n s"]
+
+    __repr__ = short_repr
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """[n, d + s]."""
+        return len(self.columns), int(self.side.shape[1]) + self.columns.shape[1]
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The precision of both together."""
+        return np.result_type(self.side.dtype, self.columns.dtype)
+
+    def __len__(self) -> int:
+        return len(self.columns)
+
+    def __getitem__(self, rows: Any) -> NDArray[Any]:
+        return np.concatenate([np.asarray(self.side[rows]), self.columns[rows]], axis=-1)
+
+    def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> NDArray[Any]:
+        if copy is False:
+            raise ValueError("Features and columns lie apart, so an array of them is a copy.")
+        return np.asarray(self[:], dtype=dtype)
+
+
+Side: TypeAlias = NDArray[np.floating] | Gathered | Beside
 """Features [n, d] of the chosen or of the rejected responses of a table."""
 
 
@@ -110,8 +146,8 @@ class FeatureStore:
         report: What became of their texts.
     """
 
-    chosen: Float[np.ndarray, "n d"] | Gathered
-    rejected: Float[np.ndarray, "n d"] | Gathered
+    chosen: Float[np.ndarray, "n d"] | Gathered | Beside
+    rejected: Float[np.ndarray, "n d"] | Gathered | Beside
     report: FeatureReport
 
     __repr__ = short_repr

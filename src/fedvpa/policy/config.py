@@ -64,6 +64,8 @@ class PreferenceConfig(Config):
             default, the widest pair, which is the one that is most often ordered right. Chosen by us.
         margin: Least difference of rewards, in standard deviations of the rewards of one prompt's candidates, pooled
             over all prompts and all latents: a latent to which candidates are alike so gives fewer pairs. Chosen by us.
+        surface: Whether the reward reads the surface features (``features.surface``) of responses. Off: z is inferred
+            with them and responses are ordered without, since a policy would learn length.
     """
 
     latents_per_prompt: int = Field(default=2, ge=1, le=10_000)
@@ -71,6 +73,7 @@ class PreferenceConfig(Config):
     posteriors: float = Field(default=0.4, ge=0, le=1)
     pairs_per_latent: int = Field(default=1, ge=1, le=10_000)
     margin: Margin = 0.5
+    surface: bool = False
 
     @model_validator(mode="after")
     def _shares(self) -> PreferenceConfig:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import cache
 
 from fedvpa.algorithms.policy_method import PolicyTask
-from fedvpa.alignment.stage1 import Stage1
+from fedvpa.alignment.stage1 import Stage1, reward_of
 from fedvpa.features.backbone import LoadedOnce
 from fedvpa.rewards.objectives import ResponseReader
 from fedvpa.runs.config import RunConfig
@@ -24,7 +24,8 @@ def task_of_run(run: RunFolder, config: RunConfig) -> PolicyTask:
 
     @cache
     def selector() -> ResponseReader:
-        return ResponseReader(open_selector(run, config), LoadedOnce(config.features), config.features)
+        reward = reward_of(open_selector(run, config), config.features, config.policy)
+        return ResponseReader(reward, LoadedOnce(config.features), config.features)
 
     return _task(config, selector)
 
@@ -36,7 +37,7 @@ def task_of_config(config: RunConfig) -> PolicyTask:
 
 def task_of_stage(stage: Stage1, config: RunConfig) -> PolicyTask:
     """Of a training in memory."""
-    reader = ResponseReader(stage.selector, LoadedOnce(stage.features, lambda: stage.backbone), stage.features)
+    reader = ResponseReader(stage.reward, LoadedOnce(stage.features, lambda: stage.backbone), stage.features)
     return _task(config.model_copy(update={"features": stage.features, "policy": stage.policy}), lambda: reader)
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from fedvpa.core.errors import DataError, ModelError
+from fedvpa.core.progress import say
 from fedvpa.core.short_repr import short_repr
 from fedvpa.data.client_pairs import ClientPairs
 from fedvpa.data.holdout import load_holdout, rows_by_group
@@ -125,6 +126,15 @@ def prepare(config: RunConfig, *, on_node: bool = False) -> Prepared:
     return Prepared(table, federation, features, json.dumps(feature_key(features), sort_keys=True), held_out)
 
 
+def say_features(features: FeatureConfig) -> None:
+    """Say what is read of responses, where it is more than one layer of the language model."""
+    if len(features.layers) == 1 and not features.surface:
+        return
+    read = f"layers {', '.join(map(str, features.layers))}" if len(features.layers) > 1 else f"layer {features.layer}"
+    counted = f", and of the text {', '.join(features.surface)} (features.surface=[] leaves it out)"
+    say(f"features: {read} of {features.model}{counted if features.surface else ''}")
+
+
 def read_as(table: PairTable, features: FeatureConfig) -> FeatureConfig:
     """How texts of a run are read: where its data are conversations, a string is one message."""
     if features.template != "plain" or not is_conversational([pair.prompt for pair in table.pairs]):
@@ -175,7 +185,10 @@ def feature_key(config: FeatureConfig) -> dict[str, Any]:
         ModelError: If it is not here; says how to name its place.
     """
     source = locate_for("features.model", config.named_model())
-    return {name: part for name, part in cache_key(config, source).items() if name not in ("dtype", "storage")}
+    surface = {"surface": list(config.surface)} if config.surface else {}
+    return {
+        name: part for name, part in cache_key(config, source).items() if name not in ("dtype", "storage")
+    } | surface
 
 
 def check_features(config: FeatureConfig, selector: Selector) -> None:
@@ -185,17 +198,17 @@ def check_features(config: FeatureConfig, selector: Selector) -> None:
         ModelError: Naming the first thing that differs.
     """
     trained, now = json.loads(selector.feature_key or "{}"), feature_key(config)
-    for name in now:
+    for name in dict.fromkeys([*now, *trained]):
         if name == "rendering" and name not in trained:
             continue  # runs of releases that did not record it
         if name == "model" and locate(config.named_model()).known_as(str(trained.get(name))):
             continue
-        if trained.get(name) != now[name]:
+        if trained.get(name) != now.get(name):
             raise ModelError(
                 f"The selector was trained on features with {name} = {trained.get(name)!r}, and these have "
-                f"{now[name]!r}.",
-                fix="Leave features.layer as the run has it."
-                if name == "layer"
+                f"{now.get(name)!r}.",
+                fix=f"Leave features.{name} as the run has it."
+                if name in ("layer", "surface")
                 else "Give the language model that the run was trained with: features.model=PATH.",
                 where=config.model,
             )

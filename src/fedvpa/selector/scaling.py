@@ -27,13 +27,16 @@ class Scaling:
             dominates the others.
         rotation: R, orthonormal columns; see :mod:`fedvpa.selector.rotation`. None for no rotation.
         blocks: How many dimensions each layer has, in their order. What follows them is no layer's and is only
-            standardised. Empty for a single layer that has all.
+            standardised: surface features. Empty for a single layer that has all.
+        surface: Whether surface features are read. If not, each has its mean in every response, so no difference of
+            responses depends on them.
     """
 
     standardiser: Standardiser
     rms: bool
     rotation: Float[np.ndarray, "d D"] | None = None
     blocks: tuple[int, ...] = ()
+    surface: bool = True
 
     __repr__ = short_repr
 
@@ -47,6 +50,8 @@ class Scaling:
         scaled = torch.from_numpy(self.standardiser.apply(features))
         if self.rms:
             scaled = self._normed(scaled)
+        if not self.surface and self.blocks:
+            scaled[..., sum(self.blocks) :] = 0
         return scaled if self.rotation is None else scaled @ torch.from_numpy(self.rotation)
 
     def exact(self, features: Float[np.ndarray, "*batch d"]) -> NDArray[np.float64]:

@@ -157,6 +157,17 @@ class Selector:
             torch.from_numpy(np.asarray(features, dtype=np.float32)) if self.scaling is None else self.scaling(features)
         )
 
+    def as_reward(self, *, surface: bool) -> Selector:
+        """The selector as the reward of a policy, which scores responses and infers no z.
+
+        Args:
+            surface: Whether it reads the surface features of responses, if it was trained on any: a policy that follows
+                it then learns them, length first.
+        """
+        if surface or self.scaling is None:
+            return self
+        return replace(self, scaling=replace(self.scaling, surface=False))
+
     def save_pretrained(self, folder: str | PathLike[str]) -> None:
         """Write ``config.json`` and ``selector.safetensors`` into ``folder``."""
         folder = Path(folder).expanduser()
