@@ -23,6 +23,8 @@ TEXTS = ("prompt", "chosen", "rejected")
 class ColumnMap(Config):
     """Our name of a column → the name it has in the data. The defaults are TRL's column names and ours.
 
+    An empty name says that no column is read for it, whatever columns there are.
+
     Attributes:
         prompt: What both responses answer. The data may lack it: then both responses begin with it. Empty: they do, and
             no column is the prompt.
@@ -70,9 +72,7 @@ def check_columns(columns: ColumnMap, seen: Columns, what: str) -> None:
             said which response won and is not mapped, while the names of the two responses do not say it.
     """
     for ours, theirs in columns.model_dump().items():
-        required = ours in ("chosen", "rejected") or (
-            theirs != ours and not (ours in ("prompt", "winner") and not theirs)
-        )
+        required = ours in ("chosen", "rejected") or (theirs != ours and bool(theirs))
         if required and theirs not in seen.values:
             raise DataError(
                 f"has no column {theirs!r}. Columns: {', '.join(sorted(seen.values))}.",

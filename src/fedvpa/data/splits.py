@@ -271,5 +271,6 @@ def _check_agreement(pairs: Sequence[Pair], given: Ints, told: Ints, unit: Unit)
     raise DataError(
         f"the data's own split puts {len(wrong)} pairs elsewhere than others of the same {unit}; the first is pair "
         f"{pair.pair_id!r} ({pair.split}).",
-        fix="Follow the data's split as it is with partition.unit=split, or leave its column out.",
+        fix="Follow the data's split as it is with partition.unit=split, or do not read its column: "
+        f"{column_option('split', '')} (nothing behind the equals sign).",
     )
