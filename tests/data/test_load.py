@@ -20,7 +20,7 @@ pytestmark = pytest.mark.unit
         ),
         ({"source": "table", "users": 7}, "'users' was set, and source 'table' does not read it."),
         ({"path": "x"}, "'path' was set, and source 'world' does not read it."),
-        ({"path": "x"}, "Or choose a source that reads it: data.source=hh-rlhf, data.source=table."),
+        ({"path": "x"}, "Or choose a source that reads it: data.source=hh-rlhf, data.source="),
         ({"source": "hh-rlhf", "map": {"group": "x"}}, "'map' was set, and source 'hh-rlhf' does not read it."),
     ],
 )

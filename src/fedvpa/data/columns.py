@@ -35,6 +35,8 @@ class ColumnMap(Config):
         split: ``train``, ``validation`` or ``test``, where the data prescribe it.
         weight: How often the pair counts: 2 is the pair twice.
         pair_id: A unique name. Rows without one are named after their row number.
+        conversation: The conversation that the prompt is a turn of: prompts of one conversation are held out together.
+            None: the data have none.
         winner: Which response won, as labelling tools write it (``A``, ``model_b``, ``1``, ``left``, ``tie``); see
             :mod:`fedvpa.data.winner`. None: there is none, and a column that looks like one is an error where the
             names of the two responses do not say which was preferred. Empty: there is none, and no column is one.
@@ -48,15 +50,13 @@ class ColumnMap(Config):
     split: str = "split"
     weight: str = "weight"
     pair_id: str = "pair_id"
+    conversation: str | None = None
     winner: str | None = None
 
     @model_serializer(mode="wrap")
-    def _leave_out_winner(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        # Runs and checkpoints from before there was a winner must compare equal to what they are read as.
-        values: dict[str, Any] = handler(self)
-        if self.winner is None:
-            values.pop("winner", None)
-        return values
+    def _leave_out_none(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # Runs and checkpoints from before there were these columns must compare equal to what they are read as.
+        return {ours: theirs for ours, theirs in handler(self).items() if theirs is not None}
 
 
 def check_columns(columns: ColumnMap, seen: Columns, what: str) -> None:

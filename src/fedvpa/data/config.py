@@ -22,9 +22,11 @@ class DataConfig(WorldKeys, HhRlhfKeys, TableKeys):
     The keys of all sources live side by side; one that the chosen source does not read must keep its default.
 
     Attributes:
-        source: ``world``, ``hh-rlhf``, ``table``, or one that a package or the program adds.
-        settings: The own keys of an added source: those that it declares and that are not in this section. Empty for
-            ``world``, ``hh-rlhf`` and ``table``.
+        source: ``world``, ``hh-rlhf``, ``table``; a published set by its name (``prism``, ``personal-llm``,
+            ``ultrafeedback``, ``uf-p-2``, ``uf-p-4``, ``tldr``, ``shp``; see ``docs/data.md``); or one that a package
+            or the program adds.
+        settings: The own keys of a published set or of an added source: those that it declares and that are not in this
+            section. Empty for ``world``, ``hh-rlhf`` and ``table``.
     """
 
     source: str = "world"

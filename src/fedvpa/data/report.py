@@ -73,11 +73,13 @@ class DataReport:
         read: Rows seen.
         strict: Whether adding a finding is an error (``data.strict``).
         findings: In the order in which each was first seen; one for each effect, unit and reason.
+        counts: What ``read`` counts, in the singular: a row, or a pair where a row holds several.
     """
 
     read: int = 0
     strict: bool = False
     findings: tuple[Finding, ...] = ()
+    counts: str = "row"
 
     def add(
         self,
@@ -138,7 +140,10 @@ class DataReport:
         """What the terminal shows: a line with the counts, one for each finding; nothing if there is none."""
         if not self.findings:
             return []
-        return [f"{what}: {self.used:,} of {self.read:,} rows used", *(f"  {finding}" for finding in self.findings)]
+        return [
+            f"{what}: {self.used:,} of {self.read:,} {self.counts}s used",
+            *(f"  {finding}" for finding in self.findings),
+        ]
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON: ``read``, ``used`` and ``findings``, each with the attributes of :class:`Finding`."""

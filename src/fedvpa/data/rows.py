@@ -69,7 +69,7 @@ def read_pairs(
             seen.see(row)
             where = f"{shard.where}:{number}"
             defaults["pair_id"] = f"{shard.name}:{number}" if shard.name else str(number)
-            values, changed = _with_storable_texts(row, columns)
+            values, changed = with_storable_texts(row, columns)
             result = read_pair(values, columns, defaults, where, split_prompt, winners)
             if strict and isinstance(result, Skip):
                 check_columns(columns, seen, what)
@@ -78,7 +78,7 @@ def read_pairs(
     return tally.table(what)
 
 
-def _with_storable_texts(values: Mapping[str, Any], columns: ColumnMap) -> tuple[Mapping[str, Any], int]:
+def with_storable_texts(values: Mapping[str, Any], columns: ColumnMap) -> tuple[Mapping[str, Any], int]:
     """The row with texts that UTF-8 can hold, and how many of its texts were changed."""
     changed = {}
     for ours in TEXTS:
@@ -142,6 +142,7 @@ def read_pair(
         split=_read_split(values, columns.split, where) or defaults["split"],
         weight=_read_weight(values, columns.weight, where),
         pair_id=name or "",
+        conversation=_read_name(values, columns.conversation, where) if columns.conversation else None,
         place=where,
     )
 

@@ -37,6 +37,8 @@ class Pair:
         split: A split that the data prescribe (``train``, ``test``); None to let the partition draw one.
         weight: A positive importance weight.
         pair_id: A name that is unique within its table.
+        conversation: The conversation that the prompt is a turn of, if its turns give several pairs: these are held out
+            together, since a later prompt repeats the earlier ones and their chosen answers.
         place: Where it was read, as ``file:row``; for messages only, so pairs that differ in it alone are equal.
     """
 
@@ -48,6 +50,7 @@ class Pair:
     split: str | None = None
     weight: float = 1.0
     pair_id: str = ""
+    conversation: str | None = None
     place: str = field(default="", compare=False)
 
 

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from fedvpa.core.errors import DataError
 from fedvpa.data.files import JSON, SUFFIXES, Row, is_of_type, read_rows
@@ -43,13 +44,18 @@ def split_of(name: str) -> str | None:
     return next((split for split in SPLITS if re.match(rf"{split}(?![a-z])", name)), None)
 
 
-def hub_shards(name: str, split: str = "", data_dir: str | None = None) -> list[Shard]:
+PARQUET_COPY = "refs/convert/parquet"
+"""The branch on which the hub keeps a copy in Parquet of a data set that is a script."""
+
+
+def hub_shards(name: str, split: str = "", data_dir: str | None = None, subset: str | None = None) -> list[Shard]:
     """The splits of a data set that ``datasets.load_dataset`` knows by ``name``.
 
     Args:
         name: The hub id.
         split: The only split to read; empty for all.
         data_dir: A folder inside the data set.
+        subset: The configuration of the data set, where it has several.
 
     Returns:
         One shard per split.
@@ -60,7 +66,7 @@ def hub_shards(name: str, split: str = "", data_dir: str | None = None) -> list[
     import datasets  # deferred: takes a second, and local files do without
 
     try:
-        loaded = datasets.load_dataset(name, data_dir=data_dir)
+        loaded = _loaded(name, data_dir, subset)
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DataError(
@@ -68,7 +74,7 @@ def hub_shards(name: str, split: str = "", data_dir: str | None = None) -> list[
             fix="Check the path; a hub id needs a connection, or a cache filled beforehand.",
             where=name,
         ) from error
-    inside = f"{name}/{data_dir}" if data_dir else name
+    inside = "/".join(part for part in (name, subset, data_dir) if part)
     chosen = [split] if split else list(loaded)
     if not set(chosen) <= set(loaded):
         raise DataError(f"has no split {split!r}.", fix=f"Splits: {', '.join(loaded)}.", where=inside)
@@ -77,6 +83,19 @@ def hub_shards(name: str, split: str = "", data_dir: str | None = None) -> list[
         Shard(f"{prefix}{part}", f"{inside}[{part}]", split_of(part), enumerate(loaded[part], start=1))
         for part in chosen
     ]
+
+
+def _loaded(name: str, data_dir: str | None, subset: str | None) -> Any:
+    """The splits by name; of a set that is a script, which ``datasets`` does not run, those of its copy in Parquet."""
+    import datasets
+
+    given = {key: value for key, value in (("name", subset), ("data_dir", data_dir)) if value}
+    try:
+        return datasets.load_dataset(name, **given)
+    except RuntimeError as error:
+        if "script" not in str(error):
+            raise
+    return datasets.load_dataset(name, data_dir=subset or data_dir, revision=PARQUET_COPY)
 
 
 def local_shards(path: Path, split: str = "") -> list[Shard]:

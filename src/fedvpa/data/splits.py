@@ -132,9 +132,12 @@ def hold_out(pairs: Sequence[Pair], rule: SplitRule) -> Ints:
 
 
 def unit_names(pairs: Sequence[Pair], unit: Unit) -> list[str]:
-    """The name of each pair's unit; of ``split``, whose parts the data say, that of its prompt."""
+    """The name of each pair's unit; of ``split``, whose parts the data say, that of its prompt.
+
+    All prompts of one conversation, where the data name it, are one unit.
+    """
     if unit != "pair":
-        return [prompt_name(pair.prompt) for pair in pairs]
+        return [prompt_name(pair.prompt) if pair.conversation is None else f"\x1f{pair.conversation}" for pair in pairs]
     return [
         "\x1e".join([prompt_name(pair.prompt), *sorted((prompt_name(pair.chosen), prompt_name(pair.rejected)))])
         for pair in pairs

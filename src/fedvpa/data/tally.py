@@ -16,10 +16,11 @@ class Tally:
 
     Args:
         strict: Make the first row that would be left out an error.
+        unit: What is taken in or left out: a row, or one of the several pairs that a row holds.
     """
 
-    def __init__(self, strict: bool) -> None:
-        self._report = DataReport(strict=strict)
+    def __init__(self, strict: bool, unit: str = "row") -> None:
+        self._report, self._unit = DataReport(strict=strict, counts=unit), unit
         self._pairs: list[Pair] = []
         self._places: dict[str, str] = {}
 
@@ -35,7 +36,7 @@ class Tally:
             DataError: If the pair's id was seen before; under ``strict`` if the row is left out or was changed.
         """
         if isinstance(result, Skip):
-            self._report = self._report.add(str(result), where, unit="row")
+            self._report = self._report.add(str(result), where, unit=self._unit)
             return
         if result.pair_id in self._places:
             raise DataError(
@@ -66,5 +67,5 @@ class Tally:
             reasons = "; ".join(
                 f"{count} × {reason} (first: {first[reason]})" for reason, count in report.skipped.items()
             )
-            raise DataError(f"none of the {report.read} rows can be used: {reasons}.", where=what)
+            raise DataError(f"none of the {report.read} {self._unit}s can be used: {reasons}.", where=what)
         return PairTable(tuple(self._pairs), report)

@@ -10,6 +10,7 @@ from flwr.clientapp import ClientApp
 
 from fedvpa.algorithms.registry import make
 from fedvpa.core.errors import ConfigError, ModelError
+from fedvpa.data.sources.registry import SOURCES
 from fedvpa.engines.flower import client as node_side
 from fedvpa.engines.flower.devices import OnDisk
 from fedvpa.models.locate import locate
@@ -88,6 +89,8 @@ def node_config(config: RunConfig, data: str, model: str = "") -> RunConfig:
     if model:
         values["features"]["model"] = model
         values["policy"]["model"] = None
+    table = SOURCES.get("table").keys.model_fields  # what another source read says nothing about a node's own file
+    values["data"] = {key: value for key, value in values["data"].items() if key in table}
     values["data"] |= {"source": "table", "path": data}
     values["partition"]["drop_small"] = True
     return RunConfig.parse(values)

@@ -67,6 +67,9 @@ def pairs_hash(pairs: Sequence[Pair]) -> str:
     """A hash of all that is read of pairs: texts, labels, users, groups, splits and weights."""
     total = hashlib.sha256(data_hash(pairs).encode())
     total.update(repr([(pair.user_id, pair.group, pair.split, pair.weight) for pair in pairs]).encode())
+    conversations = [pair.conversation for pair in pairs]
+    if any(one is not None for one in conversations):  # else the hash is that of releases that read none
+        total.update(repr(conversations).encode())
     return total.hexdigest()
 
 

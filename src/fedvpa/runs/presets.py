@@ -1,4 +1,4 @@
-"""The bundled world's settings: what a run on it starts from where the user sets nothing.
+"""The settings of the bundled world and of published sets: what a run on them starts from where nothing is set.
 
 The defaults of every section are those for own data and a real language model. The bundled world has a language model
 of a million parameters and exact utilities, and wants other values: ``data.source=world`` brings its model and judge,
@@ -15,6 +15,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from fedvpa.data.sources.registry import SOURCES
 from fedvpa.models.folder import BUNDLED
 
 WORLD: Mapping[str, Any] = MappingProxyType(
@@ -61,7 +62,7 @@ as long as one of FedDPO's, and both rewards rise.
 
 
 def with_presets(given: Mapping[str, Any]) -> dict[str, Any]:
-    """The values of a configuration, with those of the bundled world filled in where they are not given.
+    """The values of a configuration, with those of the bundled world or of a source filled in where none are given.
 
     Args:
         given: Section → its values, as a mapping or as a section that is already built; the latter stays as it is.
@@ -69,9 +70,18 @@ def with_presets(given: Mapping[str, Any]) -> dict[str, Any]:
     Returns:
         A new mapping; ``given`` is not changed.
     """
-    filled = _filled(given, WORLD) if _value(given, "data", "source", "world") == "world" else dict(given)
+    source = _value(given, "data", "source", "world")
+    filled = _filled(given, WORLD if source == "world" else _of_source(source, given))
     base = _value(filled, "policy", "model", None) or _value(filled, "features", "model", None)
     return _filled(filled, BUNDLED_MODEL) if base == BUNDLED else filled
+
+
+def _of_source(source: Any, given: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What a source brings; without its partition, where the user chooses another kind."""
+    fills = SOURCES.get(source).fills if source in SOURCES else {}
+    wanted = _value(fills, "partition", "kind", None)
+    other = _value(given, "partition", "kind", wanted) != wanted
+    return {name: values for name, values in fills.items() if not (other and name == "partition")}
 
 
 def _value(values: Mapping[str, Any], section: str, key: str, default: Any) -> Any:

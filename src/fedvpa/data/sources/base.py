@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from pydantic import Field
@@ -11,6 +11,11 @@ from pydantic import Field
 from fedvpa.core.config import Config
 from fedvpa.core.errors import ConfigError
 from fedvpa.data.schema import PairTable
+
+
+def listed(value: Any) -> Any:
+    """Names between commas as a list; anything else as it is."""
+    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
 
 
 class SourceKeys(Config):
@@ -58,8 +63,11 @@ class Source:
             used.
         check: Raises what ``read`` would about missing files, without reading them and without heavy imports, so that
             a wrong path is an error at once.
+        fills: What a run on these data starts from where the user sets nothing: section → its values. The section
+            ``partition`` is filled in only where the user chooses no other kind of partition.
     """
 
     keys: type[SourceKeys]
     read: Callable[[Any], PairTable]
     check: Callable[[Any], None] = lambda keys: None
+    fills: Mapping[str, Any] = field(default_factory=dict)

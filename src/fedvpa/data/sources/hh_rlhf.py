@@ -11,7 +11,7 @@ Layout: ``<root>/<subset>/{train,test}.jsonl[.gz]``. Each row holds two whole tr
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import BeforeValidator, Field
 
@@ -21,16 +21,12 @@ from fedvpa.data.files import JSON_LINES, read_rows
 from fedvpa.data.rows import read_pairs
 from fedvpa.data.schema import PairTable, Text
 from fedvpa.data.shards import Shard, hub_shards, is_hub_id
-from fedvpa.data.sources.base import PathKeys, Source, require_path
+from fedvpa.data.sources.base import PathKeys, Source, listed, require_path
 from fedvpa.data.text import Parts, split_transcripts
 
 EXAMPLE = "data.path=hh-rlhf"
 
 FILE_SPLITS = ("train", "test")
-
-
-def _listed(value: Any) -> Any:
-    return [part.strip() for part in value.split(",")] if isinstance(value, str) else value
 
 
 class HhRlhfKeys(PathKeys):
@@ -41,7 +37,7 @@ class HhRlhfKeys(PathKeys):
             (arXiv 2605.30873, experiments).
     """
 
-    subsets: Annotated[tuple[str, ...], BeforeValidator(_listed), Field(min_length=1)] = (
+    subsets: Annotated[tuple[str, ...], BeforeValidator(listed), Field(min_length=1)] = (
         "helpful-base",
         "harmless-base",
     )
