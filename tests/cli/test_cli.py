@@ -264,7 +264,9 @@ def test_every_shipped_configuration_runs(path: Path, tmp_path: Path):
     ]  # fmt: skip
     source = yaml.safe_load(path.read_text())["data"]["source"]
     rows = [
-        PAIR | {"prompt": f"how do i plan {number} ?", "objective": ("helpful", "harmless")[number % 2], "group": None}
+        PAIR
+        | {"prompt": f"how do i plan {number} ?", "objective": ("helpful", "harmless")[number % 2], "group": None}
+        | {"user_id": f"u{number % 7}", "split": "test" if number % 5 == 0 else "train"}
         for number in range(60)
     ]
     if source == "world":

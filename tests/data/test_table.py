@@ -9,6 +9,7 @@ from fedvpa.core.options import flags
 from fedvpa.data.config import DataConfig
 from fedvpa.data.load import load
 from fedvpa.data.schema import Message
+from fedvpa.data.splits import unit_names
 
 pytestmark = pytest.mark.unit
 
@@ -209,6 +210,20 @@ def test_a_folder_reads_other_types_before_json_and_no_pairs_twice(tmp_path):
     (tmp_path / "pairs.csv").write_text("prompt,chosen,rejected\np,c,r\n")
     with pytest.raises(DataError, match=r"holds 'pairs' twice: pairs\.csv and pairs\.jsonl"):
         load(config)
+
+
+def test_an_empty_name_leaves_a_column_out_and_conversations_are_read_if_named(table):
+    row = {"prompt": "p", "chosen": "c", "rejected": "r", "group": "g"}
+    rows = [row | {"split": "test", "thread": f"t{place % 2}"} for place in range(4)]
+    read = table(*rows, map={"split": "", "group": "", "conversation": "thread"})
+    assert [(pair.split, pair.group, pair.conversation) for pair in read.pairs] == [
+        (None, None, f"t{place % 2}") for place in range(4)
+    ]
+    assert unit_names(read.pairs, "prompt")[:2] == ["\x1ft0", "\x1ft1"]
+    assert len(set(unit_names(read.pairs, "pair"))) == 1
+    assert {pair.conversation for pair in table(*rows).pairs} == {None}
+    with pytest.raises(DataError, match=r"has no column ''"):
+        table(*rows, map={"chosen": ""})
 
 
 def test_an_unknown_split_names_the_nearest(table):

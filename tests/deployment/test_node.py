@@ -15,10 +15,17 @@ from fedvpa.runs.config import dump, read_config
 from fedvpa.world import backbone_path
 
 pytest.importorskip("flwr", reason="fedvpa[flower] is not installed")
-from fedvpa.deployment.node import client_app, load_node
+from fedvpa.deployment.node import client_app, load_node, node_config
 from fedvpa.engines.flower.client import NodeError, discreet, introduction
 from fedvpa.engines.flower.records import pack_introduction, unpack_introduction
 from here_grid import task
+
+
+def test_a_node_reads_its_own_table_whatever_set_the_configuration_names():
+    given = ["data.source=prism", "data.settings.turns=opening", "data.split=train", "features.model=bundled"]
+    found = node_config(read_config(None, given), "own.jsonl")
+    assert (found.data.source, found.data.path, found.data.settings) == ("table", "own.jsonl", {})
+    assert found.partition.drop_small
 
 
 def rows(users: Sequence[int]) -> list[dict]:

@@ -20,8 +20,8 @@ pytestmark = pytest.mark.unit
 
 SOURCE = ROOT / "src" / "fedvpa"
 ROOMS = sorted(path.name for path in SOURCE.iterdir() if (path / "__init__.py").is_file())
-FREE_SECTIONS = ("policy.judging.settings", "data.settings", "data.winner_values", "data.map.winner")
-"""Sections whose keys a judge or a source declares."""
+FREE_SECTIONS = ("policy.judging.settings", "data.settings", "data.winner_values", "data.map.winner", "data.map.conversation")
+"""Sections whose keys a judge or a source declares, and columns that a configuration leaves out where they are None."""
 
 
 def modern(page: str) -> str:

@@ -67,7 +67,8 @@ def test_the_line_of_pairs_can_be_read(tmp_path: Path):
 
 @pytest.mark.unit
 def test_the_table_of_columns_is_whole():
-    named = re.findall(r"^\| (`\w+`(?:, `\w+`)*) \| (?:yes|no)", PAGES["README.md"], re.MULTILINE)
+    pages = PAGES["README.md"] + PAGES["docs/data.md"]
+    named = re.findall(r"^\| (`\w+`(?:, `\w+`)*) \| (?:yes|no)", pages, re.MULTILINE)
     columns = [name for cell in named for name in re.findall(r"\w+", cell)]
     assert sorted(columns) == sorted(type(DataConfig().map).model_fields)
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from fedvpa.cli.common import ConfigOption, EngineOption, JsonOption, MapOption, OverrideArgument, StrictOption, finish
+
+if TYPE_CHECKING:
+    from fedvpa.runs.config import RunConfig
 
 
 def train(
@@ -16,6 +19,7 @@ def train(
     out: Annotated[Path, typer.Option(help="The run directory.")] = Path("runs/train"),
     resume: Annotated[Path | None, typer.Option(help="Go on with this run from its last checkpoint.")] = None,
     overwrite: Annotated[bool, typer.Option(help="Replace an earlier run.")] = False,
+    dry_run: Annotated[bool, typer.Option(help="Train nothing: show users, pairs and what would be held out.")] = False,
     engine: EngineOption = None,
     map_: MapOption = None,
     strict: StrictOption = False,
@@ -28,6 +32,9 @@ def train(
 
     given = [*(overrides or []), *column_overrides(map_ or []), *(["data.strict=true"] if strict else [])]
     given += [f"engine.name={engine}"] if engine is not None else []
+    if dry_run:
+        _show(read_config(config, given), as_json)
+        return
     if resume is not None:
         result = go_on(resume, rounds=_more_rounds(given, config))
     else:
@@ -35,6 +42,16 @@ def train(
     from fedvpa.evaluation.report.tables import table_text
 
     finish(result.to_dict(), as_json, lambda: f"{table_text(result.comparison.to_dict(), 140)}\n{result.run}")
+
+
+def _show(config: RunConfig, as_json: bool) -> None:
+    """What a run would start from; exit code 2 if it would be refused."""
+    from fedvpa.api.dry_run import dry_run
+
+    found = dry_run(config)
+    finish(found.to_dict(), as_json, lambda: str(found))
+    if found.problem:
+        raise typer.Exit(2)
 
 
 def _more_rounds(given: list[str], config: Path | None) -> int | None:

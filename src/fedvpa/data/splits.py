@@ -231,8 +231,8 @@ class HeldOut:
                     f"held out by {self.unit}, the {self.pairs} pairs ({self.units} different {kind}s) leave none to "
                     f"{use} on.",
                     fix="Hold out by pair, for data whose users judge the same few prompts: partition.unit=pair."
-                    if self.unit == "prompt"
-                    else f"Give more pairs, or change partition.{share}_fraction.",
+                    if self.unit == "prompt" and self.units < self.pairs
+                    else f"Give more pairs, or change partition.{share}_fraction or partition.min_train.",
                 )
 
 

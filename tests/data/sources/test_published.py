@@ -110,6 +110,9 @@ def test_prism_pairs_the_answers_of_a_turn_by_their_scores(tmp_path: Path):
     chosen = read("prism", tmp_path, pairs="choices")
     assert [pair.rejected[0].content for pair in chosen.pairs] == ["low", "as low", "worse", "never"]
     assert len(read("prism", tmp_path, turns="opening")) == 2
+    written = read("prism", tmp_path, texts="transcript").pairs[2]
+    assert written.prompt == "\n\nHuman: hello?\n\nAssistant: high\n\nHuman: and now?\n\nAssistant:"
+    assert (written.chosen, written.rejected) == (" better", " worse")
 
 
 def test_prism_reads_the_same_pairs_from_either_of_its_files(tmp_path: Path):

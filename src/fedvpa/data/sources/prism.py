@@ -29,6 +29,7 @@ from fedvpa.data.messages import Skip
 from fedvpa.data.schema import PairTable
 from fedvpa.data.sources.base import Source
 from fedvpa.data.sources.published import Place, PublishedKeys
+from fedvpa.data.text import ASSISTANT, HUMAN
 
 PLACE = Place("HannahRoseKirk/prism-alignment", "conversations", stem="conversations")
 SAME_SCORE, NO_SCORE = "both answers have the same score", "an answer has no score"
@@ -42,10 +43,13 @@ class PrismKeys(PublishedKeys):
         pairs: ``scores``: every two answers of a turn whose scores differ. ``choices``: the chosen answer beside each
             other one, whatever the scores.
         turns: ``all``, or ``opening``: the first turn of each conversation, in which up to four models compete.
+        texts: ``messages``, which a model's chat template writes; or ``transcript``, one string with the turns marked
+            as in HH-RLHF, for a model without a template.
     """
 
     pairs: Literal["scores", "choices"] = "scores"
     turns: Literal["all", "opening"] = "all"
+    texts: Literal["messages", "transcript"] = "messages"
 
 
 def read(config: PrismKeys) -> PairTable:
@@ -107,12 +111,22 @@ def _pairs(keys: PrismKeys, row: Mapping[str, Any], where: str) -> Iterator[Cand
                 yield pair
             else:
                 better, worse = pair
-                texts = {"prompt": list(so_far), "chosen": better.get("content"), "rejected": worse.get("content")}
+                texts = _texts(so_far, better.get("content"), worse.get("content"), keys.texts)
                 yield {**texts, "user_id": user, "conversation": name}
         chosen = [said for said in answers if said.get("if_chosen")]
         if not chosen:
             return
         so_far.append({"role": "assistant", "content": chosen[0].get("content")})
+
+
+def _texts(so_far: list[dict[str, Any]], better: Any, worse: Any, kind: str) -> dict[str, Any]:
+    """Prompt and responses, in the way that is asked for; a response that is no text is left to be counted."""
+    if kind == "messages":
+        return {"prompt": list(so_far), "chosen": better, "rejected": worse}
+    marks = {"user": HUMAN, "assistant": ASSISTANT}
+    prompt = "".join(f"{marks[turn['role']]} {turn['content']}" for turn in so_far) + ASSISTANT
+    said = [f" {text}" if isinstance(text, str) and text.strip() else text for text in (better, worse)]
+    return {"prompt": prompt, "chosen": said[0], "rejected": said[1]}
 
 
 def _ordered(answers: list[Mapping[str, Any]], by: str) -> Iterable[tuple[Mapping[str, Any], Mapping[str, Any]] | Skip]:
