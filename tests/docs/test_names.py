@@ -20,7 +20,13 @@ pytestmark = pytest.mark.unit
 
 SOURCE = ROOT / "src" / "fedvpa"
 ROOMS = sorted(path.name for path in SOURCE.iterdir() if (path / "__init__.py").is_file())
-FREE_SECTIONS = ("policy.judging.settings", "data.settings", "data.winner_values", "data.map.winner", "data.map.conversation")
+FREE_SECTIONS = (
+    "policy.judging.settings",
+    "data.settings",
+    "data.winner_values",
+    "data.map.winner",
+    "data.map.conversation",
+)
 """Sections whose keys a judge or a source declares, and columns that a configuration leaves out where they are None."""
 
 
