@@ -27,6 +27,7 @@ METHODS: Registry[Callable[[MethodConfig], SelectorAlgorithm[Any]]] = Registry(
         "local": "fedvpa.algorithms.local_only:LocalOnly",
         "lore": "fedvpa.algorithms.lore:Lore",
         "oracle": "fedvpa.algorithms.oracle:oracle",
+        "vpl": "fedvpa.algorithms.vpl:VPL",
     },
     shape="a callable that makes a SelectorAlgorithm of a MethodConfig",
 )

@@ -18,6 +18,7 @@ ROUNDS: dict[str, str] = {
     "fedbiscuit": "an update of one of the selectors, and for each user its losses under all of them",
     "oracle": "an update of the weights of its group's model, together with each user's true group",
     "lore": "an update of the weights of the basis rewards; what each user makes of them stays with the user",
+    "vpl": "the gradient of every user's pairs, at every step of a training that is none of a federation",
     "global": "an update of the selector's weights",
     "finetune": "an update of the selector's weights, and in the last rounds a vote for how far heads of users' "
     "own may be from it",

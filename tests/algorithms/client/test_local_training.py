@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-from dataclasses import fields
-
 import pytest
 import torch
 
@@ -13,15 +11,6 @@ from fedvpa.algorithms.registry import make
 from tests_shared import config
 
 TRAINING = ("fedbiscuit", "finetune", "global", "lore", "oracle")
-
-
-def one_step(draws: Draws, step: int) -> Draws:
-    """The draws of a round with that local step alone."""
-    kept = {part.name: getattr(draws, part.name) for part in fields(Draws)}
-    return Draws(**{
-        name: tuple(mask[step : step + 1] for mask in leaf) if name == "encoder_keep" else leaf[step : step + 1]
-        for name, leaf in kept.items()
-    })  # fmt: skip
 
 
 @pytest.mark.unit
@@ -50,7 +39,7 @@ def test_a_clients_losses_are_means_over_its_local_steps(method: str):
         sums = algorithm.client_update(received, held, private, some)[0].sums
         return {name: leaf / sums["weight"] for name, leaf in sums.items() if name.startswith("loss.")}
 
-    each = [losses(single, one_step(draws, step)) for step in range(3)]
+    each = [losses(single, draws.only(step)) for step in range(3)]
     for name, leaf in losses(many, draws).items():
         steps = torch.stack([step[name] for step in each])
         torch.testing.assert_close(leaf, steps.mean(), rtol=1e-5, atol=1e-6)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
@@ -41,6 +41,12 @@ class Draws:
     encoder_keep: tuple[Float[Tensor, "*clients steps c w"], ...] = ()
 
     __repr__ = short_repr
+
+    def only(self, step: int) -> Draws:
+        """The draws of one client's round that has this local step alone."""
+        own = slice(step, step + 1)
+        each = {part.name: getattr(self, part.name)[own] for part in fields(self) if part.name != "encoder_keep"}
+        return Draws(**each, encoder_keep=tuple(mask[own] for mask in self.encoder_keep))
 
 
 def split_sizes(pairs: int, local: LocalConfig) -> tuple[int, int]:
