@@ -56,7 +56,7 @@ class FeatureSetting:
 
     Attributes:
         dimension: D, the size of a feature.
-        groups: The distinct true groups; only the yardsticks ``oracle`` and ``informed`` read them.
+        groups: The distinct true groups; only the yardsticks ``oracle``, ``informed`` and ``fedgd`` read them.
     """
 
     dimension: int
@@ -158,7 +158,7 @@ class Algorithm(Protocol[StateT, HeldT]):
 
     @property
     def reads_groups(self) -> bool:
-        """Whether training sees the true groups: only the yardsticks ``oracle`` and ``informed`` do."""
+        """Whether training sees the true groups: only the yardsticks ``oracle``, ``informed`` and ``fedgd`` do."""
 
     @property
     def rounds(self) -> int:
@@ -253,9 +253,12 @@ class InfersMembers(Protocol):
         """
 
 
-def placed_by_group(algorithm: Algorithm[Any, Any]) -> bool:
-    """Whether users are put on the prototype of their true group: ``oracle`` does, and nothing infers."""
-    return algorithm.reads_groups and not isinstance(algorithm, InfersMembers)
+def placed_by_group(algorithm: SelectorAlgorithm[Any]) -> bool:
+    """Whether users are put on the prototype of their true group: ``oracle`` does, and nothing infers.
+
+    ``fedgd`` reads groups and has one model for all of them; ``informed`` infers who is in which.
+    """
+    return algorithm.reads_groups and algorithm.has_prototypes and not isinstance(algorithm, InfersMembers)
 
 
 class Plain:

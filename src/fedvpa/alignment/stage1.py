@@ -107,7 +107,7 @@ class Stage1:
     @property
     def by_group(self) -> bool:
         """Whether the method trains one policy per true group: the oracle."""
-        return self.algorithm.reads_groups
+        return self.algorithm.reads_groups and self.algorithm.has_prototypes
 
     @property
     def groups(self) -> tuple[str, ...]:

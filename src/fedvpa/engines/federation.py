@@ -132,8 +132,8 @@ class Federation:
             group = self.partition.by_id[name].group
             if group is None:
                 raise DataError(
-                    f"Client {name!r} holds pairs of no single group, so 'oracle' and 'informed' are not defined.",
-                    fix="Leave them out of the methods, or partition by group.",
+                    f"Client {name!r} holds pairs of no single group, so methods that read groups are not defined.",
+                    fix="Leave oracle, informed and fedgd out of the methods, or partition by group.",
                 )
             one_hot[position, self.groups.index(group)] = 1.0
         return one_hot

@@ -17,6 +17,7 @@ ROUNDS: dict[str, str] = {
     "fedvpl": "an update of the selector's weights and one small posterior for each user",
     "fedbiscuit": "an update of one of the selectors, and for each user its losses under all of them",
     "oracle": "an update of the weights of its group's model, together with each user's true group",
+    "fedgd": "an update of the selector's weights, together with each user's true group",
     "lore": "an update of the weights of the basis rewards; what each user makes of them stays with the user",
     "vpl": "the gradient of every user's pairs, at every step of a training that is none of a federation",
     "global": "an update of the selector's weights",
