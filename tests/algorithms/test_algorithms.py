@@ -105,7 +105,7 @@ SWITCHES = {
         "rounds": 4, "average_tail": 0.0, "prior_rate": 0.9, "rule": "median", "clip_norm": 0.01, "max_weight": 0.5,
     },
 }  # fmt: skip
-ELSEWHERE = {"trunk_width", "normalise", "encoder", "component_log_var", "malicious"}
+ELSEWHERE = {"trunk_width", "normalise", "encoder", "component_log_var", "malicious", "rotation"}
 SECTIONS = {SelectorConfig: "selector", LocalConfig: "local", VariationalConfig: "variational", ServerConfig: "server"}
 FLIPS = [(section, name, value) for section, values in SWITCHES.items() for name, value in values.items()]
 
