@@ -487,6 +487,12 @@ def test_unseen_users_are_drawn_from_those_that_have_test_pairs():
         held = found.held_out(pairs)
         assert held.untested == untested
         assert f"{untested} clients hold none of these and are not scored" in str(held)
+        lacking = {client.client_id for client in found.clients if not len(client.test)}
+        grouped = PairTable(
+            tuple(replace(pair, group="few" if pair.user_id in lacking else "many") for pair in pairs.pairs)
+        )
+        drawn = partition(grouped, PartitionConfig(kind="natural", unseen=9, drop_small=True), seed).unseen
+        assert {client.group for client in drawn} == {"many"}
         every = partition(pairs, PartitionConfig(kind="natural", unseen=len(found) - 1, drop_small=True), seed)
         assert sum(not len(client.test) for client in every.clients) == untested
 

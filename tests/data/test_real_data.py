@@ -10,6 +10,7 @@ from fedvpa.core.errors import DataError
 from fedvpa.data.config import DataConfig
 from fedvpa.data.load import load
 from fedvpa.data.partition import PartitionConfig, partition
+from fedvpa.runs.config import read_config
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
 pytestmark = [
@@ -45,6 +46,34 @@ def test_objectives_deal_into_clients_of_one_objective_with_a_fifth_for_test():
         for part in ("train", "test")
     )
     assert not trained & tested
+
+
+@pytest.mark.parametrize(
+    ("name", "folder", "users", "units", "unit"),
+    [
+        ("chatbot", "chatbot-personalization", 108, 25, "pair"),
+        ("mtbench", "mtbench-human", 48, 79, "prompt"),
+        ("news", "news-summaries", 6, 74, "prompt"),
+        ("tldr", "tldr-feedback", 29, 1046, "prompt"),
+        ("ukp", "ukp-convincing", 346, 12254, "pair"),
+    ],
+)
+def test_sets_of_people_are_dealt_by_user_and_held_out_over_all(name, folder, users, units, unit):
+    path = DATA / folder / "pairs.jsonl.gz"
+    if not path.is_file():
+        pytest.skip(f"{folder} is not beside the repository")
+    config = read_config(
+        Path(__file__).parents[2] / "configs" / f"people_{name}.yaml", [f"data.path={path}", "features.model=bundled"]
+    )
+    table = load(config.data)
+    assert table.report.findings == ()
+    clients = partition(table, config.partition, 0)
+    held = clients.held_out(table)
+    assert (held.unit, held.shared_units) == (unit, 0)
+    assert users - 3 <= len(clients) <= users
+    assert 0.95 * units <= held.units <= units
+    assert held.test_pairs / held.pairs == pytest.approx(0.2, abs=0.08)
+    assert held.untested <= users / 10
 
 
 def test_harmless_base_loads_in_its_original_layout():

@@ -72,8 +72,8 @@ class PartitionConfig(Config):
             and target.
         min_test: Fewest test pairs of a client. Default: 0: what tests is held out over all clients, so that a small
             client may have none. It trains, and its accuracy is not measured.
-        drop_small: ``natural`` only: leave out users with fewer than ``min_train`` train pairs or ``min_test`` test
-            pairs instead of calling them an error.
+        drop_small: ``natural`` only: leave out users who keep fewer than ``min_train`` train pairs or ``min_test`` test
+            pairs once what tests is held out, instead of calling them an error. They are counted.
     """
 
     kind: Kind = "group"
