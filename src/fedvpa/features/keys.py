@@ -26,7 +26,10 @@ Keys: TypeAlias = NDArray[Any]
 
 def pair_keys(pairs: Sequence[Pair]) -> Keys:
     """A key of each pair: of prompt and chosen response, followed by that of prompt and rejected response, ``S32``."""
-    joined = b"".join(key for pair in pairs for key in _sides(pair))
+    joined = bytearray()
+    for pair in pairs:
+        for key in _sides(pair):
+            joined += key
     return np.frombuffer(joined, dtype=f"S{2 * KEY_BYTES}")
 
 
