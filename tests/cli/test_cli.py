@@ -255,6 +255,17 @@ def test_an_earlier_run_is_not_overwritten(run: Path):
     assert (run / "metrics.json").read_bytes() == before
 
 
+def test_a_dry_run_says_why_a_run_would_be_refused_and_writes_nothing(tmp_path: Path):
+    rows = [PAIR | {"user_id": f"u{number % 7}", "prompt": f"plan {number % 3}"} for number in range(60)]
+    given = ["data.source=table", f"data.path={write(tmp_path / 'pairs.jsonl', rows)}", "partition.test_fraction=1e-9"]
+    found = fedvpa("train", *given, "--dry-run", "--json", "--out", str(tmp_path / "run"))
+    assert found.returncode == 2
+    told = json.loads(found.stdout)
+    assert told["survey"]["users"] == 7
+    assert "leave none to test on" in told["problem"]
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.end_to_end
 @pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_shipped_configuration_runs(path: Path, tmp_path: Path):

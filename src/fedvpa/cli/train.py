@@ -28,11 +28,14 @@ def train(
     """Train one method and leave a run directory behind."""
     from fedvpa.api.train import resume as go_on
     from fedvpa.api.train import train as run
+    from fedvpa.core.errors import ConfigError
     from fedvpa.runs.config import column_overrides, read_config
 
     given = [*(overrides or []), *column_overrides(map_ or []), *(["data.strict=true"] if strict else [])]
     given += [f"engine.name={engine}"] if engine is not None else []
     if dry_run:
+        if resume is not None:
+            raise ConfigError("--dry-run shows what a new run would start from, and --resume goes on.", fix="Give one.")
         _show(read_config(config, given), as_json)
         return
     if resume is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from os import PathLike
 from typing import Any, Self
 
@@ -36,6 +37,19 @@ class DataConfig(WorldKeys, HhRlhfKeys, TableKeys):
     @classmethod
     def _check_source(cls, value: str) -> str:
         return SOURCES.check(value)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _check_own_keys(cls, values: Any) -> Any:
+        """A key that the source declares, and this section does not have, belongs in ``settings``."""
+        source = str(values.get("source")) if isinstance(values, Mapping) else ""
+        if source in SOURCES:
+            own = SOURCES.get(source).keys.model_fields.keys() - cls.model_fields.keys()
+            for key in values:
+                if key in own:
+                    where = f"configuration key 'data.{key}'"
+                    raise ConfigError("stands in the wrong place.", fix=f"Set it as data.settings.{key}.", where=where)
+        return values
 
     @model_validator(mode="after")
     def _check_keys(self) -> Self:

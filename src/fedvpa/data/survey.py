@@ -113,7 +113,8 @@ class Survey:
             lines.append("no users are named")
         else:
             least, median, most = self.pairs_per_user
-            lines.append(f"{self.users:,} users with {least:,} to {most:,} pairs each (median {median:,})")
+            each = f"{least:,}" if least == most else f"{least:,} to {most:,}"
+            lines.append(f"{self.users:,} users with {each} pairs each (median {median:,})")
         lines.append(f"groups: {', '.join(self.groups)}" if self.groups else "no groups are named")
         if self.disagreement is not None:
             lines.append(f"{self.shared:,} pairs have several judges, who disagree {self.disagreement:.0%} of the time")

@@ -351,6 +351,10 @@ def test_values_of_another_type_name_their_row(tmp_path: Path):
         read("personal-llm", write(tmp_path / "y.jsonl", rows))
     with pytest.raises(ConfigError, match=r"data\.settings\.turns"):
         read("prism", path, turns="last")
+    with pytest.raises(
+        ConfigError, match=r"'data\.turns': stands in the wrong place\. Set it as data\.settings\.turns"
+    ):
+        read_config(None, ["data.source=prism", "data.turns=opening"])
     with pytest.raises(DataError, match=r"conversations\.jsonl:1: both answers have the same score"):
         read("prism", write(tmp_path / "conversations.jsonl", CONVERSATIONS), strict=True)
 
