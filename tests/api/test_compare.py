@@ -10,6 +10,7 @@ import pytest
 
 from child_processes import PATIENCE_SECONDS, alive, children_of, python, reads_proc, wait_until
 from fedvpa.api.compare import compare
+from fedvpa.api.report import report
 from fedvpa.core.errors import ConfigError, DataError, RunError
 from fedvpa.core.files import write_json
 from fedvpa.core.signals import Interrupted
@@ -78,6 +79,37 @@ def test_who_knows_the_utilities_stands_beside_the_methods(compared: ComparisonR
     assert "Bayes" in (compared.out / "comparison.txt").read_text()
 
 
+@pytest.mark.end_to_end
+def test_variants_shots_and_the_four_way_protocol_are_tables_of_one_comparison(tiny: RunConfig, tmp_path: Path) -> None:
+    file = tmp_path / "variants.yaml"
+    file.write_text('"− mixture": {variational.prior: normal}\n', encoding="utf-8")
+    call: dict[str, Any] = {"methods": ["global", "informed"], "clients": [4], "seeds": 2, "jobs": 1}
+    out = tmp_path / "out"
+    found = compare(tiny, variants=file, shots=[1, 3], protocol="four-way", out=out, **call)
+    written = json.loads((out / "comparison.json").read_text())
+    rows = {"fedvpa_gp", "global", "informed", "− mixture"}
+    assert {row["method"] for row in written["summary"]} == rows | {"bayes"}
+    assert [(row["first"], row["second"]) for row in written["ablations"]] == [("− mixture", "fedvpa_gp")]
+    assert {(row["method"], row["context_pairs"]) for row in written["shots"]} == {(m, n) for m in rows for n in (1, 3)}
+    assert all(row["clients"] == 6 for row in written["shots"]), "three unseen users in each of two seeds"
+    assert {row["method"] for row in written["four_way"]} == rows
+    unknown = {
+        row["method"]: row for row in written["four_way"] if (row["users"], row["prompts"]) == ("seen", "unseen")
+    }
+    means = {row["method"]: row["mean"] for row in written["summary"]}
+    assert all(row["mean"] == means[name] for name, row in unknown.items()), "what is held out is on unseen prompts"
+    assert "--variants" in written["command"]
+    assert "--protocol four-way" in written["command"]
+    text = (out / "comparison.txt").read_text()
+    assert "Variants of fedvpa_gp" in text
+    assert len(list(out.glob("cells/_*.shots-1.jsonl"))) == 2, "a name that any file may have"
+    again = compare(tiny, variants=file, shots=[1, 3], protocol="four-way", out=out, **call)
+    assert again == found
+    report(out)
+    page = (out / "report.html").read_text()
+    assert "Seen and unseen users on seen and unseen prompts" in page
+
+
 SMALLEST: dict[str, Any] = {"clients": [3], "seeds": 1, "jobs": 1}
 
 
@@ -99,6 +131,10 @@ SMALLEST: dict[str, Any] = {"clients": [3], "seeds": 1, "jobs": 1}
         ({"first_seed": -1}, "first_seed = -1"),
         ({"jobs": 0}, "jobs = 0"),
         ({"holdout": "pairs.jsonl", "stage": "policy"}, "hold-out is for the selector stage"),
+        ({"protocol": "four-ways"}, "no protocol 'four-ways'. Did you mean 'four-way'"),
+        ({"shots": [1], "stage": "policy"}, "shots is for the selector stage"),
+        ({"shots": [0]}, r"shots is \[0\]"),
+        ({"shots": [1], "methods": ["local"]}, "compares each method with 'global'"),
     ],
 )
 def test_wrong_input_is_refused_before_anything_runs(

@@ -175,12 +175,16 @@ def wrong(tmp_path: Path) -> dict[str, tuple[list[str], str]]:
         "head": (["train", "selector.head=residual", "variational.refinement=laplace", *TINY], "linear in z"),
         "engine": (["train", *TINY, "--engine", "flour"], "engine.name"),
         "clients": (["compare", "--clients", "ten"], "10,50,100"),
+        "shots": (["compare", *TINY, "--shots", "1,2,", "--clients", "4"], "--shots '1,2,'"),
+        "variants": (["compare", *TINY, "--clients", "4", "--variants", str(few)], "few.jsonl: is not YAML"),
+        "protocol": (["compare", *TINY, "--clients", "4", "--protocol", "fourway"], "Did you mean 'four-way'?"),
         "holdout": (["compare", *TINY, "--clients", "4", "--holdout", str(few)], "unseen"),
     }
 
 
 CASES = ("lfs", "gzip", "json", "strict", "column", "few", "shares", "missing", "key", "value", "method", "override",
-         "model", "schema", "no run", "head", "engine", "clients", "holdout")  # fmt: skip
+         "model", "schema", "no run", "head", "engine", "clients", "shots", "variants", "protocol",
+         "holdout")  # fmt: skip
 
 
 @pytest.mark.end_to_end

@@ -12,7 +12,15 @@ from fedvpa.core.errors import ConfigError, DataError, InputError, RunError, nea
 from fedvpa.core.files import output_folder, user_path, write_json, write_text
 from fedvpa.core.options import column_option, option
 from fedvpa.core.signals import interrupting
-from fedvpa.experiments.methods import DEFAULT_METHODS, DEFAULT_POLICY_METHODS, STAGES, Stage, policy_methods
+from fedvpa.experiments.asked import FOUR_WAY, check_views
+from fedvpa.experiments.methods import (
+    DEFAULT_METHODS,
+    DEFAULT_POLICY_METHODS,
+    OWN_WINS,
+    STAGES,
+    Stage,
+    policy_methods,
+)
 from fedvpa.experiments.processes import check_jobs
 
 if TYPE_CHECKING:
@@ -29,6 +37,9 @@ def compare(
     seeds: int = 5,
     first_seed: int = 0,
     holdout: str | os.PathLike[str] | None = None,
+    variants: str | os.PathLike[str] | None = None,
+    shots: Sequence[int] | None = None,
+    protocol: str | None = None,
     out: str | os.PathLike[str],
     jobs: int | None = None,
 ) -> ComparisonResult:
@@ -40,13 +51,20 @@ def compare(
         config: What all runs share.
         stage: ``selector``, or ``policy``: both stages, on equal terms.
         methods: Names of methods; by default those of the stage, without those that read true groups where the data
-            say none.
+            say none. ``own_wins`` is a row too, by default where users rate the same responses in several pairs.
         clients: Numbers of seen clients. By default 10, 50 and 100; where a client is a user of the data,
             ``partition.clients``, or all users that can be split under each seed.
         seeds: How many seeds.
         first_seed: The first of them.
         holdout: Further labelled pairs, seen by nobody, on which every client is scored with those of its own group;
             a file, or the folder of another source. For the selector stage.
+        variants: A YAML file of named variants of ``config.method``, which become rows; see
+            :mod:`fedvpa.experiments.variants`. Each is compared with the method (``ablations``). For the selector
+            stage.
+        shots: Numbers of labelled pairs that unseen users give: each method against ``global`` at each (``shots``).
+            For the selector stage, with ``partition.unseen``.
+        protocol: ``four-way`` for seen and unseen users on seen and unseen prompts (``four_way``); some training pairs
+            are set aside for it. For the selector stage.
         out: The folder to write to.
         jobs: Processes, each with one thread; by default one per core, and where policies train on GPUs one for each
             GPU. With 1 this process alone. Results do not
@@ -68,9 +86,12 @@ def compare(
     _check_numbers(clients, seeds, first_seed, jobs)
     if held is not None:
         _check_holdout(config, stage, held)
+    check_views(config, stage, names, variants, shots, protocol)
     config.check_engine()
     config.check_paths()
+    from fedvpa.experiments.cells import Views
     from fedvpa.experiments.population import default_clients
+    from fedvpa.experiments.variants import read_variants
     from fedvpa.runs.commands import compare_command
 
     if clients is None:
@@ -78,13 +99,22 @@ def compare(
     size: dict[str, Any] = {"clients": clients, "seeds": seeds, "first_seed": first_seed, "out": out}
     options: dict[str, Any] = {"stage": stage if stage == "policy" else None, "methods": methods, "clients": clients}
     options |= {"seeds": seeds, "first_seed": first_seed or None, "holdout": held}
+    options |= {"variants": variants and str(variants), "shots": shots or None, "protocol": protocol}
     page = {"command": compare_command(config, out / "config.yaml", out, **options)}
     with interrupting(f"the comparison stopped. Its finished runs are kept in {out}, and the same command goes on."):
         _check_machinery(config, names)
+        views: dict[str, Any] = {"views": Views(tuple(shots or ()), protocol == FOUR_WAY)}
+        if variants is not None:
+            views["variants"] = read_variants(user_path(variants), config)
+            for name, run in views["variants"].items():
+                _check_machinery(run, [run.method], name)
+            names = names if config.method in names else (config.method, *names)
+        if stage == "selector" and methods is None:
+            names = _with_own_wins(config, names, size)
         names = _with_groups(config, names, size, asked=methods is not None)
         if stage == "policy":
             _check_judging(config, names, size)
-        result = replace(_compare_selectors(config, names, size, held, jobs), page=page)
+        result = replace(_compare_selectors(config, names, size | views, held, jobs), page=page)
         write_result(result)
         return _compare_policies(config, names, size, jobs, result) if stage == "policy" else result
 
@@ -106,7 +136,8 @@ def _checked_names(stage: str, methods: Sequence[str] | None) -> tuple[str, ...]
         raise ConfigError("No method is given.", fix=f"Give some of {', '.join(known)}.")
     for number, name in enumerate(methods):
         if stage == "selector":
-            METHODS.check(name)
+            if name != OWN_WINS:
+                METHODS.check(name)
         elif name not in known:
             raise ConfigError(f"There is no method {name!r} with a policy.", fix=nearest(name, known))
         if name in methods[:number]:
@@ -148,7 +179,7 @@ def _check_holdout(config: RunConfig, stage: str, holdout: Path) -> None:
         raise DataError("There is no such file.", fix=f"Check the path of {option('holdout')}.", where=str(holdout))
 
 
-def _check_machinery(config: RunConfig, methods: Sequence[str]) -> None:
+def _check_machinery(config: RunConfig, methods: Sequence[str], variant: str = "") -> None:
     """Raise what methods have against the configuration, before anything runs."""
     from fedvpa.algorithms.registry import METHODS, make
 
@@ -159,7 +190,16 @@ def _check_machinery(config: RunConfig, methods: Sequence[str]) -> None:
             make(name, config.method_config)
         except InputError as error:
             fix = f"{error.fix} Or leave {name} out of {option('methods')}."
+            if variant:
+                fix = f"{error.fix} Or leave the variant {variant!r} out."
             raise type(error)(error.problem, fix=fix, where=error.where) from error
+
+
+def _with_own_wins(config: RunConfig, methods: tuple[str, ...], size: dict[str, Any]) -> tuple[str, ...]:
+    """The methods, and the row of own wins where users rate the same responses in several pairs."""
+    from fedvpa.experiments.groups import rate_the_same
+
+    return (*methods, OWN_WINS) if rate_the_same(config, size["clients"], size["first_seed"]) else methods
 
 
 def _with_groups(config: RunConfig, methods: Sequence[str], size: dict[str, Any], *, asked: bool) -> tuple[str, ...]:
@@ -211,7 +251,7 @@ def _compare_selectors(
 
     out: Path = size["out"]
     # Policies of methods without a selector are judged beside that of one which needs nothing but the pairs.
-    selectors = [name for name in methods if name in METHODS] or ["global"]
+    selectors = [name for name in methods if name in METHODS or name == OWN_WINS] or ["global"]
     result = ComparisonResult(
         out, run_selectors(selector_cells(config, methods=selectors, holdout=holdout, **size), jobs)
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -17,11 +17,10 @@ from fedvpa.evaluation.accuracy_results import (
     FewShotPoint,
 )
 from fedvpa.evaluation.client_sample import ClientSample
-from fedvpa.evaluation.holm import holm, holm_of_known
+from fedvpa.evaluation.difference_rows import Found, difference_rows
 from fedvpa.evaluation.intervals import (
     DEFAULT_BOOTSTRAP,
     Bootstrap,
-    Difference,
     Estimate,
     difference,
     estimate,
@@ -96,6 +95,7 @@ def comparison(
     bootstrap: Bootstrap = DEFAULT_BOOTSTRAP,
     *,
     same_users: bool = False,
+    variants: Collection[str] = (),
 ) -> AccuracyComparison:
     """Everything that is said about methods compared on the same clients.
 
@@ -104,6 +104,8 @@ def comparison(
         seconds: Wall-clock training time by (method, n_clients, seed); a missing one becomes None.
         bootstrap: How intervals are computed; the level must be 0.95, as the keys ``ci95`` say.
         same_users: Whether a client's name stands for the same person in every seed: where every user is a client.
+        variants: Those of the methods that are variants of another, and are compared with it alone; see
+            :func:`fedvpa.evaluation.ablations.ablation_rows`.
 
     Raises:
         DataError: Without any score, for a client scored twice, for a control without its method, or where methods
@@ -121,7 +123,9 @@ def comparison(
         rows=tuple(row for condition, found in methods.items() for row in _rows(condition, found, seconds, rule)),
         summary=tuple(_summary(condition, methods, rule) for condition in methods),
         controls=tuple(_control(condition, conditions, rule) for condition in conditions if condition not in methods),
-        differences=_differences({condition: rule.seen(found) for condition, found in methods.items()}, bootstrap),
+        differences=_differences(
+            {condition: rule.seen(found) for condition, found in methods.items()}, bootstrap, variants
+        ),
     )
 
 
@@ -264,33 +268,17 @@ def _control(condition: Condition, conditions: Mapping[Condition, Sequence[Clien
     )
 
 
-def _differences(samples: Mapping[Condition, ClientSample | None], bootstrap: Bootstrap) -> tuple[DifferenceRow, ...]:
-    """Every pair of methods at the same number of clients, except two yardsticks; p adjusted over the whole table."""
-    found: list[tuple[int, str, str, Difference]] = []
+def _differences(
+    samples: Mapping[Condition, ClientSample | None], bootstrap: Bootstrap, variants: Collection[str]
+) -> tuple[DifferenceRow, ...]:
+    """Pairs of methods at the same number of clients, except two yardsticks and variants; p adjusted over all."""
+    found: list[Found] = []
     for (first, n_clients), (second, other) in combinations(samples, 2):
-        if n_clients != other or BAYES in (first, second) or {first, second} <= set(YARDSTICKS):
+        if n_clients != other or {first, second} & {BAYES, *variants} or {first, second} <= set(YARDSTICKS):
             continue
         ahead, behind = (second, first) if first in YARDSTICKS else (first, second)
         pair = samples[Condition(ahead, n_clients)], samples[Condition(behind, n_clients)]
         gain = difference(*pair, bootstrap, bounds=SHARE_DIFFERENCE)
         if gain is not None:
             found.append((n_clients, ahead, behind, gain))
-    adjusted = holm([gain.p_value for *_, gain in found])
-    over_seeds = holm_of_known([gain.method_p_value for *_, gain in found])
-    return tuple(
-        DifferenceRow(
-            n_clients,
-            first,
-            second,
-            gain.estimate.value,
-            gain.estimate.interval,
-            gain.estimate.method,
-            gain.p_value,
-            p_holm,
-            gain.method_p_value,
-            method_p_holm,
-            clients=gain.units,
-            seeds=gain.seeds,
-        )
-        for (n_clients, first, second, gain), p_holm, method_p_holm in zip(found, adjusted, over_seeds, strict=True)
-    )
+    return difference_rows(found)

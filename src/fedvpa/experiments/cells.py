@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,17 +19,40 @@ def settings_of(config: RunConfig, clients: Sequence[int], seeds: int, first_see
 
 
 @dataclass(frozen=True)
+class Views:
+    """What a run is scored on beside the test pairs of its clients.
+
+    Attributes:
+        shots: Numbers of pairs that unseen users give.
+        four_way: Whether on seen and unseen prompts apart, for which some training pairs are set aside.
+    """
+
+    shots: tuple[int, ...] = ()
+    four_way: bool = False
+
+    def parts(self) -> dict[str, str]:
+        """What of it decides a cell's identity; nothing where there is nothing."""
+        found = {"shots": ",".join(map(str, self.shots))} if self.shots else {}
+        return found | ({"protocol": "four-way"} if self.four_way else {})
+
+
+NO_VIEWS = Views()
+
+
+@dataclass(frozen=True)
 class Cell:
     """One run of a comparison.
 
     Attributes:
         stage: What the run ends with: a selector and its scores, or a policy and its duels.
-        method: The method's name.
+        method: The name of the row: the method's, or that of a variant of it.
         config: The run. Its method is another than ``method`` where the run gives no more than its data.
         identity: Tells apart cells of one method, number of clients and seed: the digest of all that decides what the
             run trains; see :mod:`fedvpa.runs.identity`.
         out: The comparison's folder.
         holdout: Further labelled pairs that the run is scored on.
+        views: What else the run is scored on.
+        variant_of: The row that this one is a variant of; empty of a method as it is configured.
     """
 
     stage: Stage
@@ -37,11 +61,14 @@ class Cell:
     identity: str
     out: Path
     holdout: Path | None = None
+    views: Views = NO_VIEWS
+    variant_of: str = ""
 
     @property
     def name(self) -> str:
-        """A readable name that no other cell of the stage has."""
-        return f"{self.method}-{self.config.partition.clients}-{self.config.seed}-{self.identity}"
+        """A readable name that no other cell of the stage has, and any file may have."""
+        method = re.sub(r"[^\w.+-]+", "_", self.method)
+        return f"{method}-{self.config.partition.clients}-{self.config.seed}-{self.identity}"
 
     @property
     def label(self) -> str:

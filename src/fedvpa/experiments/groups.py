@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from fedvpa.algorithms.registry import METHODS, make
 from fedvpa.data.load import load
 from fedvpa.data.partition import partition
+from fedvpa.evaluation.own_wins import LEAST_SHARE, share_rated
 from fedvpa.runs.config import RunConfig
 from fedvpa.world.users import find_population
 
@@ -14,6 +15,17 @@ from fedvpa.world.users import find_population
 def reading_groups(config: RunConfig, methods: Sequence[str]) -> list[str]:
     """Those of the methods that read true groups, such as ``oracle``."""
     return [name for name in methods if name in METHODS and make(name, config.method_config).reads_groups]
+
+
+def rate_the_same(config: RunConfig, clients: Sequence[int], seed: int) -> bool:
+    """Whether users rate the same responses in several pairs, so that their own wins say something of test pairs.
+
+    Arguments as of :func:`without_group`.
+    """
+    if not config.same_users:
+        return False
+    table, setting = load(config.data), config.with_clients(clients[0]).with_seed(seed)
+    return share_rated(table.pairs, partition(table, setting.partition, setting.seed).seen) >= LEAST_SHARE
 
 
 def without_group(config: RunConfig, clients: Sequence[int], seed: int) -> str:

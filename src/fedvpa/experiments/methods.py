@@ -12,6 +12,9 @@ STAGES: tuple[Stage, ...] = ("selector", "policy")
 OURS = "fedvpa_gp"
 """The method whose switching is shown."""
 
+OWN_WINS = "own_wins"
+"""The row that counts a user's own wins for each response and reads no text: no method, and nothing trains."""
+
 DEFAULT_METHODS = (OURS, "fedvpl", "global", "local", "informed", "oracle")
 """The selectors of a comparison, unless others are asked for."""
 

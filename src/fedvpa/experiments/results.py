@@ -12,6 +12,7 @@ from fedvpa.evaluation.accuracy_results import AccuracyComparison
 from fedvpa.evaluation.bayes_rows import BayesRow
 from fedvpa.evaluation.policy_results import PolicyComparison
 from fedvpa.evaluation.samples import SideBySide
+from fedvpa.evaluation.summaries import JsonResult
 from fedvpa.evaluation.switching import SwitchingCurve
 from fedvpa.runs.scores import ConflictRow
 
@@ -26,12 +27,14 @@ class SelectorComparison:
         data: What was read, and what of it was left out, cut or changed, as JSON: in the first run, and in the
             hold-out, whose key is there only where there is one. None of runs that did not keep it.
         bayes: Methods beside whoever knows each user's true utility; on the bundled world only.
+        views: What else the runs were scored on: ``ablations``, ``shots`` and ``four_way``, where they were asked for.
     """
 
     accuracy: AccuracyComparison
     conflicting: tuple[ConflictRow, ...]
     data: Mapping[str, Any] = field(default_factory=dict)
     bayes: tuple[BayesRow, ...] = ()
+    views: Mapping[str, tuple[JsonResult, ...]] = field(default_factory=dict)
 
     __repr__ = short_repr
 
@@ -41,6 +44,7 @@ class SelectorComparison:
         return self.accuracy.to_dict() | {
             "conflicting": [row.to_dict() for row in self.conflicting],
             **rows,
+            **{name: [row.to_dict() for row in found] for name, found in self.views.items()},
             **self.data,
         }
 

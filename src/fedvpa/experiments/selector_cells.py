@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from fedvpa.algorithms.registry import make
@@ -10,15 +10,24 @@ from fedvpa.core.config import UNSET
 from fedvpa.core.identity import digest
 from fedvpa.core.progress import say
 from fedvpa.data.report import say_report
-from fedvpa.evaluation.accuracy import infer_clients, score_clients
+from fedvpa.evaluation.accuracy import score_clients
 from fedvpa.evaluation.accuracy_tables import comparison
 from fedvpa.evaluation.scores import ClientScore, load_scores, save_scores
-from fedvpa.evaluation.summaries import BAYES
+from fedvpa.evaluation.summaries import BAYES, GLOBAL, OWN_WINS
 from fedvpa.experiments.bayes_cells import bayes_cells, gather_bayes, run_bayes
-from fedvpa.experiments.cells import Cell, settings_of
+from fedvpa.experiments.cells import NO_VIEWS, Cell, Views, settings_of
 from fedvpa.experiments.population import check_population
 from fedvpa.experiments.processes import run_all
 from fedvpa.experiments.results import SelectorComparison
+from fedvpa.experiments.views import (
+    gather_views,
+    named_after,
+    save_own_wins,
+    save_views,
+    scores_path,
+    shot_scores,
+    variants_of,
+)
 from fedvpa.runs.config import RunConfig
 from fedvpa.runs.fit import check_groups, fit
 from fedvpa.runs.identity import pairs_content, selector_content, selector_settings
@@ -35,14 +44,21 @@ def selector_cells(
     first_seed: int,
     holdout: Path | None,
     out: Path,
+    variants: Mapping[str, RunConfig] | None = None,
+    views: Views = NO_VIEWS,
 ) -> list[Cell]:
-    """One cell for each method, number of clients and seed; arguments as of :func:`fedvpa.compare`."""
+    """One cell for each method or variant, number of clients and seed; arguments as of :func:`fedvpa.compare`."""
     content = selector_content(config) | {"holdout": UNSET if holdout is None else _holdout_content(config, holdout)}
+    content |= views.parts()
+    # The row of own wins trains nothing; its run only names the data.
+    runs = [(name, "", config.with_method(GLOBAL if name == OWN_WINS else name)) for name in methods]
+    runs += [(name, config.method, run) for name, run in (variants or {}).items()]
+    settings = [settings_of(run, clients, seeds, first_seed) for *_, run in runs]
     cells = []
-    for setting in settings_of(config, clients, seeds, first_seed):
-        for run in map(setting.with_method, methods):
+    for across in zip(*settings, strict=True):
+        for (name, of, _), run in zip(runs, across, strict=True):
             identity = digest(selector_settings(run) | content)
-            cells.append(Cell("selector", run.method, run, identity, out, holdout))
+            cells.append(Cell("selector", name, run, identity, out, holdout, views, of))
     return cells
 
 
@@ -71,9 +87,10 @@ def run_selectors(cells: Sequence[Cell], jobs: int | None) -> SelectorComparison
 
 def _prepare_data(cells: Sequence[Cell]) -> None:
     """Leave features in the cache, so that no two processes extract the same, and raise what is wrong with the data."""
-    settings = {(cell.config.partition.clients, cell.config.seed): cell for cell in cells}
-    configs = {cell.config.method: cell.config.method_config for cell in cells}
-    algorithms = [make(name, config) for name, config in configs.items()]
+    settings = {(c.config.partition.clients, c.config.seed, str(c.config.features)): c for c in cells}
+    configs = {(cell.config.method, str(cell.config.method_config)): cell.config for cell in cells}
+    algorithms = [make(config.method, config.method_config) for config in configs.values()]
+    seen_features: set[str] = set()
     check_population([cell.config for cell in settings.values()])
     for place, cell in enumerate(settings.values()):
         prepared = prepare(cell.config)
@@ -87,13 +104,9 @@ def _prepare_data(cells: Sequence[Cell]) -> None:
             held = prepare_holdout(cell.config, cell.holdout, prepared.table, prepared.federation.scaling)
             if not place:
                 say_report(held.report, str(cell.holdout))
-        if cell.config.data.source != "world":
+        seen_features.add(str(cell.config.features))
+        if cell.config.data.source != "world" and len(seen_features) == len({key[2] for key in settings}):
             return
-
-
-def scores_path(cell: Cell) -> Path:
-    """Where the scores of a cell are kept."""
-    return cell.folder / f"{cell.name}.jsonl"
 
 
 def conflict_scores_path(cell: Cell) -> Path:
@@ -102,7 +115,7 @@ def conflict_scores_path(cell: Cell) -> Path:
 
 
 def run_selector_cell(cell: Cell) -> None:
-    """Train, score, and keep the scores of one run; of ``bayes``, which trains nothing, score what is known."""
+    """Train, score, and keep the scores of one run; of a row that trains nothing, score what is known."""
     if cell.method == BAYES:
         found = run_bayes(cell)
         save_scores(scores_path(cell), found.scores)
@@ -110,12 +123,14 @@ def run_selector_cell(cell: Cell) -> None:
         cell.finish(0.0, n_clients=found.n_clients, **expected)
         return
     config = cell.config.model_copy(update={"engine": cell.config.engine.model_copy(update={"workers": 1})})
-    prepared = prepare(config)
+    prepared = prepare(config, aside=config.partition.test_fraction if cell.views.four_way else 0.0)
+    notes = {"data": prepared.table.report.to_dict(), "held_out": prepared.held_out.to_dict()}
+    if cell.method == OWN_WINS:
+        save_own_wins(cell, prepared)
+        cell.finish(0.0, **notes)
+        return
     done = fit(config, prepared)
-    scores, notes = (
-        run_scores(config, prepared, done),
-        {"data": prepared.table.report.to_dict(), "held_out": prepared.held_out.to_dict()},
-    )
+    scores = run_scores(config, prepared, done)
     if cell.holdout is not None and done.seen.posterior is not None:
         held = prepare_holdout(config, cell.holdout, prepared.table, prepared.federation.scaling)
         seen = prepared.federation.partition.seen
@@ -131,8 +146,9 @@ def run_selector_cell(cell: Cell) -> None:
         )
         notes["holdout_data"] = held.report.to_dict()
         scores = further + [score for score in scores if not score.seen or score.method != config.method]
-    save_scores(scores_path(cell), scores)
-    save_scores(conflict_scores_path(cell), conflict_scores(config, prepared, done))
+    save_scores(scores_path(cell), named_after(cell, scores))
+    save_scores(conflict_scores_path(cell), named_after(cell, conflict_scores(config, prepared, done)))
+    save_views(cell, config, prepared, done)
     cell.finish(done.seconds, **notes)
 
 
@@ -145,35 +161,23 @@ def gather_selectors(cells: Sequence[Cell]) -> SelectorComparison:
     for cell in cells:
         found = load_scores(scores_path(cell))
         scores += found
-        disagreed += load_scores(conflict_scores_path(cell))
+        if cell.method != OWN_WINS:
+            disagreed += load_scores(conflict_scores_path(cell))
         seconds[(cell.method, found[0].n_clients, cell.config.seed)] = cell.seconds
     known = [cell for cell in known if cell.is_done]  # comparisons of earlier releases have none
     scores += [score for cell in known for score in load_scores(scores_path(cell))]
     save_scores(cells[0].out / "scores.jsonl", scores)
     data = {name: value for name, value in cells[0].notes.items() if name in ("data", "holdout_data")}
     return SelectorComparison(
-        comparison(scores, seconds, same_users=same_users),
+        comparison(scores, seconds, same_users=same_users, variants=variants_of(cells)),
         conflict_rows(disagreed, same_users=same_users),
         {"data": None, **data},
         gather_bayes(known, scores, same_users=same_users),
+        gather_views(cells, scores, same_users=same_users),
     )
 
 
 def few_shot(config: RunConfig, shots: Sequence[int]) -> dict[int, list[ClientScore]]:
     """Scores of unseen clients by the number of labelled pairs that they give."""
     prepared = prepare(config)
-    done = fit(config, prepared)
-    unseen = prepared.federation.partition.unseen
-    found = {}
-    for count in shots:
-        posterior = infer_clients(done.selector, prepared.federation, unseen, shots=count)
-        found[count] = score_clients(
-            done.selector,
-            prepared.federation,
-            unseen,
-            posterior,
-            method=config.method,
-            seed=config.seed,
-            items=item_names(prepared),
-        )
-    return found
+    return shot_scores(config, prepared, fit(config, prepared), shots)

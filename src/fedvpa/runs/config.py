@@ -259,6 +259,25 @@ def with_overrides(config: RunConfig, overrides: Sequence[str]) -> RunConfig:
     return _parsed(config.model_dump(), overrides)
 
 
+def with_settings(config: RunConfig, settings: Mapping[str, Any]) -> RunConfig:
+    """``config`` with nested settings, as :func:`fedvpa.core.written.read_yaml` reads them.
+
+    Raises:
+        ConfigError: For an unknown key or an unusable value.
+    """
+    return RunConfig.parse(settled(_merged(config.model_dump(), settings), RunConfig, _section_of))
+
+
+def _merged(values: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(values)
+    for key, value in settings.items():
+        below = merged.get(key)
+        if isinstance(below, Mapping) and isinstance(value, Mapping):
+            value = _merged(below, value)
+        merged[key] = value
+    return merged
+
+
 def _parsed(values: dict[str, Any], overrides: Sequence[str]) -> RunConfig:
     for override in overrides:
         _override(values, override)

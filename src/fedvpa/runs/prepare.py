@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +16,13 @@ from fedvpa.core.errors import DataError, ModelError
 from fedvpa.core.progress import say
 from fedvpa.core.short_repr import short_repr
 from fedvpa.data.client_pairs import ClientPairs
+from fedvpa.data.familiar import set_aside
 from fedvpa.data.holdout import load_holdout, rows_by_group
 from fedvpa.data.load import load
 from fedvpa.data.partition import partition
 from fedvpa.data.report import DataReport
 from fedvpa.data.schema import PairTable, Text
-from fedvpa.data.splits import HeldOut
+from fedvpa.data.splits import HeldOut, Ints
 from fedvpa.data.unused import note_unused
 from fedvpa.engines.federation import Federation, federate
 from fedvpa.features.config import FeatureConfig
@@ -56,6 +57,7 @@ class Prepared:
         features: How the language model was read, with ``template`` as the data have it.
         feature_key: Names the features, as JSON.
         held_out: What tests, and how much of it there is.
+        aside: Client id → rows that test on what others train on; see :func:`fedvpa.data.familiar.set_aside`.
     """
 
     table: PairTable
@@ -63,6 +65,7 @@ class Prepared:
     features: FeatureConfig
     feature_key: str
     held_out: HeldOut
+    aside: Mapping[str, Ints] = field(default_factory=dict)
 
     __repr__ = short_repr
 
@@ -91,12 +94,14 @@ class Holdout:
     __repr__ = short_repr
 
 
-def prepare(config: RunConfig, *, on_node: bool = False) -> Prepared:
+def prepare(config: RunConfig, *, on_node: bool = False, aside: float = 0.0) -> Prepared:
     """Load the pairs, deal them to clients and extract (or read) their features.
 
     Args:
         config: The run.
         on_node: Whether these are the few clients of one node of a deployment, which may have nothing to test on.
+        aside: The share of units whose pairs test instead of train, where others train on them; see
+            :func:`fedvpa.data.familiar.set_aside`.
 
     Raises:
         InputError: If the data or the language model cannot be used, or the model cannot read the data.
@@ -114,6 +119,7 @@ def prepare(config: RunConfig, *, on_node: bool = False) -> Prepared:
     if store.report.equal_rows:
         clients = clients.without(store.report.equal_rows)
         held_out = clients.held_out(table, check=not on_node)
+    clients, taken = set_aside(table, clients, aside, config.seed) if aside else (clients, {})
     weights = np.array([pair.weight for pair in table.pairs], dtype=np.float32)
     federation = federate(
         store,
@@ -123,7 +129,7 @@ def prepare(config: RunConfig, *, on_node: bool = False) -> Prepared:
         rotation="none" if on_node else config.selector.rotation,  # a node's comes from the server
         blocks=features.widths(store.chosen.shape[1]),
     )
-    return Prepared(table, federation, features, json.dumps(feature_key(features), sort_keys=True), held_out)
+    return Prepared(table, federation, features, json.dumps(feature_key(features), sort_keys=True), held_out, taken)
 
 
 def say_features(features: FeatureConfig) -> None:

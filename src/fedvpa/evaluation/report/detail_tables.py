@@ -35,7 +35,7 @@ def controls_text(compared: Mapping[str, Any]) -> TableText:
 def differences_text(compared: Mapping[str, Any]) -> TableText:
     """Paired differences, a star where Holm's adjusted p is below 0.05: of these trained models, and of the methods."""
     rows = compared["differences"]
-    header, cells = _p_columns(rows, "these models")
+    header, cells = p_columns(rows, "these models")
     return TableText(
         ("N", "difference", "accuracy", *header),
         tuple((str(row["n_clients"]), _pair(row), _estimate(row), *cells(row)) for row in rows),
@@ -45,14 +45,14 @@ def differences_text(compared: Mapping[str, Any]) -> TableText:
 def policy_differences_text(policies: Mapping[str, Any]) -> TableText:
     """The same for win rates."""
     rows = policies["policy_differences"]
-    header, cells = _p_columns(rows, "these policies")
+    header, cells = p_columns(rows, "these policies")
     return TableText(
         ("N", "difference", "preference", "win rate", *header),
         tuple((str(row["n_clients"]), _pair(row), row["preference"], _estimate(row), *cells(row)) for row in rows),
     )
 
 
-def _p_columns(rows: Sequence[Row], trained: str) -> tuple[tuple[str, ...], Callable[[Row], tuple[str, ...]]]:
+def p_columns(rows: Sequence[Row], trained: str) -> tuple[tuple[str, ...], Callable[[Row], tuple[str, ...]]]:
     """The names of the columns of adjusted p-values and their cells; that of methods where any row knows it."""
     if all(row.get("method_p_holm") is None for row in rows):
         return (f"p (Holm), {trained}",), lambda row: (_starred(row["p_holm"]),)

@@ -26,6 +26,7 @@ from fedvpa.evaluation.report.detail_tables import (
     policy_differences_text,
     samples_text,
 )
+from fedvpa.evaluation.report.protocol_tables import protocol_tables
 from fedvpa.evaluation.report.stage2 import left_out_text, policies_text
 from fedvpa.evaluation.report.style import figure_uri
 from fedvpa.evaluation.report.tables import TableText, interval_key, policy_summary_text, summary_text
@@ -98,6 +99,7 @@ def render_report(report: Report) -> str:
         interval_key=None if compared is None else interval_key(compared["summary"], "models"),
         counts=None if compared is None else counts_text(compared),
         unused=None if compared is None else unused_text(compared),
+        further=[] if compared is None else protocol_tables(compared),
         controls=None if compared is None else controls_text(compared),
         differences=None if compared is None else differences_text(compared),
         policies=None if policies is None else policy_summary_text(policies),

@@ -27,7 +27,7 @@ BAYES_KEY = (
 )
 """What the columns mean that only the bundled world has."""
 
-WORDS = ("method", "preference", "users")
+WORDS = ("method", "preference", "users", "variant")
 """The columns that hold words."""
 
 
@@ -94,8 +94,14 @@ def interval_key(summary: Sequence[Row], trained: str) -> str:
 
 
 def table_text(compared: Mapping[str, Any], width: int = 120) -> str:
-    """The same as plain text, wrapped to ``width`` columns."""
-    return _printed(table(compared), width)
+    """The summary as plain text, wrapped to ``width`` columns, and below it the further tables of the comparison."""
+    from fedvpa.evaluation.report.protocol_tables import protocol_tables  # it builds on this module
+
+    further = (
+        f"\n{one.title}\n{_printed(_rich(one.brief or one.table, ' '.join(one.notes)), width)}"
+        for one in protocol_tables(compared)
+    )
+    return _printed(table(compared), width) + "".join(further)
 
 
 def policy_summary_text(compared: Mapping[str, Any]) -> TableText:

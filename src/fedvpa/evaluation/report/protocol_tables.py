@@ -1,0 +1,160 @@
+"""The tables of a comparison beside its summary: variants of a method, users by pairs given, users × prompts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from fedvpa.evaluation.report.detail_tables import p_columns
+from fedvpa.evaluation.report.drawing import Row
+from fedvpa.evaluation.report.tables import MISSING, TableText, worded
+from fedvpa.evaluation.summaries import GLOBAL, YARDSTICKS
+
+LEVEL = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class NamedTable:
+    """A table with its heading and what is to be known to read it.
+
+    Attributes:
+        title: The heading.
+        table: The cells.
+        notes: Sentences below.
+        words: The last column of words, from 0; numbers follow.
+        brief: The table for a terminal, where the whole one is long; None for the same.
+    """
+
+    title: str
+    table: TableText
+    notes: tuple[str, ...]
+    words: int = 1
+    brief: TableText | None = None
+
+
+def protocol_tables(compared: Mapping[str, Any]) -> list[NamedTable]:
+    """Those that ``comparison.json`` has, as it says them."""
+    makers: tuple[tuple[str, Callable[[Sequence[Row]], NamedTable]], ...] = (
+        ("ablations", ablations_table),
+        ("shots", shots_table),
+        ("four_way", four_way_table),
+    )
+    return [make(compared[key]) for key, make in makers if compared.get(key)]
+
+
+def ablations_table(rows: Sequence[Row]) -> NamedTable:
+    """Each variant less the method it is of."""
+    header, cells = p_columns(rows, "these models")
+    method = rows[0]["second"]
+    return NamedTable(
+        f"Variants of {method}",
+        TableText(
+            ("N", "variant", f"accuracy less {method}'s", *header),
+            tuple((str(row["n_clients"]), row["first"], _estimate(row), *cells(row)) for row in rows),
+        ),
+        (
+            f"Each row is {method} with other settings, paired by seed, client and pair. p is adjusted over this table "
+            f"by Holm's method; * below {LEVEL}.",
+        ),
+    )
+
+
+def shots_table(rows: Sequence[Row]) -> NamedTable:
+    """Each method at each number of pairs, and what it gains over ``global``."""
+    header, cells = p_columns(rows, "these models")
+    return NamedTable(
+        "Users whom training never saw, by the pairs they give",
+        TableText(
+            ("N", "pairs given", "method", "unseen users", "accuracy", f"less {GLOBAL}'s", *header),
+            tuple(
+                (
+                    str(row["n_clients"]),
+                    str(row["context_pairs"]),
+                    row["method"],
+                    str(row["clients"]),
+                    _estimate(row),
+                    _estimate(row["difference"]),
+                    *cells(row),
+                )
+                for row in rows
+            ),
+        ),
+        (
+            below_global(rows),
+            f"In brackets: less {GLOBAL}'s. On the other pairs of users that have so many. p is adjusted over the "
+            f"rows of methods by Holm's method, yardsticks are no claims; * below {LEVEL}.",
+        ),
+        words=2,
+        brief=_brief_shots(rows),
+    )
+
+
+def _brief_shots(rows: Sequence[Row]) -> TableText:
+    """A line for each method, a column for each number of pairs: accuracy, what it gains over ``global``, its star."""
+    counts = sorted({row["context_pairs"] for row in rows})
+    found = {(row["n_clients"], row["method"], row["context_pairs"]): row for row in rows}
+    lines = list(dict.fromkeys((row["n_clients"], row["method"]) for row in rows))
+
+    def cell(row: Row | None) -> str:
+        if row is None or row["difference"] is None:
+            return MISSING if row is None else worded(row["mean"])
+        p_value = row["p_holm"] if row["method_p_holm"] is None else row["method_p_holm"]
+        star = " *" if p_value is not None and p_value < LEVEL else ""
+        return f"{row['mean']:.3f} ({row['difference']['mean']:+.3f}{star})"
+
+    return TableText(
+        ("N", "method", *(f"{count} pair{'s' if count > 1 else ''}" for count in counts)),
+        tuple(
+            (str(size), method, *(cell(found.get((size, method, count))) for count in counts)) for size, method in lines
+        ),
+    )
+
+
+def below_global(rows: Sequence[Row]) -> str:
+    """Where methods fall below ``global`` after Holm's correction, in a sentence."""
+    claims = [row for row in rows if row["method"] not in YARDSTICKS and row["difference"] is not None]
+    if not claims:
+        return f"No method was compared with {GLOBAL}."
+    over_seeds = any(row["method_p_holm"] is not None for row in claims)
+    key, whom = ("method_p_holm", "over training seeds too") if over_seeds else ("p_holm", "of these trained models")
+    worse = [
+        f"{row['method']} with {row['context_pairs']} (N = {row['n_clients']})"
+        for row in claims
+        if row["difference"]["mean"] < 0 and row[key] is not None and row[key] < LEVEL
+    ]
+    if worse:
+        return f"Below {GLOBAL} after Holm's correction ({whom}): {', '.join(worse)}."
+    return f"No method is below {GLOBAL} at any number of pairs after Holm's correction ({whom})."
+
+
+def four_way_table(rows: Sequence[Row]) -> NamedTable:
+    """A line for each method, a column for each of the four cells."""
+    cells = list(dict.fromkeys((row["users"], row["prompts"]) for row in rows))
+    found = {(row["n_clients"], row["method"], row["users"], row["prompts"]): row for row in rows}
+    lines = list(dict.fromkeys((row["n_clients"], row["method"]) for row in rows))
+    table = TableText(
+        ("N", "method", *(f"{users} users, {prompts} prompts" for users, prompts in cells)),
+        tuple(
+            (str(size), method, *(_estimate(found[size, method, *cell]) for cell in cells)) for size, method in lines
+        ),
+    )
+    notes = [
+        "Seen prompts: others train on the prompt of the tested pair, its user does not. Unseen prompts: nobody does."
+    ]
+    for size in dict.fromkeys(size for size, _ in lines):
+        method = next(name for number, name in lines if number == size)
+        counts = [_counted(found[size, method, *cell]) for cell in cells]
+        notes.append(f"N = {size}, counted once per seed: {'; '.join(counts)}.")
+    return NamedTable("Seen and unseen users on seen and unseen prompts", table, tuple(notes))
+
+
+def _counted(row: Row) -> str:
+    cell = f"{row['users']} users, {row['prompts']} prompts"
+    if row["empty"]:
+        return f"{cell}: empty ({row['empty']})"
+    return f"{cell}: {row['clients']} users, {row['pairs']} pairs"
+
+
+def _estimate(value: Mapping[str, Any] | None) -> str:
+    return MISSING if value is None else worded(value["mean"], value["ci95"], value.get("method_ci95"))
