@@ -154,6 +154,7 @@ def write_app(config: RunConfig, folder: Path, *, out: Path, terms: Terms, polic
 
 
 def _check_method(config: RunConfig) -> None:
+    _ = config.features.layers  # nodes cannot choose them, and this says so
     algorithm = make(config.method, config.method_config)
     if algorithm.reads_groups or not algorithm.rounds:
         raise ConfigError(

@@ -101,7 +101,8 @@ def _prepare_data(cells: Sequence[Cell]) -> None:
         for algorithm in algorithms:
             check_groups(algorithm, prepared)
         if cell.holdout is not None:
-            held = prepare_holdout(cell.config, cell.holdout, prepared.table, prepared.federation.scaling)
+            config = cell.config.model_copy(update={"features": prepared.features})
+            held = prepare_holdout(config, cell.holdout, prepared.table, prepared.federation.scaling)
             if not place:
                 say_report(held.report, str(cell.holdout))
         seen_features.add(str(cell.config.features))
@@ -129,6 +130,7 @@ def run_selector_cell(cell: Cell) -> None:
         save_own_wins(cell, prepared)
         cell.finish(0.0, **notes)
         return
+    config = config.model_copy(update={"features": prepared.features})
     done = fit(config, prepared)
     scores = run_scores(config, prepared, done)
     if cell.holdout is not None and done.seen.posterior is not None:

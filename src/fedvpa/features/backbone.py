@@ -14,7 +14,7 @@ from fedvpa.core.short_repr import short_repr
 from fedvpa.features.config import FeatureConfig
 from fedvpa.models.architecture import Kind, attention_window, kind_of, position_limit
 from fedvpa.models.device import resolve_device, resolve_dtype
-from fedvpa.models.load import LoadedModel, load_body
+from fedvpa.models.load import LoadedModel, load_body, open_settings
 from fedvpa.models.locate import ModelSource, locate
 
 
@@ -53,6 +53,11 @@ class Backbone:
     def pad_id(self) -> int:
         """The token that fills short rows; masked, so its value only matters to models that count it out."""
         return 0 if self.tokenizer.pad_token_id is None else int(self.tokenizer.pad_token_id)
+
+
+def count_layers(source: ModelSource) -> int:
+    """How many layers a model has; hidden states 0 are the embeddings. Raises ModelError if it cannot be read."""
+    return int(open_settings(source).get_text_config().num_hidden_layers)
 
 
 def load_backbone(config: FeatureConfig, source: ModelSource | None = None) -> Backbone:

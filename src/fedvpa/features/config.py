@@ -13,8 +13,8 @@ from fedvpa.core.errors import ConfigError
 from fedvpa.models.budget import token_budget
 from fedvpa.models.template_config import TemplateArguments, TemplateKind
 
-Layers = int | tuple[int, ...]
-"""Which hidden states are pooled: one layer, or several, whose features are put side by side."""
+Layers = int | tuple[int, ...] | Literal["auto"]
+"""Which hidden states are pooled: one layer, or several, whose features are put side by side, or yet to be chosen."""
 
 
 SurfaceName = Literal["log_length", "sentences", "questions", "list_items"]
@@ -37,7 +37,8 @@ class FeatureConfig(Config):
         max_response_tokens: Longer responses lose tokens on the right. 256 keeps 97% of the responses of HH-RLHF whole.
         layer: Which hidden states are pooled: -1 is the last layer after its final norm, 0 the embeddings. A list, such
             as ``[0, 12, 30]``, gives the features of several layers side by side, from one forward pass; a selector
-            standardises each of them, and brings each to the same norm, on its own.
+            standardises each of them, and brings each to the same norm, on its own. ``auto`` chooses them when a run
+            is trained, by pairs that do not test (:mod:`fedvpa.runs.layers`); the run then names what was chosen.
         surface: Numbers counted in the text of a response that stand behind its features, such as ``[log_length]``;
             see :mod:`fedvpa.features.surface`. They are standardised, and take no part in the norm of a layer. Off by
             default, since a policy that is trained by them learns length: the reward of stage 2 leaves them out unless
@@ -74,10 +75,14 @@ class FeatureConfig(Config):
     @field_validator("layer", mode="before")
     @classmethod
     def _one_or_several(cls, value: Any) -> Any:
-        """A layer, or different layers; a list of one is that layer."""
+        """A layer, or different layers, or ``auto``; a list of one is that layer."""
+        if value == "auto":
+            return value
         several = list(value) if isinstance(value, list | tuple) else [value]
         if not several or not all(isinstance(one, int) and not isinstance(one, bool) for one in several):
-            raise ConfigError(f"{value!r} names no layers.", fix="Give one number, or a list such as [0, 12, -1].")
+            raise ConfigError(
+                f"{value!r} names no layers.", fix="Give one number, a list such as [0, 12, -1], or auto."
+            )
         if twice := sorted(one for one in set(several) if several.count(one) > 1):
             raise ConfigError(f"layer {twice[0]} is named twice.", fix="Name each layer once.")
         return tuple(several) if len(several) > 1 else several[0]
@@ -91,7 +96,17 @@ class FeatureConfig(Config):
 
     @property
     def layers(self) -> tuple[int, ...]:
-        """The layers that are pooled, in the order of their columns."""
+        """The layers that are pooled, in the order of their columns.
+
+        Raises:
+            ConfigError: If they are yet to be chosen.
+        """
+        if self.layer == "auto":
+            raise ConfigError(
+                "auto is chosen where a run is trained, and this step needs the layers.",
+                fix="Name them: fedvpa train says what it chose. For example, features.layer=[0, -1].",
+                where="configuration key 'features.layer'",
+            )
         return (self.layer,) if isinstance(self.layer, int) else self.layer
 
     def widths(self, dimension: int) -> tuple[int, ...]:

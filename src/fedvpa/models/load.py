@@ -191,6 +191,16 @@ def load_tokenizer(folder: Path) -> Any:
     return AutoTokenizer.from_pretrained(folder)
 
 
+def open_settings(source: ModelSource) -> Any:
+    """The configuration of a located model, without its weights.
+
+    Raises:
+        ModelError: If it cannot be read.
+    """
+    with quiet(), explained(source):
+        return AutoConfig.from_pretrained(source.folder)
+
+
 def open_tokenizer(source: ModelSource) -> Any:
     """:func:`load_tokenizer` of a located model.
 

@@ -36,6 +36,7 @@ from fedvpa.models.reading import TEXTS, check_readable
 from fedvpa.models.rendering import is_conversational, say_header
 from fedvpa.runs.config import RunConfig
 from fedvpa.runs.identity import data_fingerprint
+from fedvpa.runs.layers import resolved
 from fedvpa.selector.pairs import Pairs
 from fedvpa.selector.scaling import Scaling
 from fedvpa.selector.selector import Selector
@@ -114,6 +115,8 @@ def prepare(config: RunConfig, *, on_node: bool = False, aside: float = 0.0) -> 
     check_reader(config, table)
     if features.template == "chat":
         say_header(open_tokenizer(locate(features.model)), json.dumps(features.template_arguments))
+    if features.layer == "auto" and not on_node:
+        features = resolved(features, table, clients, rms=config.selector.normalise == "rms")
     store = load_features(table, features)
     table = noted(table, store.report)
     if store.report.equal_rows:
