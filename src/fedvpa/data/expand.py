@@ -126,6 +126,23 @@ def column(row: Mapping[str, Any], name: str, kind: type, where: str) -> Any:
     )
 
 
+def objects(row: Mapping[str, Any], name: str, where: str) -> list[Mapping[str, Any]]:
+    """The objects in a list of a column.
+
+    Raises:
+        DataError: If it is no list, or an item is no object.
+    """
+    found: list[Mapping[str, Any]] = column(row, name, list, where)
+    for item in found:
+        if not isinstance(item, Mapping):
+            raise DataError(
+                f"column {name!r} holds a list with {type(item).__name__}, and a list of objects is needed.",
+                fix="Give the file as it is published.",
+                where=where,
+            )
+    return found
+
+
 def number(value: Any) -> float | None:
     """A finite number, also one that is written as a text; None for anything else, such as ``N/A``."""
     if isinstance(value, bool) or not isinstance(value, int | float | str):

@@ -344,6 +344,10 @@ def test_values_of_another_type_name_their_row(tmp_path: Path):
     path = write(tmp_path / "conversations.jsonl", [CONVERSATIONS[0], broken])
     with pytest.raises(DataError, match=r":2: column 'conversation_history' holds str, and a list is needed"):
         read("prism", path)
+    for source, column in (("prism", "conversation_history"), ("uf-p-2", "completions"), ("tldr", "summaries")):
+        row = {"prism": CONVERSATIONS[0], "uf-p-2": rated("1512", "1115"), "tldr": COMPARISONS[0]}[source]
+        with pytest.raises(DataError, match=rf":1: column '{column}' holds a list with str, and a list of objects"):
+            read(source, write(tmp_path / "texts.jsonl", [row | {column: ["a", "b"]}]))
     with pytest.raises(DataError, match=r"holds no file 'conversations'\. It holds survey\.jsonl"):
         read("prism", write(tmp_path / "x" / "survey.jsonl", [{"user_id": "u"}]).parent)
     rows = [{"prompt": "p", "response_1": "a", "response_2": "b", "response_1_model": "m"}]

@@ -23,7 +23,7 @@ from functools import partial
 from itertools import chain, combinations
 from typing import Any, Literal
 
-from fedvpa.data.expand import Candidate, Layout, column, expand, number
+from fedvpa.data.expand import Candidate, Layout, column, expand, number, objects
 from fedvpa.data.files import Row
 from fedvpa.data.messages import Skip
 from fedvpa.data.schema import PairTable
@@ -93,7 +93,7 @@ def _conversations(rows: Iterator[Row], where: str) -> Iterator[Row]:
 def _pairs(keys: PrismKeys, row: Mapping[str, Any], where: str) -> Iterator[Candidate]:
     user, name = column(row, "user_id", str, where), column(row, "conversation_id", str, where)
     turns: dict[int, list[Mapping[str, Any]]] = {}
-    for said in column(row, "conversation_history", list, where):
+    for said in objects(row, "conversation_history", where):
         turns.setdefault(column(said, "turn", int, where), []).append(said)
     so_far: list[dict[str, Any]] = []
     for place in sorted(turns)[: 1 if keys.turns == "opening" else None]:

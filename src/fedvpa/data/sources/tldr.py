@@ -21,7 +21,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from fedvpa.core.errors import DataError
-from fedvpa.data.expand import Candidate, Layout, column, expand
+from fedvpa.data.expand import Candidate, Layout, column, expand, objects
 from fedvpa.data.messages import Skip
 from fedvpa.data.rows import NO_WINNER
 from fedvpa.data.schema import PairTable
@@ -49,8 +49,8 @@ def read(config: PublishedKeys) -> PairTable:
 
 
 def _pairs(row: Mapping[str, Any], where: str) -> Iterator[Candidate]:
-    summaries, choice = column(row, "summaries", list, where), row.get("choice")
-    if len(summaries) != 2 or not all(isinstance(one, Mapping) for one in summaries):
+    summaries, choice = objects(row, "summaries", where), row.get("choice")
+    if len(summaries) != 2:
         raise DataError(
             f"column 'summaries' holds {len(summaries)} summaries, and a comparison is of two.",
             fix="Give the configuration 'comparisons' of the set, not 'axis'.",

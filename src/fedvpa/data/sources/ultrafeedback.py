@@ -29,7 +29,7 @@ from pydantic import BeforeValidator, Field
 
 from fedvpa.core.numbers import Seed
 from fedvpa.core.seeds import entropy
-from fedvpa.data.expand import Candidate, Layout, column, expand, number
+from fedvpa.data.expand import Candidate, Layout, column, expand, number, objects
 from fedvpa.data.messages import Skip
 from fedvpa.data.schema import PairTable
 from fedvpa.data.sources.base import Source, listed
@@ -93,7 +93,7 @@ def read(config: UltraFeedbackKeys) -> PairTable:
 
 
 def _pairs(keys: UltraFeedbackKeys, row: Mapping[str, Any], where: str) -> Iterator[Candidate]:
-    prompt, answers = column(row, "instruction", str, where), column(row, "completions", list, where)
+    prompt, answers = column(row, "instruction", str, where), objects(row, "completions", where)
     possible = [
         (one, other)
         for one, other in combinations(answers, 2)
