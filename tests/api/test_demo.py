@@ -33,6 +33,7 @@ def test_the_demo_shows_both_stages_and_needs_no_other_process(tmp_path: Path, m
         "fedvpa_gp",
         "fedvpl",
         "global",
+        "informed",
         "local",
         "oracle",
         "bayes",

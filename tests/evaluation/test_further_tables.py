@@ -10,11 +10,12 @@ from evaluation.made_scores import by_hand, score
 from fedvpa.evaluation.ablations import ablation_rows
 from fedvpa.evaluation.accuracy_tables import comparison
 from fedvpa.evaluation.four_way import NO_SEEN_PROMPTS, NO_UNSEEN_PROMPTS, NO_UNSEEN_USERS, four_way_rows
+from fedvpa.evaluation.group_rows import group_rows
 from fedvpa.evaluation.holm import holm
 from fedvpa.evaluation.intervals import Bootstrap
 from fedvpa.evaluation.report.protocol_tables import below_global, protocol_tables
 from fedvpa.evaluation.report.tables import table_text
-from fedvpa.evaluation.scores import ClientScore
+from fedvpa.evaluation.scores import SWAPPED_Z, ClientScore, control_name
 from fedvpa.evaluation.shot_rows import shot_rows
 
 pytestmark = pytest.mark.unit
@@ -77,6 +78,28 @@ def test_methods_stand_against_global_at_each_number_of_pairs_and_yardsticks_cla
     assert below_global(written).startswith("No method is below global at any number")
     worse = [{**row, "p_holm": 0.01} if row["method"] == "m" else row for row in written]
     assert below_global(worse) == "Below global after Holm's correction (of these trained models): m with 1 (N = 2)."
+
+
+def test_each_group_stands_against_global_on_its_own():
+    more = [score(method, "w", right, group="b") for method, right in (("global", 3), ("m", 5), ("oracle", 9))]
+    rows = group_rows([*by_hand(), *more, score(control_name("m", SWAPPED_Z), "x", 1)], BOOTSTRAP)
+    found = {(row.group, row.method): row for row in rows}
+    assert set(found) == {(group, method) for group in "ab" for method in ("global", "m", "oracle")}
+    minority, majority = found["a", "m"], found["b", "m"]
+    assert minority.difference is not None
+    assert majority.difference is not None
+    assert (minority.clients, minority.mean, minority.difference.value) == (1, 0.8, pytest.approx(0.3))
+    assert (majority.clients, majority.mean, majority.difference.value) == (2, 0.55, pytest.approx(0.15))
+    assert [minority.p_holm, majority.p_holm] == pytest.approx(holm([minority.p_value, majority.p_value]))
+    assert found["a", "oracle"].p_holm is None
+    [table] = protocol_tables({"groups": [row.to_dict() for row in rows]})
+    assert table.printed, "groups differ in size"
+    assert table.brief is not None
+    assert table.brief.header == ("N", "method", "a, 1 users", "b, 2 users")
+    assert table.brief.rows[1] == ("2", "m", "0.800 (+0.300)", "0.550 (+0.150)")
+    even = protocol_tables({"groups": [row.to_dict() for row in group_rows(by_hand(), BOOTSTRAP)]})
+    assert not even[0].printed
+    assert group_rows([one for one in by_hand() if one.group == "a"], BOOTSTRAP) == ()
 
 
 def test_four_cells_say_how_many_they_are_and_why_one_is_empty():

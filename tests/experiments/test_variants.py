@@ -6,11 +6,14 @@ from pathlib import Path
 
 import pytest
 
+from fedvpa.algorithms.registry import make
 from fedvpa.core.errors import ConfigError
 from fedvpa.experiments.variants import read_variants
 from fedvpa.runs.config import RunConfig
 
 pytestmark = pytest.mark.unit
+
+VARIANTS = Path(__file__).resolve().parents[2] / "configs" / "variants"
 
 
 def written(folder: Path, text: str) -> Path:
@@ -59,3 +62,10 @@ def test_what_cannot_be_a_row_is_refused_with_file_and_name(text: str, message: 
 def test_a_missing_file_is_named(tiny: RunConfig, tmp_path: Path):
     with pytest.raises(ConfigError, match=r"nowhere\.yaml.*cannot be read"):
         read_variants(tmp_path / "nowhere.yaml", tiny)
+
+
+@pytest.mark.parametrize("path", sorted(VARIANTS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_the_files_that_are_shipped_are_variants_of_the_method_that_names_them(path: Path):
+    found = read_variants(path, RunConfig(method=path.stem))
+    for name, config in found.items():
+        assert make(config.method, config.method_config).name, name

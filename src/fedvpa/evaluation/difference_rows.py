@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, ClassVar, Protocol, TypeVar
 
 from fedvpa.evaluation.accuracy_results import DifferenceRow
 from fedvpa.evaluation.holm import holm, holm_of_known
 from fedvpa.evaluation.intervals import Difference
+from fedvpa.evaluation.summaries import YARDSTICKS
 
 Found = tuple[int, str, str, Difference]
 """(number of clients, one method, the other, the first less the second)"""
@@ -32,4 +35,40 @@ def difference_rows(found: Sequence[Found]) -> tuple[DifferenceRow, ...]:
             seeds=gain.seeds,
         )
         for (n_clients, first, second, gain), p_holm, method_p_holm in zip(found, adjusted, over_seeds, strict=True)
+    )
+
+
+class AgainstGlobal(Protocol):
+    """A row that says how a method stands against ``global``: a frozen data class."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+    @property
+    def method(self) -> str:
+        """The algorithm's name."""
+
+    @property
+    def p_value(self) -> float | None:
+        """Of these trained models."""
+
+    @property
+    def method_p_value(self) -> float | None:
+        """Over training seeds too."""
+
+
+RowT = TypeVar("RowT", bound=AgainstGlobal)
+
+
+def adjusted_over_methods(rows: Sequence[RowT]) -> tuple[RowT, ...]:
+    """The rows with ``p_holm`` and ``method_p_holm``: Holm's correction over methods. A yardstick is no claim."""
+    claims = [
+        (place, row.p_value)
+        for place, row in enumerate(rows)
+        if row.method not in YARDSTICKS and row.p_value is not None
+    ]
+    places = [place for place, _ in claims]
+    adjusted = dict(zip(places, holm([p_value for _, p_value in claims]), strict=True))
+    over_seeds = dict(zip(places, holm_of_known([rows[place].method_p_value for place in places]), strict=True))
+    return tuple(
+        replace(row, p_holm=adjusted.get(place), method_p_holm=over_seeds.get(place)) for place, row in enumerate(rows)
     )

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from fedvpa.evaluation.client_sample import ClientSample
-from fedvpa.evaluation.holm import holm, holm_of_known
+from fedvpa.evaluation.difference_rows import adjusted_over_methods
 from fedvpa.evaluation.intervals import DEFAULT_BOOTSTRAP, Bootstrap, Difference, Estimate, difference, estimate
 from fedvpa.evaluation.scores import ClientScore
 from fedvpa.evaluation.student import Interval
-from fedvpa.evaluation.summaries import GLOBAL, SHARE, SHARE_DIFFERENCE, YARDSTICKS, Condition, JsonResult, by_condition
+from fedvpa.evaluation.summaries import GLOBAL, SHARE, SHARE_DIFFERENCE, Condition, JsonResult, by_condition
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +72,7 @@ def shot_rows(
             if sample is not None:
                 rows.append(_row(condition, count, sample, estimate(sample, bootstrap, SHARE), gain))
     rows.sort(key=lambda row: row.n_clients)
-    return _adjusted(rows)
+    return adjusted_over_methods(rows)
 
 
 def _row(condition: Condition, count: int, sample: ClientSample, own: Estimate, gain: Difference | None) -> ShotRow:
@@ -89,19 +89,4 @@ def _row(condition: Condition, count: int, sample: ClientSample, own: Estimate, 
         p_holm=None,
         method_p_value=None if gain is None else gain.method_p_value,
         method_p_holm=None,
-    )
-
-
-def _adjusted(rows: list[ShotRow]) -> tuple[ShotRow, ...]:
-    """The rows with Holm's correction over those of methods."""
-    claims = [
-        (place, row.p_value)
-        for place, row in enumerate(rows)
-        if row.method not in YARDSTICKS and row.p_value is not None
-    ]
-    places = [place for place, _ in claims]
-    adjusted = dict(zip(places, holm([p_value for _, p_value in claims]), strict=True))
-    over_seeds = dict(zip(places, holm_of_known([rows[place].method_p_value for place in places]), strict=True))
-    return tuple(
-        replace(row, p_holm=adjusted.get(place), method_p_holm=over_seeds.get(place)) for place, row in enumerate(rows)
     )

@@ -15,6 +15,7 @@ from fedvpa.data.splits import Ints
 from fedvpa.evaluation.ablations import ablation_rows
 from fedvpa.evaluation.accuracy import infer_clients, score_clients
 from fedvpa.evaluation.four_way import Kind, four_way_rows
+from fedvpa.evaluation.group_rows import group_rows
 from fedvpa.evaluation.own_wins import own_wins_scores
 from fedvpa.evaluation.scores import ClientScore, load_scores, save_scores
 from fedvpa.evaluation.shot_rows import shot_rows
@@ -91,9 +92,9 @@ def shot_scores(
 
 
 def gather_views(
-    cells: Sequence[Cell], scores: Iterable[ClientScore], *, same_users: bool
+    cells: Sequence[Cell], scores: Sequence[ClientScore], *, same_users: bool
 ) -> dict[str, tuple[JsonResult, ...]]:
-    """The tables that were asked for, by their keys in ``comparison.json``.
+    """The tables that were asked for, and that of groups where there are several, by their keys in ``comparison.json``.
 
     Args:
         cells: Finished ones of one comparison.
@@ -102,6 +103,8 @@ def gather_views(
     """
     found: dict[str, tuple[JsonResult, ...]] = {}
     views, variants = cells[0].views, variants_of(cells)
+    if groups := group_rows(scores, same_users=same_users):
+        found["groups"] = groups
     if variants:
         found["ablations"] = ablation_rows(scores, next(iter(variants.values())), variants, same_users=same_users)
     if views.shots:

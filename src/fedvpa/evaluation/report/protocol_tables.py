@@ -24,6 +24,7 @@ class NamedTable:
         notes: Sentences below.
         words: The last column of words, from 0; numbers follow.
         brief: The table for a terminal, where the whole one is long; None for the same.
+        printed: Whether a terminal shows it; the report shows all.
     """
 
     title: str
@@ -31,16 +32,51 @@ class NamedTable:
     notes: tuple[str, ...]
     words: int = 1
     brief: TableText | None = None
+    printed: bool = True
 
 
 def protocol_tables(compared: Mapping[str, Any]) -> list[NamedTable]:
     """Those that ``comparison.json`` has, as it says them."""
     makers: tuple[tuple[str, Callable[[Sequence[Row]], NamedTable]], ...] = (
+        ("groups", groups_table),
         ("ablations", ablations_table),
         ("shots", shots_table),
         ("four_way", four_way_table),
     )
     return [make(compared[key]) for key, make in makers if compared.get(key)]
+
+
+def groups_table(rows: Sequence[Row]) -> NamedTable:
+    """Each method by true group, and what the group gains over ``global``; printed where groups differ in size."""
+    header, cells = p_columns(rows, "these models")
+    sizes = {(row["n_clients"], row["group"]): row["clients"] for row in rows}
+    uneven = any(len({size for (n, _), size in sizes.items() if n == one}) > 1 for one, _ in sizes)
+    named = [{**row, "label": f"{row['group']}, {sizes[row['n_clients'], row['group']]} users"} for row in rows]
+    return NamedTable(
+        "Groups, each method beside global",
+        TableText(
+            ("N", "group", "method", "users", "accuracy", f"less {GLOBAL}'s", *header),
+            tuple(
+                (
+                    str(row["n_clients"]),
+                    row["group"],
+                    row["method"],
+                    str(row["clients"]),
+                    _estimate(row),
+                    _estimate(row["difference"]),
+                    *cells(row),
+                )
+                for row in rows
+            ),
+        ),
+        (
+            f"In brackets: less {GLOBAL}'s on the same pairs. Users are those who trained, counted once per seed. p is "
+            f"adjusted over the rows of methods by Holm's method, yardsticks are no claims; * below {LEVEL}.",
+        ),
+        words=2,
+        brief=_against_global(named, "label", sorted({row["label"] for row in named}), str),
+        printed=uneven,
+    )
 
 
 def ablations_table(rows: Sequence[Row]) -> NamedTable:
@@ -86,14 +122,18 @@ def shots_table(rows: Sequence[Row]) -> NamedTable:
             f"rows of methods by Holm's method, yardsticks are no claims; * below {LEVEL}.",
         ),
         words=2,
-        brief=_brief_shots(rows),
+        brief=_against_global(
+            rows,
+            "context_pairs",
+            sorted({row["context_pairs"] for row in rows}),
+            lambda count: f"{count} pair{'s' if count > 1 else ''}",
+        ),
     )
 
 
-def _brief_shots(rows: Sequence[Row]) -> TableText:
-    """A line for each method, a column for each number of pairs: accuracy, what it gains over ``global``, its star."""
-    counts = sorted({row["context_pairs"] for row in rows})
-    found = {(row["n_clients"], row["method"], row["context_pairs"]): row for row in rows}
+def _against_global(rows: Sequence[Row], key: str, columns: Sequence[Any], heading: Callable[[Any], str]) -> TableText:
+    """A line for each method, a column for each value of ``key``: accuracy, the gain over ``global``, its star."""
+    found = {(row["n_clients"], row["method"], row[key]): row for row in rows}
     lines = list(dict.fromkeys((row["n_clients"], row["method"]) for row in rows))
 
     def cell(row: Row | None) -> str:
@@ -104,9 +144,10 @@ def _brief_shots(rows: Sequence[Row]) -> TableText:
         return f"{row['mean']:.3f} ({row['difference']['mean']:+.3f}{star})"
 
     return TableText(
-        ("N", "method", *(f"{count} pair{'s' if count > 1 else ''}" for count in counts)),
+        ("N", "method", *map(heading, columns)),
         tuple(
-            (str(size), method, *(cell(found.get((size, method, count))) for count in counts)) for size, method in lines
+            (str(size), method, *(cell(found.get((size, method, column))) for column in columns))
+            for size, method in lines
         ),
     )
 

@@ -100,6 +100,7 @@ def table_text(compared: Mapping[str, Any], width: int = 120) -> str:
     further = (
         f"\n{one.title}\n{_printed(_rich(one.brief or one.table, ' '.join(one.notes)), width)}"
         for one in protocol_tables(compared)
+        if one.printed
     )
     return _printed(table(compared), width) + "".join(further)
 
