@@ -37,6 +37,7 @@ class Layout:
         columns: The columns that a row must have.
         pairs: The pairs of a row, in a fixed order. Arguments: the row, and its place for messages.
         whole: The rows that hold pairs, made of those of a file; by default the rows themselves.
+        user: The column that names the user, if users are real: a share of the rows is then all rows of some users.
         splits: Whether files and hub splits prescribe the split of their pairs, where several are read.
     """
 
@@ -44,6 +45,7 @@ class Layout:
     columns: tuple[str, ...]
     pairs: Callable[[Mapping[str, Any], str], Iterable[Candidate]]
     whole: Callable[[Iterator[Row], str], Iterator[Row]] = lambda rows, where: rows
+    user: str = ""
     splits: bool = False
 
 
@@ -55,7 +57,7 @@ def expand(shards: Iterable[Shard], layout: Layout, *, what: str, strict: bool, 
         layout: What they look like.
         what: The name of the data, for messages.
         strict: Make a pair that would be left out or changed an error.
-        share: The share of the rows to read, chosen by a hash of their place.
+        share: The share of the rows to read, chosen by a hash of their place, or of their user.
 
     Returns:
         The pairs, named after their row and their number in it, and the report, which counts pairs.
@@ -69,7 +71,7 @@ def expand(shards: Iterable[Shard], layout: Layout, *, what: str, strict: bool, 
     for shard in shards:
         for number, row in layout.whole(checked(shard, layout, what), shard.where):
             name = f"{shard.name}:{number}" if shard.name else str(number)
-            if share < 1 and _place(name) >= share:
+            if share < 1 and _place(str(row.get(layout.user)) if layout.user else name) >= share:
                 continue
             where = f"{shard.where}:{number}"
             for place, candidate in enumerate(layout.pairs(row, where), start=1):
@@ -91,7 +93,7 @@ def _take(tally: Tally, candidate: Candidate, defaults: Mapping[str, str | None]
 
 
 def _place(name: str) -> float:
-    """Where the hash of a row's name lies in [0, 1)."""
+    """Where the hash of a row's or a user's name lies in [0, 1)."""
     return (entropy(0, "share", name) >> 75) / 2.0**53
 
 

@@ -372,6 +372,13 @@ def test_a_share_of_the_rows_is_a_part_of_any_larger_one(tmp_path: Path):
     assert [len(one) for one in shares] == pytest.approx([19, 48, 97], abs=12)
 
 
+def test_a_share_of_people_has_all_of_their_pairs(tmp_path: Path):
+    rows = [COMPARISONS[0] | {"worker": f"w{place % 40}"} for place in range(120)]
+    found = Counter(pair.user_id for pair in read("tldr", write(tmp_path / "all.jsonl", rows), share=0.5).pairs)
+    assert 8 < len(found) < 32
+    assert set(found.values()) == {3}
+
+
 class Hub:
     """Stands in for ``datasets.load_dataset``; the first call fails as for a script, if asked."""
 

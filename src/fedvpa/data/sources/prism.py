@@ -64,7 +64,8 @@ def read(config: PrismKeys) -> PairTable:
     Raises:
         DataError: If the files are missing, broken or in another layout.
     """
-    layout = Layout("PRISM", ("user_id", "conversation_id"), partial(_pairs, config), whole=_conversations)
+    columns = ("user_id", "conversation_id")
+    layout = Layout("PRISM", columns, partial(_pairs, config), whole=_conversations, user="user_id")
     return expand(PLACE.shards(config), layout, what=PLACE.named(config), strict=config.strict, share=config.share)
 
 

@@ -16,7 +16,8 @@ class PublishedKeys(PathKeys):
     """Keys of the sources of published sets. ``path`` is the hub id of the set unless it is set.
 
     Attributes:
-        share: The share of the rows to read, chosen by a hash of their place. Set it as ``data.settings.share``.
+        share: The share of the users to read, with all of their pairs, where users are people (``prism``, ``tldr``);
+            else of the rows. It is chosen by a hash. Set it as ``data.settings.share``.
     """
 
     share: float = Field(default=1.0, gt=0, le=1)

@@ -44,7 +44,8 @@ def read(config: PublishedKeys) -> PairTable:
     Raises:
         DataError: If the files are missing, broken or in another layout.
     """
-    layout = Layout("summarize_from_feedback's comparisons", ("info", "summaries", "choice", "worker"), _pairs)
+    columns = ("info", "summaries", "choice", "worker")
+    layout = Layout("summarize_from_feedback's comparisons", columns, _pairs, user="worker")
     return expand(PLACE.shards(config), layout, what=PLACE.named(config), strict=config.strict, share=config.share)
 
 
