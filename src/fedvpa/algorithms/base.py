@@ -57,10 +57,12 @@ class FeatureSetting:
     Attributes:
         dimension: D, the size of a feature.
         groups: The distinct true groups; only the yardsticks ``oracle``, ``informed`` and ``fedgd`` read them.
+        clients: N, how many clients there are; 0 where nobody knows.
     """
 
     dimension: int
     groups: tuple[str, ...] = ()
+    clients: int = 0
 
 
 @dataclass(frozen=True, repr=False)

@@ -174,6 +174,31 @@ class LoreConfig(Config):
     meta_lr: LearningRate = 1.0
 
 
+class EmpiricalBayesConfig(Config):
+    """The hierarchical prior of ``fedeb``, all of which is learned unless it is given here.
+
+    Attributes:
+        components: M, how many components the prior has. None: of 1, 2, 3, 4, 6 and 8, the fewest that are not clearly
+            worse than the best, by the evidence of training pairs. All of them are trained side by side then.
+        width: σ², the variance of a component in each direction, for features of norm √D. None: found by evidence. 0:
+            groups without individuals; with one component that is one model for all.
+        precision: τ, the prior precision of the components' means. None: found by evidence.
+        gain: Inverse temperature of the evidence in memberships while training. Chosen by us on validation splits of
+            HH-RLHF objectives: 1.5 to 2 keep means that are shrunk from separating clients too little.
+        step: Weight of a round in the running means, before they become plain means of the last rounds. Chosen by us:
+            a window of about seven cohorts.
+        start: The share of the rounds, at their beginning, in which memberships are drawn at random: what breaks the
+            symmetry between components. Chosen by us.
+    """
+
+    components: int | None = Field(default=None, ge=1, le=64)
+    width: float | None = Field(default=None, ge=0, le=1e3)
+    precision: float | None = Field(default=None, ge=1e-6, le=1e12)
+    gain: Margin = 1.5
+    step: float = Field(default=0.15, ge=1e-3, le=0.9)
+    start: float = Field(default=0.05, ge=0, le=0.5)
+
+
 class MethodConfig(Config):
     """Everything that a method is configured by."""
 
@@ -182,5 +207,6 @@ class MethodConfig(Config):
     variational: VariationalConfig = VariationalConfig()
     biscuit: BiscuitConfig = BiscuitConfig()
     lore: LoreConfig = LoreConfig()
+    eb: EmpiricalBayesConfig = EmpiricalBayesConfig()
     firm: FirmConfig = FirmConfig()
     server: ServerConfig = ServerConfig()

@@ -19,6 +19,7 @@ METHODS: Registry[Callable[[MethodConfig], SelectorAlgorithm[Any]]] = Registry(
     "method",
     {
         "fedbiscuit": "fedvpa.algorithms.fedbiscuit:FedBiscuit",
+        "fedeb": "fedvpa.algorithms.fedeb:FedEB",
         "fedgd": "fedvpa.algorithms.fedgd:FedGD",
         "fedvpa_gp": "fedvpa.algorithms.fedvpa_gp:FedVPAGP",
         "fedvpl": "fedvpa.algorithms.fedvpl:fedvpl",

@@ -84,7 +84,7 @@ class Federation:
     @property
     def setting(self) -> FeatureSetting:
         """What a method has to know before the first round."""
-        return FeatureSetting(self.dimension, self.groups)
+        return FeatureSetting(self.dimension, self.groups, len(self.client_ids))
 
     def size(self, client_id: str) -> int:
         """How many training pairs a client holds."""

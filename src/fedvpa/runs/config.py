@@ -11,6 +11,7 @@ import yaml
 from pydantic import field_validator, model_validator
 
 from fedvpa.algorithms.config import (
+    EmpiricalBayesConfig,
     BiscuitConfig,
     LocalConfig,
     LoreConfig,
@@ -50,6 +51,7 @@ class RunConfig(Config):
         variational: The terms of FedVPA-GP.
         biscuit: The selectors and groups of FedBiscuit.
         lore: The basis rewards of LoRe.
+        eb: The hierarchical prior of ``fedeb``.
         firm: FIRM and its yardsticks, which train a policy under several objectives.
         server: Rounds and aggregation.
         engine: Who runs the clients.
@@ -66,6 +68,7 @@ class RunConfig(Config):
     variational: VariationalConfig = VariationalConfig()
     biscuit: BiscuitConfig = BiscuitConfig()
     lore: LoreConfig = LoreConfig()
+    eb: EmpiricalBayesConfig = EmpiricalBayesConfig()
     firm: FirmConfig = FirmConfig()
     server: ServerConfig = ServerConfig()
     engine: EngineConfig = EngineConfig()
@@ -123,6 +126,7 @@ class RunConfig(Config):
             variational=self.variational,
             biscuit=self.biscuit,
             lore=self.lore,
+            eb=self.eb,
             firm=self.firm,
             server=self.server,
         )
