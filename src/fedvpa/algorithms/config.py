@@ -189,6 +189,8 @@ class EmpiricalBayesConfig(Config):
             a window of about seven cohorts.
         start: The share of the rounds, at their beginning, in which memberships are drawn at random: what breaks the
             symmetry between components. Chosen by us.
+        groups_first: The share of the rounds in which several components have no width: wide ones explain everybody
+            before they have come apart. Chosen by us.
     """
 
     components: int | None = Field(default=None, ge=1, le=64)
@@ -197,6 +199,7 @@ class EmpiricalBayesConfig(Config):
     gain: Margin = 1.5
     step: float = Field(default=0.15, ge=1e-3, le=0.9)
     start: float = Field(default=0.05, ge=0, le=0.5)
+    groups_first: float = Field(default=0.4, ge=0, le=1)
 
 
 class MethodConfig(Config):

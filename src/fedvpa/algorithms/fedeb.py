@@ -263,7 +263,6 @@ class FedEB(Plain):
             return torch.lerp(old, sums[name] / weight, step)
 
         evidence, left = follow(state.evidence, "evidence"), _left(step)
-        starts = self._starts(state.round)
         new = replace(
             state,
             params=params,
@@ -271,7 +270,7 @@ class FedEB(Plain):
             squares=follow(state.squares, "squares"),
             evidence=evidence,
             products=follow(state.products, "products"),
-            width=state.width if starts else evidence.argmax(-1),
+            width=self._width(state, evidence),
             clock=state.clock + math.log(left),
             shares=left**2 * state.shares + step**2 / weight,
             rounds=left**2 * state.rounds + step**2,
@@ -325,6 +324,12 @@ class FedEB(Plain):
     def _variance(self, state: EmpiricalBayes) -> float:
         """σ² of the candidate that is kept."""
         return max(self.widths[int(state.width[self._place(state)])], NARROWEST)
+
+    def _width(self, state: EmpiricalBayes, evidence: Float[Tensor, "K V"]) -> Int[Tensor, " K"]:
+        """Where the evidence is largest: for one component always, for several once they have come apart."""
+        apart = state.round >= self.config.eb.groups_first * self.rounds
+        single = torch.tensor(self.sizes(state.clients)) == 1
+        return torch.where(single | torch.tensor(apart), evidence.argmax(-1), state.width)
 
     def _shared(self, state: EmpiricalBayes) -> Tree:
         return {"worth": self._worth(state), "precision": self._precision(state)}
