@@ -13,8 +13,9 @@ from scipy.stats import multivariate_normal
 
 from conftest import DIMENSION, make_federation
 from fedvpa.algorithms.base import CohortUpdate, InfersMembers, placed_by_group
-from fedvpa.algorithms.informed import STRENGTHS, Informed, best_precision
+from fedvpa.algorithms.informed import Informed
 from fedvpa.algorithms.registry import make
+from fedvpa.algorithms.server.empirical_bayes import STRENGTHS, best_precision
 from fedvpa.core.frozen import from_tensors, to_tensors
 from fedvpa.engines.config import EngineConfig
 from fedvpa.engines.training import TrainState, rounds, start
@@ -110,7 +111,7 @@ def test_the_precision_maximises_the_evidence_of_the_sums():
     second, counts = root @ root.T, np.array([31.0, 7.0])
     scores = np.stack([rng.multivariate_normal(np.zeros(4), n * second) * 4 for n in counts])
     values, basis = np.linalg.eigh(second)
-    found = best_precision(*map(torch.from_numpy, (scores @ basis, counts, values)))
+    found = best_precision(torch.from_numpy(scores @ basis) / 2, torch.from_numpy(counts[:, None] * values / 4))
     tried = STRENGTHS.numpy() * (counts.max() * values.max() / 4)
     evidence = [
         sum(

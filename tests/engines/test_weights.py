@@ -74,7 +74,7 @@ def test_what_a_client_counts_and_knows_is_the_same(method: str, refinement: str
             update, _ = algorithm.client_update(sent.client(row), some.held(name), private, draws)
             sums = {key: leaf for key, leaf in update.sums.items() if not key.startswith(("delta.", "loss.", "vote"))}
             found.append(sums | {f"own.{key}": leaf for key, leaf in update.own.items()})
-    assert found[0]["weight"] == {"fedbiscuit": 1, "local": 0}.get(method, WEIGHTS[: SIZES[0]].sum())
+    assert found[0]["weight"] == {"fedbiscuit": 1, "fedeb": 1, "local": 0}.get(method, WEIGHTS[: SIZES[0]].sum())
     for one, two in zip(found[: len(NAMES)], found[len(NAMES) :], strict=True):
         assert one.keys() == two.keys()
         for key, leaf in one.items():

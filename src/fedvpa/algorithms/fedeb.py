@@ -118,6 +118,11 @@ class EmpiricalBayes:
 
     __repr__ = short_repr
 
+    @property
+    def final(self) -> Tree:
+        """What a trained selector is made of."""
+        return self.params
+
 
 @dataclass(frozen=True)
 class FedEB(Plain):
@@ -208,7 +213,7 @@ class FedEB(Plain):
             for count in sizes
         ]
         start = torch.cat([torch.tensor(some) / sum(some) for some in gammas])
-        return replace(drawn, gumbel=start.to(torch.float32).unsqueeze(0))
+        return replace(drawn, gumbel=start.to(torch.float32).expand(len(drawn.target), -1))
 
     def load_private(self, private: Tree, received: Tree) -> Tree:
         """The client's own part of the running means: nothing at first."""

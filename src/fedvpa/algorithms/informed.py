@@ -40,6 +40,7 @@ from torch import Tensor
 from fedvpa.algorithms.base import Broadcast, ClientUpdate, CohortUpdate, FeatureSetting, Plain
 from fedvpa.algorithms.client.draws import Draws, draw
 from fedvpa.algorithms.config import MethodConfig
+from fedvpa.algorithms.server.empirical_bayes import best_precision
 from fedvpa.algorithms.server.validation import Bounds, Expected
 from fedvpa.core.short_repr import short_repr
 from fedvpa.core.tree import Tree
@@ -49,10 +50,6 @@ from fedvpa.selector.posterior import Posterior
 from fedvpa.selector.prior import isotropic
 from fedvpa.selector.refinement import at_prototypes, evidence
 from fedvpa.selector.selector import InferenceConfig, Selector
-
-STRENGTHS = torch.logspace(-6, 1, 71, dtype=torch.float64)
-"""The τ that are tried, each as a share of the largest curvature n_m e/4 of any group and direction. Chosen by us: from
-practically no prior to heads that are practically zero, ten to a decade."""
 
 LARGEST = 1e12
 """The bound of an honest sum, per pair. Chosen by us: far above the square of any scaled feature."""
@@ -184,7 +181,8 @@ class Informed(Plain):
         moment = sums["moment"] / sums["weight"]
         found = Sums(sums["scores"], sums["pairs"], sums["members"], moment, torch.ones(()), state.round + 1)
         values, basis = found.spectrum
-        precision = best_precision(sums["scores"].double() @ basis, sums["pairs"].double(), values)
+        curvature = sums["pairs"].double().unsqueeze(-1) * values / 4
+        precision = best_precision(0.5 * sums["scores"].double() @ basis, curvature)
         return replace(found, precision=precision.float()), {}
 
     def selector(self, state: Sums) -> Selector:
@@ -214,21 +212,3 @@ def log_prior(members: Float[Tensor, "*clients m"]) -> Float[Tensor, "*clients m
     """The prior over groups from their members, each counted once more than it has (Laplace's rule of succession)."""
     return torch.log_softmax((members + 1).log(), dim=-1)
 
-
-def best_precision(
-    scores: Float[Tensor, "m d"], pairs: Float[Tensor, " m"], spectrum: Float[Tensor, " d"]
-) -> Float[Tensor, ""]:
-    """The τ of ``STRENGTHS`` with the largest evidence; see the module's docstring.
-
-    Args:
-        scores: S_m in the basis of C's eigenvectors, float64.
-        pairs: n_m.
-        spectrum: Eigenvalues of C; directions without curvature say nothing.
-    """
-    curvature = pairs.unsqueeze(-1) * spectrum / 4
-    known = curvature > torch.finfo(torch.float32).eps * curvature.max()
-    a, b = curvature[known], 0.5 * scores[known]
-    tried = STRENGTHS * curvature.max()
-    variance = a.square() / tried.unsqueeze(-1) + a
-    log_evidence = -0.5 * (variance.log() + b.square() / variance).sum(-1)
-    return tried[log_evidence.argmax()]

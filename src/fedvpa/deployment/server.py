@@ -209,7 +209,7 @@ def _begin(run: RunFolder, config: RunConfig, roster: Roster, terms: Terms) -> t
     scaling = Scaling(Standardiser.from_moments(roster.moments), rms, blocks=blocks)
     if config.selector.rotation != "none":
         moment = gather_moment(roster, scaling.standardiser, terms.deadline, terms.quorum)
-        scaling = replace(scaling, rotation=rotation_of(moment, config.selector.rotation))
+        scaling = replace(scaling, rotation=rotation_of(moment, config.selector.rotation, scaling.beside))
         write_tensors(run.checkpoint.with_name(ROTATION_FILE), {"rotation": torch.from_numpy(scaling.rotation)})
     roster.setting = replace(roster.setting, dimension=scaling.dimension)
     return start(algorithm, roster, config.seed), scaling

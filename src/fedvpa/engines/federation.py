@@ -162,7 +162,6 @@ def federate(
         blocks: How many dimensions each layer has; empty for a single one.
 
     Raises:
-        ConfigError: If more directions are asked for than there are dimensions.
         DataError: If no seen client holds a pair, or a rotation is asked for and no two responses differ.
     """
     if weights is None:
@@ -173,7 +172,7 @@ def federate(
     if rotation == "none":
         return plain
     moment = plain.second_moment(contributors(plain.client_ids))
-    return replace(plain, scaling=replace(scaling, rotation=rotation_of(moment, rotation)))
+    return replace(plain, scaling=replace(scaling, rotation=rotation_of(moment, rotation, scaling.beside)))
 
 
 def sum_moments(store: FeatureStore, partition: Partition, weights: NDArray[np.float32]) -> Moments:

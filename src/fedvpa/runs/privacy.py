@@ -18,6 +18,8 @@ ROUNDS: dict[str, str] = {
     "fedbiscuit": "an update of one of the selectors, and for each user its losses under all of them",
     "oracle": "an update of the weights of its group's model, together with each user's true group",
     "fedgd": "an update of the selector's weights, together with each user's true group",
+    "fedeb": "score statistics weighted by memberships, as a change of their running means, with memberships and the "
+    "evidence of the user's pairs under each candidate",
     "lore": "an update of the weights of the basis rewards; what each user makes of them stays with the user",
     "vpl": "the gradient of every user's pairs, at every step of a training that is none of a federation",
     "global": "an update of the selector's weights",

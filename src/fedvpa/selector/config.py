@@ -52,7 +52,7 @@ class SelectorConfig(Config):
         normalise: ``rms`` brings each standardised response feature to norm √d, so that no single outlying response
             dominates a client's evidence; ``none`` leaves it as it is. Measured by ``benchmarks/ablation.py``.
         rotation: ``full`` turns the scaled features into the basis in which the differences of responses are
-            uncorrelated, and a number keeps so many of its leading directions; see :mod:`fedvpa.selector.rotation`.
+            uncorrelated, and a number keeps at most so many leading ones; see :mod:`fedvpa.selector.rotation`.
             ``none`` by default: the paper has none.
         encoder: The amortised posterior.
     """

@@ -53,8 +53,10 @@ def second_moment(
     return difference.T @ (difference * weight[:, None].astype(np.float64))
 
 
-def rotation_of(moment: Float[np.ndarray, "d d"], asked: Rotation) -> NDArray[np.float32] | None:
-    """R, shape [d, D], from S; None if no rotation is asked for.
+def rotation_of(
+    moment: Float[np.ndarray, "d d"], asked: Rotation, beside: int = 0
+) -> NDArray[np.float32] | None:
+    """R, shape [d, D + beside], from S; None if no rotation is asked for.
 
     D is what is asked for, and at most the number of directions in which responses differ. A vector has the sign under
     which its product with (cos 1, cos 2, …) is positive: eigenvectors have none of their own, and machines must agree.
@@ -62,20 +64,15 @@ def rotation_of(moment: Float[np.ndarray, "d d"], asked: Rotation) -> NDArray[np
     Args:
         moment: S.
         asked: The rotation.
+        beside: How many of the last dimensions are no layer's: they stay as they are, behind the others.
 
     Raises:
-        ConfigError: If more directions are asked for than there are dimensions.
         DataError: If S is zero.
     """
     if asked == "none":
         return None
-    dimension = len(moment)
-    if asked != "full" and asked > dimension:
-        raise ConfigError(
-            f"{asked} directions are asked for, and features have {dimension} dimensions.",
-            fix=f"Give full, or a number up to {dimension}.",
-            where="configuration key 'selector.rotation'",
-        )
+    dimension = len(moment) - beside
+    moment = moment[:dimension, :dimension]
     values, vectors = np.linalg.eigh((moment + moment.T) / 2)
     values, vectors = values[::-1], vectors[:, ::-1]
     rank = int((values > RELATIVE_RANK * values[0]).sum()) if values[0] > 0 else 0
@@ -86,7 +83,10 @@ def rotation_of(moment: Float[np.ndarray, "d d"], asked: Rotation) -> NDArray[np
         )
     kept = vectors[:, : rank if asked == "full" else min(asked, rank)]
     signs = np.where(np.cos(np.arange(1, dimension + 1)) @ kept < 0, -1.0, 1.0)
-    return np.ascontiguousarray(kept * signs, dtype=np.float32)
+    turned = np.zeros((dimension + beside, kept.shape[1] + beside), dtype=np.float32)
+    turned[:dimension, : kept.shape[1]] = kept * signs
+    turned[dimension:, kept.shape[1] :] = np.eye(beside)
+    return turned
 
 
 def name_of(rotation: Float[np.ndarray, "d D"]) -> str:

@@ -15,6 +15,11 @@ from fedvpa.features.standardise import Standardiser
 
 SMALLEST_RMS = 1e-6
 
+BESIDE = 6.0
+"""The factor on what stands beside the layers. One number among hundreds that are each of size 1 is shrunk as each of
+them, and cannot speak up. Chosen by us on validation splits of HH-RLHF objectives, for the log length: 3 and 12 are as
+good within noise, 1 loses a point of accuracy."""
+
 
 @dataclass(frozen=True, repr=False)
 class Scaling:
@@ -45,6 +50,11 @@ class Scaling:
         """D, the length of a scaled feature vector."""
         return len(self.standardiser.mean) if self.rotation is None else int(self.rotation.shape[1])
 
+    @property
+    def beside(self) -> int:
+        """How many of the last dimensions are no layer's."""
+        return len(self.standardiser.mean) - sum(self.blocks) if self.blocks else 0
+
     def __call__(self, features: Float[np.ndarray, "*batch d"]) -> Float[Tensor, "*batch D"]:
         """Scaled features, float32."""
         scaled = torch.from_numpy(self.standardiser.apply(features))
@@ -63,8 +73,8 @@ class Scaling:
         """Each layer of root mean square 1."""
         if len(self.blocks) <= 1 and sum(self.blocks) in (0, scaled.shape[-1]):
             return scaled / _rms(scaled)
-        layers = scaled.split([*self.blocks, scaled.shape[-1] - sum(self.blocks)], dim=-1)
-        return torch.cat([layer / _rms(layer) for layer in layers[:-1]] + [layers[-1]], dim=-1)
+        layers = scaled.split([*self.blocks, self.beside], dim=-1)
+        return torch.cat([layer / _rms(layer) for layer in layers[:-1]] + [BESIDE * layers[-1]], dim=-1)
 
 
 def _rms(layer: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch 1"]:
