@@ -4,8 +4,8 @@ Every user i has a linear reward u_i of its own, r(h) = u_i·h, and users come f
 
     m_i ~ π,     u_i | m ~ N(μ_m, σ² I),     μ_m ~ N(0, I/τ),     Σ_pairs log σ(u_i·Δh).
 
-``global``, ``local`` and the models of groups are limits of it: M = 1 with σ² → 0 is one ridge regression for all, M = 1
-with σ² given is a ridge regression for each user around the mean of all, and M components with σ² → 0 are groups
+``global``, ``local`` and the models of groups are limits of it: M = 1 with σ² → 0 is one ridge regression for all,
+M = 1 with σ² given is a ridge regression for each user around the mean of all, and M components with σ² → 0 are groups
 without individuals. Where a population stands between them is learned, not set: M, π, μ, σ² and τ by evidence, from
 sums over clients. It is the mixture prior of FedVPA-GP (arXiv 2605.30873, E6) over components instead of over other
 clients, so that nothing of one client reaches another; and it acts in inference, where a user's own pairs meet it.
@@ -28,8 +28,8 @@ evidence of the clients, on a grid, is largest. Candidates of 1, 2, 3, 4, 6 and 
 fewest that are not clearly worse than the best are kept.
 
 **A user's reward.** The mode of the posterior around each component (Newton's method on the likelihood itself,
-``selector/refinement.py``), weighted by the components' evidence. For a user who trained, the components are without its
-own part; a new user has none in them.
+``selector/refinement.py``), weighted by the components' evidence. For a user who trained, the components are without
+its own part; a new user has none in them.
 
 z is the user's reward in the coordinates (u − Σ π_m μ_m)/c, with c such that components have norm 1 on average: as long
 as the features, whatever ``selector.latent`` is. Features should be turned (``selector.rotation``), since curvature is
@@ -70,7 +70,7 @@ CANDIDATES = (1, 2, 3, 4, 6, 8)
 """Numbers of components that are tried, as long as two clients are left for each. Chosen by us."""
 
 WIDTHS = (0.0, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1)
-"""Variances σ² that are tried. Chosen by us: for features of norm √D, from no individuals to margins of several nats."""
+"""Variances σ² that are tried. Chosen by us, for features of norm √D, up to margins of several nats."""
 
 NARROWEST = 1e-8
 """The variance that stands for 0 in a trained selector, whose prior is a density. Chosen by us."""
@@ -291,9 +291,7 @@ class FedEB(Plain):
         base = (log_prior.exp().unsqueeze(-1) * means).sum(0)
         scale = _scale(means - base, self._variance(state))
         size = means.shape[-1]
-        shape = self.config.selector.model_copy(
-            update={"head": "bilinear", "latent": size, "prototypes": len(means)}
-        )
+        shape = self.config.selector.model_copy(update={"head": "bilinear", "latent": size, "prototypes": len(means)})
         prior = isotropic(log_prior, (means - base) / scale, math.log(self._variance(state) / scale**2))
         params = {
             "head.base": base,
@@ -357,7 +355,7 @@ class FedEB(Plain):
         return torch.stack(found)[segments(sizes)]
 
     def _log_prior(self, state: EmpiricalBayes) -> Float[Tensor, " C"]:
-        """log π of each candidate's components; no share below ``SMALLEST_SHARE``."""
+        """Log π of each candidate's components; no share below ``SMALLEST_SHARE``."""
         shares = [part.clamp(min=SMALLEST_SHARE) for part in state.members.split(self.sizes(state.clients))]
         return torch.cat([(part / part.sum()).log() for part in shares])
 

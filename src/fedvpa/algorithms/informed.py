@@ -211,4 +211,3 @@ class Informed(Plain):
 def log_prior(members: Float[Tensor, "*clients m"]) -> Float[Tensor, "*clients m"]:
     """The prior over groups from their members, each counted once more than it has (Laplace's rule of succession)."""
     return torch.log_softmax((members + 1).log(), dim=-1)
-

@@ -11,8 +11,8 @@ import yaml
 from pydantic import field_validator, model_validator
 
 from fedvpa.algorithms.config import (
-    EmpiricalBayesConfig,
     BiscuitConfig,
+    EmpiricalBayesConfig,
     LocalConfig,
     LoreConfig,
     MethodConfig,

@@ -19,7 +19,7 @@ import numpy as np
 from jaxtyping import Float
 from numpy.typing import NDArray
 
-from fedvpa.core.errors import ConfigError, DataError
+from fedvpa.core.errors import DataError
 from fedvpa.core.seeds import entropy
 from fedvpa.selector.config import Rotation
 
@@ -53,9 +53,7 @@ def second_moment(
     return difference.T @ (difference * weight[:, None].astype(np.float64))
 
 
-def rotation_of(
-    moment: Float[np.ndarray, "d d"], asked: Rotation, beside: int = 0
-) -> NDArray[np.float32] | None:
+def rotation_of(moment: Float[np.ndarray, "d d"], asked: Rotation, beside: int = 0) -> NDArray[np.float32] | None:
     """R, shape [d, D + beside], from S; None if no rotation is asked for.
 
     D is what is asked for, and at most the number of directions in which responses differ. A vector has the sign under

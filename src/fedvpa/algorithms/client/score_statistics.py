@@ -27,7 +27,7 @@ RELATIVE_RANK = 1e-6
 rounding of float32."""
 
 MODE_STEPS = 4
-"""Steps to the mode. Chosen by us: the evidence then lies within 0.1 nats of the integral (``tests/algorithms/client``)."""
+"""Steps to the mode. Chosen by us: the evidence is then within 0.1 nats (``tests/algorithms/client``)."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -63,7 +63,9 @@ class Spectrum:
         return torch.where(length > 0, vectors @ self.factors / length.clamp(min=1e-30), 0.0)
 
 
-def shrink(values: Float[Tensor, "*clients p"], variance: Float[Tensor, "*#clients m"]) -> Float[Tensor, "*clients m p"]:
+def shrink(
+    values: Float[Tensor, "*clients p"], variance: Float[Tensor, "*#clients m"]
+) -> Float[Tensor, "*clients m p"]:
     """1/(1 + v λ/4) for each eigenvalue λ of G and each variance v."""
     return 1 / (1 + variance.unsqueeze(-1) * values.unsqueeze(-2) / 4)
 
@@ -88,7 +90,7 @@ def contribution(
 def log_evidence(
     pairs: Pairs, spectrum: Spectrum, means: Float[Tensor, "*clients m d"], variances: Float[Tensor, " v"]
 ) -> Float[Tensor, "*clients m v"]:
-    """log ∫ Π σ(u·Δh)^w N(u; μ_m, v I) du, in nats, as the module says: exact for v = 0.
+    """Log ∫ Π σ(u·Δh)^w N(u; μ_m, v I) du, in nats, as the module says: exact for v = 0.
 
     The mode is μ + v a. Its steps have the curvature of the bound of Jaakkola and Jordan (Statistics and Computing 10,
     2000), tanh(f/2)/(2f), in the mean over pairs: at least that of the likelihood, so that they do not overshoot.

@@ -21,8 +21,9 @@ def best_precision(
     curvature: Float[Tensor, "m d"],
     noise: Float[Tensor, "m d"] | None = None,
 ) -> Float[Tensor, ""]:
-    """The prior precision τ of means μ_m ~ N(0, I/τ) under which their scores are likeliest (MacKay, Neural
-    Computation 4, 1992): along each direction a score is N(0, a²/τ + q), with curvature a and noise q.
+    """The prior precision τ of means μ_m ~ N(0, I/τ) under which their scores are likeliest.
+
+    Along each direction a score is N(0, a²/τ + q), with curvature a and noise q (MacKay, Neural Computation 4, 1992).
 
     Args:
         scores: Σ r x of each component, in a basis in which curvature is diagonal.
@@ -57,9 +58,7 @@ def effective_clients(clients: int, shares: Float[Tensor, ""], rounds: Float[Ten
     return 1 / (shares + (1 - rounds).clamp(min=0) / max(clients, 1))
 
 
-def fewest(
-    evidence: Float[Tensor, " k"], products: Float[Tensor, "k k"], clients: float, sizes: Sequence[int]
-) -> int:
+def fewest(evidence: Float[Tensor, " k"], products: Float[Tensor, "k k"], clients: float, sizes: Sequence[int]) -> int:
     """The place of the candidate with the fewest components that is not clearly worse than the best.
 
     Not clearly: the mean difference to the best is within one standard error of it over clients (the rule of one
