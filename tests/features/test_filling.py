@@ -130,7 +130,7 @@ def test_what_is_computed_counts_while_the_work_goes_on(config, table, monkeypat
 @pytest.mark.unit
 @pytest.mark.parametrize("step", ["vectors.bin", "texts.bin", "pairs.bin"])
 def test_what_a_kill_leaves_behind_the_counts_is_written_over(config, table, monkeypatch, step):
-    """The process dies behind the writing of a file, before the counts say that it holds more."""
+    """The process dies while it writes a file, before the counts say that it holds more."""
     expected = extract(table, load_backbone(config), config)
     module = sys.modules["fedvpa.features.cache"]
     whole = module._append
@@ -138,8 +138,7 @@ def test_what_a_kill_leaves_behind_the_counts_is_written_over(config, table, mon
     def dying(path, *arguments):
         whole(path, *arguments)
         if path.name == step:
-            with path.open("ab") as file:
-                file.write(b"half of what comes next")
+            path.write_bytes(b"something that never became what it should be")
             raise SystemExit
 
     with monkeypatch.context() as patch:

