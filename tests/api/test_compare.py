@@ -98,6 +98,8 @@ def test_variants_shots_and_the_four_way_protocol_are_tables_of_one_comparison(t
     }
     means = {row["method"]: row["mean"] for row in written["summary"]}
     assert all(row["mean"] == means[name] for name, row in unknown.items()), "what is held out is on unseen prompts"
+    assert {row["method"] for row in written["pooled"]} == rows
+    assert {row["group"] for row in written["pooled_groups"]} == {"harmless", "helpful"}
     assert "--variants" in written["command"]
     assert "--protocol four-way" in written["command"]
     text = (out / "comparison.txt").read_text()

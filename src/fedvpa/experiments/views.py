@@ -17,6 +17,7 @@ from fedvpa.evaluation.accuracy import infer_clients, score_clients
 from fedvpa.evaluation.four_way import Kind, four_way_rows
 from fedvpa.evaluation.group_rows import group_rows
 from fedvpa.evaluation.own_wins import own_wins_scores
+from fedvpa.evaluation.pooled import load_pooled, pooled_rows, pooled_scores, save_pooled
 from fedvpa.evaluation.scores import ClientScore, load_scores, save_scores
 from fedvpa.evaluation.shot_rows import shot_rows
 from fedvpa.evaluation.summaries import OWN_WINS, JsonResult
@@ -25,6 +26,8 @@ from fedvpa.runs.config import RunConfig
 from fedvpa.runs.fit import Trained
 from fedvpa.runs.prepare import Prepared
 from fedvpa.runs.scores import item_names
+
+POOLED = "pooled"
 
 PROMPTS: tuple[Kind, ...] = ("seen", "unseen")
 
@@ -46,7 +49,19 @@ def variants_of(cells: Sequence[Cell]) -> dict[str, str]:
 
 
 def save_views(cell: Cell, config: RunConfig, prepared: Prepared, done: Trained) -> None:
-    """Score a finished training on each view of the cell."""
+    """Score a finished training on each view of the cell, and pooled over true groups where there are several."""
+    seen, groups = prepared.federation.partition.seen, {client.group for client in prepared.federation.partition.seen}
+    if done.seen.posterior is not None and len(groups - {None}) > 1:
+        pooled = pooled_scores(
+            done.selector,
+            prepared.federation,
+            seen,
+            done.seen.posterior,
+            method=cell.method,
+            seed=config.seed,
+            items=item_names(prepared),
+        )
+        save_pooled(scores_path(cell, POOLED), pooled)
     if cell.views.shots:
         for count, scores in shot_scores(config, prepared, done, cell.views.shots).items():
             save_scores(scores_path(cell, f"shots-{count}"), named_after(cell, scores))
@@ -103,12 +118,17 @@ def gather_views(
     """
     found: dict[str, tuple[JsonResult, ...]] = {}
     views, variants = cells[0].views, variants_of(cells)
-    if groups := group_rows(scores, same_users=same_users):
+    groups = group_rows(scores, same_users=same_users)
+    if groups:
         found["groups"] = groups
+    trained = [cell for cell in cells if cell.method != OWN_WINS]
+    if groups and all(scores_path(cell, POOLED).is_file() for cell in trained):
+        pooled = [score for cell in trained for score in load_pooled(scores_path(cell, POOLED))]
+        found["pooled"] = pooled_rows(pooled, same_users=same_users)
+        found["pooled_groups"] = group_rows(pooled, same_users=same_users)
     if variants:
         found["ablations"] = ablation_rows(scores, next(iter(variants.values())), variants, same_users=same_users)
     if views.shots:
-        trained = [cell for cell in cells if cell.method != OWN_WINS]
         by_count = {count: _load(trained, f"shots-{count}") for count in views.shots}
         found["shots"] = shot_rows(by_count, same_users=same_users)
     if views.four_way:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from fedvpa.evaluation.report.detail_tables import p_columns
@@ -43,7 +43,13 @@ def protocol_tables(compared: Mapping[str, Any]) -> list[NamedTable]:
         ("shots", shots_table),
         ("four_way", four_way_table),
     )
-    return [make(compared[key]) for key, make in makers if compared.get(key)]
+    if compared.get("pooled_groups"):  # the same question, at less noise
+        compared = {**compared, "groups": compared["pooled_groups"]}
+    found = [make(compared[key]) for key, make in makers if compared.get(key)]
+    if compared.get("pooled_groups"):
+        pooled = "Pooled: each client on the test pairs of all clients of its group."
+        found[0] = replace(found[0], notes=(pooled, *found[0].notes))
+    return found
 
 
 def groups_table(rows: Sequence[Row]) -> NamedTable:
@@ -70,8 +76,8 @@ def groups_table(rows: Sequence[Row]) -> NamedTable:
             ),
         ),
         (
-            f"In brackets: less {GLOBAL}'s on the same pairs. Users are those who trained, counted once per seed. p is "
-            f"adjusted over the rows of methods by Holm's method, yardsticks are no claims; * below {LEVEL}.",
+            f"Beside each number: less {GLOBAL}'s, on the same pairs. Users are those who trained, counted once per "
+            f"seed. p is adjusted over the rows of methods (Holm), yardsticks are no claims; * below {LEVEL}.",
         ),
         words=2,
         brief=_against_global(named, "label", sorted({row["label"] for row in named}), str),
@@ -118,8 +124,8 @@ def shots_table(rows: Sequence[Row]) -> NamedTable:
         ),
         (
             below_global(rows),
-            f"In brackets: less {GLOBAL}'s. On the other pairs of users that have so many. p is adjusted over the "
-            f"rows of methods by Holm's method, yardsticks are no claims; * below {LEVEL}.",
+            f"Beside each number: less {GLOBAL}'s. On the other pairs of users that have so many. p is adjusted over "
+            f"the rows of methods by Holm's method, yardsticks are no claims; * below {LEVEL}.",
         ),
         words=2,
         brief=_against_global(

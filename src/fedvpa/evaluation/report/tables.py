@@ -21,6 +21,8 @@ MISSING = "–"
 WORSE = " ↓"
 """Marks the preference under which a method wins less often than under the others."""
 
+POOLED_KEY = " Pooled: each client on the test pairs of all clients of its true group."
+
 BAYES_KEY = (
     " Way to Bayes: from the better of global and local (0) to who knows each user's true utility (1). Noiseless: "
     "pairs ordered as that utility does, whatever the label says; those of equal utility are left out."
@@ -54,10 +56,12 @@ def summary_text(compared: Mapping[str, Any]) -> TableText:
     groups = sorted({name for row in summary for name in row["groups"]})
     seconds = _mean_seconds(compared["rows"])
     known = {_condition(row): row for row in compared.get("bayes_rows", ())}
+    pooled = {_condition(row): row for row in compared.get("pooled", ())}
     columns: list[tuple[str, Callable[[Row], str]]] = [
         ("N", lambda row: str(row["n_clients"])),
         ("method", lambda row: str(row["method"])),
         ("accuracy", lambda row: worded(row["mean"], row["ci95"], row.get("method_ci95"))),
+        ("pooled", lambda row: worded(pooled.get(_condition(row), {}).get("mean"))),
         ("gap closed", _ratio_cell("gap_closed", ORACLE)),
         ("of informed's gain", _ratio_cell("informed_share", INFORMED)),
         ("way to Bayes", lambda row: _way_cell(row, known.get(_condition(row)), "")),
@@ -76,8 +80,9 @@ def summary_text(compared: Mapping[str, Any]) -> TableText:
 
 def table(compared: Mapping[str, Any]) -> Table:
     """The summary as a rich table, intervals below their numbers so that it fits 120 columns."""
-    bayes = BAYES_KEY if compared.get("bayes_rows") else ""
-    return _rich(summary_text(compared), f"Mean over clients. {interval_key(compared['summary'], 'models')}{bayes}")
+    further = POOLED_KEY if compared.get("pooled") else ""
+    further += BAYES_KEY if compared.get("bayes_rows") else ""
+    return _rich(summary_text(compared), f"Mean over clients. {interval_key(compared['summary'], 'models')}{further}")
 
 
 def interval_key(summary: Sequence[Row], trained: str) -> str:
@@ -98,11 +103,12 @@ def table_text(compared: Mapping[str, Any], width: int = 120) -> str:
     from fedvpa.evaluation.report.protocol_tables import protocol_tables  # it builds on this module
 
     further = (
-        f"\n{one.title}\n{_printed(_rich(one.brief or one.table, ' '.join(one.notes)), width)}"
+        f"\n{one.title}\n{_printed(_rich(one.brief or one.table, ''), width)}"
+        + "\n".join(wrap(" ".join(one.notes), width))
         for one in protocol_tables(compared)
         if one.printed
     )
-    return _printed(table(compared), width) + "".join(further)
+    return _printed(table(compared), width) + "".join(f"{text}\n" for text in further)
 
 
 def policy_summary_text(compared: Mapping[str, Any]) -> TableText:
