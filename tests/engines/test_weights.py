@@ -62,6 +62,8 @@ def test_features_are_standardised_alike():
 @pytest.mark.parametrize("method", METHODS.names())
 def test_what_a_client_counts_and_knows_is_the_same(method: str, refinement: str):
     """All that a client sends, but what depends on which pairs a local step draws."""
+    if (method, refinement) == ("fedem", "off"):
+        pytest.skip("fedem is nothing without refinement")
     algorithm = make(method, config(variational={"refinement": refinement}))
     found = []
     for doubled in (False, True):
@@ -98,9 +100,8 @@ def test_averages_count_a_client_by_the_weight_of_its_pairs():
 
 
 @pytest.mark.unit
-@pytest.mark.parametrize("way", ["amortised", "laplace", "none", "responsibilities", "ridge", "simplex", "vote"])
+@pytest.mark.parametrize("way", INFERENCES.names())
 def test_a_user_is_inferred_alike(way: str):
-    assert set(INFERENCES.names()) == {"amortised", "laplace", "none", "responsibilities", "ridge", "simplex", "vote"}
     algorithm = make("fedvpl", config())
     selector = algorithm.selector(algorithm.init(federation(doubled=False).setting, 0))
     one, two = (selector.with_inference(way).infer(pairs(doubled=doubled)) for doubled in (False, True))
