@@ -15,7 +15,7 @@ from fedvpa.features.standardise import Moments, Standardiser
 from fedvpa.selector import rotation as rotation_module
 from fedvpa.selector.config import SelectorConfig
 from fedvpa.selector.rotation import contributors, rotation_of, second_moment
-from fedvpa.selector.scaling import Scaling
+from fedvpa.selector.scaling import BESIDE, Scaling
 
 N, D = 31, 7
 
@@ -36,7 +36,7 @@ def test_each_layer_is_brought_to_rms_1_on_its_own_and_what_is_no_layer_is_left(
         torch.testing.assert_close(scaled[:, part].square().mean(-1), torch.ones(N))
         alone = plain[:, part] / plain[:, part].square().mean(-1, keepdim=True).sqrt()
         torch.testing.assert_close(scaled[:, part], alone)
-    torch.testing.assert_close(scaled[:, 5:], plain[:, 5:])
+    torch.testing.assert_close(scaled[:, 5:], BESIDE * plain[:, 5:])
 
 
 @pytest.mark.unit
@@ -121,9 +121,20 @@ def test_so_many_clients_contribute_whoever_else_is_there(monkeypatch):
 
 
 @pytest.mark.unit
+def test_what_is_no_layer_stays_beside_the_turned_directions():
+    root = np.random.default_rng(2).normal(size=(D, D))
+    turned, alone = rotation_of(root @ root.T, 3, 2), rotation_of((root @ root.T)[:-2, :-2], 3)
+    assert turned is not None
+    assert alone is not None
+    np.testing.assert_array_equal(turned[:-2, :3], alone)
+    np.testing.assert_array_equal(turned[-2:, 3:], np.eye(2))
+    assert not turned[-2:, :3].any()
+    assert not turned[:-2, 3:].any()
+    assert rotation_of(np.eye(D), D + 1).shape == (D, D), "at most as many as there are"
+
+
+@pytest.mark.unit
 def test_a_rotation_that_cannot_be_is_one_message():
-    with pytest.raises(ConfigError, match="8 directions are asked for, and features have 7 dimensions"):
-        rotation_of(np.eye(D), 8)
     with pytest.raises(DataError, match=r"no rotation.*selector\.rotation=none"):
         rotation_of(np.zeros((D, D)), "full")
     for given in ("half", 0, 1.5):
