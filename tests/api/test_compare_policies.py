@@ -168,8 +168,9 @@ def test_methods_that_need_groups_are_left_out_or_refused_before_anything_runs(
     with pytest.raises(WouldRun) as asked:
         compare(own, **call)
     assert asked.value.args == ("fedvpa_gp", "fedvpl", "global", "local")
-    assert "oracle is left out: it needs the true group of every client, and the pairs name no groups" in (
-        capfd.readouterr().err
+    assert (
+        "informed and oracle are left out: they need the true group of every client, and the pairs name no groups"
+        in (capfd.readouterr().err)
     )
     with pytest.raises(
         DataError, match=r"oracle needs the true group .* the pairs name no groups\. .*data\.map\.group="

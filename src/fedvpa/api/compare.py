@@ -215,13 +215,14 @@ def _with_groups(config: RunConfig, methods: Sequence[str], size: dict[str, Any]
     without = without_group(config, size["clients"], size["first_seed"]) if reading else ""
     if not without:
         return tuple(methods)
-    named = " and ".join(reading)
+    named, several = " and ".join(reading), len(reading) > 1
     if asked:
         raise DataError(
-            f"{named} needs the true group of every client, and {without}.",
+            f"{named} {'need' if several else 'needs'} the true group of every client, and {without}.",
             fix=f"{_more_groups(config)}, or leave {named} out of {option('methods')}.",
         )
-    say(f"{named} is left out: it needs the true group of every client, and {without}")
+    left = "are left out: they need" if several else "is left out: it needs"
+    say(f"{named} {left} the true group of every client, and {without}")
     return tuple(name for name in methods if name not in reading)
 
 
