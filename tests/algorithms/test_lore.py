@@ -106,7 +106,7 @@ def test_stacked_clients_meta_learn_what_single_ones_do():
 
 @pytest.mark.unit
 def test_the_start_moves_by_the_slope_of_the_targets_at_the_users_weights():
-    setting = config(lore={"basis": 3, "meta": True}, local={"steps": 1, "encoder_lr": 0.1})
+    setting = config(lore={"basis": 3, "meta": True, "meta_lr": 1.0}, local={"steps": 1, "encoder_lr": 0.1})
     algorithm, held = Lore(setting), make_federation().held("client-0")
     state = algorithm.init(FeatureSetting(DIMENSION), 0)
     sent = algorithm.broadcast(state, ["client-0"])

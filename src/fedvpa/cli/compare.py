@@ -14,7 +14,13 @@ def compare(
     overrides: OverrideArgument = None,
     config: ConfigOption = None,
     stage: Annotated[str, typer.Option(help="selector, or policy: both stages.")] = "selector",
-    methods: Annotated[str | None, typer.Option(help="Comma-separated; by default those of the stage.")] = None,
+    methods: Annotated[
+        str | None,
+        typer.Option(
+            help="Comma-separated; by default those of the stage. Selectors besides: fedbiscuit, fedgd, finetune, lore, "
+            "vpl; docs/architecture.md has a table of all."
+        ),
+    ] = None,
     clients: Annotated[
         str | None,
         typer.Option(help="Numbers of clients, comma-separated. By default 10,50,100; of own users, all of them."),
