@@ -17,8 +17,8 @@ def compare(
     methods: Annotated[
         str | None,
         typer.Option(
-            help="Comma-separated; by default those of the stage. Selectors besides: fedbiscuit, fedgd, finetune, lore, "
-            "vpl; docs/architecture.md has a table of all."
+            help="Comma-separated; by default those of the stage. Selectors besides: fedbiscuit, fedgd, finetune, "
+            "lore, vpl; docs/architecture.md has a table of all."
         ),
     ] = None,
     clients: Annotated[
