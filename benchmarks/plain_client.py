@@ -1,8 +1,8 @@
 """A client of FedVPA-GP as it is usually written: modules, one client at a time, PyTorch's optimisers as they come.
 
 It is what ``stage1_round.py`` measures the engines against, and an independent second writing of
-``algorithms/fedvpa_gp.py`` (bilinear head, responsibilities, Gumbel-Softmax mixture prior): one round of both must
-agree, and ``tests/benchmarks`` holds them to it.
+``algorithms/fedvpa_gp.py`` (bilinear head, y* from responsibilities, Gumbel-Softmax mixture prior): one round of both
+must agree, and ``tests/benchmarks`` holds them to it.
 """
 
 from __future__ import annotations
@@ -79,7 +79,6 @@ def train_client(config: MethodConfig, params: Tree, received: Tree, data: Pairs
         torch.optim.SGD(head, lr=local.head_lr, weight_decay=local.head_weight_decay),
         torch.optim.AdamW(rest, lr=local.encoder_lr, betas=ADAM_BETAS, weight_decay=local.encoder_weight_decay),
     ]
-    others = torch.arange(components) != shared["component"]
     scale = config.selector.prototype_scale
     for step in range(local.steps):
         context, target = draws.context[step], draws.target[step]
@@ -90,18 +89,14 @@ def train_client(config: MethodConfig, params: Tree, received: Tree, data: Pairs
         with torch.no_grad():
             likelihood = logsigmoid(model.margin(delta_context, model.prototypes)).sum(-1)
             share = torch.softmax(shared["log_prior"] + shared["gain"] * likelihood, -1)
-        by_prototype = -logsigmoid(model.margin(delta_target, model.prototypes.detach())).mean(-1)
-        frozen = delta_target @ model.base.detach() + z @ model.personal.detach() @ delta_target.T
-        weights = torch.log_softmax((model.logits + draws.gumbel[step])[others] / shared["temperature"], -1)
-        mixture = torch.logsumexp(
-            weights + log_normal(z, shared["prior.means"][others], shared["prior.log_vars"][others]), -1
-        )
+        weights = torch.log_softmax((model.logits + draws.gumbel[step]) / shared["temperature"], -1)
+        mixture = torch.logsumexp(weights + log_normal(z, shared["prior.means"], shared["prior.log_vars"]), -1)
         normal = log_normal(z, torch.zeros_like(z), torch.zeros_like(z))
         rest_weight = variational.normal_weight
         prior = torch.logaddexp(math.log(1 - rest_weight) + mixture, math.log(rest_weight) + normal)
         gram = model.prototypes @ model.prototypes.T / scale**2 - torch.eye(len(model.prototypes))
         orthogonal = ((z - share @ model.prototypes) ** 2).sum() + variational.gram_weight * (gram**2).sum()
-        loss = (share * by_prototype).sum() - logsigmoid(frozen).mean()
+        loss = -logsigmoid(model.margin(delta_target, z)).mean()
         loss = loss + variational.kl_weight * (log_normal(z, mean, log_var) - prior)
         loss = loss + variational.orthogonal_weight * orthogonal
         for optimizer in optimizers:

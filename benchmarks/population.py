@@ -1,12 +1,12 @@
 """What a population costs: size of a checkpoint, time to save and to load it, and time per round.
 
 The state is that of FedVPA-GP after many rounds. It is *filled*, not trained: cohorts are those that a run draws, and
-each of their clients keeps what it would keep of such a round (weights of the components that it met, and its own
-posterior), with random numbers in it. Then some rounds are trained from it, by turns with a small population in the
+each of their clients keeps what it would keep of such a round (its weights of the prior's components), with random
+numbers in it. Then some rounds are trained from it, by turns with a small population in the
 same state. Prints JSON.
 
     python benchmarks/population.py                          # 100,000 clients beside 1,000, 500 rounds, cohort 100
-    python benchmarks/population.py --every-client 60000     # a checkpoint in which all of so many clients have 100
+    python benchmarks/population.py --every-client 60000     # a checkpoint in which so many clients have taken part
 """
 
 from __future__ import annotations
@@ -28,8 +28,7 @@ from _machine import machine_facts
 from fedvpa.algorithms.base import FeatureSetting
 from fedvpa.algorithms.config import MethodConfig
 from fedvpa.algorithms.fedvpa_gp import FedVPAGP
-from fedvpa.algorithms.server import prototype_prior
-from fedvpa.algorithms.server.prototype_prior import PrototypeState
+from fedvpa.algorithms.server.mixture_state import MixtureState
 from fedvpa.core.tree import Tree
 from fedvpa.engines.checkpoint import load_checkpoint, save_checkpoint
 from fedvpa.engines.config import EngineConfig
@@ -51,21 +50,21 @@ def filled(algorithm: FedVPAGP, held: Federation, cohort: int, count: int) -> Tr
     return TrainState(replace(server, round=count), private)
 
 
-def met(algorithm: FedVPAGP, server: PrototypeState, private: dict[str, Tree], names: Sequence[str]) -> PrototypeState:
+def met(algorithm: FedVPAGP, server: MixtureState, private: dict[str, Tree], names: Sequence[str]) -> MixtureState:
     """What server and clients keep of one round with these clients."""
-    keys, latent = prototype_prior.component_keys(server), algorithm.config.selector.latent
+    count, latent = server.params["prototypes"].shape
     for name in names:
-        tensors = {"logits": torch.randn(len(keys)), "mean": torch.randn(latent), "log_var": torch.randn(latent)}
-        private[name] = algorithm.store_private(private.get(name, {}), tensors, {"prior.keys": keys})
-    own = {name: {part: private[name][part] for part in ("mean", "log_var")} for name in names}
-    return replace(server, posteriors=prototype_prior.remember(server.posteriors, own), components=tuple(names))
+        received = {"prior.keys": torch.arange(count)}
+        private[name] = algorithm.store_private(private.get(name, {}), {"logits": torch.randn(count)}, received)
+    moments = {"share": torch.rand(count), "first": torch.randn(count, latent), "second": 9 + torch.rand(count, latent)}
+    return replace(server, moments=moments)
 
 
 def checkpoint(path: Path, state: TrainState, repeats: int = 3) -> dict[str, Any]:
     """Save, replace and load a state."""
     saved = [seconds(lambda: save_checkpoint(path, state, {})) for _ in range(repeats)]
-    loaded = [seconds(lambda: load_checkpoint(path, PrototypeState)) for _ in range(repeats)]
-    again, _ = load_checkpoint(path, PrototypeState)
+    loaded = [seconds(lambda: load_checkpoint(path, MixtureState)) for _ in range(repeats)]
+    again, _ = load_checkpoint(path, MixtureState)
     same = all(
         torch.equal(leaf, again.private[name][part])
         for name, own in state.private.items()
@@ -132,10 +131,9 @@ def main() -> None:
 
 
 def everybody(algorithm: FedVPAGP, clients: int) -> TrainState:
-    """A state in which each client remembers the weights of 100 components."""
+    """A state in which each client has taken part."""
     server, private = algorithm.init(FeatureSetting(DIMENSION), SEED), dict[str, Tree]()
-    server = met(algorithm, server, {}, [f"client-{number}" for number in range(100)])
-    met(algorithm, server, private, [f"client-{number}" for number in range(clients)])
+    server = met(algorithm, server, private, [f"client-{number}" for number in range(clients)])
     return TrainState(server, private)
 
 

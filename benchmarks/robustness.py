@@ -79,7 +79,7 @@ def _extreme(sums: Tree) -> Mapping[str, Any]:
     """Every statistic at the greatest value that is accepted."""
     most = {name: 1e6 * sums["weight"] for name in sums if name.startswith("loss.")}
     first = torch.nn.functional.one_hot(torch.tensor(0), len(sums["responsibility"])).float()
-    return most | {"evidence": 1e12, "responsibility": first} | ({EXCESS: 1.0} if EXCESS in sums else {})
+    return most | {"spread": 1e12, "responsibility": first} | ({EXCESS: 1.0} if EXCESS in sums else {})
 
 
 LIES: dict[str, Callable[[ClientUpdate], ClientUpdate]] = {

@@ -77,10 +77,8 @@ def double(clients: Federation, state: TrainState) -> Iterator[tuple[Federation,
         server,
         params={name: leaf.double() for name, leaf in server.params.items()},
         log_prior=server.log_prior.double(),
-        evidence=server.evidence.double(),
-        posteriors={
-            name: {part: leaf.double() for part, leaf in own.items()} for name, own in server.posteriors.items()
-        },
+        spread=server.spread.double(),
+        moments={name: leaf.double() for name, leaf in server.moments.items()},
     )
     torch.set_default_dtype(torch.float64)
     try:

@@ -11,11 +11,12 @@ from sklearn.linear_model import LogisticRegression
 
 from conftest import DIMENSION, make_federation
 from fedvpa.algorithms.base import Broadcast, CohortUpdate, FeatureSetting
+from fedvpa.algorithms.client import mixture_weights
 from fedvpa.algorithms.client.draws import draw, pad_draws, split_sizes
+from fedvpa.algorithms.client.mixture_weights import keep_weights
 from fedvpa.algorithms.config import LocalConfig, MethodConfig, ServerConfig, VariationalConfig
 from fedvpa.algorithms.fedvpa_gp import FedVPAGP
 from fedvpa.algorithms.registry import METHODS, make
-from fedvpa.algorithms.server import prototype_prior
 from fedvpa.core import tree
 from fedvpa.engines.config import EngineConfig
 from fedvpa.engines.training import TrainState, rounds, start
@@ -43,7 +44,7 @@ def signature(state: TrainState) -> torch.Tensor:
 @pytest.mark.parametrize("pairs", [0, 1, 2, 3, 17, 101])
 def test_context_and_target_never_meet_and_every_pair_is_predicted(pairs: int):
     local = LocalConfig(steps=7, folds=7, target_size=32, context_size=128)
-    found = draw(0, 1, "me", pairs, local, latent=3, components=2)
+    found = draw(0, 1, "me", pairs, local, latent=3, components=(4, 1))
     for context, target in zip(found.context.tolist(), found.target.tolist(), strict=True):
         assert not set(context) & set(target)
         assert len(set(context)) == len(context)
@@ -72,7 +73,7 @@ def test_no_target_label_reaches_z_or_responsibilities():
     data = federation.pairs("client-0", "train")
     broadcast = algorithm.broadcast(state, ["client-0"])
     draws = algorithm.draw(0, broadcast, "client-0", 11)
-    received = broadcast.client(0) | {"personal": torch.tensor(1.0)}
+    received = broadcast.client(0) | {"z_scale": torch.tensor(1.0)}
     private = algorithm.load_private({}, received)
     weights = dict(state.params) | {"logits": private["logits"]}
     targets = draws.target[0]
@@ -98,14 +99,14 @@ SWITCHES = {
     },
     VariationalConfig: {
         "prior": "normal", "normal_weight": 0.9, "kl_weight": 2.0, "orthogonal_weight": 0.0, "gram_weight": 3.0,
-        "gumbel": False, "temperature_start": 3.0, "temperature_end": 0.5, "refinement": "off", "gain": 0.0,
-        "learn_prior": False, "warmup": 0.9,
+        "gumbel": False, "temperature_start": 3.0, "temperature_end": 0.5, "gain": 0.0, "learn_prior": False,
+        "warmup": 0.9,
     },
     ServerConfig: {
         "rounds": 4, "average_tail": 0.0, "prior_rate": 0.9, "rule": "median", "clip_norm": 0.01, "max_weight": 0.5,
     },
 }  # fmt: skip
-ELSEWHERE = {"trunk_width", "normalise", "encoder", "component_log_var", "malicious", "rotation"}
+ELSEWHERE = {"trunk_width", "normalise", "encoder", "component_log_var", "refinement", "malicious", "rotation"}
 SECTIONS = {SelectorConfig: "selector", LocalConfig: "local", VariationalConfig: "variational", ServerConfig: "server"}
 FLIPS = [(section, name, value) for section, values in SWITCHES.items() for name, value in values.items()]
 
@@ -133,19 +134,24 @@ def test_every_option_changes_the_result(section: type, name: str, value: Any, u
 
 
 @pytest.mark.unit
-def test_component_variance_and_trunk_width_act_where_they_are_read(usual: torch.Tensor):
-    wide = trained("fedvpa_gp", config(variational={"component_log_var": -1.0}))
-    narrow = trained("fedvpa_gp", config())
-    one, two = (next(reversed(state.server.posteriors.values()))["log_var"] for state in (wide, narrow))
-    assert one.mean() > two.mean()
+def test_refinement_says_how_z_is_inferred_and_trunk_width_acts_where_it_is_read():
+    ways = {"off": "amortised", "laplace": "amortised_laplace", "responsibilities": "amortised_responsibilities"}
+    for refinement, way in ways.items():
+        algorithm = make("fedvpa_gp", config(variational={"refinement": refinement, "component_log_var": -1.5}))
+        selector = algorithm.selector(algorithm.init(FeatureSetting(DIMENSION), 0))
+        assert (selector.inference.method, selector.inference.component_log_var) == (way, -1.5)
     trunk = trained("fedvpa_gp", config(selector={"head": "mlp", "trunk_width": 9}))
     assert trunk.server.params["head.trunk.0.weight"].shape == (DIMENSION, 9)
 
 
 @pytest.mark.unit
-def test_without_mixture_prior_orthogonality_and_refinement_it_is_fedvpl():
+def test_without_mixture_prior_and_orthogonality_it_is_fedvpl_which_sends_neither_evidence_nor_moments():
     off = {"prior": "normal", "orthogonal_weight": 0.0, "refinement": "off"}
     assert torch.equal(signature(trained("fedvpa_gp", config(variational=off))), signature(trained("fedvpl", config())))
+    algorithm = make("fedvpl", config())
+    asked = algorithm.expected(algorithm.init(FeatureSetting(DIMENSION), 0))
+    assert set(asked.sums) == {"loss.reconstruction", "loss.kl"}
+    assert not asked.own
 
 
 @pytest.mark.unit
@@ -161,8 +167,9 @@ def test_only_two_yardsticks_read_groups():
 
 
 @pytest.mark.unit
-def test_updates_add_up():
-    algorithm, federation = FedVPAGP(config()), make_federation()
+@pytest.mark.parametrize("prior", ["mixture", "posteriors"])
+def test_updates_add_up(prior: str):
+    algorithm, federation = FedVPAGP(config(variational={"prior": prior})), make_federation()
     state = algorithm.init(FeatureSetting(DIMENSION), 0)
     names = ["client-0", "client-1", "client-4"]
     broadcast = algorithm.broadcast(state, names)
@@ -172,7 +179,7 @@ def test_updates_add_up():
     update, _ = algorithm.client_update(broadcast.cohort(3), data, private, draws)
     one, two, three = parts_of(names, update)
     whole, parts = (one + two) + three, one + (two + three)
-    assert list(whole.own) == list(parts.own) == names
+    assert list(whole.own) == list(parts.own) == (names if prior == "posteriors" else [])
     for name, leaf in update.sums.items():
         torch.testing.assert_close(whole.sums[name], leaf.sum(0))
         torch.testing.assert_close(parts.sums[name], leaf.sum(0))
@@ -236,16 +243,23 @@ def test_one_step_of_global_is_the_gradient_of_logistic_regression():
 
 
 @pytest.mark.unit
-def test_gain_prior_floor_and_own_component():
-    algorithm = FedVPAGP(config(variational={"gain": 3.0}))
+@pytest.mark.parametrize("method", ["fedem", "fedvpa_gp"])
+def test_the_gain_is_sent_and_kept(method: str):
+    algorithm = make(method, config(variational={"gain": 3.0}))
     state = algorithm.init(FeatureSetting(DIMENSION), 0)
     assert algorithm.broadcast(state, ["b"]).shared["gain"].item() == 1.0
-    for evidence, gain in ((0.25, 6.0), (100.0, 1.0)):
-        weak = replace(state, evidence=torch.tensor(evidence))
+    for spread, gain in ((0.25, 6.0), (100.0, 1.0)):
+        weak = replace(state, spread=torch.tensor(spread))
         assert algorithm.broadcast(weak, ["b"]).shared["gain"].item() == pytest.approx(gain)
         assert algorithm.selector(weak).gain.item() == pytest.approx(gain)
+
+
+@pytest.mark.unit
+def test_of_exchanged_posteriors_a_client_leaves_out_its_own_and_keeps_weights_by_component():
+    algorithm = FedVPAGP(config(variational={"prior": "posteriors"}))
+    state = algorithm.init(FeatureSetting(DIMENSION), 0)
     posterior = {"mean": torch.zeros(5), "log_var": torch.zeros(5)}
-    met = replace(state, posteriors=dict.fromkeys("abc", posterior), components=("a", "b", "c"))
+    met = replace(state, posteriors=dict.fromkeys("abc", posterior), cohort=("a", "b", "c"))
     sent = algorithm.broadcast(met, ["b", "new"])
     keys = sent.shared["prior.keys"]
     assert len(set(keys.tolist())) == 3
@@ -253,19 +267,49 @@ def test_gain_prior_floor_and_own_component():
     assert private["logits"].tolist() == [0.5, 0.0, 0.0]
     assert private["available"].tolist() == [0.0, -math.inf, 0.0]
     assert algorithm.load_private({}, sent.client(1))["available"].tolist() == [0.0, 0.0, 0.0]
-    after = {"logits": torch.tensor([2.0, 3.0, 4.0]), **posterior}
+    after = {"logits": torch.tensor([2.0, 3.0, 4.0])}
     kept = algorithm.store_private(
         {"keys": torch.tensor([7, int(keys[1])]), "logits": torch.ones(2)}, after, sent.client(0)
     )
+    assert kept.keys() == {"keys", "logits"}
     assert kept["keys"].tolist() == [7, *keys.tolist()]
     assert kept["logits"].tolist() == [1.0, 2.0, 3.0, 4.0]
 
 
 @pytest.mark.unit
 def test_a_client_remembers_the_components_that_it_met_last(monkeypatch):
-    monkeypatch.setattr(prototype_prior, "MEMORY", 3)
+    monkeypatch.setattr(mixture_weights, "MEMORY", 3)
     kept: dict[str, torch.Tensor] = {}
     for keys in ([1, 2], [3, 1], [4, 5]):
-        kept = prototype_prior.with_logits(kept, torch.tensor(keys), torch.tensor(keys) / 10)
+        kept = keep_weights(kept, torch.tensor(keys), torch.tensor(keys) / 10)
     assert kept["keys"].tolist() == [1, 4, 5]
     assert kept["logits"].tolist() == pytest.approx([0.1, 0.4, 0.5])
+
+
+@pytest.mark.unit
+def test_the_noise_of_a_component_depends_on_its_id_alone():
+    local = LocalConfig(steps=3)
+    one = draw(0, 1, "me", 13, local, components=(5, 2**62, 7)).gumbel
+    two = draw(0, 1, "me", 13, local, latent=4, base_dropout=0.5, components=(7, 5)).gumbel
+    assert one.shape == (3, 3)
+    assert torch.equal(two, one[:, [2, 0]])
+    assert not torch.equal(one[:, 0], one[:, 2])
+
+
+@pytest.mark.unit
+def test_the_width_of_the_encoder_changes_neither_head_nor_prototypes_nor_other_draws():
+    small, wide = ({"encoder": {"pair_widths": widths, "dropout": 0.5}} for widths in ([3], [11, 4]))
+    (one, first), (two, second) = (begun("fedvpa_gp", shape) for shape in (small, wide))
+    for name in ("prototypes", "head.base", "head.personal"):
+        assert torch.equal(one.params[name], two.params[name])
+    for name in ("context", "target", "noise", "gumbel", "base_keep"):
+        assert torch.equal(getattr(first, name), getattr(second, name))
+    em, _ = begun("fedem", small)
+    assert torch.equal(em.params["prototypes"], one.params["prototypes"])
+    assert torch.equal(em.params["head.personal"], one.params["head.personal"])
+
+
+def begun(method: str, shape: dict[str, Any]):
+    algorithm = make(method, config(selector={**SMALL["selector"], **shape, "base_dropout": 0.5}))
+    state = algorithm.init(FeatureSetting(DIMENSION), 4)
+    return state, algorithm.draw(0, algorithm.broadcast(state, ["me"]), "me", 13)

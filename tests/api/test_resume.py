@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from fedvpa.algorithms.server.prototype_prior import PrototypeState
+from fedvpa.algorithms.server.mixture_state import MixtureState
 from fedvpa.api import train as training
 from fedvpa.core.errors import ConfigError, RunError
 from fedvpa.engines import checkpoint
@@ -166,7 +166,7 @@ def test_a_checkpoint_of_another_version_names_both(killed: Path, monkeypatch: p
 def test_a_checkpoint_of_an_earlier_release_says_what_is_not_checked(
     killed: Path, finished: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    state, meta = checkpoint.load_checkpoint(killed / "checkpoints" / "last.safetensors", PrototypeState)
+    state, meta = checkpoint.load_checkpoint(killed / "checkpoints" / "last.safetensors", MixtureState)
     del meta["content"]
     checkpoint.save_checkpoint(killed / "checkpoints" / "last.safetensors", state, meta)
     training.resume(killed)
@@ -237,7 +237,7 @@ def test_a_failure_inside_the_write_leaves_the_checkpoint_whole(
 ) -> None:
     path = tmp_path / "last.safetensors"
     shutil.copy(finished / "checkpoints" / "last.safetensors", path)
-    state, meta = checkpoint.load_checkpoint(path, PrototypeState)
+    state, meta = checkpoint.load_checkpoint(path, MixtureState)
     before = path.read_bytes()
 
     def full(tensors, target, metadata):
@@ -336,7 +336,7 @@ def test_threads_and_workers_of_the_run_are_set_again(
     training.resume(out)
     assert torch.get_num_threads() == threads
     same_run(tmp_path / "whole", out)
-    recorded = checkpoint.load_checkpoint(out / "checkpoints" / "last.safetensors", PrototypeState)[1]["compute"]
+    recorded = checkpoint.load_checkpoint(out / "checkpoints" / "last.safetensors", MixtureState)[1]["compute"]
     assert (recorded["threads"], recorded["workers"]) == (threads, workers)
     assert recorded["processor"] == json.loads((out / "environment.json").read_text())["processor"]
 
@@ -368,7 +368,7 @@ def test_a_finished_run_goes_on_to_more_rounds(finished: Path, tiny: RunConfig, 
     assert history(run)[:5] == history(finished)
     assert read_config(run / "config.yaml").server.rounds == 8
     # The mean of the last half of the rounds holds nothing of the rounds that were the last ones of five.
-    state, meta = load_checkpoint(run / "checkpoints" / "last.safetensors", PrototypeState)
+    state, meta = load_checkpoint(run / "checkpoints" / "last.safetensors", MixtureState)
     assert (state.server.averaged, meta["config"]["server"]["rounds"]) == (3, 8)
     whole = training.train(runs_fit.with_rounds(tiny, 8), tmp_path / "whole")
     cohorts = [[line["cohort"] for line in history(path)] for path in (run, whole.run)]

@@ -28,7 +28,7 @@ SEED, ROUNDS = 13, 4
 
 
 def summary(algorithm: SelectorAlgorithm[Any], state: TrainState) -> dict[str, float]:
-    """Norm and signed sum of every weight, the prior, and the sums of posteriors and private logits."""
+    """Norm and signed sum of every weight, the prior, and what is kept of moments, reports and private logits."""
     server = state.server
     found = {}
     for name, leaf in sorted(server.final.items()):
@@ -36,9 +36,11 @@ def summary(algorithm: SelectorAlgorithm[Any], state: TrainState) -> dict[str, f
         found[f"{name}: norm"] = float(leaf.double().norm())
         found[f"{name}: sum"] = float((leaf.double().flatten() * signs).sum())
     found |= {f"log_prior[{m}]": float(value) for m, value in enumerate(algorithm.selector(server).log_prior)}
-    for name, own in sorted((getattr(server, "posteriors", None) or getattr(server, "reports", {})).items()):
+    for name, leaf in sorted(getattr(server, "moments", {}).items()):
+        found[f"moments, {name}: norm"] = float(leaf.double().norm())
+    for name, own in sorted(getattr(server, "reports", {}).items()):
         first, second = own.values()
-        found[f"posterior of {name}"] = float(first.double().norm() + second.double().sum())
+        found[f"report of {name}"] = float(first.double().norm() + second.double().sum())
     for name, kept in sorted(state.private.items()):
         found[f"private logits of {name}"] = float(kept["logits"].double().sum()) if "logits" in kept else 0.0
     return found

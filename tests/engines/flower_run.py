@@ -10,7 +10,7 @@ import torch
 
 from conftest import make_federation
 from fedvpa.algorithms.registry import make
-from fedvpa.algorithms.server.prototype_prior import PrototypeState
+from fedvpa.algorithms.server.mixture_state import MixtureState
 from fedvpa.engines.checkpoint import load_checkpoint, save_checkpoint
 from fedvpa.engines.config import EngineConfig
 from fedvpa.engines.training import TrainState, rounds, start
@@ -35,5 +35,5 @@ if __name__ == "__main__":
     path = Path(sys.argv[1]) / "last.safetensors"
     half, first = train("flower", stop=3)
     save_checkpoint(path, half, {})
-    whole, rest = train("flower", load_checkpoint(path, PrototypeState)[0])
+    whole, rest = train("flower", load_checkpoint(path, MixtureState)[0])
     save_checkpoint(path, whole, {"lines": first + rest})

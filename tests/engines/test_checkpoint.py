@@ -14,7 +14,7 @@ from torch import Tensor
 from conftest import make_federation
 from fedvpa.algorithms.fedbiscuit import BiscuitState
 from fedvpa.algorithms.registry import make
-from fedvpa.algorithms.server.prototype_prior import PrototypeState
+from fedvpa.algorithms.server.mixture_state import MixtureState
 from fedvpa.core import tensors
 from fedvpa.core.errors import RunError
 from fedvpa.core.frozen import to_tensors
@@ -51,19 +51,20 @@ def odd_private() -> dict[str, Tree]:
     return private
 
 
-def odd_state(evidence: float = math.nan) -> TrainState:
+def odd_state(spread: float = math.nan) -> TrainState:
     generator = torch.Generator().manual_seed(5)
     params = {"head.a.b": torch.randn(3, 5, generator=generator), "scale": torch.tensor(-0.0)}
     average = {"head.a.b": torch.randn(5, 3, generator=generator).T, "scale": torch.tensor(2.0, dtype=torch.float64)}
-    server = PrototypeState(
+    server = MixtureState(
         params=params,
         log_prior=torch.tensor([-math.inf, -0.3]),
-        evidence=torch.tensor(evidence),
+        spread=torch.tensor(spread),
+        moments=gaussian(generator, 3),
         round=11,
         average=average,
         averaged=2,
         posteriors={name: gaussian(generator, 7) for name in ODD_IDS},
-        components=ODD_IDS[::-1],
+        cohort=ODD_IDS[::-1],
         seed=2**40,
     )
     return TrainState(server, odd_private())
@@ -95,13 +96,13 @@ def assert_same_state(one: TrainState, two: TrainState) -> None:
 
 
 @pytest.mark.unit
-@pytest.mark.parametrize("evidence", [math.nan, 0.25])
-def test_every_bit_and_every_order_survives(evidence: float, tmp_path: Path):
+@pytest.mark.parametrize("spread", [math.nan, 0.25])
+def test_every_bit_and_every_order_survives(spread: float, tmp_path: Path):
     path, meta = tmp_path / "last.safetensors", {"method": "ä", "list": [1, None, {"deep": 0.1}]}
-    save_checkpoint(path, odd_state(evidence), meta)
-    state, again = load_checkpoint(path, PrototypeState)
+    save_checkpoint(path, odd_state(spread), meta)
+    state, again = load_checkpoint(path, MixtureState)
     assert again == meta
-    assert_same_state(odd_state(evidence), state)
+    assert_same_state(odd_state(spread), state)
 
 
 @pytest.mark.unit
@@ -110,19 +111,19 @@ def test_tensors_that_share_memory_survive(tmp_path: Path):
     shared = {"mean": rows[0, 1], "log_var": rows[1, 1]}
     first = {"mean": rows[0, 0], "log_var": rows[1, 0]}
     posteriors = {"a": first, "b": shared, "c": {"mean": torch.zeros(1).expand(7), "log_var": rows[0, 0]}}
-    server = PrototypeState(
+    server = MixtureState(
         params=weights, average=weights, averaged=1, round=5, log_prior=torch.zeros(2), posteriors=posteriors
     )
     state = TrainState(server, {"b": shared})
     save_checkpoint(tmp_path / "last.safetensors", state, {})
-    assert_same_state(state, load_checkpoint(tmp_path / "last.safetensors", PrototypeState)[0])
+    assert_same_state(state, load_checkpoint(tmp_path / "last.safetensors", MixtureState)[0])
 
 
 @pytest.mark.unit
 def test_loaded_tensors_are_aligned_like_new_ones(tmp_path: Path):
     """Kernels may round differently on a tensor at an odd address: a resumed run would drift by a last bit."""
     save_checkpoint(tmp_path / "last.safetensors", odd_state(), {})
-    state, _ = load_checkpoint(tmp_path / "last.safetensors", PrototypeState)
+    state, _ = load_checkpoint(tmp_path / "last.safetensors", MixtureState)
     leaves = [*state.server.params.values(), *state.server.average.values(), state.server.log_prior]
     assert {leaf.data_ptr() % 64 for leaf in leaves} == {0}
 
@@ -160,8 +161,8 @@ def test_the_previous_checkpoint_is_kept(tmp_path: Path):
     path = tmp_path / "last.safetensors"
     for seed in (1, 2, 3):
         save_checkpoint(path, odd_state(), {"seed": seed})
-    assert load_checkpoint(path, PrototypeState)[1] == {"seed": 3}
-    assert load_checkpoint(previous(path), PrototypeState)[1] == {"seed": 2}
+    assert load_checkpoint(path, MixtureState)[1] == {"seed": 3}
+    assert load_checkpoint(previous(path), MixtureState)[1] == {"seed": 2}
     assert set(tmp_path.iterdir()) == {path, previous(path)}
 
 
@@ -174,21 +175,21 @@ def test_a_whole_checkpoint_stands_at_every_moment_of_a_write_that_fails(
 
     def full(tensors: dict[str, Tensor], name: Path, metadata: dict[str, str]) -> None:
         name.write_bytes(b"half")
-        seen.append(load_checkpoint(path, PrototypeState)[1])
+        seen.append(load_checkpoint(path, MixtureState)[1])
         raise OSError("No space left on device")
 
     monkeypatch.setattr(tensors, "save_file", full)
     with pytest.raises(OSError, match="No space"):
         save_checkpoint(path, odd_state(0.5), {"seed": 2})
     assert seen == [{"seed": 1}]
-    state, meta = load_checkpoint(path, PrototypeState)
+    state, meta = load_checkpoint(path, MixtureState)
     assert meta == {"seed": 1}
     assert_same_state(odd_state(), state)
     assert set(tmp_path.iterdir()) == {path, previous(path)}
 
 
 def assert_refused(path: Path, problem: str) -> None:
-    for load in (partial(load_checkpoint, state_type=PrototypeState), load_clients):
+    for load in (partial(load_checkpoint, state_type=MixtureState), load_clients):
         with pytest.raises(RunError, match=problem) as caught:
             load(path)
         assert caught.value.where == str(path)
@@ -215,7 +216,7 @@ def test_missing_and_truncated_files_are_refused(tmp_path: Path):
         ({"fedvpa": "[1]"}, "no readable checkpoint"),
         ({"fedvpa": "3"}, "no readable checkpoint"),
         ({"fedvpa": "{}"}, "no readable checkpoint"),
-        ({"fedvpa": json.dumps({"schema_version": VERSIONS["checkpoint"] + 1, "private": []})}, "has schema version 3"),
+        ({"fedvpa": json.dumps({"schema_version": VERSIONS["checkpoint"] + 1, "private": []})}, "has schema version 4"),
         ({"fedvpa": json.dumps({"schema_version": VERSIONS["checkpoint"], "x": 1})}, "another kind of file"),
     ],
 )
@@ -231,7 +232,7 @@ def test_a_checkpoint_and_a_clients_file_are_not_taken_for_each_other(tmp_path: 
     with pytest.raises(RunError, match="another kind of file"):
         load_clients(tmp_path / "last")
     with pytest.raises(RunError, match="another kind of file"):
-        load_checkpoint(tmp_path / "clients", PrototypeState)
+        load_checkpoint(tmp_path / "clients", MixtureState)
 
 
 @pytest.mark.equivalence
@@ -249,7 +250,7 @@ def test_resumed_is_uninterrupted_after_every_round(method: str, name: str, tmp_
     first = start(algorithm, federation, 7)
     whole = run(first)
     assert whole[-1].server.averaged > 1
-    learned = any("mean" in own for own in whole[-1].private.values())
+    learned = any("logits" in own for own in whole[-1].private.values())
     assert learned == (method == "fedvpa_gp")
     for done, state in enumerate([first, *whole[:-1]]):
         save_checkpoint(path, state, {})

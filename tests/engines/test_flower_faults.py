@@ -9,7 +9,7 @@ import torch
 
 from conftest import make_federation
 from fedvpa.algorithms.registry import make
-from fedvpa.algorithms.server.prototype_prior import PrototypeState
+from fedvpa.algorithms.server.mixture_state import MixtureState
 from fedvpa.core.errors import DataError, FedvpaError
 from fedvpa.data.partition import Partition
 from fedvpa.engines.checkpoint import load_checkpoint, save_checkpoint
@@ -116,7 +116,7 @@ def test_a_server_that_is_killed_and_resumed_ends_where_it_would_have(lost: int,
         if state.server.round == 3:
             break
     again = HereGrid(tmp_path / "nodes")
-    got, lines = last(train(again, load_checkpoint(path, PrototypeState)[0]))
+    got, lines = last(train(again, load_checkpoint(path, MixtureState)[0]))
     assert len(lines) == 3 + lost
     for name, leaf in want.server.final.items():
         assert torch.equal(leaf, got.server.final[name]), name

@@ -65,8 +65,8 @@ LIES: dict[str, tuple[Callable[[ClientUpdate], ClientUpdate], str]] = {
     "a posterior of another length": (own(lambda t: t | {"mean": torch.zeros(99)}), "own mean has shape (99,)"),
     "a huge posterior": (own(lambda t: t | {"mean": t["mean"] + 1e9}), "own mean has 1e+09"),
     "no posterior": (own(lambda t: {}), "clients' own"),
-    "infinite evidence": (sums(evidence=INF), "evidence is not finite"),
-    "absurd evidence": (sums(evidence=1e30), "evidence has 1e+30"),
+    "infinite evidence": (sums(spread=INF), "spread is not finite"),
+    "absurd evidence": (sums(spread=1e30), "spread has 1e+30"),
     "a responsibility above 1": (sums(responsibility=lambda s: s["responsibility"] + 1), "responsibility has"),
     "an absurd loss": (sums(**{"loss.reconstruction": -1e12}), "loss.reconstruction has -1e+12"),
     "a change of 1e6 times its length": (times(1e6), "is absurd already"),
@@ -112,7 +112,7 @@ def flower(folder: Path, algorithm: Any, federation: Federation) -> CohortRunner
 
 def train(engine: str, folder: Path, silent: Collection[str] = ()) -> tuple[TrainState, list[dict[str, Any]]]:
     """Two rounds that ask everybody: in the first one limits are found, in the second they are announced."""
-    rules = config(server={"rounds": 2, "average_tail": 0.0}, variational={"warmup": 0.0})
+    rules = config(server={"rounds": 2, "average_tail": 0.0}, variational={"warmup": 0.0, "prior": "posteriors"})
     algorithm, federation = make("fedvpa_gp", rules), make_federation((*SIZES, *[5] * len(LIES)))
     runner: CohortRunner = loop.run_cohort if engine == "loop" else vectorised.run_cohort
     if engine == "flower":

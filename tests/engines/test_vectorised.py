@@ -41,10 +41,9 @@ def train(workers: int, threads: int = 1, state: TrainState | None = None) -> li
 
 
 def bits(state: TrainState) -> dict[str, bytes]:
-    """Every weight, posterior and private logit."""
+    """Every weight, moment and private logit."""
     found = {name: leaf.numpy().tobytes() for name, leaf in state.server.final.items()}
-    for name, posterior in state.server.posteriors.items():
-        found |= {f"{part} of {name}": leaf.numpy().tobytes() for part, leaf in posterior.items()}
+    found |= {f"moment {name}": leaf.numpy().tobytes() for name, leaf in state.server.moments.items()}
     for name, own in state.private.items():
         found |= {f"private {part} of {name}": leaf.numpy().tobytes() for part, leaf in own.items()}
     return found

@@ -50,7 +50,9 @@ def test_a_deployment_kept_the_pairs_where_they_were():
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [
-        (["method=fedvpa_gp"], "an update of the selector's weights and one small posterior for each user."),
+        (["method=fedem"], "sums of how likely the prototypes are for each user."),
+        (["method=fedvpa_gp"], "sums of moments of the users' posteriors; alone, a user's sums tell the user's"),
+        (["method=fedvpa_gp", "variational.prior=posteriors"], "which was sent on to the users of the next round"),
         (["method=fedbiscuit"], "for each user its losses under all of them."),
         (["method=oracle"], "together with each user's true group."),
         (["method=local"], "no weights left."),

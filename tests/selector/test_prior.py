@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 import torch
 from scipy.integrate import quad
+from torch.distributions import Normal
 from torch.nn.functional import logsigmoid
 
-from fedvpa.selector.config import SelectorConfig
+from fedvpa.selector.config import EncoderConfig, SelectorConfig
+from fedvpa.selector.encoder import encode, init_encoder
 from fedvpa.selector.heads import HEADS
 from fedvpa.selector.pairs import Pairs
 from fedvpa.selector.prior import Prior, isotropic
@@ -149,3 +151,42 @@ def test_the_priors_own_moments():
     torch.testing.assert_close(at.log_vars.exp(), variance.expand(5, 1, K))
     assert torch.equal(selector(PRIOR).each_prototype((5,)).weights, torch.full((5, 2), 0.5).double())
     assert torch.equal(selector(PRIOR).at_prototype(torch.tensor([1, 0])).log_vars, PRIOR.log_vars[[1, 0]].unsqueeze(1))
+
+
+@pytest.mark.reference
+def test_times_a_gaussian_is_the_product_of_densities_up_to_a_constant():
+    mean, log_var = normal(5, K, seed=11), normal(5, K, seed=12)
+    found, z = PRIOR.times(mean, log_var), normal(5, 9, K, seed=13)
+    torch.testing.assert_close(found.log_weights.exp().sum(-1), torch.ones(5).double())
+
+    def density(prior: Prior) -> torch.Tensor:
+        parts = Normal(prior.means.unsqueeze(-3), (0.5 * prior.log_vars).exp().unsqueeze(-3))
+        return torch.logsumexp(prior.log_weights.unsqueeze(-2) + parts.log_prob(z.unsqueeze(-2)).sum(-1), -1)
+
+    gaussian = Normal(mean.unsqueeze(-2), (0.5 * log_var).exp().unsqueeze(-2)).log_prob(z).sum(-1)
+    apart = density(found) - density(PRIOR) - gaussian
+    torch.testing.assert_close(apart, apart[:, :1].expand(5, 9))
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize("way", ["laplace", "responsibilities"])
+def test_the_amortised_posterior_is_one_factor_beside_prior_and_likelihood(way: str):
+    shape = EncoderConfig(pair_widths=(5,))
+    encoder = {
+        name: leaf.double() for name, leaf in init_encoder(D, K, shape, torch.Generator().manual_seed(0)).items()
+    }
+    plain = replace(selector(PRIOR, way), gain=0.1 * ONE)
+    params = plain.params | {f"encoder.{name}": leaf for name, leaf in encoder.items()}
+    both = replace(plain, params=params, config=plain.config.model_copy(update={"encoder": shape}))
+    data = pairs(4, N)
+    product = PRIOR.times(*encode(encoder, data.delta, data.weight, shape))
+    found = both.with_inference(f"amortised_{way}").infer(data)
+    if way == "laplace":
+        expected = laplace(HEADS["bilinear"], TREE, data, product, 0.1 * ONE)
+        torch.testing.assert_close(found.means, expected.means)
+    else:
+        likelihood = evidence(HEADS["bilinear"], TREE, data, PRIOR.means)
+        expected = at_prototypes(likelihood, replace(PRIOR, log_weights=product.log_weights), 0.1 * ONE)
+        torch.testing.assert_close(found.means, PRIOR.means.expand(4, 2, K))
+    torch.testing.assert_close(found.weights, expected.weights)
+    assert (found.weights - plain.infer(data).weights).abs().max() > 1e-3

@@ -47,26 +47,31 @@ class LocalConfig(Config):
 
 
 class VariationalConfig(Config):
-    """The terms of FedVPA-GP. Each can be switched off.
+    """The terms of FedVPA-GP, and what FedEM reads of them: the keys from ``refinement`` on.
 
     Attributes:
-        prior: ``mixture`` of the last cohort's posteriors (E6), or ``normal``, N(0, I) (FedVPL).
+        prior: ``mixture`` (E6) of M components, learned from sums of moments of the clients' posteriors; ``normal``,
+            N(0, I) (FedVPL); or ``posteriors``, the mixture of the last cohort's posteriors. The last is what was
+            published and is there to reproduce it, for nothing else: each user's posterior, which says what the user
+            prefers, is uploaded under the user's id and sent to all users of the next round.
         normal_weight: Fixed weight of an N(0, I) component beside the mixture, which keeps the prior proper when all
-            posteriors are narrow. Chosen by us.
+            components are narrow. Chosen by us.
         kl_weight: β of E10. The paper's 0.1.
         orthogonal_weight: λ of E10. The paper's 1.0. 0 switches L_ortho off.
         gram_weight: γ of E9. The paper's 0.1.
         gumbel: Whether mixture weights are drawn by Gumbel-Softmax (E8); otherwise plain softmax(log π).
         temperature_start: τ in the first round (paper: 1.0).
         temperature_end: τ in the last round, reached exponentially (paper: 0.1).
-        refinement: How the likelihood of a client's own pairs enters z. ``off``: amortised q only, as published.
-            ``responsibilities``: prototypes weighted by the likelihood of the context. ``laplace``: the same while
-            training, and Newton steps around each prototype at inference, which ``benchmarks/ablation.py`` finds a
-            little better.
-        component_log_var: log v of a mixture component in the refinement. The paper's variance cap.
-        gain: The log-likelihoods of a context at the prototypes are multiplied by max(1, gain / their root mean square
-            over clients), so that the first small differences between the heads already separate clients, and Bayes'
-            rule remains once they suffice. Chosen by ``benchmarks/ablation.py``. 0 is Bayes' rule throughout.
+        refinement: How the likelihood of a user's own pairs enters z at inference. ``off``: not at all, amortised q
+            alone, as published; FedEM has no q and refuses it. ``responsibilities``: z on the components of the prior,
+            weighted by prior and likelihood. ``laplace``: Newton steps around each component, which
+            ``benchmarks/ablation.py`` finds a little better. Under FedVPA-GP, q is a further factor.
+        component_log_var: log v, the variance of the prior's components in inference, where none is learned. The
+            paper's variance cap.
+        gain: Sets the gain: the log-likelihoods of a context at the prototypes are multiplied by max(1, this / their
+            root mean square over clients), so that the first small differences between the heads already separate
+            clients, and Bayes' rule remains once they suffice. Chosen by ``benchmarks/ablation.py``. 0 is Bayes' rule
+            throughout.
         learn_prior: Whether log π over prototypes follows the clients' mean responsibilities (M-step); otherwise
             uniform.
         warmup: Fraction of the rounds in which all clients share one head (z = 0), before prototypes may separate them.
@@ -74,7 +79,7 @@ class VariationalConfig(Config):
             it.
     """
 
-    prior: Literal["mixture", "normal"] = "mixture"
+    prior: Literal["mixture", "normal", "posteriors"] = "mixture"
     normal_weight: float = Field(default=0.05, ge=1e-6, lt=1)
     kl_weight: Weight = 0.1
     orthogonal_weight: Weight = 1.0

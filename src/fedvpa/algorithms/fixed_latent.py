@@ -62,9 +62,10 @@ class FixedLatent(Plain):
 
     def init(self, setting: FeatureSetting, seed: int) -> Averaged:
         """A random head; a prototype for each true group if groups are read, else z = 0."""
-        shape, generator = self.config.selector, torch_generator(seed, "init")
-        head = HEADS[shape.head].init(setting.dimension, shape, generator)
+        shape = self.config.selector
+        head = HEADS[shape.head].init(setting.dimension, shape, torch_generator(seed, "init"))
         if self.reads_groups:
+            generator = torch_generator(seed, "init", "prototypes")
             prototypes = init_prototypes(len(setting.groups), shape.latent, shape.prototype_scale, generator)
         else:
             prototypes = torch.zeros(1, shape.latent)

@@ -20,6 +20,7 @@ METHODS: Registry[Callable[[MethodConfig], SelectorAlgorithm[Any]]] = Registry(
     {
         "fedbiscuit": "fedvpa.algorithms.fedbiscuit:FedBiscuit",
         "fedeb": "fedvpa.algorithms.fedeb:FedEB",
+        "fedem": "fedvpa.algorithms.fedem:FedEM",
         "fedgd": "fedvpa.algorithms.fedgd:FedGD",
         "fedvpa_gp": "fedvpa.algorithms.fedvpa_gp:FedVPAGP",
         "fedvpl": "fedvpa.algorithms.fedvpl:fedvpl",

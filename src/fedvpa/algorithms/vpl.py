@@ -93,9 +93,9 @@ class VPL(Plain):
 
     def init(self, setting: FeatureSetting, seed: int) -> Descent:
         """Random weights, as those of ``fedvpl``."""
-        shape, generator = self.config.selector, torch_generator(seed, "init")
-        head = prefixed("head", self.head.init(setting.dimension, shape, generator))
-        encoder = init_encoder(setting.dimension, shape.latent, shape.encoder, generator)
+        shape, dimension = self.config.selector, setting.dimension
+        head = prefixed("head", self.head.init(dimension, shape, torch_generator(seed, "init")))
+        encoder = init_encoder(dimension, shape.latent, shape.encoder, torch_generator(seed, "init", "encoder"))
         return Descent(params=head | prefixed("encoder", encoder))
 
     def asks_everyone(self, state: Descent) -> bool:

@@ -182,10 +182,12 @@ def _check_holdout(config: RunConfig, stage: str, holdout: Path) -> None:
 def _check_machinery(config: RunConfig, methods: Sequence[str], variant: str = "") -> None:
     """Raise what methods have against the configuration, before anything runs."""
     from fedvpa.algorithms.registry import METHODS, make
+    from fedvpa.runs.earlier import warn_of_new_meaning
 
     for name in methods:
         if name not in METHODS:
             continue
+        warn_of_new_meaning(config.model_copy(update={"method": name}))
         try:
             make(name, config.method_config)
         except InputError as error:

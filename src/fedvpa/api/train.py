@@ -100,11 +100,13 @@ def train(config: RunConfig, out: str | PathLike[str], *, overwrite: bool = Fals
     config.check_paths()
     from fedvpa.algorithms.registry import make
     from fedvpa.core.progress import say
+    from fedvpa.runs.earlier import warn_of_new_meaning
     from fedvpa.runs.environment import environment
     from fedvpa.runs.fit import SelectorJob
     from fedvpa.runs.prepare import prepare, say_features
 
     make(config.method, config.method_config)  # what it has against its settings, before features are extracted
+    warn_of_new_meaning(config)
     config = config.located()
     prepared = prepare(config)
     say(str(prepared.held_out))

@@ -25,7 +25,7 @@ Kind = Literal[
 """What a file holds."""
 
 VERSIONS: Mapping[Kind, int] = MappingProxyType(
-    dict.fromkeys(get_args(Kind), 1) | {"checkpoint": 2, "policy": 2, "policy checkpoint": 4, "features": 2}
+    dict.fromkeys(get_args(Kind), 1) | {"run": 2, "checkpoint": 3, "policy": 2, "policy checkpoint": 4, "features": 2}
 )
 """Kind → the version that this fedvpa writes and reads. One goes up when an older fedvpa would misread the file."""
 

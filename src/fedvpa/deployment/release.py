@@ -2,9 +2,9 @@
 
 A release is a run directory for the verbs that serve: ``personalize``, ``generate`` and ``evaluate`` open it on a
 machine that has the language model and a user's own pairs, offline. A federation that trained a policy alone gives that
-alone. What is in it is named here, so that a file that
-some later step leaves in a run is not given away by accident: no users, no private state, no history (which has the ids
-of cohorts), no checkpoint (which has the last posteriors), no answers, and no path of the server's data.
+alone. What is in it is named here, so that a file that some later step leaves in a run is not given away by accident:
+no users, no private state, no history (which has the ids of cohorts), no checkpoint, no answers, and no path of the
+server's data.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The server of a deployment: it has no pairs, asks the nodes whom they host, and runs the same rounds as every engine.
 
-What leaves a node: user ids, numbers of pairs, moments of features, updates and posteriors.
+What leaves a node: user ids, numbers of pairs, moments of features, updates, and sums of statistics.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """How weights travel: ``fp32`` as they are, ``fp16``, or ``int8`` with a scale per row.
 
-Only weights (``params.*`` down, ``delta.*`` up) are encoded; statistics, prior and posteriors are small and stay fp32.
+Only weights (``params.*`` down, ``delta.*`` up) are encoded; statistics and prior are small and stay fp32.
 Of ``delta.*``, weight times change, the change is encoded, so that no number of pairs makes it overflow. Encoding what
 was decoded gives the same bytes, so an engine in one process and Flower's messages agree.
 

@@ -1,4 +1,4 @@
-"""KL from a client's posterior to FedVPA-GP's prior: a mixture of other clients' posteriors and N(0, I) (E6, E7)."""
+"""KL from a client's posterior to FedVPA-GP's prior: a mixture of components and N(0, I) (E6, E7)."""
 
 from __future__ import annotations
 

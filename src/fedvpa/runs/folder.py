@@ -27,6 +27,7 @@ from fedvpa.core.files import (
 from fedvpa.core.options import option
 from fedvpa.core.schema import VERSIONS, check_version
 from fedvpa.runs.config import RunConfig, dump, read_config, with_overrides
+from fedvpa.runs.earlier import RUN_VERSIONS, as_today
 
 SCHEMA_LINE = "# schema_version: "
 """The first line of ``config.yaml``: a comment, so that the file can be given to ``--config`` as it is."""
@@ -61,11 +62,9 @@ class RunFolder:
             raise RunError(
                 "holds no run (config.yaml is missing).", fix="Give the folder that train wrote.", where=str(path)
             )
-        first = read_own_text(folder.config_file).partition("\n")[0]
-        version = first.removeprefix(SCHEMA_LINE) if first.startswith(SCHEMA_LINE) else None
-        check_version(
-            "run", version, where=str(folder.config_file), fix="Use the fedvpa that wrote it, or train again."
-        )
+        if folder.version not in RUN_VERSIONS:
+            fix = "Use the fedvpa that wrote it, or train again."
+            check_version("run", folder.version, where=str(folder.config_file), fix=fix)
         return folder
 
     @classmethod
@@ -102,6 +101,12 @@ class RunFolder:
             yield self
         finally:
             lock.release()
+
+    @property
+    def version(self) -> str | None:
+        """The schema version of the configuration; None where it says none."""
+        first = read_own_text(self.config_file).partition("\n")[0]
+        return first.removeprefix(SCHEMA_LINE) if first.startswith(SCHEMA_LINE) else None
 
     @property
     def config_file(self) -> Path:
@@ -152,7 +157,7 @@ class RunFolder:
         return self.config_file.exists()
 
     def config(self, overrides: Sequence[str] = ()) -> RunConfig:
-        """The configuration of the run, with overrides applied.
+        """The configuration of the run, with overrides applied; that of an earlier release under today's names.
 
         Raises:
             ConfigError: As ``read_config``, and for an override of what the run was trained with.
@@ -163,7 +168,8 @@ class RunFolder:
                 f"{fixed.partition('=')[0]} cannot be changed: the run was trained with what it says.",
                 fix="Leave it out, or train another run.",
             )
-        return with_overrides(read_config(self.config_file), overrides)
+        config = as_today(read_config(self.config_file), self.version or "", str(self))
+        return with_overrides(config, overrides)
 
     def trained_clients(self) -> set[str]:
         """The clients that took part in a round, by the history; empty where a method needs no federation."""

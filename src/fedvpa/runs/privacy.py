@@ -13,8 +13,10 @@ from fedvpa.policy.config import PolicyConfig
 from fedvpa.runs.config import RunConfig
 
 ROUNDS: dict[str, str] = {
-    "fedvpa_gp": "an update of the selector's weights and one small posterior for each user",
-    "fedvpl": "an update of the selector's weights and one small posterior for each user",
+    "fedem": "an update of the selector's weights, and sums of how likely the prototypes are for each user",
+    "fedvpa_gp": "an update of the selector's weights, and sums of moments of the users' posteriors; alone, a user's "
+    "sums tell the user's posterior",
+    "fedvpl": "an update of the selector's weights",
     "fedbiscuit": "an update of one of the selectors, and for each user its losses under all of them",
     "oracle": "an update of the weights of its group's model, together with each user's true group",
     "fedgd": "an update of the selector's weights, together with each user's true group",
@@ -27,6 +29,12 @@ ROUNDS: dict[str, str] = {
     "own may be from it",
 }
 """Method → what leaves in each round of stage 1."""
+
+EXCHANGED = (
+    "an update of the selector's weights, and each user's posterior, which was sent on to the users of the next round "
+    "(variational.prior=posteriors)"
+)
+"""The same of FedVPA-GP as published."""
 
 OTHER = "what the method's clients send"
 """Of a method that another package adds."""
@@ -88,6 +96,8 @@ def _stage1(setting: Setting) -> str:
     once = f"names of users, their numbers of pairs and sums of their features' moments left once{turned}"
     if method == NOTHING:
         return f"Stage 1: {once}; no weights left."
+    if method == "fedvpa_gp" and setting.config.variational.prior == "posteriors":
+        return f"Stage 1: {once}; in each round {EXCHANGED}."
     alone = "" if rule == "mean" else f", each user's by itself, as the rule {rule} needs"
     return f"Stage 1: {once}; in each round {ROUNDS.get(method, OTHER)}{alone}."
 

@@ -15,6 +15,7 @@ from fedvpa.core.tree import below
 from fedvpa.selector.encoder import encode
 from fedvpa.selector.pairs import Pairs
 from fedvpa.selector.posterior import Posterior, single
+from fedvpa.selector.prior import Prior
 from fedvpa.selector.refinement import at_prototypes, evidence, laplace
 from fedvpa.selector.simplex import adapt_weights, fit_weights
 from fedvpa.selector.vote import majority_margins
@@ -62,6 +63,23 @@ def _laplace(selector: Selector, context: Pairs) -> Posterior:
     return laplace(selector.head, below("head", selector.params), context, selector.prior, selector.gain)
 
 
+def _updated(selector: Selector, context: Pairs) -> Prior:
+    """The prior times the amortised posterior."""
+    encoder = below("encoder", selector.params)
+    return selector.prior.times(*encode(encoder, context.delta, context.weight, selector.config.encoder))
+
+
+def _amortised_laplace(selector: Selector, context: Pairs) -> Posterior:
+    head = below("head", selector.params)
+    return laplace(selector.head, head, context, _updated(selector, context), selector.gain)
+
+
+def _amortised_responsibilities(selector: Selector, context: Pairs) -> Posterior:
+    prior = replace(selector.prior, log_weights=_updated(selector, context).log_weights)
+    likelihood = evidence(selector.head, below("head", selector.params), context, prior.means)
+    return at_prototypes(likelihood, prior, selector.gain)
+
+
 def _ridge(selector: Selector, context: Pairs) -> Posterior:
     fixed = selector.inference.precision
     precision = selector.inference.decay * context.count.where(context.count > 0, 1.0)  # of nothing, z = 0 anyhow
@@ -84,6 +102,8 @@ def _simplex(selector: Selector, context: Pairs) -> Posterior:
 
 
 AMORTISED = Inference(_amortised)
+AMORTISED_LAPLACE = Inference(_amortised_laplace, newton=True)
+AMORTISED_RESPONSIBILITIES = Inference(_amortised_responsibilities)
 LAPLACE = Inference(_laplace, newton=True)
 NONE = Inference(
     lambda selector, context: selector.prior_mean(context.weight.shape[:-1]), reads_pairs=False, latent=False
@@ -102,6 +122,8 @@ INFERENCES: Registry[Inference] = Registry(
     "inference",
     {
         "amortised": f"{__name__}:AMORTISED",
+        "amortised_laplace": f"{__name__}:AMORTISED_LAPLACE",
+        "amortised_responsibilities": f"{__name__}:AMORTISED_RESPONSIBILITIES",
         "laplace": f"{__name__}:LAPLACE",
         "none": f"{__name__}:NONE",
         "responsibilities": f"{__name__}:RESPONSIBILITIES",

@@ -33,7 +33,7 @@ class Posterior:
         return (self.weights.unsqueeze(-1) * self.means).sum(-2)
 
     def gaussian(self) -> tuple[Float[Tensor, "*clients k"], Float[Tensor, "*clients k"]]:
-        """The Gaussian of the same mean and variance: all that a client uploads, 8k bytes in fp32 (256 at k = 32)."""
+        """The Gaussian of the same mean and variance: mean and log-variance."""
         mean = self.mean
         spread = (self.means - mean.unsqueeze(-2)).square() + self.log_vars.exp()
         return mean, (self.weights.unsqueeze(-1) * spread).sum(-2).log()

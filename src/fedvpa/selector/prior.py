@@ -51,6 +51,23 @@ class Prior:
         mean = self.mean
         return single(mean.expand(*leading, *mean.shape), variance.log().expand(*leading, *mean.shape))
 
+    def times(self, mean: Float[Tensor, "*clients k"], log_var: Float[Tensor, "*clients k"]) -> Prior:
+        """The product with a Gaussian, up to its mass: a mixture again, which is how the Gaussian is learned from.
+
+        Of component m remain N(z; μ, σ²) with 1/σ² = 1/Σ_m + 1/v and μ/σ² = μ_m/Σ_m + mean/v, and the weight
+        π_m N(μ_m; mean, Σ_m + v).
+
+        Args:
+            mean: Of the Gaussian, one for each client.
+            log_var: log v, in each dimension.
+        """
+        own, other = self.log_vars, log_var.unsqueeze(-2)
+        total = torch.logaddexp(own, other)
+        off = self.means - mean.unsqueeze(-2)
+        overlap = -0.5 * (total + off.square() * (-total).exp()).sum(-1)
+        means = self.means - (own - total).exp() * off
+        return Prior(torch.log_softmax(self.log_weights + overlap, dim=-1), means, own + other - total)
+
 
 def isotropic(
     log_weights: Float[Tensor, "*#clients m"], means: Float[Tensor, "*#clients m k"], log_var: float

@@ -38,7 +38,7 @@ class Draws:
     noise: Float[Tensor, "*clients steps k"]
     gumbel: Float[Tensor, "*clients steps j"]
     base_keep: Float[Tensor, "*clients steps t"]
-    encoder_keep: tuple[Float[Tensor, "*clients steps c w"], ...] = ()
+    encoder_keep: tuple[Float[Tensor, "*clients steps c _"], ...] = ()
 
     __repr__ = short_repr
 
@@ -66,12 +66,12 @@ def draw(
     local: LocalConfig,
     *,
     latent: int = 0,
-    components: int = 0,
+    components: Sequence[int] = (),
     base_dropout: float = 0.0,
     dropout: float = 0.0,
     widths: Sequence[int] = (),
 ) -> Draws:
-    """Draw everything for one client.
+    """Draw everything for one client, each kind of noise from a stream of its own.
 
     The client's pairs are shuffled once a round; step e predicts the e-th slice of them, cyclically, and the slice
     that follows is its context.
@@ -83,35 +83,44 @@ def draw(
         pairs: How many training pairs it holds.
         local: Steps and sizes.
         latent: k.
-        components: Components of the mixture prior.
+        components: Ids of the components of the mixture prior: each has a stream, so that the noise of one does not
+            depend on its place, nor on the others.
         base_dropout: Probability of dropping the z-free part of a logit.
         dropout: Dropout rate of the pair MLP.
         widths: Widths of its hidden layers.
     """
-    rng = numpy_generator(seed, "client", round_, client_id)
+
+    def stream(*purpose: str | int) -> np.random.Generator:
+        return numpy_generator(seed, "client", round_, client_id, *purpose)
+
     context_size, target_size = split_sizes(pairs, local)
-    order = rng.permutation(pairs)
+    order = stream().permutation(pairs)
     starts = target_size * np.arange(local.steps)[:, None]
     window = (starts + np.arange(target_size + context_size)) % max(pairs, 1)
     rows = torch.from_numpy(order[window].astype(np.int64))
     target, context = rows[:, :target_size], rows[:, target_size:]
-
-    def normal(*shape: int) -> Tensor:
-        return torch.from_numpy(rng.standard_normal(shape, dtype=np.float32))
-
-    def keep(rate: float, *shape: int) -> Tensor:
-        return torch.from_numpy((rng.random(shape, dtype=np.float32) >= rate).astype(np.float32))
-
+    gumbel = [stream("gumbel", key).gumbel(size=local.steps) for key in components]
     return Draws(
         context,
         torch.ones(context.shape),
         target,
         torch.ones(target.shape),
-        normal(local.steps, latent),
-        torch.from_numpy(rng.gumbel(size=(local.steps, components)).astype(np.float32)),
-        keep(base_dropout, *target.shape) if base_dropout else torch.ones(target.shape),
-        tuple(keep(dropout, *context.shape, width) / (1 - dropout) for width in widths) if dropout else (),
+        _normal(stream("noise"), local.steps, latent),
+        torch.from_numpy(np.array(gumbel, dtype=np.float32).reshape(-1, local.steps).T.copy()),
+        _keep(stream("base"), base_dropout, target.shape) if base_dropout else torch.ones(target.shape),
+        tuple(
+            _keep(stream("encoder", layer), dropout, (*context.shape, width)) / (1 - dropout)
+            for layer, width in enumerate(widths if dropout else ())
+        ),
     )
+
+
+def _normal(rng: np.random.Generator, steps: int, latent: int) -> Tensor:
+    return torch.from_numpy(rng.standard_normal((steps, latent), dtype=np.float32))
+
+
+def _keep(rng: np.random.Generator, rate: float, shape: Sequence[int]) -> Tensor:
+    return torch.from_numpy((rng.random(tuple(shape), dtype=np.float32) >= rate).astype(np.float32))
 
 
 def pad_draws(clients: Sequence[Draws]) -> Draws:

@@ -119,7 +119,7 @@ def discreet() -> Iterator[None]:
 def client_app(load: Callable[[Context], Node], guard: Callable[[], AbstractContextManager[None]]) -> ClientApp:
     """A ClientApp around the same functions that the other engines call.
 
-    Private state (mixture weights, own posterior) stays on the node.
+    Private state (such as mixture weights) stays on the node.
 
     Args:
         load: Gives the node's algorithm and pairs; called for each message, so it should remember what it loaded.

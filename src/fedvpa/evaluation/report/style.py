@@ -36,6 +36,7 @@ YARDSTICK_STYLES: Mapping[str, tuple[str, str]] = {
     "bayes": ("#5B4A99", "X"),
     "fedvpa_gp": ("#0072B2", "o"),
     "fedvpl": ("#E69F00", "s"),
+    "fedem": ("#009E73", "^"),
 }
 """Colour and marker of the methods that every figure shows, the same in all of them."""
 
