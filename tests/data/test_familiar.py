@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from fedvpa.data.familiar import by_familiarity, set_aside
+from fedvpa.data.familiar import by_familiarity, never_aside, set_aside
 from fedvpa.data.partition import Partition, PartitionConfig, partition
 from fedvpa.data.schema import Pair, PairTable
 
@@ -53,6 +53,18 @@ def test_what_is_set_aside_others_train_on_and_its_own_user_does_not():
     alone = next(client for client in after.clients if client.client_id == "u4")
     assert not len(aside["u4"]), "nobody else trains on these prompts"
     assert len(alone.train)
+
+
+def test_what_may_be_set_aside_is_known_before_it_is_known_which_pairs_can_be_used():
+    table, before, _, aside = made()
+    kept = never_aside(table, before, 0.5, 3)
+    assert all(len(client.train) for client in kept.clients)
+    for dropped in ((), range(0, len(table), 3), range(0, len(table), 2)):
+        usable = before.without(list(dropped))
+        _, taken = set_aside(table, usable, 0.5, 3)
+        for client in kept.clients:
+            assert not set(client.train.tolist()) & set(taken[client.client_id].tolist())
+    assert sum(map(len, aside.values())) > 20
 
 
 def test_a_client_keeps_something_to_train_on():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -74,6 +75,37 @@ def test_pairs_that_test_and_clients_that_do_not_train_decide_nothing(monkeypatc
     some, _ = module._rows(Partition(clients))
     assert some.tolist() == found.tolist()[:8]
     assert module._rows(Partition((replace(clients[0], seen=False),)))[0].size == 0
+
+
+@pytest.mark.unit
+def test_pairs_that_are_set_aside_to_test_decide_nothing(tmp_path, monkeypatch):
+    rows = [
+        {
+            "prompt": f"How do I bake {n} loaves?",
+            "chosen": f"Thank you {user}.",
+            "rejected": "No.",
+            "user_id": f"u{user}",
+        }
+        for user in range(4)
+        for n in range(17)
+    ]
+    file = tmp_path / "pairs.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    asked = []
+
+    def record(features, table, clients, *, rms):
+        asked.append(clients)
+        return features.model_copy(update={"layer": 0})
+
+    monkeypatch.setattr("fedvpa.runs.prepare.resolved", record)
+    given = ("data.source=table", f"data.path={file}", "features.model=bundled", "features.layer=auto")
+    prepared = prepare(read_config(None, given), aside=0.4)
+    (clients,) = asked
+    aside = prepared.aside
+    assert sum(map(len, aside.values())) > 3
+    for client in clients.clients:
+        assert not set(client.train.tolist()) & set(aside[client.client_id].tolist())
+    assert prepared.features.layer == 0
 
 
 @pytest.mark.unit

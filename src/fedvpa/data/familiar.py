@@ -48,6 +48,17 @@ def set_aside(table: PairTable, partition: Partition, share: float, seed: int) -
     return replace(partition, clients=tuple(clients)), aside
 
 
+def never_aside(table: PairTable, partition: Partition, share: float, seed: int) -> Partition:
+    """The clients without any training pair that :func:`set_aside` may take, whatever other pairs there are.
+
+    For what is chosen by training pairs before it is known which of them can be used.
+    """
+    rule = partition.rule
+    names = unit_names(table.pairs, "prompt" if rule is None else rule.unit)
+    kept = [replace(client, train=client.train[~_low(client, names, share, seed)]) for client in partition.clients]
+    return replace(partition, clients=tuple(kept))
+
+
 def by_familiarity(
     table: PairTable, partition: Partition, aside: Mapping[str, Ints]
 ) -> tuple[dict[str, Ints], dict[str, Ints]]:
@@ -70,10 +81,15 @@ def by_familiarity(
 
 
 def _drawn(client: ClientRows, names: list[str], share: float, seed: int) -> np.ndarray:
-    """Which of a client's training rows may be set aside."""
+    """Which of a client's training rows may be set aside; none where that would be all."""
+    drawn = _low(client, names, share, seed)
+    return drawn if not drawn.all() else np.zeros_like(drawn)
+
+
+def _low(client: ClientRows, names: list[str], share: float, seed: int) -> np.ndarray:
+    """The training rows of a client whose unit has a hash below ``share`` there."""
     places = {
         name: (entropy(seed, "set aside", client.client_id, name) >> 75) / 2.0**53
         for name in {names[row] for row in client.train}
     }
-    drawn = np.array([places[names[row]] < share for row in client.train], dtype=bool)
-    return drawn if not drawn.all() else np.zeros_like(drawn)
+    return np.array([places[names[row]] < share for row in client.train], dtype=bool)

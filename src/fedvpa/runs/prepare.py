@@ -16,7 +16,7 @@ from fedvpa.core.errors import DataError, ModelError
 from fedvpa.core.progress import say
 from fedvpa.core.short_repr import short_repr
 from fedvpa.data.client_pairs import ClientPairs
-from fedvpa.data.familiar import set_aside
+from fedvpa.data.familiar import never_aside, set_aside
 from fedvpa.data.holdout import load_holdout, rows_by_group
 from fedvpa.data.load import load
 from fedvpa.data.partition import partition
@@ -116,7 +116,8 @@ def prepare(config: RunConfig, *, on_node: bool = False, aside: float = 0.0) -> 
     if features.template == "chat":
         say_header(open_tokenizer(locate(features.model)), json.dumps(features.template_arguments))
     if features.layer == "auto" and not on_node:
-        features = resolved(features, table, clients, rms=config.selector.normalise == "rms")
+        choose_by = never_aside(table, clients, aside, config.seed) if aside else clients
+        features = resolved(features, table, choose_by, rms=config.selector.normalise == "rms")
     store = load_features(table, features)
     table = noted(table, store.report)
     if store.report.equal_rows:
