@@ -1,8 +1,9 @@
 """Seconds per round of compute-heavy stage 1: the vectorised engine, the loop engine and a plain client, side by side.
 
 The paper's encoder (896→512→256→128 and two heads of 32), a cohort of 10 of 100 clients, 30 local steps of 32 context
-and 32 target pairs, from a state with a mixture prior. ``plain`` is ``plain_client.py``: modules, one client after the
-other, PyTorch's default AdamW. The three are alternated; medians and spread are printed as JSON, with the processor.
+and 32 target pairs, from a state with a mixture prior. ``plain`` is ``tests/plain_fedvpa.py``: modules, one client
+after the other, PyTorch's default AdamW. The three are alternated; medians and spread are printed as JSON, with the
+processor.
 
 Printed too is how far the weights of ``plain`` and ``loop`` are from those of ``vectorised``, after one local step and
 after the whole round, in float32 and in float64. All three compute the same formulas, so every difference is rounding;
@@ -17,27 +18,33 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import fields, replace
+from dataclasses import replace
+from functools import reduce
+from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from _machine import machine_facts
+from fedvpa.algorithms.base import CohortUpdate
 from fedvpa.algorithms.config import MethodConfig
 from fedvpa.algorithms.registry import make
 from fedvpa.data.partition import ClientRows, Partition
+from fedvpa.engines import loop, vectorised
 from fedvpa.engines.config import EngineConfig
 from fedvpa.engines.federation import Federation, federate
+from fedvpa.engines.runner import CohortTask, unchanged
 from fedvpa.engines.sampling import draw_cohort, identities
 from fedvpa.engines.training import TrainState, rounds, start
 from fedvpa.features.store import FeatureReport, FeatureStore
-from fedvpa.selector.pairs import Pairs
-from plain_client import average, train_client
+
+sys.path.append(str(Path(__file__).resolve().parents[1] / "tests"))
+from plain_fedvpa import PlainServer, doubled
 
 CLIENTS, PAIRS, DIMENSION, COHORT = 100, 80, 896, 10
 SETTING = MethodConfig.parse(
@@ -60,15 +67,6 @@ def federation() -> Federation:
     return federate(FeatureStore(chosen, rejected, report), Partition(clients), rms=True)
 
 
-class DoubleFederation(Federation):
-    """A federation whose features are read in float64."""
-
-    def read(self, rows: NDArray[np.int64]) -> Pairs:
-        """The scaled features of the given rows, in float64."""
-        pairs = super().read(rows)
-        return replace(pairs, **{part.name: getattr(pairs, part.name).double() for part in fields(pairs)})
-
-
 @contextmanager
 def double(clients: Federation, state: TrainState) -> Iterator[tuple[Federation, TrainState]]:
     """The same federation and state in float64, for as long as it is torch's default precision."""
@@ -82,10 +80,7 @@ def double(clients: Federation, state: TrainState) -> Iterator[tuple[Federation,
     )
     torch.set_default_dtype(torch.float64)
     try:
-        yield (
-            DoubleFederation(clients.store, clients.partition, clients.scaling, clients.weights),
-            replace(state, server=wide),
-        )
+        yield doubled(clients), replace(state, server=wide)
     finally:
         torch.set_default_dtype(torch.float32)
 
@@ -98,17 +93,42 @@ def engine_round(
     return after.server.params
 
 
+def cohort_of(clients: Federation, round_: int) -> list[str]:
+    """The clients of a round."""
+    return draw_cohort(clients.client_ids, identities(clients.client_ids), COHORT, 0, round_)
+
+
+def bare_round(
+    clients: Federation, engine: str, state: TrainState, setting: MethodConfig | None = None
+) -> Mapping[str, Tensor]:
+    """The same of what an engine computes, without what it checks: in float64 too, which it would not accept."""
+    algorithm, cohort = make("fedvpa_gp", setting or SETTING), cohort_of(clients, state.server.round)
+    sent = algorithm.broadcast(state.server, cohort)
+    task = CohortTask(algorithm, sent, clients, cohort, cohort, state.private, 0, unchanged)
+    parts, _ = (loop if engine == "loop" else vectorised).run_cohort(task)
+    together = reduce(CohortUpdate.__add__, (part.update for part in parts))
+    return algorithm.server_update(state.server, together)[0].params
+
+
 def plain_round(clients: Federation, state: TrainState, setting: MethodConfig | None = None) -> Mapping[str, Tensor]:
     """The same with plain clients, one after the other."""
-    setting = setting or SETTING
-    algorithm, server = make("fedvpa_gp", setting), state.server
-    cohort = draw_cohort(clients.client_ids, identities(clients.client_ids), COHORT, 0, server.round)
-    received = algorithm.broadcast(server, cohort)
-    trained = []
-    for position, name in enumerate(cohort):
-        draws = algorithm.draw(0, received, name, clients.size(name))
-        trained.append(train_client(setting, server.params, received.client(position), clients.held(name), draws))
-    return average(server.params, trained, [clients.size(name) for name in cohort])
+    server = state.server
+    known = {
+        name: dict(zip(own["keys"].tolist(), own["logits"].tolist(), strict=True))
+        for name, own in state.private.items()
+    }
+    plain = PlainServer(
+        setting or SETTING,
+        dict(server.params),
+        seed=0,
+        round=server.round,
+        log_prior=server.log_prior,
+        spread=server.spread.item(),
+        moments=dict(server.moments),
+        logits=known,
+    )
+    plain.play({name: clients.held(name) for name in cohort_of(clients, server.round)})
+    return plain.params
 
 
 Runner = Callable[[Federation, TrainState, MethodConfig], Mapping[str, Tensor]]
@@ -116,12 +136,12 @@ Runner = Callable[[Federation, TrainState, MethodConfig], Mapping[str, Tensor]]
 
 def runners(workers: int) -> dict[str, Runner]:
     """The three implementations of a round: (clients, state, setting) → the server's weights after it."""
-    loop = EngineConfig(name="loop", cohort=COHORT)
-    vectorised = EngineConfig(name="vectorised", cohort=COHORT, workers=workers)
+    one_by_one = EngineConfig(name="loop", cohort=COHORT)
+    stacked = EngineConfig(name="vectorised", cohort=COHORT, workers=workers)
     return {
         "plain": plain_round,
-        "loop": lambda clients, state, setting: engine_round(clients, loop, state, setting),
-        "vectorised": lambda clients, state, setting: engine_round(clients, vectorised, state, setting),
+        "loop": lambda clients, state, setting: engine_round(clients, one_by_one, state, setting),
+        "vectorised": lambda clients, state, setting: engine_round(clients, stacked, state, setting),
     }
 
 
@@ -143,12 +163,13 @@ def difference(
     }
 
 
-def differences(clients: Federation, state: TrainState, workers: int) -> dict[str, dict[str, dict[str, float]]]:
+def differences(clients: Federation, state: TrainState) -> dict[str, dict[str, dict[str, float]]]:
     """How far ``plain`` and ``loop`` are from ``vectorised`` after one local step, and after a round."""
     one_step = SETTING.model_copy(update={"local": SETTING.local.model_copy(update={"steps": 1})})
     found = {}
     for name, setting in (("one_step", one_step), ("round", SETTING)):
-        after = {which: run(clients, state, setting) for which, run in runners(workers).items()}
+        after = {engine: bare_round(clients, engine, state, setting) for engine in ("loop", "vectorised")}
+        after["plain"] = plain_round(clients, state, setting)
         found[name] = {
             which: difference(after["vectorised"], after[which], state.server.params) for which in ("plain", "loop")
         }
@@ -173,9 +194,9 @@ def main() -> None:
             run(clients, begin, SETTING)
             if repetition:
                 seconds[name].append(time.perf_counter() - began)
-    apart = {"float32": differences(clients, begin, options.threads)}
+    apart = {"float32": differences(clients, begin)}
     with double(clients, begin) as (wide_clients, wide_begin):
-        apart["float64"] = differences(wide_clients, wide_begin, options.threads)
+        apart["float64"] = differences(wide_clients, wide_begin)
     found = {
         "machine": machine_facts(),
         "seconds": {name: spread(values) for name, values in seconds.items()},
