@@ -12,6 +12,7 @@ from importlib import import_module
 import pytest
 
 from doc_pages import PAGES, ROOT, code_spans
+from fedvpa.algorithms.registry import METHODS
 from fedvpa.api.register import REGISTRIES
 from fedvpa.runs.config import RunConfig
 from fedvpa.runs.folder import FILES, FOLDERS
@@ -157,3 +158,10 @@ def test_whatever_a_run_writes_is_in_the_table():
     table = PAGES["docs/architecture.md"].partition("## What a run directory holds")[2].partition("\n## ")[0]
     assert not [name for name in FILES if f"`{name}`" not in table]
     assert not [name for name in FOLDERS if f"`{name}/" not in table]
+
+
+def test_the_table_of_methods_has_every_method():
+    rows = re.findall(
+        r"^\| `(\w+)` \|", PAGES["docs/architecture.md"].split("## The methods of stage 1")[1].split("\n## ")[0], re.M
+    )
+    assert sorted(rows) == sorted(METHODS.names())

@@ -10,7 +10,7 @@ from fedvpa.algorithms.client.local_training import StepMeans
 from fedvpa.algorithms.registry import make
 from tests_shared import config
 
-TRAINING = ("fedbiscuit", "fedgd", "finetune", "global", "lore", "oracle")
+TRAINING = ("fedbiscuit", "fedem", "fedgd", "fedvpa_gp", "fedvpl", "finetune", "global", "lore", "oracle")
 
 
 @pytest.mark.unit
