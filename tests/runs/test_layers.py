@@ -57,8 +57,13 @@ def test_layers_that_add_something_are_put_together_and_noise_is_not():
 @pytest.mark.unit
 def test_surface_features_stand_beside_every_candidate():
     blocks, pairs = made()
-    surface = blocks[4][:, 1:]
-    assert choose(blocks, surface, pairs).layers == (1,), "what layer 4 knows is there already"
+    with_it, without = (
+        choose(blocks, part, pairs).tried for part in (4 * blocks[4][:, 1:], np.zeros((400, 0), np.float32))
+    )
+    for one, other in zip(with_it[:4], without[:4], strict=True):
+        assert one.layers == other.layers
+        known = one.layers == (4,)
+        assert (one.log_likelihood - other.log_likelihood > 0.02) == (not known)
 
 
 @pytest.mark.unit

@@ -37,7 +37,7 @@ from fedvpa.features.store import FeatureStore, data_hash
 from fedvpa.features.surface import surface_of
 from fedvpa.models.locate import locate
 from fedvpa.selector.layer_score import FoldedPairs, LayerScore, score_features
-from fedvpa.selector.scaling import Scaling
+from fedvpa.selector.scaling import BESIDE, Scaling
 
 MOST_LAYERS = 9
 """So many layers are tried on their own. Chosen by us: neighbours are nearly the same, and all of a small model fit."""
@@ -198,11 +198,11 @@ def _layers(store: FeatureStore, asked: FeatureConfig, *, rms: bool) -> list[Flo
 
 
 def _surface(chosen: PairTable, features: FeatureConfig) -> Float[np.ndarray, "n s"]:
-    """Standardised differences of surface features; without columns where there are none."""
+    """Differences of surface features as a selector scales them; without columns where there are none."""
     if not features.surface:
         return np.zeros((len(chosen), 0), np.float32)
     texts = ([pair.chosen for pair in chosen.pairs], [pair.rejected for pair in chosen.pairs])
-    return _difference([surface_of(side, features.surface) for side in texts], rms=False)
+    return np.float32(BESIDE) * _difference([surface_of(side, features.surface) for side in texts], rms=False)
 
 
 def _difference(sides: Sequence[NDArray[np.floating]], *, rms: bool) -> Float[np.ndarray, "n d"]:
