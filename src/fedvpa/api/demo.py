@@ -28,7 +28,7 @@ from fedvpa.world.accuracy import population_bayes_accuracy
 from fedvpa.world.users import find_population, make_users
 
 CLIENTS, UNSEEN, SEEDS = 20, 20, 3
-POLICIES = ("fedvpa_gp", "global")
+POLICIES = ("fedeb", "global")
 """The methods whose policies the demo trains, on its first seed; ``fedvpa compare --stage policy`` trains them all."""
 JUDGED_PROMPTS = 300
 SHOTS = (1, 2, 4, 8, 16, 32)
@@ -103,7 +103,7 @@ def _shots(config: RunConfig, seeds: int, jobs: int | None) -> dict[int, list[Cl
     runs = [
         config.with_seed(seed).with_method(method)
         for seed in range(seeds)
-        for method in ("fedvpa_gp", "fedvpl", "local")
+        for method in ("fedeb", "fedvpl", "local")
     ]
     found: dict[int, list[ClientScore]] = {count: [] for count in SHOTS}
     for scored in run_all(partial(few_shot, shots=SHOTS), runs, jobs):

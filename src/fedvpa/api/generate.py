@@ -168,7 +168,7 @@ def _resolve(
         if preference is not None:
             raise ConfigError(
                 f"The policy of {aligned.method!r} is the same for everybody and cannot follow {preference!r}.",
-                fix=f"Leave {option('preference')} out, or align a run of fedvpa_gp.",
+                fix=f"Leave {option('preference')} out, or align a run of fedeb.",
             )
         return policy, None
     if preference is not None and not isinstance(preference, str):

@@ -159,7 +159,7 @@ def _check_method(config: RunConfig) -> None:
     if algorithm.reads_groups or not algorithm.rounds:
         raise ConfigError(
             f"{config.method!r} cannot be deployed: it reads true groups or needs no federation.",
-            fix="Use fedvpa_gp, fedem, fedvpl or global.",
+            fix="Use fedeb, fedvpa_gp, fedem, fedvpl or global.",
         )
 
 

@@ -41,7 +41,7 @@ from fedvpa.evaluation.summaries import (
     value_of,
 )
 
-CHOSEN = "fedvpa_gp"
+CHOSEN = "fedeb"
 Value = Callable[[Outcome], float | None]
 
 

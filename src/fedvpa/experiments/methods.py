@@ -9,16 +9,16 @@ Stage = Literal["selector", "policy"]
 
 STAGES: tuple[Stage, ...] = ("selector", "policy")
 
-OURS = "fedvpa_gp"
+OURS = "fedeb"
 """The method whose switching is shown."""
 
 OWN_WINS = "own_wins"
 """The row that counts a user's own wins for each response and reads no text: no method, and nothing trains."""
 
-DEFAULT_METHODS = (OURS, "fedvpl", "global", "local", "informed", "oracle")
+DEFAULT_METHODS = (OURS, "fedvpa_gp", "fedvpl", "lore", "finetune", "global", "local", "informed", "oracle")
 """The selectors of a comparison, unless others are asked for."""
 
-DEFAULT_POLICY_METHODS = (OURS, "fedvpl", "global", "fedbiscuit", "feddpo", "oracle")
+DEFAULT_POLICY_METHODS = (OURS, "fedvpa_gp", "fedvpl", "global", "fedbiscuit", "feddpo", "oracle")
 """The policies of a comparison, in the order of the paper's table, with ours first and the yardstick last."""
 
 SEVERAL_OBJECTIVES = ("firm", "mgda", "scalar", "single", "soups", "fedcmoo")

@@ -62,7 +62,7 @@ class RunConfig(Config):
     data: DataConfig = DataConfig()
     partition: PartitionConfig = PartitionConfig(kind="natural")
     features: FeatureConfig = FeatureConfig()
-    method: str = "fedvpa_gp"
+    method: str = "fedeb"
     selector: SelectorConfig = SelectorConfig()
     local: LocalConfig = LocalConfig()
     variational: VariationalConfig = VariationalConfig()

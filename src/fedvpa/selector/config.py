@@ -53,7 +53,8 @@ class SelectorConfig(Config):
             dominates a client's evidence; ``none`` leaves it as it is. Measured by ``benchmarks/ablation.py``.
         rotation: ``full`` turns the scaled features into the basis in which the differences of responses are
             uncorrelated, and a number keeps at most so many leading ones; see :mod:`fedvpa.selector.rotation`.
-            ``none`` by default: the paper has none.
+            The paper has none. 64 by default, chosen by us: on validation splits of HH-RLHF objectives as accurate as
+            all 384 to 768 directions, and a sixth to a twelfth of the traffic.
         encoder: The amortised posterior.
     """
 
@@ -65,7 +66,7 @@ class SelectorConfig(Config):
     trunk_width: Size = 64
     base_dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
     normalise: Literal["rms", "none"] = "rms"
-    rotation: Rotation = "none"
+    rotation: Rotation = 64
     encoder: EncoderConfig = EncoderConfig()
 
     @field_validator("rotation", mode="before")

@@ -59,7 +59,7 @@ class Roster:
         self.hosts = assign(self.introductions, self.introductions)
         self.client_ids = tuple(sorted(self.hosts))
         if self.setting is None:
-            self.setting = FeatureSetting(len(self.moments.sum))
+            self.setting = FeatureSetting(len(self.moments.sum), clients=len(self.client_ids))
 
     def size(self, client_id: str) -> int:
         """How many training pairs a client has, by what its node said."""

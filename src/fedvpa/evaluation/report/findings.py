@@ -15,7 +15,7 @@ from fedvpa.evaluation.summaries import BAYES, GLOBAL, YARDSTICKS
 CHANCE = 0.5
 """What a coin gets right of two responses, and what a policy as good as the base policy wins."""
 
-PREFERRED = ("fedvpa_gp",)
+PREFERRED = ("fedeb", "fedvpa_gp")
 """The method that sentences are about, where it was run; else the first that is no yardstick."""
 
 

@@ -34,7 +34,8 @@ YARDSTICK_STYLES: Mapping[str, tuple[str, str]] = {
     "informed": ("#8C6D1F", "P"),
     "oracle": ("#22262B", "*"),
     "bayes": ("#5B4A99", "X"),
-    "fedvpa_gp": ("#0072B2", "o"),
+    "fedeb": ("#0072B2", "o"),
+    "fedvpa_gp": ("#009E73", "^"),
     "fedvpl": ("#E69F00", "s"),
     "fedem": ("#009E73", "^"),
 }
