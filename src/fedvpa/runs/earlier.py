@@ -20,7 +20,12 @@ def as_today(config: RunConfig, version: str, where: str) -> RunConfig:
         version: The schema version of that file.
         where: The run directory.
     """
-    if version != RUN_VERSIONS[0] or not _is_em(config):
+    if version != RUN_VERSIONS[0]:
+        return config
+    if "rotation" not in config.selector.model_fields_set:  # no release of that version had one
+        selector = config.selector.model_copy(update={"rotation": "none"})
+        config = config.model_copy(update={"selector": selector})
+    if not _is_em(config):
         return config
     _say_once(
         f"{where} was written by an earlier release: its method fedvpa_gp with variational.refinement="
