@@ -66,7 +66,9 @@ def main() -> None:
         for repeat in range(options.repeats + 1):
             for name, tree in trees.items():
                 result = train(tree, Path(folder) / f"{name}-{repeat}", overrides, options.threads)
-                print(f"{name}, {'warm-up' if not repeat else repeat}: {json.dumps(result)}", file=sys.stderr, flush=True)
+                print(
+                    f"{name}, {'warm-up' if not repeat else repeat}: {json.dumps(result)}", file=sys.stderr, flush=True
+                )
                 if repeat:
                     found[name].append(result)
     pairs = list(zip(found["this"], found["earlier"], strict=True))
@@ -75,7 +77,9 @@ def main() -> None:
         for key in ("seconds", "up", "down", "peak_mib")
         for some in [[ours[key] / max(theirs[key], 1e-9) for ours, theirs in pairs]]
     }
-    print(json.dumps({"machine": machine_facts(), "clients": options.clients, "runs": found, "ratios": ratios}, indent=1))
+    print(
+        json.dumps({"machine": machine_facts(), "clients": options.clients, "runs": found, "ratios": ratios}, indent=1)
+    )
 
 
 if __name__ == "__main__":

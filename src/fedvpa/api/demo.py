@@ -101,9 +101,7 @@ def _shown(config: RunConfig, out: Path, clients: int, seeds: int, jobs: int | N
 
 def _shots(config: RunConfig, seeds: int, jobs: int | None) -> dict[int, list[ClientScore]]:
     runs = [
-        config.with_seed(seed).with_method(method)
-        for seed in range(seeds)
-        for method in ("fedeb", "fedvpl", "local")
+        config.with_seed(seed).with_method(method) for seed in range(seeds) for method in ("fedeb", "fedvpl", "local")
     ]
     found: dict[int, list[ClientScore]] = {count: [] for count in SHOTS}
     for scored in run_all(partial(few_shot, shots=SHOTS), runs, jobs):
