@@ -165,8 +165,9 @@ class LoreConfig(Config):
     """The basis of LoRe (arXiv 2504.14439), and its switch to MRM (arXiv 2601.18731).
 
     Attributes:
-        basis: B, how many basis rewards there are. LoRe has 5 to 50 for the users of PRISM: the default is the least of
-            them, because a client holds some tens of pairs. Bounded by ``selector.latent``.
+        basis: B, how many basis rewards there are; at most ``selector.latent``. LoRe has 5 to 50 for the users of
+            PRISM. 2 was chosen by us on two deals of HH-RLHF objectives that no table has, 50 clients of some forty
+            pairs: accuracy 0.600, and 0.579 with 5.
         meta: MRM: all users start from weights that are learned, and take ``meta_steps`` from there; otherwise each
             user's weights are fitted to convergence.
         meta_steps: Gradient steps of a user on the logits of the weights. Chosen by us: few, as in meta-learning.
@@ -174,7 +175,7 @@ class LoreConfig(Config):
             objectives that no table has: with 1 users stay where they start, and the method is ``global``.
     """
 
-    basis: Size = 5
+    basis: Size = 2
     meta: bool = False
     meta_steps: Steps = 5
     meta_lr: LearningRate = 30.0
