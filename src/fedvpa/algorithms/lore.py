@@ -108,8 +108,9 @@ class Lore(Plain):
 
     def init(self, setting: FeatureSetting, seed: int) -> Averaged:
         """A random head; B orthonormal prototypes, or z = 0 for a single one; even weights to start from."""
-        shape, basis, generator = self.config.selector, self.config.lore.basis, torch_generator(seed, "init")
-        head = prefixed("head", self.head.init(setting.dimension, shape, generator))
+        shape, basis = self.config.selector, self.config.lore.basis
+        head = prefixed("head", self.head.init(setting.dimension, shape, torch_generator(seed, "init")))
+        generator = torch_generator(seed, "init", "prototypes")
         several = init_prototypes(basis, shape.latent, shape.prototype_scale, generator)
         params = head | {"prototypes": several if basis > 1 else torch.zeros(1, shape.latent)}
         return Averaged(params | {"initial": torch.zeros(basis)} if self.config.lore.meta else params)
