@@ -105,11 +105,12 @@ def test_what_is_sent_to_all_has_these_names_and_does_not_grow_with_the_cohort(m
     reached = start(algorithm, federation, 5)
     if algorithm.rounds:
         *_, (reached, _) = rounds(algorithm, federation, EngineConfig(cohort=5, workers=1), 5, reached)
-    one, two = (algorithm.broadcast(reached.server, federation.client_ids[:count]) for count in (1, 5))
+    ids = federation.client_ids
+    one, two, other = (algorithm.broadcast(reached.server, some) for some in (ids[:1], ids[:5], ids[-1:]))
     assert {name: leaf.shape for name, leaf in one.shared.items()} == {
         name: leaf.shape for name, leaf in two.shared.items()
     }
-    assert all(torch.equal(leaf, two.shared[name]) for name, leaf in one.shared.items())
+    assert all(torch.equal(leaf, other.shared[name]) for name, leaf in one.shared.items()), "whoever is asked"
     if method in ("fedem", "fedvpa_gp", "fedvpl"):
         assert {name for name in one.shared if not name.startswith("params.")} <= SENT
         assert not one.own
