@@ -105,7 +105,7 @@ def log_evidence(
     at_mean, weight = (means @ pairs.delta.mT).unsqueeze(-2), pairs.weight[..., None, None, :]
     values, v = spectrum.values[..., None, None, :], variances.unsqueeze(-1)
     count = weight.sum(-1).clamp(min=torch.finfo(weight.dtype).tiny)
-    step = torch.zeros_like(values * v * at_mean[..., :1])
+    step = values.new_zeros(*at_mean.shape[:-2], len(variances), values.shape[-1])
     for _ in range(MODE_STEPS):
         margins = at_mean + (v * step) @ rows.mT
         half = (margins.abs() / 2).clamp(min=1e-3)
