@@ -15,6 +15,9 @@ STRENGTHS = torch.logspace(-6, 1, 71, dtype=torch.float64)
 """The τ that are tried, each as a share of the largest curvature of any component and direction. Chosen by us: from
 practically no prior to means that are practically zero, ten to a decade."""
 
+CLEARLY = 2.0
+"""How many standard errors a candidate must be worse than the best to be clearly worse."""
+
 
 def best_precision(
     scores: Float[Tensor, "m d"],
@@ -61,8 +64,9 @@ def effective_clients(clients: int, shares: Float[Tensor, ""], rounds: Float[Ten
 def fewest(evidence: Float[Tensor, " k"], products: Float[Tensor, "k k"], clients: float, sizes: Sequence[int]) -> int:
     """The place of the candidate with the fewest components that is not clearly worse than the best.
 
-    Not clearly: the mean difference to the best is within one standard error of it over clients (the rule of one
-    standard error; Breiman et al., "Classification and Regression Trees", 1984).
+    Not clearly: the mean difference to the best is within two of its standard errors over clients. Breiman et al.
+    ("Classification and Regression Trees", 1984) have one. On eight deals of HH-RLHF objectives that no table has (N =
+    50 and 100), one error finds the two groups in four of them, and two errors in seven.
 
     Args:
         evidence: The mean over clients of each candidate's log evidence.
@@ -74,7 +78,7 @@ def fewest(evidence: Float[Tensor, " k"], products: Float[Tensor, "k k"], client
     moments, mean = products.double(), evidence.double()
     spread = moments.diagonal() + moments[best, best] - 2 * moments[best] - (mean - mean[best]).square()
     error = (spread.clamp(min=0) / max(clients, 1.0)).sqrt()
-    close = mean[best] - mean <= error
+    close = mean[best] - mean <= CLEARLY * error
     return min((place for place in range(len(sizes)) if close[place]), key=lambda place: sizes[place])
 
 
