@@ -66,9 +66,8 @@ def main() -> None:
         for repeat in range(options.repeats + 1):
             for name, tree in trees.items():
                 result = train(tree, Path(folder) / f"{name}-{repeat}", overrides, options.threads)
-                print(
-                    f"{name}, {'warm-up' if not repeat else repeat}: {json.dumps(result)}", file=sys.stderr, flush=True
-                )
+                say = f"{name}, {repeat or 'warm-up'}: {json.dumps(result)}"
+                print(say, file=sys.stderr, flush=True)
                 if repeat:
                     found[name].append(result)
     pairs = list(zip(found["this"], found["earlier"], strict=True))
