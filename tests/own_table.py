@@ -21,6 +21,7 @@ SETTINGS = (
     "server.rounds=4",
     "local.steps=2",
     "selector.latent=13",
+    "selector.rotation=13",
     "engine.cohort=10",
     "engine.workers=1",
 )

@@ -13,6 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from fedvpa.algorithms.fedeb import EmpiricalBayes
 from fedvpa.algorithms.server.mixture_state import MixtureState
 from fedvpa.api import train as training
 from fedvpa.core.errors import ConfigError, RunError
@@ -166,7 +167,7 @@ def test_a_checkpoint_of_another_version_names_both(killed: Path, monkeypatch: p
 def test_a_checkpoint_of_an_earlier_release_says_what_is_not_checked(
     killed: Path, finished: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    state, meta = checkpoint.load_checkpoint(killed / "checkpoints" / "last.safetensors", MixtureState)
+    state, meta = checkpoint.load_checkpoint(killed / "checkpoints" / "last.safetensors", EmpiricalBayes)
     del meta["content"]
     checkpoint.save_checkpoint(killed / "checkpoints" / "last.safetensors", state, meta)
     training.resume(killed)
@@ -237,7 +238,7 @@ def test_a_failure_inside_the_write_leaves_the_checkpoint_whole(
 ) -> None:
     path = tmp_path / "last.safetensors"
     shutil.copy(finished / "checkpoints" / "last.safetensors", path)
-    state, meta = checkpoint.load_checkpoint(path, MixtureState)
+    state, meta = checkpoint.load_checkpoint(path, EmpiricalBayes)
     before = path.read_bytes()
 
     def full(tensors, target, metadata):
@@ -336,7 +337,7 @@ def test_threads_and_workers_of_the_run_are_set_again(
     training.resume(out)
     assert torch.get_num_threads() == threads
     same_run(tmp_path / "whole", out)
-    recorded = checkpoint.load_checkpoint(out / "checkpoints" / "last.safetensors", MixtureState)[1]["compute"]
+    recorded = checkpoint.load_checkpoint(out / "checkpoints" / "last.safetensors", EmpiricalBayes)[1]["compute"]
     assert (recorded["threads"], recorded["workers"]) == (threads, workers)
     assert recorded["processor"] == json.loads((out / "environment.json").read_text())["processor"]
 
@@ -360,7 +361,9 @@ def test_a_selector_is_loaded_from_its_run_or_its_folder(finished: Path, monkeyp
 
 
 @pytest.mark.unit
-def test_a_finished_run_goes_on_to_more_rounds(finished: Path, tiny: RunConfig, tmp_path: Path) -> None:
+def test_a_finished_run_goes_on_to_more_rounds(tiny: RunConfig, tmp_path: Path) -> None:
+    tiny = tiny.model_copy(update={"method": "fedem"})
+    finished = training.train(tiny, tmp_path / "finished").run
     run = shutil.copytree(finished, tmp_path / "run")
     result = training.resume(run, rounds=8)
     assert result.rounds == 8

@@ -50,7 +50,7 @@ def test_align_then_generate(run: Path, monkeypatch, capsys):
     assert "--overwrite" in err
     code, out, _ = fedvpa(monkeypatch, capsys, "align", str(run), "--overwrite", "policy.steps=1")
     assert code == 0
-    assert "fedvpa_gp: " in out
+    assert "fedeb: " in out
     assert "stopped at step 1;" in out
     assert out.endswith(f"{run / 'policy'}\n")
 

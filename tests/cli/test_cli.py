@@ -121,7 +121,7 @@ def test_compare_writes_the_contract_and_reuses_finished_cells(tmp_path: Path):
     compared = json.loads((out / "comparison.json").read_text())
     assert json.loads(found.stdout) == compared
     assert {(row["method"], row["n_clients"], row["seed"]) for row in compared["rows"]} == {
-        (method, 4, seed) for method in ("global", "oracle", "fedvpa_gp") for seed in (0, 1)
+        (method, 4, seed) for method in ("global", "oracle", "fedvpa_gp", "bayes") for seed in (0, 1)
     }
     for key in ("accuracy", "groups", "holdout_accuracy", "holdout_groups", "seconds"):
         assert key in compared["rows"][0]
@@ -172,7 +172,7 @@ def wrong(tmp_path: Path) -> dict[str, tuple[list[str], str]]:
         "model": (["train", *TINY, f"features.model={empty}"], "model"),
         "schema": (["train", "--resume", str(old)], "99"),
         "no run": (["report", str(empty)], "metrics.json"),
-        "head": (["train", "selector.head=residual", "variational.refinement=laplace", *TINY], "linear in z"),
+        "head": (["train", "method=fedem", "selector.head=residual", *TINY], "linear in z"),
         "engine": (["train", *TINY, "--engine", "flour"], "engine.name"),
         "clients": (["compare", "--clients", "ten"], "10,50,100"),
         "shots": (["compare", *TINY, "--shots", "1,2,", "--clients", "4"], "--shots '1,2,'"),

@@ -15,7 +15,7 @@ def test_the_python_blocks_run_one_after_the_other(tmp_path: Path, monkeypatch, 
     monkeypatch.setenv("FEDVPA_CACHE", str(tmp_path / "cache"))
     code = "\n".join(blocks("docs/tutorial.md", "python"))
     changes = {
-        '"server.rounds=100"': ", ".join(map(repr, ("server.rounds=3", "local.steps=2", "data.pairs_per_user=12"))),
+        '"server.rounds=100"': ", ".join(map(repr, ("server.rounds=3", "eb.components=2", "data.pairs_per_user=12"))),
         '"policy.steps=450"': ", ".join(map(repr, (key for key in SMALL if key.startswith("policy")))),
     }
     for given, small in changes.items():

@@ -44,7 +44,7 @@ def judged(tiny: RunConfig, url: str, *more: str) -> RunConfig:
 def test_the_plan_counts_every_duel_of_every_cell(tiny: RunConfig, tmp_path: Path) -> None:
     config = with_overrides(tiny, [*TINY_POLICY, "partition.unseen=2"])
     one: dict[str, Any] = {"clients": [4], "seeds": 1, "first_seed": 0, "out": tmp_path}
-    cells = policy_cells(config, methods=["fedvpa_gp", "fedvpl", "global", "feddpo"], **one)
+    cells = policy_cells(config, methods=["fedeb", "fedvpl", "global", "feddpo"], **one)
     # Three prompts, two preferences; by seen and unseen users where z is personal; five steps of the path for ours.
     assert [most_duels(cell, 2, 3) for cell in cells] == [3 * (2 * 2 + 5 * 2), 3 * 2 * 2, 3 * 2, 3 * 2]
     alone = policy_cells(with_overrides(config, ["partition.unseen=0"]), methods=["fedvpl"], **one)

@@ -256,11 +256,10 @@ def _scaling(tensors: Mapping[str, Tensor], config: SelectorConfig) -> Scaling:
 
 
 def _configs(saved: Mapping[str, Any], folder: Path) -> tuple[SelectorConfig, InferenceConfig]:
-    """The two sections of a saved selector's configuration."""
+    """The two sections of a saved selector's configuration; releases without ``rotation`` had none."""
+    shape = {"rotation": "none"} | saved["selector"]
     try:
-        return SelectorConfig.parse(saved["selector"], "selector"), InferenceConfig.parse(
-            saved["inference"], "inference"
-        )
+        return SelectorConfig.parse(shape, "selector"), InferenceConfig.parse(saved["inference"], "inference")
     except ConfigError as error:
         problem = f"cannot be used here: {error.where}: {error.problem}" if error.where else error.problem
         raise RunError(problem, fix=error.fix, where=str(folder / "config.json")) from error
