@@ -21,7 +21,7 @@ from run_fixtures import TINY_POLICY
 
 __all__ = ["base_folder", "endpoint"]
 
-CALL: dict[str, Any] = {"stage": "policy", "methods": ["fedvpa_gp", "global"], "clients": [4], "seeds": 1, "jobs": 1}
+CALL: dict[str, Any] = {"stage": "policy", "methods": ["fedeb", "global"], "clients": [4], "seeds": 1, "jobs": 1}
 
 
 def judged(config: RunConfig, url: str, *more: str) -> RunConfig:
@@ -42,21 +42,21 @@ def test_an_endpoint_judges_policies_and_the_report_shows_it_all(
     config = judged(tiny, endpoint.url, "partition.unseen=2")
     found = compare(config, out=tmp_path, **CALL).to_dict()
     assert found == json.loads((tmp_path / "comparison.json").read_text())
-    assert {(row["method"], row["outcomes"]) for row in found["policy_rows"]} == {("fedvpa_gp", 6), ("global", 6)}
-    assert (found["switching"]["measure"], found["switching"]["method"]) == ("win_rate", "fedvpa_gp")
+    assert {(row["method"], row["outcomes"]) for row in found["policy_rows"]} == {("fedeb", 6), ("global", 6)}
+    assert (found["switching"]["measure"], found["switching"]["method"]) == ("win_rate", "fedeb")
     for file in tmp_path.glob("policies/*/policy/outcomes.jsonl"):
         for one in load_outcomes(file):
             ours, theirs = len(one.response), len(one.base_response)
             assert one.score == (1.0 if ours > theirs else 0.0 if ours < theirs else 0.5)
     page = fedvpa.report(tmp_path).page.read_text()
-    for words in ("fedvpa_gp", "global", "win rate", "helpful", "harmless", "Switching", "unseen"):
+    for words in ("fedeb", "global", "win rate", "helpful", "harmless", "Switching", "unseen"):
         assert words in page, words
     assert "The figure “Pareto 4 clients” is left out: at N = 4 0 preferences with utilities" in page
     assert "WARNING" not in page
     figures = {path.name for path in (tmp_path / "figures").iterdir()}
     assert figures >= {"win_rates_4_clients.png", "switching.png"}
     assert "pareto_4_clients.png" not in figures
-    (cell,) = tmp_path.glob("policies/fedvpa_gp-*")
+    (cell,) = tmp_path.glob("policies/fedeb-*")
     assert len((cell / "policy" / "history.jsonl").read_text().splitlines()) == 2
     assert len(fedvpa.generate(cell, ["how do i plan a picnic ?"], preference="helpful").answers) == 1
     asked = len(endpoint.asked)
@@ -79,7 +79,7 @@ def test_a_judge_that_fails_costs_no_policy(
 ) -> None:
     endpoint.react = lambda told: "A" if len(endpoint.asked) <= 2 else Status(500, "out of order")
     config = judged(tiny, endpoint.url, "partition.unseen=0")
-    with pytest.raises(JudgeError, match=r"fedvpa_gp, N = 4, seed 0"):
+    with pytest.raises(JudgeError, match=r"fedeb, N = 4, seed 0"):
         compare(config, out=tmp_path, **CALL)
     assert len(list(tmp_path.glob("policies/*/policy/adapter_model.safetensors"))) == 2
     no_training(monkeypatch)
@@ -118,7 +118,7 @@ def test_policies_of_a_chat_model_are_judged_on_shared_prompts_that_no_training_
     out = tmp_path / "out"
     found = compare(config, out=out, **CALL | {"clients": [6]}).to_dict()
     assert {name for row in found["policy_rows"] for name in row["win_rates"]} == {"kind", "blunt"}
-    (cell,) = out.glob("policies/fedvpa_gp-*")
+    (cell,) = out.glob("policies/fedeb-*")
     outcomes = load_outcomes(cell / "policy" / "outcomes.jsonl")
     assert {one.user_id for one in outcomes if one.preference == "kind"} <= {"u0", "u2", "u4"}
     assert {one.user_id for one in outcomes if one.preference == "blunt"} <= {"u1", "u3", "u5"}
@@ -147,7 +147,7 @@ def test_users_without_groups_are_judged_under_one_preference(
     found = compare(config, out=out, **CALL | {"clients": [6]}).to_dict()
     assert {name for row in found["policy_rows"] for name in row["win_rates"]} == {"all"}
     assert "switching" not in found
-    assert any(note.startswith("No switching curve: fedvpa_gp") for note in found["policy_notes"])
+    assert any(note.startswith("No switching curve: fedeb") for note in found["policy_notes"])
     assert "policies are judged under one preference, 'all'" in capfd.readouterr().err
     assert "No switching curve" in fedvpa.report(out).page.read_text()
 
@@ -167,7 +167,7 @@ def test_methods_that_need_groups_are_left_out_or_refused_before_anything_runs(
     call: dict[str, Any] = {"clients": [6], "seeds": 1, "out": tmp_path / "out"}
     with pytest.raises(WouldRun) as asked:
         compare(own, **call)
-    assert asked.value.args == ("fedvpa_gp", "fedvpl", "global", "local")
+    assert asked.value.args == ("fedeb", "fedvpl", "global", "local")
     assert (
         "informed and oracle are left out: they need the true group of every client, and the pairs name no groups"
         in (capfd.readouterr().err)

@@ -75,7 +75,7 @@ def test_a_run_gets_the_files_and_keys_of_a_cell_and_a_second_judging_takes_noth
     found = fedvpa.evaluate_policy(run).to_dict()
     assert found["policy_judge"] == "world"
     (row,) = found["policy_rows"]
-    assert (row["method"], row["n_clients"], row["outcomes"], row["unseen_outcomes"]) == ("fedvpa_gp", 7, 6, 6)
+    assert (row["method"], row["n_clients"], row["outcomes"], row["unseen_outcomes"]) == ("fedeb", 7, 6, 6)
     outcomes = load_outcomes(run / "policy" / "outcomes.jsonl")
     assert {one.preference for one in outcomes} == {"helpful", "harmless"}
     assert len({one.prompt for one in outcomes}) == 3

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 from fedvpa.algorithms.fedeb import EmpiricalBayes
-from fedvpa.algorithms.server.mixture_state import MixtureState
+from fedvpa.algorithms.server.evidence import EvidenceState
 from fedvpa.api import train as training
 from fedvpa.core.errors import ConfigError, RunError
 from fedvpa.engines import checkpoint
@@ -210,8 +210,8 @@ def test_a_run_is_not_overwritten_unasked(finished: Path, tiny: RunConfig) -> No
 def test_a_method_that_cannot_be_made_leaves_no_run(
     tiny: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    values = tiny.model_dump()
-    values["selector"]["head"], values["variational"]["refinement"] = "residual", "laplace"
+    values = tiny.model_dump() | {"method": "fedem"}
+    values["selector"]["head"] = "residual"
     monkeypatch.setattr("fedvpa.runs.prepare.load", lambda *_: pytest.fail("the data were read first"))
     with pytest.raises(ConfigError, match="residual"):
         training.train(RunConfig.parse(values), tmp_path / "run")
@@ -371,7 +371,7 @@ def test_a_finished_run_goes_on_to_more_rounds(tiny: RunConfig, tmp_path: Path) 
     assert history(run)[:5] == history(finished)
     assert read_config(run / "config.yaml").server.rounds == 8
     # The mean of the last half of the rounds holds nothing of the rounds that were the last ones of five.
-    state, meta = load_checkpoint(run / "checkpoints" / "last.safetensors", MixtureState)
+    state, meta = load_checkpoint(run / "checkpoints" / "last.safetensors", EvidenceState)
     assert (state.server.averaged, meta["config"]["server"]["rounds"]) == (3, 8)
     whole = training.train(runs_fit.with_rounds(tiny, 8), tmp_path / "whole")
     cohorts = [[line["cohort"] for line in history(path)] for path in (run, whole.run)]

@@ -170,6 +170,13 @@ def test_pairing_takes_out_what_prompts_share():
     assert row["ci95"][1] - row["mean"] < unpaired / 5
 
 
+def test_differences_are_of_the_default_method_where_it_was_run_else_of_the_paper_s():
+    some = [scored([1.0, 0.5, 1.0], method=name) for name in ("fedvpa_gp", "fedeb", "global")]
+    rows = compare([outcome for own in some for outcome in own])["policy_differences"]
+    assert {(row["first"], row["second"]) for row in rows} == {("fedeb", "fedvpa_gp"), ("fedeb", "global")}
+    assert {row["first"] for row in compare(some[0] + some[2])["policy_differences"]} == {"fedvpa_gp"}
+
+
 def test_differences_are_of_the_chosen_method_and_corrected_over_the_table(compared, outcomes):
     rows = compared["policy_differences"]
     assert {(r["n_clients"], r["second"], r["preference"]) for r in rows} == {

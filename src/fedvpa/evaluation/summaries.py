@@ -19,6 +19,9 @@ OWN_WINS = "own_wins"
 YARDSTICKS = (GLOBAL, LOCAL, OWN_WINS, INFORMED, ORACLE)
 """What stands in every table; differences between two of them are no claim and cost no correction."""
 
+PREFERRED = ("fedeb", "fedvpa_gp")
+"""The methods that sentences and differences are about: the first of them that was run."""
+
 
 SHARE = (0.0, 1.0)
 """The bounds of an accuracy, of a win rate and of any other share."""
@@ -99,6 +102,12 @@ def method_order(method: str) -> tuple[int, str]:
     """The order of every table and figure: global, local, own wins, the methods by name, informed, oracle, Bayes."""
     fixed = {GLOBAL: 0, LOCAL: 1, OWN_WINS: 2, INFORMED: 4, ORACLE: 5, BAYES: 6}
     return fixed.get(method, 3), method
+
+
+def preferred(conditions: Iterable[Condition]) -> str:
+    """The method of a comparison that differences are about: the first of ``PREFERRED`` that is there."""
+    there = {method for method, _ in conditions}
+    return next((method for method in PREFERRED if method in there), PREFERRED[0])
 
 
 def by_condition(records: Iterable[AnyRecord]) -> dict[Condition, list[AnyRecord]]:

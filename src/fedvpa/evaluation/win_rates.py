@@ -38,10 +38,10 @@ from fedvpa.evaluation.summaries import (
     check_level,
     ends_of,
     method_ends_of,
+    preferred,
     value_of,
 )
 
-CHOSEN = "fedeb"
 Value = Callable[[Outcome], float | None]
 
 
@@ -60,7 +60,7 @@ class _Rule:
 def policy_comparison(
     outcomes: Iterable[Outcome],
     seconds: Seconds,
-    chosen: str = CHOSEN,
+    chosen: str | None = None,
     bootstrap: Bootstrap = DEFAULT_BOOTSTRAP,
     *,
     same_users: bool = False,
@@ -70,7 +70,7 @@ def policy_comparison(
     Args:
         outcomes: Of all methods, numbers of clients, seeds, preferences, users and prompts.
         seconds: Wall-clock time of making the policy by (method, n_clients, seed); a missing one becomes None.
-        chosen: The method that is compared with every other one; nothing is compared where it is not there.
+        chosen: The method that is compared with every other one; by default the ``preferred`` one.
         bootstrap: How intervals are computed; the level must be 0.95, as the keys ``ci95`` say.
         same_users: Whether a user's name stands for the same person in every seed: where every user is a client.
 
@@ -96,7 +96,7 @@ def policy_comparison(
         summary=tuple(
             _summary(condition, tuple(by_seed(found)), seen, unseen, rule) for condition, found in conditions.items()
         ),
-        differences=_differences(seen, chosen, rule),
+        differences=_differences(seen, chosen or preferred(conditions), rule),
         judges=judge_summaries(ordered),
     )
 

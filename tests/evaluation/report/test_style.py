@@ -4,7 +4,7 @@ import pytest
 
 from fedvpa.core.errors import ConfigError
 from fedvpa.evaluation.report.accuracy_figures import gap_figure
-from fedvpa.evaluation.report.style import figure_bytes, figure_uri, save_figure, series_styles
+from fedvpa.evaluation.report.style import YARDSTICK_STYLES, figure_bytes, figure_uri, save_figure, series_styles
 
 pytestmark = pytest.mark.unit
 
@@ -13,6 +13,7 @@ def test_every_series_has_its_own_colour_and_marker_and_keeps_it():
     names = ["global", "local", "fedvpa_gp", "fedvpl", "oracle", "fedbiscuit", "lore", "mine"]
     styles = series_styles(names)
     assert len({colour for colour, _ in styles.values()}) == len(names)
+    assert len({colour for colour, _ in YARDSTICK_STYLES.values()}) == len(YARDSTICK_STYLES)
     assert styles["fedvpa_gp"] == series_styles(["fedvpa_gp"])["fedvpa_gp"]
 
 

@@ -10,13 +10,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from fedvpa.evaluation.report.drawing import Ends, Row
-from fedvpa.evaluation.summaries import BAYES, GLOBAL, YARDSTICKS
+from fedvpa.evaluation.summaries import BAYES, GLOBAL, PREFERRED, YARDSTICKS
 
 CHANCE = 0.5
 """What a coin gets right of two responses, and what a policy as good as the base policy wins."""
-
-PREFERRED = ("fedeb", "fedvpa_gp")
-"""The method that sentences are about, where it was run; else the first that is no yardstick."""
 
 
 def accuracy_sentences(compared: Mapping[str, Any]) -> list[str]:

@@ -35,7 +35,7 @@ YARDSTICK_STYLES: Mapping[str, tuple[str, str]] = {
     "oracle": ("#22262B", "*"),
     "bayes": ("#5B4A99", "X"),
     "fedeb": ("#0072B2", "o"),
-    "fedvpa_gp": ("#009E73", "^"),
+    "fedvpa_gp": ("#CC79A7", "h"),
     "fedvpl": ("#E69F00", "s"),
     "fedem": ("#009E73", "^"),
 }
