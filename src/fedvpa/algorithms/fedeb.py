@@ -54,10 +54,10 @@ from fedvpa.algorithms.client.draws import Draws, draw
 from fedvpa.algorithms.client.score_statistics import Spectrum, contribution, log_evidence
 from fedvpa.algorithms.config import MethodConfig
 from fedvpa.algorithms.server.aggregation import loss_bounds, mean_losses, shapes, weighted_delta
-from fedvpa.algorithms.server.empirical_bayes import best_precision, effective_clients, fewest, segments
+from fedvpa.algorithms.server.empirical_bayes import best_precision, fewest, segments
+from fedvpa.algorithms.server.hierarchy import EmpiricalBayes, component_means
 from fedvpa.algorithms.server.validation import Bounds, Expected
 from fedvpa.core.seeds import numpy_generator
-from fedvpa.core.short_repr import short_repr
 from fedvpa.core.tree import Tree, below, combine, prefixed
 from fedvpa.selector.heads import HEADS
 from fedvpa.selector.pairs import Pairs
@@ -84,44 +84,6 @@ can exceed log 2. Chosen by us."""
 
 CONCENTRATION = 5.0
 """Memberships at the start are drawn from Dirichlet(5): near even. Chosen by us."""
-
-
-@dataclass(frozen=True, repr=False)
-class EmpiricalBayes:
-    """All that the server knows. C components of K candidates stand in one row, V variances are tried.
-
-    Attributes:
-        params: ``scores`` and ``curvature`` [C, d], running means over visits.
-        clients: N, how many clients there are; 0 if unknown.
-        members: Running means of memberships [C].
-        squares: Running means of their squares [C].
-        evidence: Running means of the evidence per pair, in nats above chance [K, V].
-        products: Running means of the products of two candidates' evidence, at their own variances [K, K].
-        width: The place of each candidate's variance among those that are tried [K].
-        clock: Σ log(1 − ρ) of all rounds: how much of an old visit is left.
-        shares: Σ over visits of their squared weight in the running means.
-        rounds: Σ over rounds of the squared weight of their cohort.
-        round: Rounds completed.
-    """
-
-    params: Tree
-    clients: int
-    members: Float[Tensor, " C"]
-    squares: Float[Tensor, " C"]
-    evidence: Float[Tensor, "K V"]
-    products: Float[Tensor, "K K"]
-    width: Int[Tensor, " K"]
-    clock: Float[Tensor, ""]
-    shares: Float[Tensor, ""]
-    rounds: Float[Tensor, ""]
-    round: int = 0
-
-    __repr__ = short_repr
-
-    @property
-    def final(self) -> Tree:
-        """What a trained selector is made of."""
-        return self.params
 
 
 @dataclass(frozen=True)
@@ -178,7 +140,7 @@ class FedEB(Plain):
             "log_prior": self._log_prior(state),
             "precision": self._precision(state),
             "width": torch.nn.functional.one_hot(state.width, len(self.widths)).to(torch.float32),
-            "worth": self._worth(state),
+            "worth": state.worth,
             "clock": state.clock,
             "share": torch.tensor(step / max(len(client_ids), 1)),
             "left": torch.tensor(_left(step)),
@@ -234,7 +196,7 @@ class FedEB(Plain):
         sizes = self._sizes_of(before["scores"].shape[-2], width.shape[-2])
         candidate = segments(sizes)
         variance = (width @ tried)[..., candidate]
-        evidence = log_evidence(held, spectrum, _means(before, own, received), tried)
+        evidence = log_evidence(held, spectrum, component_means(before, own, received), tried)
         joint = received["log_prior"].unsqueeze(-1) + evidence
         at_width = (evidence * width[..., candidate, :]).sum(-1)
         member = _softmax(received["log_prior"] + self.config.eb.gain * at_width, sizes)
@@ -286,7 +248,7 @@ class FedEB(Plain):
     def selector(self, state: EmpiricalBayes) -> Selector:
         """The candidate that is kept, as the prior over z of a head that z is the whole of."""
         chosen = self.chosen(state)
-        means = _means(state.params, None, self._shared(state))[chosen]
+        means = component_means(state.params, None, self._shared(state))[chosen]
         log_prior = self._log_prior(state)[chosen]
         base = (log_prior.exp().unsqueeze(-1) * means).sum(0)
         scale = _scale(means - base, self._variance(state))
@@ -305,7 +267,7 @@ class FedEB(Plain):
         """The posterior of clients, each under components without its own part; see :class:`InfersMembers`."""
         selector, chosen = self.selector(state), self.chosen(state)
         parts = [self._own_part(one, state.clock) if one else None for one in private]
-        means = torch.stack([_means(state.params, part, self._shared(state))[chosen] for part in parts])
+        means = torch.stack([component_means(state.params, part, self._shared(state))[chosen] for part in parts])
         weights = below("head", selector.params)
         latent = (means - weights["base"]) / weights["personal"][0, 0]
         prior = Prior(selector.log_prior, latent, selector.params["log_vars"].expand_as(latent))
@@ -322,7 +284,7 @@ class FedEB(Plain):
 
     def _place(self, state: EmpiricalBayes) -> int:
         at_width = state.evidence.gather(-1, state.width.unsqueeze(-1)).squeeze(-1)
-        return fewest(at_width, state.products, float(self._worth(state)), self.sizes(state.clients))
+        return fewest(at_width, state.products, float(state.worth), self.sizes(state.clients))
 
     def _variance(self, state: EmpiricalBayes) -> float:
         """σ² of the candidate that is kept."""
@@ -335,17 +297,11 @@ class FedEB(Plain):
         return torch.where(single | torch.tensor(apart), evidence.argmax(-1), state.width)
 
     def _shared(self, state: EmpiricalBayes) -> Tree:
-        return {"worth": self._worth(state), "precision": self._precision(state)}
-
-    def _worth(self, state: EmpiricalBayes) -> Float[Tensor, ""]:
-        """How many clients the running means stand for; 1 before any."""
-        if not state.shares > 0:
-            return torch.ones(())
-        return effective_clients(state.clients, state.shares, state.rounds)
+        return {"worth": state.worth, "precision": self._precision(state)}
 
     def _precision(self, state: EmpiricalBayes) -> Float[Tensor, " C"]:
         """τ of each component: one for each candidate."""
-        sizes, worth = self.sizes(state.clients), self._worth(state)
+        sizes, worth = self.sizes(state.clients), state.worth
         if self.config.eb.precision is not None:
             return torch.full((sum(sizes),), self.config.eb.precision)
         scores, curvature = worth * state.params["scores"], worth * state.params["curvature"]
@@ -396,15 +352,6 @@ class FedEB(Plain):
 def _left(step: float) -> float:
     """1 − ρ, and a little where the first round replaces everything: its logarithm is finite."""
     return max(1 - step, 1e-6)
-
-
-def _means(params: Tree, own: Tree | None, shared: Tree) -> Float[Tensor, "*clients C d"]:
-    """μ = S/(A + τ), without a client's own part if one is given."""
-    scores, curvature = params["scores"], params["curvature"]
-    if own is not None:
-        scores, curvature = scores - own["scores"], (curvature - own["curvature"]).clamp(min=0)
-    worth = shared["worth"][..., None, None]
-    return worth * scores / (worth * curvature + shared["precision"].unsqueeze(-1))
 
 
 def _softmax(logits: Float[Tensor, "*clients C"], sizes: Sequence[int]) -> Float[Tensor, "*clients C"]:
