@@ -22,6 +22,7 @@ SETTINGS = (
     "local.steps=2",
     "selector.latent=13",
     "selector.rotation=13",
+    "eb.components=2",
     "engine.cohort=10",
     "engine.workers=1",
 )

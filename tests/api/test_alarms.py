@@ -24,7 +24,7 @@ def test_alarms_are_printed_after_training_and_before_aligning(
     report = replace(diagnose(means, np.zeros((7, 3))), alarms=(alarm,))
     monkeypatch.setattr("fedvpa.runs.scores.latents", lambda config, done: report)
     train(tiny, tmp_path / "run")
-    assert f"ALARM: the latents of fedvpa_gp: {alarm}" in capsys.readouterr().err
+    assert f"ALARM: the latents of fedeb: {alarm}" in capsys.readouterr().err
     assert json.loads((tmp_path / "run" / "metrics.json").read_text())["latents"]["alarms"] == [alarm]
 
     def stop(*arguments: object, **options: object) -> None:
@@ -33,4 +33,4 @@ def test_alarms_are_printed_after_training_and_before_aligning(
     monkeypatch.setattr("fedvpa.alignment.dpo_job.DPOJob", stop)
     with pytest.raises(KeyError, match="the job would start here"):
         align(tmp_path / "run", overrides=TINY_POLICY)
-    assert f"ALARM: the latents of fedvpa_gp: {alarm}" in capsys.readouterr().err
+    assert f"ALARM: the latents of fedeb: {alarm}" in capsys.readouterr().err

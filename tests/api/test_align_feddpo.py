@@ -165,7 +165,7 @@ def test_a_client_whose_training_breaks_is_counted(finished: Path, tmp_path: Pat
 @pytest.mark.unit
 def test_a_run_is_aligned_by_its_own_method_or_feddpo(finished: Path):
     with pytest.raises(
-        ConfigError, match=r"'fedbiscuit' cannot align .* 'fedvpa_gp'\. Known: fedcmoo, feddpo, fedvpa_gp, firm"
+        ConfigError, match=r"'fedbiscuit' cannot align .* 'fedeb'\. Known: fedcmoo, feddpo, fedeb, firm"
     ):
         align(finished, method="fedbiscuit")
     with pytest.raises(ConfigError, match="Did you mean 'feddpo'"):

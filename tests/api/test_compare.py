@@ -82,14 +82,14 @@ def test_who_knows_the_utilities_stands_beside_the_methods(compared: ComparisonR
 @pytest.mark.end_to_end
 def test_variants_shots_and_the_four_way_protocol_are_tables_of_one_comparison(tiny: RunConfig, tmp_path: Path) -> None:
     file = tmp_path / "variants.yaml"
-    file.write_text('"− mixture": {variational.prior: normal}\n', encoding="utf-8")
+    file.write_text('"− mixture": {eb.components: 1}\n', encoding="utf-8")
     call: dict[str, Any] = {"methods": ["global", "informed"], "clients": [4], "seeds": 2, "jobs": 1}
     out = tmp_path / "out"
     found = compare(tiny, variants=file, shots=[1, 3], protocol="four-way", out=out, **call)
     written = json.loads((out / "comparison.json").read_text())
-    rows = {"fedvpa_gp", "global", "informed", "− mixture"}
+    rows = {"fedeb", "global", "informed", "− mixture"}
     assert {row["method"] for row in written["summary"]} == rows | {"bayes"}
-    assert [(row["first"], row["second"]) for row in written["ablations"]] == [("− mixture", "fedvpa_gp")]
+    assert [(row["first"], row["second"]) for row in written["ablations"]] == [("− mixture", "fedeb")]
     assert {(row["method"], row["context_pairs"]) for row in written["shots"]} == {(m, n) for m in rows for n in (1, 3)}
     assert all(row["clients"] == 6 for row in written["shots"]), "three unseen users in each of two seeds"
     assert {row["method"] for row in written["four_way"]} == rows
@@ -103,7 +103,7 @@ def test_variants_shots_and_the_four_way_protocol_are_tables_of_one_comparison(t
     assert "--variants" in written["command"]
     assert "--protocol four-way" in written["command"]
     text = (out / "comparison.txt").read_text()
-    assert "Variants of fedvpa_gp" in text
+    assert "Variants of fedeb" in text
     assert len(list(out.glob("cells/_*.shots-1.jsonl"))) == 2, "a name that any file may have"
     again = compare(tiny, variants=file, shots=[1, 3], protocol="four-way", out=out, **call)
     assert again == found

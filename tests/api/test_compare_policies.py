@@ -167,7 +167,7 @@ def test_methods_that_need_groups_are_left_out_or_refused_before_anything_runs(
     call: dict[str, Any] = {"clients": [6], "seeds": 1, "out": tmp_path / "out"}
     with pytest.raises(WouldRun) as asked:
         compare(own, **call)
-    assert asked.value.args == ("fedeb", "fedvpl", "global", "local")
+    assert asked.value.args == ("fedeb", "fedvpa_gp", "fedvpl", "lore", "finetune", "global", "local")
     assert (
         "informed and oracle are left out: they need the true group of every client, and the pairs name no groups"
         in (capfd.readouterr().err)

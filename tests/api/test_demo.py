@@ -10,6 +10,7 @@ import pytest
 
 import fedvpa
 from fedvpa.api import demo as module
+from fedvpa.experiments.methods import DEFAULT_METHODS
 from fedvpa.runs.config import RunConfig, with_overrides
 from run_fixtures import TINY_POLICY
 
@@ -29,22 +30,14 @@ def test_the_demo_shows_both_stages_and_needs_no_other_process(tmp_path: Path, m
     monkeypatch.setattr(module, "UNSEEN", 3)
     monkeypatch.setattr(module, "RunConfig", SimpleNamespace(parse=small))
     result = fedvpa.demo(str(tmp_path), seeds=1, clients=4, jobs=1)
-    assert {row.method for row in result.selectors.accuracy.rows} == {
-        "fedvpa_gp",
-        "fedvpl",
-        "global",
-        "informed",
-        "local",
-        "oracle",
-        "bayes",
-    }
+    assert {row.method for row in result.selectors.accuracy.rows} == {*DEFAULT_METHODS, "bayes"}
     assert result.policies is not None
-    assert {row.method for row in result.policies.win_rates.rows} == {"fedvpa_gp", "global"}
+    assert {row.method for row in result.policies.win_rates.rows} == {"fedeb", "global"}
     assert result.policies.switching is not None
     assert result.policies.switching.measure == "utility"
     assert json.loads((tmp_path / "comparison.json").read_text()) == result.to_dict()
     page = (tmp_path / "report.html").read_text()
-    for words in ("<html", "fedvpa_gp", "oracle", "win rate", "Switching", "Pareto", "Latent map", "Few shot"):
+    for words in ("<html", "fedeb", "oracle", "win rate", "Switching", "Pareto", "Latent map", "Few shot"):
         assert words in page, words
     assert "left out:" not in page
     figures = {path.stem for path in (tmp_path / "figures").glob("*.png")}

@@ -71,7 +71,7 @@ def test_a_comparison_uses_a_method_of_an_installed_package(call):
         "compare", "--methods", "global,one_head", "--clients", "4", "--seeds", "1", "--jobs", "1", "--out", "c", *TINY
     )  # fmt: skip
     accuracy = {row["method"]: row["accuracy"] for row in compared["rows"]}
-    assert accuracy.keys() == {"global", "one_head"}
+    assert accuracy.keys() == {"global", "one_head", "bayes"}
     assert accuracy["one_head"] == accuracy["global"]  # the same algorithm under another name
     assert Path(call.folder, call("report", "c")["report"]).is_file()
 

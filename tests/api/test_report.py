@@ -65,13 +65,13 @@ def test_the_report_of_an_aligned_run_shows_the_policy_and_the_settings_it_was_t
     look = {"step": 2, "win_rate": 0.8, "error": 0.05, "kl": 1.5, "tokens": 9.0}
     notes = {"pairs": {"pairs": 9, "kept": 4, "switched": 1, "margin": 5}, "stopped": look, "steps": 2, "seconds": 1.0}
     (run / "policy").mkdir()
-    metrics = {"schema_version": 1, "method": "fedvpa_gp", "policies": {"": notes}, "data": None}
+    metrics = {"schema_version": 1, "method": "fedeb", "policies": {"": notes}, "data": None}
     write_json(run / "policy" / "metrics.json", metrics)
     settings = RunFolder.open(run).config(["policy.steps=2", "policy.lora_rank=3"]).policy.model_dump(mode="json")
     write_json(run / "policy" / "policy.json", {"schema_version": VERSIONS["policy"], "settings": settings})
     (run / "policy" / "history.jsonl").write_text(json.dumps({"step": 2, "validation": look}) + "\n")
     said = words(report(run).page)
-    assert "The policy of fedvpa_gp stopped at step 2" in said
+    assert "The policy of fedeb stopped at step 2" in said
     assert "4 of 9" in said
     assert f"fedvpa align {run} policy.lora_rank=3 policy.steps=2 --overwrite" in said
     assert "policy.lora_rank 3" in said

@@ -41,7 +41,7 @@ def demo(
     clients: int = CLIENTS,
     jobs: int | None = None,
 ) -> ComparisonResult:
-    """Compare five methods on the ``two-groups`` world, align two of them, and write ``out/report.html``.
+    """Compare the methods of stage 1 on the ``two-groups`` world, align two of them, and write ``out/report.html``.
 
     Args:
         out: The folder; an earlier demo's report is replaced, its finished runs are reused.
