@@ -28,6 +28,8 @@ from fedvpa.world.accuracy import population_bayes_accuracy
 from fedvpa.world.users import find_population, make_users
 
 CLIENTS, UNSEEN, SEEDS = 20, 20, 3
+SELECTORS = ("fedeb", "fedvpa_gp", "fedvpl", "global", "local", "informed", "oracle")
+"""The methods that the demo compares: those of the paper and the yardsticks; ``fedvpa compare`` has more."""
 POLICIES = ("fedeb", "global")
 """The methods whose policies the demo trains, on its first seed; ``fedvpa compare --stage policy`` trains them all."""
 JUDGED_PROMPTS = 300
@@ -41,7 +43,7 @@ def demo(
     clients: int = CLIENTS,
     jobs: int | None = None,
 ) -> ComparisonResult:
-    """Compare the methods of stage 1 on the ``two-groups`` world, align two of them, and write ``out/report.html``.
+    """Compare seven methods on the ``two-groups`` world, align two of them, and write ``out/report.html``.
 
     Args:
         out: The folder; an earlier demo's report is replaced, its finished runs are reused.
@@ -66,7 +68,7 @@ def _demo(out: Path, seeds: int, clients: int, jobs: int | None) -> ComparisonRe
             "policy": {"judging": {"prompts": JUDGED_PROMPTS}},
         }
     )
-    selectors = compare(config, clients=[clients], seeds=seeds, out=out, jobs=jobs)
+    selectors = compare(config, methods=SELECTORS, clients=[clients], seeds=seeds, out=out, jobs=jobs)
     shown = _shown(config.with_clients(clients), out, clients, seeds, jobs)
     cells = policy_cells(config, methods=POLICIES, clients=[clients], seeds=1, first_seed=0, out=out)
     result = replace(selectors, policies=run_policies(cells, jobs), page=shown)

@@ -19,7 +19,7 @@ def demo(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Run both stages on the bundled world: five methods, new users, two policies, figures, report.html."""
+    """Run both stages on the bundled world: seven methods, new users, two policies, figures, report.html."""
     from fedvpa.api.demo import demo as run_it
 
     compared = run_it(out, seeds=seeds, clients=clients, jobs=jobs).to_dict()
