@@ -10,7 +10,7 @@ import pytest
 
 import fedvpa
 from fedvpa.api import demo as module
-from fedvpa.experiments.methods import DEFAULT_METHODS
+from fedvpa.api.demo import SELECTORS
 from fedvpa.runs.config import RunConfig, with_overrides
 from run_fixtures import TINY_POLICY
 
@@ -30,7 +30,7 @@ def test_the_demo_shows_both_stages_and_needs_no_other_process(tmp_path: Path, m
     monkeypatch.setattr(module, "UNSEEN", 3)
     monkeypatch.setattr(module, "RunConfig", SimpleNamespace(parse=small))
     result = fedvpa.demo(str(tmp_path), seeds=1, clients=4, jobs=1)
-    assert {row.method for row in result.selectors.accuracy.rows} == {*DEFAULT_METHODS, "bayes"}
+    assert {row.method for row in result.selectors.accuracy.rows} == {*SELECTORS, "bayes"}
     assert result.policies is not None
     assert {row.method for row in result.policies.win_rates.rows} == {"fedeb", "global"}
     assert result.policies.switching is not None
