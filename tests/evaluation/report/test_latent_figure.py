@@ -37,3 +37,13 @@ def test_degenerate_maps_are_drawn():
     parallel = np.array([[1.0, 0.0, 0.0], [2.0, 0.0, 0.0]])
     for means, prototypes in ((np.zeros((3, 5)), None), (np.ones((3, 1)), None), (np.eye(3), parallel)):
         figure_bytes(latent_figure(means, None, prototypes), "svg")
+
+
+def test_opposite_prototypes_lie_on_a_line_and_clients_are_drawn_over_them():
+    prototypes = np.array([[1.0, 0.0, 1e-9], [-1.0, 1e-9, 0.0]])
+    means = np.concatenate([prototypes, [[1.0, 0.2, 0.0], [-1.0, -0.2, 0.0]]])
+    axes = latent_figure(means, None, prototypes).axes[0]
+    clients, stars = axes.collections
+    assert clients.get_zorder() > stars.get_zorder()
+    assert "principal component 1" in axes.get_xlabel()
+    assert np.abs(np.asarray(stars.get_offsets())[:, 0]) == pytest.approx([0.98, 0.98], abs=0.02)

@@ -20,7 +20,8 @@ def latent_figure(
 ) -> Figure:
     """Where the clients' posterior means lie, coloured by true group, with the prototypes as stars.
 
-    Two prototypes span the plane shown; otherwise it is that of the means' first two principal components.
+    Two prototypes span the plane shown, unless they lie nearly on one line through the origin; otherwise it is that of
+    the means' first two principal components. Clients are drawn over prototypes, on which they may sit.
 
     Args:
         means: Posterior means.
@@ -43,6 +44,7 @@ def latent_figure(
             marker=MARKERS[position % len(MARKERS)],
             edgecolors="white",
             linewidths=0.6,
+            zorder=3,
             label=f"{name} (n = {len(chosen)})",
         )
     if prototypes is not None:
@@ -56,7 +58,7 @@ def latent_figure(
             edgecolors="white",
             linewidths=1.2,
             label="prototype",
-            zorder=4,
+            zorder=1.5,
         )
         for number, star in enumerate(stars, start=1):
             axes.annotate(str(number), star, xytext=(9, 7), textcoords="offset points", fontsize=9, color=INK)
@@ -74,12 +76,22 @@ def latent_figure(
     return figure
 
 
+STRAIGHT = 0.95
+"""Two prototypes lie nearly on one line where the size of their cosine exceeds this. Chosen by us."""
+
+
+def _span_a_plane(prototypes: NDArray[np.float64]) -> bool:
+    """Whether two prototypes point in clearly different directions, neither along the other nor against it."""
+    lengths = np.linalg.norm(prototypes, axis=1)
+    return bool(lengths.min() > 0 and abs(prototypes[0] @ prototypes[1]) < STRAIGHT * lengths.prod())
+
+
 def _plane(
     means: NDArray[np.float64], prototypes: NDArray[np.float64] | None
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], tuple[str, str]]:
     """An orthonormal basis [k, 2], its origin [k], and the names of its axes."""
     size = means.shape[1]
-    if prototypes is not None and len(prototypes) == 2 and np.linalg.matrix_rank(prototypes) == 2:
+    if prototypes is not None and len(prototypes) == 2 and _span_a_plane(prototypes):
         first = prototypes[0] / np.linalg.norm(prototypes[0])
         rest = prototypes[1] - (prototypes[1] @ first) * first
         basis = np.stack([first, rest / np.linalg.norm(rest)], axis=1)
