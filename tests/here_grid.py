@@ -49,7 +49,7 @@ class HereGrid(Grid):
     """
 
     def __init__(
-        self, folder: Path, faults: dict[int, str] | None = None, gone: Collection[int] = (), method: str = "fedvpa_gp"
+        self, folder: Path, faults: dict[int, str] | None = None, gone: Collection[int] = (), method: str = "fedeb"
     ) -> None:
         self.faults, self.gone, self.sent, self.replies = faults or {}, set(gone), 0, {}
         self.leave_after: int | None = None

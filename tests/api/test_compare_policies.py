@@ -39,7 +39,7 @@ def test_an_endpoint_judges_policies_and_the_report_shows_it_all(
     endpoint: Endpoint, tiny: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     endpoint.react = longer
-    config = judged(tiny, endpoint.url, "partition.unseen=2")
+    config = judged(tiny, endpoint.url, "data.pairs_per_user=40", "server.rounds=8", "engine.cohort=4")
     found = compare(config, out=tmp_path, **CALL).to_dict()
     assert found == json.loads((tmp_path / "comparison.json").read_text())
     assert {(row["method"], row["outcomes"]) for row in found["policy_rows"]} == {("fedeb", 6), ("global", 6)}

@@ -17,7 +17,7 @@ from fedvpa.evaluation.judges.base import Verdict
 from fedvpa.evaluation.judges.registry import JUDGES
 from fedvpa.evaluation.outcomes import load_outcomes
 from fedvpa.experiments import judging
-from fedvpa.runs.config import RunConfig
+from fedvpa.runs.config import RunConfig, with_overrides
 from run_fixtures import TINY_POLICY
 
 KEYS = ("policy_rows", "policy_summary", "policy_differences", "policy_bootstrap", "policy_notes", "switching")
@@ -55,8 +55,10 @@ def own_judges(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="module")
-def aligned(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    run = shutil.copytree(finished, tmp_path_factory.mktemp("judged") / "run")
+def aligned(tiny: RunConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of a run with enough pairs for the groups to lean to different prototypes."""
+    run = tmp_path_factory.mktemp("judged") / "run"
+    train(with_overrides(tiny, ["data.pairs_per_user=40", "server.rounds=8", "engine.cohort=7"]), run)
     align(run, overrides=TINY_POLICY)
     return run
 

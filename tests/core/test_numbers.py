@@ -119,11 +119,16 @@ def test_every_whole_number_fits_into_64_bits(key: str):
             read_config(None, (*needed(key), f"{key}={value}"))
 
 
+OTHERS_TOO = {"features.layer": "(True|False) names no layers", "selector.rotation": "(True|False) is no rotation"}
+"""What is said of a truth value where more than a number may be given."""
+
+
 @pytest.mark.unit
 @pytest.mark.parametrize("key", [*KEYS, *WHOLE])
 def test_a_truth_value_is_no_number(key: str):
+    said = OTHERS_TOO.get(key, "a number is wanted, and (true|false) is none")
     for value in ("on", "no", "True"):
-        with pytest.raises(ConfigError, match=f"'{key}'.* a number is wanted, and (true|false) is none"):
+        with pytest.raises(ConfigError, match=f"'{key}'.* {said}"):
             read_config(None, (*needed(key), f"{key}={value}"))
 
 

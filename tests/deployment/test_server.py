@@ -78,7 +78,7 @@ def test_a_run_directory_in_use_or_of_another_run_is_refused(tmp_path: Path, mon
     with FileLock(out / ".lock"), pytest.raises(RunError, match="another program writes to it"):
         deployment.serve(HereGrid(tmp_path / "a"), CONFIG, given(out))
     with pytest.raises(KeyboardInterrupt):
-        deployment.serve(Stops(tmp_path / "a", 4, KeyboardInterrupt()), CONFIG, given(out))
+        deployment.serve(Stops(tmp_path / "a", 6, KeyboardInterrupt()), CONFIG, given(out))
     other = RunConfig.parse({**CONFIG.model_dump(), "seed": 6})
     with pytest.raises(RunError, match="another configuration"):
         deployment.serve(HereGrid(tmp_path / "a"), other, given(out))
@@ -103,7 +103,7 @@ def test_the_server_leaves_a_run_directory_that_other_verbs_open(tmp_path: Path,
     assert run.config() == CONFIG
     assert [line["round"] for line in run.lines()] == list(range(6))
     written = json.loads((out / "metrics.json").read_text())
-    assert (written["method"], written["rounds"], written["clients"], written["nodes"]) == ("fedvpa_gp", 6, 6, 2)
+    assert (written["method"], written["rounds"], written["clients"], written["nodes"]) == ("fedeb", 6, 6, 2)
     assert (written["users_left_out"], written["rejected_updates"], written["rows"]) == (1, 0, [])
     assert not run.clients.exists(), "no user's state is on the server"
     from fedvpa.api.report import report

@@ -19,6 +19,7 @@ from fedvpa.deployment.node import load_node
 from fedvpa.runs.config import read_config
 from flower_processes import write_pairs
 from here_grid import HereGrid, task
+from fedvpa.selector.selector import Selector
 from run_fixtures import TINY_POLICY
 
 RUN = ("server.rounds=2", "engine.cohort=3", "local.steps=2", "selector.latent=5")
@@ -41,7 +42,7 @@ def test_a_deployed_run_is_aligned_with_public_prompts_and_serves_a_new_user(tmp
 
     new = tmp_path / "new.jsonl"
     new.write_text("".join(json.dumps({**json.loads(line), "user_id": "new"}) + "\n" for line in own))
-    assert len(personalize(run, new).mean) == 5
+    assert len(personalize(run, new).mean) == Selector.from_pretrained(run).config.latent
     assert evaluate(run, new).accuracy is not None
     with pytest.raises(RunError, match="its users' pairs are on other machines"):
         align(run, overrides=TINY_POLICY)

@@ -9,7 +9,7 @@ import torch
 
 from conftest import make_federation
 from fedvpa.algorithms.registry import make
-from fedvpa.algorithms.server.mixture_state import MixtureState
+from fedvpa.algorithms.fedeb import EmpiricalBayes
 from fedvpa.core.errors import DataError, FedvpaError
 from fedvpa.data.partition import Partition
 from fedvpa.engines.checkpoint import load_checkpoint, save_checkpoint
@@ -43,7 +43,7 @@ def cohort(grid: HereGrid, quorum: float = 0.2) -> tuple:
     return roster, GridCohort(grid, roster.hosts, False, 1.0, quorum, "fp32", scaling, roster.refresh)
 
 
-def train(grid: HereGrid, state=None, seed: int = 5, after: dict[int, dict] | None = None, method: str = "fedvpa_gp"):
+def train(grid: HereGrid, state=None, seed: int = 5, after: dict[int, dict] | None = None, method: str = "fedeb"):
     """States and lines of all rounds; ``after`` says what becomes of the grid after so many rounds."""
     roster, run = cohort(grid)
     algorithm = make(method, SETTING)
@@ -63,7 +63,7 @@ def last(steps):
 
 
 @pytest.mark.equivalence
-@pytest.mark.parametrize("method", ["fedvpa_gp", "finetune"])
+@pytest.mark.parametrize("method", ["fedeb", "fedvpa_gp", "finetune"])
 def test_nodes_give_what_one_machine_gives(method: str, tmp_path: Path):
     federation, algorithm = make_federation(), make(method, SETTING)
     *_, (want, _) = rounds(algorithm, federation, ENGINE, 5, start(algorithm, federation, 5))
@@ -71,7 +71,7 @@ def test_nodes_give_what_one_machine_gives(method: str, tmp_path: Path):
     assert not any(line["dropped"] or line["rejected"] for line in lines)
     # The nodes' moments add up in another order, and AdamW turns the last bit of a vanishing gradient into a step of
     # the encoder; head and prototypes are trained without such amplification.
-    for name in {"head.base", "head.personal", "prototypes"} & want.server.final.keys():
+    for name in {"scores", "curvature", "head.base", "head.personal", "prototypes"} & want.server.final.keys():
         torch.testing.assert_close(want.server.final[name], got.server.final[name], rtol=1e-4, atol=1e-5)
     if method == "finetune":
         torch.testing.assert_close(want.server.votes, got.server.votes)
@@ -99,7 +99,7 @@ def test_below_the_quorum_the_run_stops_and_says_why(tmp_path: Path):
     grid = HereGrid(tmp_path)
     roster, run = cohort(grid, quorum=0.9)
     grid.faults = {0: "silent"}
-    algorithm = make("fedvpa_gp", SETTING)
+    algorithm = make("fedeb", SETTING)
     with pytest.raises(FedvpaError, match=r"of \d clients answered, and the quorum is 90%.*no answer within 1 s"):
         list(rounds(algorithm, roster, EngineConfig(cohort=6), 5, start(algorithm, roster, 5), run))
 
@@ -116,7 +116,7 @@ def test_a_server_that_is_killed_and_resumed_ends_where_it_would_have(lost: int,
         if state.server.round == 3:
             break
     again = HereGrid(tmp_path / "nodes")
-    got, lines = last(train(again, load_checkpoint(path, MixtureState)[0]))
+    got, lines = last(train(again, load_checkpoint(path, EmpiricalBayes)[0]))
     assert len(lines) == 3 + lost
     for name, leaf in want.server.final.items():
         assert torch.equal(leaf, got.server.final[name]), name
@@ -229,7 +229,7 @@ def test_an_answer_that_cannot_be_read_is_dropped_and_the_round_goes_on(tmp_path
     grid = HereGrid(tmp_path)
     roster, run = cohort(grid)
     answers(grid, 1, lambda reply: reply.content.pop("parts"))
-    algorithm = make("fedvpa_gp", SETTING)
+    algorithm = make("fedeb", SETTING)
     engine = EngineConfig(cohort=6, workers=1)
     _, line = next(rounds(algorithm, roster, engine, 5, start(algorithm, roster, 5), run))
     assert line["dropped"] == sorted(ids(1))
@@ -286,8 +286,8 @@ def ids(number: int | None = None) -> tuple[str, ...]:
 
 @pytest.mark.equivalence
 def test_a_node_that_joins_late_takes_part_once_it_has_said_whom_it_hosts(tmp_path: Path, capsys):
-    grid = HereGrid(tmp_path, gone={1})
-    state, lines = last(train(grid, after={2: {"gone": set()}}))
+    grid = HereGrid(tmp_path, gone={1}, method="fedvpa_gp")
+    state, lines = last(train(grid, after={2: {"gone": set()}}, method="fedvpa_gp"))
     # It comes after round 1, is asked at once, answers during round 2, and can be drawn from round 3 on.
     for round_, line in enumerate(lines):
         there = ids() if round_ >= 3 else ids(0)
