@@ -119,7 +119,10 @@ def test_every_whole_number_fits_into_64_bits(key: str):
             read_config(None, (*needed(key), f"{key}={value}"))
 
 
-OTHERS_TOO = {"features.layer": "(True|False) names no layers", "selector.rotation": "(True|False) is no rotation"}
+OTHERS_TOO = {
+    "features.layer": "(True|False) names no layers",
+    "selector.rotation": "(False is no rotation|a number is wanted, and true is none)",
+}
 """What is said of a truth value where more than a number may be given."""
 
 

@@ -17,9 +17,9 @@ from fedvpa.core.errors import RunError
 from fedvpa.deployment import server
 from fedvpa.deployment.node import load_node
 from fedvpa.runs.config import read_config
+from fedvpa.selector.selector import Selector
 from flower_processes import write_pairs
 from here_grid import HereGrid, task
-from fedvpa.selector.selector import Selector
 from run_fixtures import TINY_POLICY
 
 RUN = ("server.rounds=2", "engine.cohort=3", "local.steps=2", "selector.latent=5")

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from conftest import make_federation
-from fedvpa.algorithms.registry import make
 from fedvpa.algorithms.fedeb import EmpiricalBayes
+from fedvpa.algorithms.registry import make
 from fedvpa.core.errors import DataError, FedvpaError
 from fedvpa.data.partition import Partition
 from fedvpa.engines.checkpoint import load_checkpoint, save_checkpoint
