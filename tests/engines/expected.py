@@ -48,10 +48,8 @@ def summary(algorithm: SelectorAlgorithm[Any], state: TrainState) -> dict[str, f
 
 def run(method: str, engine: str) -> dict[str, float]:
     """Train and summarise."""
-    federation, algorithm = (
-        make_federation(),
-        make(method, config(server={"rounds": ROUNDS, "clip_norm": None, "max_weight": None})),
-    )
+    server = {"rounds": ROUNDS, "clip_norm": None, "max_weight": None}
+    federation, algorithm = make_federation(), make(method, config(server=server, selector={"rotation": "none"}))
     state = start(algorithm, federation, SEED)
     setting = EngineConfig(name=engine, cohort=5, dropout=0.3, workers=1)
     for reached, _ in rounds(algorithm, federation, setting, SEED, state):

@@ -138,7 +138,7 @@ def test_messages_between_flowers_server_and_nodes_hold_no_posterior_and_no_id_o
             said.extend([(node, "down", message.content), (node, "up", self.replies[name].content)])
             return name
 
-    grid = Recorded(tmp_path)
+    grid = Recorded(tmp_path, method="fedvpa_gp")
     with task():
         roster = gather(grid, 2, deadline=1.0)
         scaling = Scaling(Standardiser.from_moments(roster.moments), rms=True)
