@@ -166,7 +166,8 @@ def test_a_node_comes_late_another_dies_and_the_server_is_killed(tmp_path: Path)
     paths = write_pairs(tmp_path, users=5, nodes=3)
     hosted = [("user-00000", "user-00003"), ("user-00001", "user-00004"), ("user-00002",)]
     app, out = tmp_path / "server" / "app", tmp_path / "server" / "out"
-    config = read_config(None, ("server.rounds=4", "engine.cohort=5", "local.steps=2", "selector.latent=5"))
+    given = ("method=fedvpa_gp", "server.rounds=4", "engine.cohort=5", "local.steps=2", "selector.latent=5")
+    config = read_config(None, (*given, "selector.rotation=none"))
     with Processes(tmp_path) as federation:
         export_flower(config, app, out=out, nodes=2, deadline=300)
         federation.superlink()

@@ -104,9 +104,11 @@ def train(config: RunConfig, out: str | PathLike[str], *, overwrite: bool = Fals
     from fedvpa.runs.environment import environment
     from fedvpa.runs.fit import SelectorJob
     from fedvpa.runs.prepare import prepare, say_features
+    from fedvpa.runs.unread import say_unread
 
     make(config.method, config.method_config)  # what it has against its settings, before features are extracted
     warn_of_new_meaning(config)
+    say_unread(config)
     config = config.located()
     prepared = prepare(config)
     say(str(prepared.held_out))
