@@ -210,4 +210,5 @@ def alone(config: RunConfig, first: tuple[str, ...], lines: list[dict]) -> Tree:
     start = Partition(tuple(client for client in whole.partition.clients if client.client_id in first))
     standardiser = Standardiser.from_moments(replace(whole, partition=start).moments)
     scaled = replace(whole, scaling=replace(whole.scaling, standardiser=standardiser))
-    return replay(make(config.method, config.method_config), scaled, config.seed, lines).final
+    algorithm = make(config.method, config.method_config)
+    return algorithm.selector(replay(algorithm, scaled, config.seed, lines)).params
