@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar, Protocol, TypeVar
 
 from fedvpa.evaluation.accuracy_results import DifferenceRow
+from fedvpa.evaluation.client_sample import ClientSample
 from fedvpa.evaluation.holm import holm, holm_of_known
-from fedvpa.evaluation.intervals import Difference
-from fedvpa.evaluation.summaries import YARDSTICKS
+from fedvpa.evaluation.intervals import Bootstrap, Difference, difference, estimate
+from fedvpa.evaluation.scores import ClientScore
+from fedvpa.evaluation.summaries import GLOBAL, SHARE, SHARE_DIFFERENCE, YARDSTICKS, Condition
 
 Found = tuple[int, str, str, Difference]
 """(number of clients, one method, the other, the first less the second)"""
@@ -57,6 +59,41 @@ class AgainstGlobal(Protocol):
 
 
 RowT = TypeVar("RowT", bound=AgainstGlobal)
+
+
+def gains_over_global(
+    found: Mapping[Condition, Sequence[ClientScore]], bootstrap: Bootstrap, *, same_users: bool
+) -> Iterator[tuple[Condition, dict[str, Any]]]:
+    """The accuracy of each method and what it is above ``global``, as the last fields of a row.
+
+    Args:
+        found: Scores of each method and number of clients.
+        bootstrap: How intervals are computed.
+        same_users: As of :func:`fedvpa.evaluation.accuracy_tables.comparison`.
+
+    Raises:
+        DataError: If two methods were scored on different clients.
+    """
+    samples = {condition: ClientSample.of(some, same_users=same_users) for condition, some in found.items()}
+    for condition, sample in samples.items():
+        if sample is None:
+            continue
+        base = samples.get(Condition(GLOBAL, condition.n_clients)) if condition.method != GLOBAL else None
+        gain, own = difference(sample, base, bootstrap, bounds=SHARE_DIFFERENCE), estimate(sample, bootstrap, SHARE)
+        yield (
+            condition,
+            {
+                "clients": sample.units,
+                "mean": own.value,
+                "ci95": own.interval,
+                "method_ci95": own.method,
+                "difference": None if gain is None else gain.estimate,
+                "p_value": None if gain is None else gain.p_value,
+                "p_holm": None,
+                "method_p_value": None if gain is None else gain.method_p_value,
+                "method_p_holm": None,
+            },
+        )
 
 
 def adjusted_over_methods(rows: Sequence[RowT]) -> tuple[RowT, ...]:

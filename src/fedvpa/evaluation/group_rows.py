@@ -5,17 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from fedvpa.evaluation.client_sample import ClientSample
-from fedvpa.evaluation.difference_rows import adjusted_over_methods
-from fedvpa.evaluation.intervals import DEFAULT_BOOTSTRAP, Bootstrap, Difference, Estimate, difference, estimate
+from fedvpa.evaluation.difference_rows import adjusted_over_methods, gains_over_global
+from fedvpa.evaluation.intervals import DEFAULT_BOOTSTRAP, Bootstrap, Estimate
 from fedvpa.evaluation.scores import ClientScore, control_of
 from fedvpa.evaluation.student import Interval
 from fedvpa.evaluation.summaries import (
     BAYES,
-    GLOBAL,
-    SHARE,
-    SHARE_DIFFERENCE,
-    Condition,
     JsonResult,
     by_condition,
 )
@@ -74,27 +69,7 @@ def group_rows(
     rows = []
     for group in groups:
         found = by_condition(score for score in own if score.group == group and score.method != BAYES)
-        samples = {condition: ClientSample.of(some, same_users=same_users) for condition, some in found.items()}
-        for condition, sample in samples.items():
-            base = samples.get(Condition(GLOBAL, condition.n_clients)) if condition.method != GLOBAL else None
-            if sample is not None:
-                gain = difference(sample, base, bootstrap, bounds=SHARE_DIFFERENCE)
-                rows.append(_row(condition, group, sample, estimate(sample, bootstrap, SHARE), gain))
+        gains = gains_over_global(found, bootstrap, same_users=same_users)
+        rows += [GroupRow(*condition, group, **fields) for condition, fields in gains]
     rows.sort(key=lambda row: row.n_clients)
     return adjusted_over_methods(rows)
-
-
-def _row(condition: Condition, group: str, sample: ClientSample, own: Estimate, gain: Difference | None) -> GroupRow:
-    return GroupRow(
-        *condition,
-        group,
-        sample.units,
-        own.value,
-        own.interval,
-        own.method,
-        difference=None if gain is None else gain.estimate,
-        p_value=None if gain is None else gain.p_value,
-        p_holm=None,
-        method_p_value=None if gain is None else gain.method_p_value,
-        method_p_holm=None,
-    )

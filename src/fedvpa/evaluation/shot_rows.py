@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from fedvpa.evaluation.client_sample import ClientSample
-from fedvpa.evaluation.difference_rows import adjusted_over_methods
-from fedvpa.evaluation.intervals import DEFAULT_BOOTSTRAP, Bootstrap, Difference, Estimate, difference, estimate
+from fedvpa.evaluation.difference_rows import adjusted_over_methods, gains_over_global
+from fedvpa.evaluation.intervals import DEFAULT_BOOTSTRAP, Bootstrap, Estimate
 from fedvpa.evaluation.scores import ClientScore
 from fedvpa.evaluation.student import Interval
-from fedvpa.evaluation.summaries import GLOBAL, SHARE, SHARE_DIFFERENCE, Condition, JsonResult, by_condition
+from fedvpa.evaluation.summaries import JsonResult, by_condition
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,28 +64,7 @@ def shot_rows(
     rows = []
     for count in sorted(scores):
         unseen = by_condition(score for score in scores[count] if not score.seen)
-        samples = {condition: ClientSample.of(found, same_users=same_users) for condition, found in unseen.items()}
-        for condition, sample in samples.items():
-            base = samples.get(Condition(GLOBAL, condition.n_clients)) if condition.method != GLOBAL else None
-            gain = difference(sample, base, bootstrap, bounds=SHARE_DIFFERENCE)
-            if sample is not None:
-                rows.append(_row(condition, count, sample, estimate(sample, bootstrap, SHARE), gain))
+        gains = gains_over_global(unseen, bootstrap, same_users=same_users)
+        rows += [ShotRow(*condition, count, **fields) for condition, fields in gains]
     rows.sort(key=lambda row: row.n_clients)
     return adjusted_over_methods(rows)
-
-
-def _row(condition: Condition, count: int, sample: ClientSample, own: Estimate, gain: Difference | None) -> ShotRow:
-    return ShotRow(
-        condition.method,
-        condition.n_clients,
-        count,
-        sample.units,
-        own.value,
-        own.interval,
-        own.method,
-        difference=None if gain is None else gain.estimate,
-        p_value=None if gain is None else gain.p_value,
-        p_holm=None,
-        method_p_value=None if gain is None else gain.method_p_value,
-        method_p_holm=None,
-    )
