@@ -265,9 +265,9 @@ class FedEB(Plain):
 
     def infer_members(self, state: EmpiricalBayes, context: Pairs, private: Sequence[Tree]) -> Posterior:
         """The posterior of clients, each under components without its own part; see :class:`InfersMembers`."""
-        selector, chosen = self.selector(state), self.chosen(state)
+        selector, chosen, shared = self.selector(state), self.chosen(state), self._shared(state)
         parts = [self._own_part(one, state.clock) if one else None for one in private]
-        means = torch.stack([component_means(state.params, part, self._shared(state))[chosen] for part in parts])
+        means = torch.stack([component_means(state.params, part, shared)[chosen] for part in parts])
         weights = below("head", selector.params)
         latent = (means - weights["base"]) / weights["personal"][0, 0]
         prior = Prior(selector.log_prior, latent, selector.params["log_vars"].expand_as(latent))
