@@ -59,7 +59,8 @@ from fedvpa.rewards.objective_names import default_objectives
 from fedvpa.rewards.objectives import Objective, make_objectives
 from fedvpa.runs.config import read_config
 from fedvpa.runs.folder import RunFolder
-from fedvpa.runs.policies import checkpoints, open_aligned
+from fedvpa.runs.policies import open_aligned
+from fedvpa.runs.policy_checkpoints import checkpoints
 
 PATH = (0.0, 0.25, 0.5, 0.75, 1.0)
 """The share of helpful in each preference."""

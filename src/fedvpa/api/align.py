@@ -25,7 +25,8 @@ from fedvpa.runs.folder import RunFolder
 if TYPE_CHECKING:
     from fedvpa.alignment.job import AlignmentJob
     from fedvpa.runs.config import RunConfig
-    from fedvpa.runs.policies import Inputs, Stopped
+    from fedvpa.runs.policies import Inputs
+    from fedvpa.runs.policy_checkpoints import Stopped
 
 
 @dataclass(frozen=True, repr=False)
@@ -122,7 +123,8 @@ def align(
             f"{option('method', repr(method))} cannot align this run, which was trained with {config.method!r}.",
             fix=nearest(str(method), (config.method, *POLICY_METHODS.names())),
         )
-    from fedvpa.runs.policies import check_place, stopped_at
+    from fedvpa.runs.policies import check_place
+    from fedvpa.runs.policy_checkpoints import stopped_at
 
     # Of several processes of one align, the first holds the run for all of them.
     with folder.locked() if speaks() else nullcontext():
@@ -209,7 +211,8 @@ def _inputs(
 ) -> Inputs:
     """What a policy is made from; compared with the checkpoint first, before anything is loaded or sampled for it."""
     from fedvpa.runs.identity import checkpoint_parts
-    from fedvpa.runs.policies import Inputs, check_same
+    from fedvpa.runs.policies import Inputs
+    from fedvpa.runs.policy_checkpoints import check_same
 
     parts = checkpoint_parts(config, method=method, **made_from)
     if stopped is not None:

@@ -27,7 +27,8 @@ from fedvpa.data.config import DataConfig
 from fedvpa.policy.files import PREFERENCES, read_policy, read_preferences
 from fedvpa.runs.config import RunConfig, dump
 from fedvpa.runs.folder import SCHEMA_LINE, RunFolder
-from fedvpa.runs.policies import checkpoints, read_policy_metrics
+from fedvpa.runs.policies import read_policy_metrics
+from fedvpa.runs.policy_checkpoints import checkpoints
 from fedvpa.runs.prepare import check_features
 from fedvpa.runs.stage1 import trained_selector
 from fedvpa.selector.selector import Selector

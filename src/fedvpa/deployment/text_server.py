@@ -32,7 +32,8 @@ from fedvpa.runs.config import RunConfig
 from fedvpa.runs.environment import environment
 from fedvpa.runs.folder import RunFolder
 from fedvpa.runs.identity import CONTENT, checkpoint_parts
-from fedvpa.runs.policies import Inputs, checkpoints, stopped_at, train_in_run
+from fedvpa.runs.policies import Inputs, train_in_run
+from fedvpa.runs.policy_checkpoints import checkpoints, stopped_at
 from fedvpa.runs.policy_task import task_of_config
 
 GO_ON = "flwr run APP SUPERLINK"

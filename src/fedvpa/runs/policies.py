@@ -7,26 +7,22 @@ import shlex
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from accelerate.utils import wait_for_everyone
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file
 
-from fedvpa.algorithms.firm_config import FirmConfig
 from fedvpa.algorithms.registry import make
 from fedvpa.alignment.dpo_job import refresh_file
 from fedvpa.alignment.job import AlignmentJob
 from fedvpa.alignment.stage1 import ONE
-from fedvpa.core.compute import Compute, restore
+from fedvpa.core.compute import Compute
 from fedvpa.core.errors import RunError
 from fedvpa.core.files import read_own_object, write_text
-from fedvpa.core.identity import Parts, differences
+from fedvpa.core.identity import Parts
 from fedvpa.core.loop import run_job
 from fedvpa.core.options import option
 from fedvpa.core.progress import say
-from fedvpa.core.schema import VERSIONS, check_version
+from fedvpa.core.schema import VERSIONS
 from fedvpa.core.short_repr import short_repr
 from fedvpa.core.tensors import write_tensors
 from fedvpa.models.locate import locate_for
@@ -36,11 +32,8 @@ from fedvpa.policy.policy import Policy, load_policy
 from fedvpa.runs.card import card
 from fedvpa.runs.config import RunConfig, with_overrides
 from fedvpa.runs.folder import RunFolder
-from fedvpa.runs.identity import CONTENT, VERSION
+from fedvpa.runs.policy_checkpoints import checkpoints, go_on
 from fedvpa.selector.selector import Selector
-
-META = ("schema_version", "policy", "firm", "method", "identity", "compute")
-"""What the header of a checkpoint holds, beside the job's own notes."""
 
 
 @dataclass(frozen=True)
@@ -56,11 +49,6 @@ class Inputs:
     config: RunConfig
     parts: Parts
     clients: int
-
-
-def checkpoints(run: RunFolder) -> list[Path]:
-    """All checkpoints of a run's policies."""
-    return sorted(run.checkpoint.parent.glob("policy*.safetensors"))
 
 
 def check_place(run: RunFolder, *, overwrite: bool, resume: bool) -> None:
@@ -86,57 +74,6 @@ def check_place(run: RunFolder, *, overwrite: bool, resume: bool) -> None:
             "holds a policy that is not finished.",
             fix=f"Go on with {option('resume', 'True')}, or give {option('overwrite', 'True')}.",
             where=str(run),
-        )
-
-
-@dataclass(frozen=True)
-class Stopped:
-    """What a checkpoint says about the ``align`` that left it.
-
-    Attributes:
-        path: The checkpoint.
-        method: What it trains.
-        settings: Stage 2 as it was asked for, defaults and overrides included.
-        firm: The same of the methods that train towards several objectives; None from an earlier release.
-        parts: What decides the policy.
-    """
-
-    path: Path
-    method: str
-    settings: PolicyConfig
-    firm: FirmConfig | None
-    parts: Parts
-
-
-def stopped_at(run: RunFolder) -> Stopped:
-    """What a stopped ``align`` was doing; computes from here on as it did, so that going on is exact.
-
-    Raises:
-        RunError: If the checkpoint is damaged, or an earlier release wrote it.
-    """
-    path = checkpoints(run)[0]
-    header = _checked_header(path)
-    restore(Compute.of(header.get("compute")), str(path))
-    return Stopped(
-        path,
-        header["method"],
-        PolicyConfig.parse(json.loads(header["policy"])),
-        FirmConfig.parse(json.loads(header["firm"])) if "firm" in header else None,
-        json.loads(header["identity"]),
-    )
-
-
-def check_same(path: Path, then: Parts, now: Parts) -> None:
-    """Refuse to go on with a policy that is made from something else.
-
-    Raises:
-        RunError: Naming everything that has changed.
-    """
-    if changed := list(differences(then, now, CONTENT)):
-        raise RunError(
-            f"was made with {', '.join(changed)}, so going on would mix two runs.",
-            fix=f"Restore what it was made with, or start again with {option('overwrite', 'True')}.",
-            where=str(path),
         )
 
 
@@ -176,7 +113,7 @@ def train_in_run(run: RunFolder, job: AlignmentJob, inputs: Inputs, command: str
         "compute": json.dumps(Compute.current().to_dict()),
     }
     if resume and checkpoint.is_file():
-        _load(job, checkpoint, inputs.parts)
+        go_on(job, checkpoint, inputs.parts)
         say(f"resuming at {job.unit} {job.done}")
     lines = history.read_text(encoding="utf-8").splitlines()[: job.done] if history.is_file() else []
     if job.is_main:
@@ -289,38 +226,3 @@ def _prototypes(run: RunFolder, config: RunConfig) -> list[list[float]]:
     if not make(config.method, config.method_config).has_prototypes:
         return []
     return Selector.from_pretrained(run.selector).prototypes.tolist()
-
-
-def _load(job: AlignmentJob, path: Path, parts: Parts) -> None:
-    saved = _checked_header(path)
-    check_same(path, json.loads(saved["identity"]), parts)
-    job.load_state(load_file(path), {name: value for name, value in saved.items() if name not in META})
-
-
-def _checked_header(path: Path) -> Mapping[str, str]:
-    header = _header(path)
-    check_version(
-        "policy checkpoint",
-        header.get("schema_version"),
-        where=str(path),
-        fix=f"Go on with {_writer(header)}, or align again with {option('overwrite', 'True')}.",
-    )
-    return header
-
-
-def _writer(header: Mapping[str, str]) -> str:
-    """The release that wrote a checkpoint, which opens it."""
-    version = json.loads(header.get("identity", "{}")).get(VERSION)
-    return f"fedvpa {version}, which wrote it" if version else "the fedvpa that wrote it"
-
-
-def _header(path: Path) -> Mapping[str, str]:
-    try:
-        with safe_open(path, framework="pt") as file:
-            return file.metadata() or {}
-    except SafetensorError as error:
-        raise RunError(
-            f"is damaged ({error}).",
-            fix=f"Restore it, or align again with {option('overwrite', 'True')}.",
-            where=str(path),
-        ) from error
