@@ -28,7 +28,7 @@ from fedvpa.core.files import write_json
 from fedvpa.data.load import load
 from fedvpa.evaluation.client_sample import ClientSample
 from fedvpa.evaluation.intervals import difference, estimate, gap_closed
-from fedvpa.evaluation.report.tables import worded
+from fedvpa.evaluation.report.cells import worded
 from fedvpa.evaluation.scores import ClientScore, control_of, load_scores
 from fedvpa.evaluation.summaries import GLOBAL, SHARE, SHARE_DIFFERENCE, fields_as_json, method_order
 from fedvpa.experiments.methods import DEFAULT_METHODS

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from fedvpa.algorithms.base import Algorithm, ClientUpdate, CohortUpdate, alone, one_by_one
+from fedvpa.algorithms.base import Algorithm, ClientUpdate, CohortUpdate
 from fedvpa.algorithms.config import MethodConfig
 from fedvpa.algorithms.server.limits import Guard
 from fedvpa.algorithms.server.robust import aggregate
 from fedvpa.engines import vectorised
 from fedvpa.engines.federation import Federation
-from fedvpa.engines.runner import CohortTask, unchanged
+from fedvpa.engines.runner import CohortTask, alone, one_by_one, unchanged
 from fedvpa.engines.training import start
 
 SMALL: dict[str, Any] = {

@@ -9,10 +9,11 @@ import pytest
 import torch
 
 from conftest import DIMENSION, make_federation
-from fedvpa.algorithms.base import CohortUpdate, FeatureSetting, alone
+from fedvpa.algorithms.base import CohortUpdate, FeatureSetting
 from fedvpa.algorithms.fedvpa_gp import FedVPAGP
 from fedvpa.algorithms.server.mixture_state import temperature
 from fedvpa.core.tree import below
+from fedvpa.engines.runner import alone
 from fedvpa.objectives.gaussian import standard_normal_kl
 from fedvpa.selector.encoder import encode
 from tests_shared import config

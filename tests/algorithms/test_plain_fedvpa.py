@@ -9,10 +9,11 @@ import pytest
 import torch
 
 from conftest import make_federation
-from fedvpa.algorithms.base import CohortUpdate, alone
+from fedvpa.algorithms.base import CohortUpdate
 from fedvpa.algorithms.config import MethodConfig
 from fedvpa.algorithms.registry import make
 from fedvpa.engines.federation import federate
+from fedvpa.engines.runner import alone
 from plain_fedvpa import PlainServer, doubled
 
 SEED = 3

@@ -270,6 +270,11 @@ class Plain:
     config: MethodConfig
 
     @property
+    def rounds(self) -> int:
+        """Rounds in all: those of the server."""
+        return self.config.server.rounds
+
+    @property
     def learning_rates(self) -> Mapping[str, float]:
         """Those of local training on features."""
         local = self.config.local
@@ -286,19 +291,3 @@ class Plain:
     def store_private(self, private: Tree, tensors: Tree, received: Tree) -> Tree:
         """The same as before."""
         return private
-
-
-def one_by_one(ids: Sequence[str], update: ClientUpdate) -> list[ClientUpdate]:
-    """A stacked update as the updates of its clients, in the order of ``ids``."""
-    return [
-        ClientUpdate(
-            {name: leaf[row] for name, leaf in update.sums.items()},
-            {name: leaf[row] for name, leaf in update.own.items()},
-        )
-        for row in range(len(ids))
-    ]
-
-
-def alone(client_id: str, update: ClientUpdate) -> CohortUpdate:
-    """The update of a cohort of one."""
-    return CohortUpdate(update.sums, {client_id: update.own} if update.own else {})

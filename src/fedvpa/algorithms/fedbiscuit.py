@@ -128,11 +128,6 @@ class FedBiscuit(Plain):
         return False
 
     @property
-    def rounds(self) -> int:
-        """Rounds in all."""
-        return self.config.server.rounds
-
-    @property
     def selectors(self) -> int:
         """U."""
         return self.config.biscuit.selectors

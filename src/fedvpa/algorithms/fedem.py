@@ -87,11 +87,6 @@ class FedEM(Plain):
         head_of(self.config)
 
     @property
-    def rounds(self) -> int:
-        """Rounds in all."""
-        return self.config.server.rounds
-
-    @property
     def head(self) -> Head:
         """The functions of the configured head."""
         return head_of(self.config)

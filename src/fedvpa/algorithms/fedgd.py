@@ -74,11 +74,6 @@ class FedGD(Plain):
             )
 
     @property
-    def rounds(self) -> int:
-        """Rounds in all."""
-        return self.config.server.rounds
-
-    @property
     def _global(self) -> FixedLatent:
         """What trains the head that all share."""
         return global_model(self.config)

@@ -110,11 +110,6 @@ class FedVPAGP(Plain):
         return self.config.variational.orthogonal_weight > 0
 
     @property
-    def rounds(self) -> int:
-        """Rounds in all."""
-        return self.config.server.rounds
-
-    @property
     def head(self) -> Head:
         """The functions of the configured head."""
         return head_of(self.config)

@@ -79,11 +79,6 @@ class FineTune(Plain):
     state_type: type[Tuned] = Tuned
 
     @property
-    def rounds(self) -> int:
-        """Rounds in all."""
-        return self.config.server.rounds
-
-    @property
     def head(self) -> Head:
         """The functions of its head."""
         return HEADS[self._global.config.selector.head]

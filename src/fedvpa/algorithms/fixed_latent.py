@@ -55,11 +55,6 @@ class FixedLatent(Plain):
         """Whether there is one for each true group."""
         return self.reads_groups
 
-    @property
-    def rounds(self) -> int:
-        """Rounds in all."""
-        return self.config.server.rounds
-
     def init(self, setting: FeatureSetting, seed: int) -> Averaged:
         """A random head; a prototype for each true group if groups are read, else z = 0."""
         shape = self.config.selector

@@ -97,11 +97,6 @@ class Lore(Plain):
             )
 
     @property
-    def rounds(self) -> int:
-        """Rounds in all."""
-        return self.config.server.rounds
-
-    @property
     def head(self) -> Head:
         """The functions of the configured head."""
         return HEADS[self.config.selector.head]

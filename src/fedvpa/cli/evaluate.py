@@ -54,7 +54,7 @@ def evaluate(
 
 
 def _text(result: EvaluateResult) -> str:
-    from fedvpa.evaluation.report.tables import worded
+    from fedvpa.evaluation.report.cells import worded
 
     lines = [f"accuracy {worded(result.accuracy, result.ci95)} on {result.pairs} pairs of {_whom(result)}"]
     if result.known and result.new:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -29,17 +29,15 @@ from fedvpa.core.errors import FedvpaError, RunError
 from fedvpa.core.files import write_json
 from fedvpa.core.loop import check_finite
 from fedvpa.core.progress import say
-from fedvpa.core.schema import VERSIONS
 from fedvpa.core.tensors import write_tensors
 from fedvpa.deployment.node import CONFIG_FILE
+from fedvpa.deployment.taking_part import metrics, read_alike, say_who
 from fedvpa.deployment.terms import Terms
 from fedvpa.engines.checkpoint import load_checkpoint, save_checkpoint
 from fedvpa.engines.flower.roster import Roster, gather
 from fedvpa.engines.flower.rotation import gather_moment
 from fedvpa.engines.flower.server import GridCohort
 from fedvpa.engines.training import TrainState, rounds, start
-from fedvpa.evaluation.accuracy_results import AccuracyComparison
-from fedvpa.evaluation.intervals import DEFAULT_BOOTSTRAP
 from fedvpa.features.standardise import Standardiser
 from fedvpa.runs.config import RunConfig, read_config
 from fedvpa.runs.environment import environment
@@ -112,6 +110,7 @@ def serve(grid: Grid, config: RunConfig, given: Mapping[str, Any], policy_method
     terms = Terms.parse({name: given[name] for name in Terms.model_fields})
     with RunFolder.at(str(given["out"])).locked(HANDOVER_SECONDS) as run:
         if policy_method:
+            # deferred: only these methods load what a language model needs
             from fedvpa.deployment.text_server import serve_texts
 
             serve_texts(grid, config, policy_method, run, terms)
@@ -150,37 +149,6 @@ def _serve(grid: Grid, config: RunConfig, run: RunFolder, terms: Terms) -> None:
         say(str(rejections))
     write_json(run.path / "metrics.json", metrics(config.method, history, rejections, roster))
     say(f"selector: {run.selector}")
-
-
-def say_who(roster: Roster) -> None:
-    """Say how many take part, and how many do not."""
-    say(f"{len(roster.client_ids)} clients on {len(roster.introductions)} nodes")
-    if roster.left_out:
-        say(f"{roster.left_out} further users are left out by their nodes: their pairs are too few to learn from")
-
-
-def read_alike(config: RunConfig, reads: str) -> RunConfig:
-    """The run as its nodes read their texts: where these are conversations, a string is one message from then on."""
-    template = json.loads(reads).get("template", config.features.template)
-    return config.model_copy(update={"features": config.features.model_copy(update={"template": template})})
-
-
-def metrics(
-    method: str, history: Sequence[Mapping[str, Any]], rejections: Rejections, roster: Roster
-) -> dict[str, Any]:
-    """What ``metrics.json`` of a deployment's server holds; its tables are empty, for the server has no test pairs."""
-    nobody = AccuracyComparison(DEFAULT_BOOTSTRAP, rows=(), summary=(), controls=(), differences=())
-    return {
-        **nobody.to_dict(),
-        "schema_version": VERSIONS["metrics"],
-        "method": method,
-        "seconds": sum(line["seconds"] for line in history),
-        "rounds": len(history),
-        "clients": len(roster.client_ids),
-        "nodes": len(roster.introductions),
-        "users_left_out": roster.left_out,
-        "rejected_updates": rejections.rejected,
-    }
 
 
 def _begin(run: RunFolder, config: RunConfig, roster: Roster, terms: Terms) -> tuple[TrainState, Scaling]:

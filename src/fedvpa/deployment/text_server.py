@@ -21,7 +21,7 @@ from fedvpa.core.files import read_own_lines, write_json
 from fedvpa.core.identity import Parts, differences
 from fedvpa.core.progress import say
 from fedvpa.core.schema import VERSIONS
-from fedvpa.deployment.server import metrics, read_alike, say_who
+from fedvpa.deployment.taking_part import metrics, read_alike, say_who
 from fedvpa.deployment.terms import Terms
 from fedvpa.deployment.text_node import base_model
 from fedvpa.engines.flower.roster import Roster, gather

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from fedvpa.algorithms.base import alone
 from fedvpa.algorithms.server.robust import Part
 from fedvpa.core.tree import Tree
-from fedvpa.engines.runner import CohortResult, CohortTask
+from fedvpa.engines.runner import CohortResult, CohortTask, alone
 
 
 def run_cohort(task: CohortTask) -> CohortResult:

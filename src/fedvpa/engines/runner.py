@@ -8,7 +8,7 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from torch import Tensor
 
-from fedvpa.algorithms.base import Algorithm, Broadcast, ClientUpdate, Transform
+from fedvpa.algorithms.base import Algorithm, Broadcast, ClientUpdate, CohortUpdate, Transform
 from fedvpa.algorithms.server.limits import limited
 from fedvpa.algorithms.server.robust import Part
 from fedvpa.core.short_repr import short_repr
@@ -114,3 +114,19 @@ class CohortRunner(Protocol):
 def unchanged(update: ClientUpdate, round_: int, client_id: str) -> ClientUpdate:
     """The transform that does nothing."""
     return update
+
+
+def one_by_one(ids: Sequence[str], update: ClientUpdate) -> list[ClientUpdate]:
+    """A stacked update as the updates of its clients, in the order of ``ids``."""
+    return [
+        ClientUpdate(
+            {name: leaf[row] for name, leaf in update.sums.items()},
+            {name: leaf[row] for name, leaf in update.own.items()},
+        )
+        for row in range(len(ids))
+    ]
+
+
+def alone(client_id: str, update: ClientUpdate) -> CohortUpdate:
+    """The update of a cohort of one."""
+    return CohortUpdate(update.sums, {client_id: update.own} if update.own else {})

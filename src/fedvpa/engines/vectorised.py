@@ -22,12 +22,12 @@ from typing import cast
 
 import torch
 
-from fedvpa.algorithms.base import Broadcast, alone, one_by_one
+from fedvpa.algorithms.base import Broadcast
 from fedvpa.algorithms.client.draws import pad_draws
 from fedvpa.algorithms.server.robust import Part
 from fedvpa.core import tree
 from fedvpa.engines.federation import Federation
-from fedvpa.engines.runner import CohortResult, CohortTask
+from fedvpa.engines.runner import CohortResult, CohortTask, alone, one_by_one
 
 MOST_FLOATS = 1 << 24
 """Most numbers (64 MiB) that the padded features of one batch may hold, unless a single client has more. Chosen by us:

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from fedvpa.data.partition import ClientRows
 from fedvpa.data.schema import Pair
 from fedvpa.data.splits import prompt_name
-from fedvpa.evaluation.scores import ClientScore, results_by_item
+from fedvpa.evaluation.scores import ClientScore
 from fedvpa.evaluation.summaries import OWN_WINS
 
 LEAST_SHARE = 0.5
@@ -42,21 +42,9 @@ def own_wins_scores(
             continue
         share = win_shares([pairs[row] for row in client.train])
         right = [_right(share, pairs[row]) for row in client.test]
-        results, names = results_by_item(right, [items[row] for row in client.test])
-        scores.append(
-            ClientScore(
-                OWN_WINS,
-                n_clients,
-                seed,
-                client.client_id,
-                client.group,
-                client.seen,
-                correct=sum(right),
-                total=len(right),
-                results=results,
-                items=names,
-            )
-        )
+        names = [items[row] for row in client.test]
+        told = (OWN_WINS, n_clients, seed, client.client_id, client.group, client.seen)
+        scores.append(ClientScore.of_pairs(*told, right=right, names=names))
     return scores
 
 

@@ -22,7 +22,7 @@ from fedvpa.evaluation.accuracy import mark_pairs
 from fedvpa.evaluation.client_sample import ClientSample
 from fedvpa.evaluation.intervals import DEFAULT_BOOTSTRAP, Bootstrap, estimate, gap_closed
 from fedvpa.evaluation.records import load_records, save_records
-from fedvpa.evaluation.scores import RESULTS, ClientScore, results_by_item
+from fedvpa.evaluation.scores import RESULTS, ClientScore
 from fedvpa.evaluation.student import Interval
 from fedvpa.evaluation.summaries import (
     GLOBAL,
@@ -74,9 +74,8 @@ class PooledScore:
         items, found = self.items.split(), []
         for client, word in zip(json.loads(self.clients), self.results.split(), strict=True):
             right = [RESULTS[mark] for mark in word]
-            results, names = results_by_item(right, items)
             told = (self.method, self.n_clients, self.seed, client, self.group, True)
-            found.append(ClientScore(*told, sum(right), len(right), results=results, items=names))
+            found.append(ClientScore.of_pairs(*told, right=right, names=items))
         return found
 
 

@@ -122,6 +122,38 @@ class ClientScore:
         if self.holdout_results is not None:
             _check_results(self, self.holdout_results, self.holdout_correct, self.holdout_total)
 
+    @classmethod
+    def of_pairs(
+        cls,
+        method: str,
+        n_clients: int,
+        seed: int,
+        client_id: str,
+        group: str | None,
+        seen: bool,
+        *,
+        right: Sequence[float],
+        names: Sequence[str],
+    ) -> Self:
+        """The score of a client without hold-out.
+
+        Args:
+            method: As of the class; so the next five.
+            n_clients: How many clients the run trained on.
+            seed: The run's seed.
+            client_id: The client.
+            group: Its true preference group.
+            seen: Whether it took part in training.
+            right: 1, ½ or 0 for each test pair.
+            names: What each pair is about; see :func:`item_name`.
+
+        Raises:
+            DataError: If there is no pair.
+        """
+        results, items = results_by_item(right, names)
+        told = (method, n_clients, seed, client_id, group, seen)
+        return cls(*told, correct=sum(right), total=len(right), results=results, items=items)
+
     @property
     def accuracy(self) -> float:
         """The fraction of test pairs ordered as the client did."""

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from fedvpa.core.errors import DataError
 from fedvpa.data.partition import ClientRows
 from fedvpa.data.schema import PairTable
-from fedvpa.evaluation.scores import ClientScore, results_by_item
+from fedvpa.evaluation.scores import ClientScore
 from fedvpa.evaluation.summaries import BAYES
 from fedvpa.runs.config import RunConfig
 from fedvpa.runs.prepare import Prepared
@@ -87,19 +87,8 @@ def _score(
     config: RunConfig, client: ClientRows, n_clients: int, margins: Float[np.ndarray, " test"], names: Sequence[str]
 ) -> ClientScore:
     right = [0.5 if margin == 0 else float(margin > 0) for margin in margins]
-    results, items = results_by_item(right, names)
-    return ClientScore(
-        BAYES,
-        n_clients,
-        config.seed,
-        client.client_id,
-        client.group,
-        client.seen,
-        correct=sum(right),
-        total=len(right),
-        results=results,
-        items=items,
-    )
+    told = (BAYES, n_clients, config.seed, client.client_id, client.group, client.seen)
+    return ClientScore.of_pairs(*told, right=right, names=names)
 
 
 def _expected(config: RunConfig, clients: Sequence[ClientRows], margins: Float[np.ndarray, " pairs"]) -> float | None:

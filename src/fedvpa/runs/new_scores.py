@@ -23,7 +23,7 @@ from fedvpa.data.report import DataReport
 from fedvpa.data.schema import Pair, PairTable
 from fedvpa.data.splits import unit_names
 from fedvpa.evaluation.accuracy import mark_pairs
-from fedvpa.evaluation.scores import ClientScore, item_name, results_by_item
+from fedvpa.evaluation.scores import ClientScore, item_name
 from fedvpa.runs.context import context_pairs
 from fedvpa.runs.held import HeldPairs
 from fedvpa.runs.users import RunUsers
@@ -77,19 +77,8 @@ class Grader:
 
     def score(self, client: str, group: str | None, seen: bool, marks: list[float], items: list[str]) -> ClientScore:
         """What one client's z got right: 1, ½ or 0 for each pair, and what each pair is about."""
-        results, names = results_by_item(marks, items)
-        return ClientScore(
-            self.method,
-            len(self.users.seen.ids),
-            self.seed,
-            client,
-            group,
-            seen,
-            correct=sum(marks),
-            total=len(marks),
-            results=results,
-            items=names,
-        )
+        told = (self.method, len(self.users.seen.ids), self.seed, client, group, seen)
+        return ClientScore.of_pairs(*told, right=marks, names=items)
 
 
 @dataclass(frozen=True, repr=False)

@@ -5,14 +5,8 @@ import pytest
 from evaluation.made_scores import by_hand
 from fedvpa.evaluation.accuracy_tables import comparison
 from fedvpa.evaluation.intervals import Bootstrap
-from fedvpa.evaluation.report.tables import (
-    MISSING,
-    policy_summary_text,
-    policy_table_text,
-    summary_text,
-    table_text,
-    worded,
-)
+from fedvpa.evaluation.report.cells import MISSING, worded
+from fedvpa.evaluation.report.tables import policy_summary_text, policy_table_text, summary_text, table_text
 from fedvpa.evaluation.win_rates import policy_comparison
 
 pytestmark = pytest.mark.unit

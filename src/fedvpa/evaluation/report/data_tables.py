@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from fedvpa.evaluation.report.cells import TableText
 from fedvpa.evaluation.report.drawing import counted
-from fedvpa.evaluation.report.tables import TableText
 
 
 def counts_text(compared: Mapping[str, Any]) -> TableText:

@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from fedvpa.evaluation.latents import LatentReport
+from fedvpa.evaluation.report.cells import MISSING, TableText, worded
 from fedvpa.evaluation.report.drawing import Row
-from fedvpa.evaluation.report.tables import MISSING, TableText, worded
 from fedvpa.evaluation.samples import SideBySide
 from fedvpa.evaluation.scores import CONTROLS
 

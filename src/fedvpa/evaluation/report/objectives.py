@@ -18,9 +18,9 @@ from fedvpa.evaluation.objective_curves import (
     objectives_of,
     summarise_objectives,
 )
+from fedvpa.evaluation.report.cells import MISSING, TableText, worded
 from fedvpa.evaluation.report.drawing import DASHES, counted, level_line
 from fedvpa.evaluation.report.style import COLOURS, FAINT, INK, MARKERS, light_frame, new_figure
-from fedvpa.evaluation.report.tables import MISSING, TableText, worded
 
 SPREADS = {
     "disagreement": "disagreement of λ",

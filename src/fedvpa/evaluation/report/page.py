@@ -18,6 +18,7 @@ from fedvpa.core.config import flat
 from fedvpa.core.files import write_text
 from fedvpa.evaluation.judge_bias import bias_warnings, judge_lines
 from fedvpa.evaluation.latents import LatentReport
+from fedvpa.evaluation.report.cells import TableText
 from fedvpa.evaluation.report.data_tables import counts_text, unused_text
 from fedvpa.evaluation.report.detail_tables import (
     controls_text,
@@ -29,7 +30,7 @@ from fedvpa.evaluation.report.detail_tables import (
 from fedvpa.evaluation.report.protocol_tables import protocol_tables
 from fedvpa.evaluation.report.stage2 import left_out_text, policies_text
 from fedvpa.evaluation.report.style import figure_uri
-from fedvpa.evaluation.report.tables import TableText, interval_key, policy_summary_text, summary_text
+from fedvpa.evaluation.report.tables import interval_key, policy_summary_text, summary_text
 from fedvpa.evaluation.samples import SideBySide
 
 

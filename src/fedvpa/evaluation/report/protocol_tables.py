@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from fedvpa.evaluation.report.cells import MISSING, TableText, worded
 from fedvpa.evaluation.report.detail_tables import p_columns
 from fedvpa.evaluation.report.drawing import Row
-from fedvpa.evaluation.report.tables import MISSING, TableText, worded
 from fedvpa.evaluation.summaries import GLOBAL, YARDSTICKS
 
 LEVEL = 0.05

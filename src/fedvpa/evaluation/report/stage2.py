@@ -10,9 +10,9 @@ from matplotlib.ticker import MaxNLocator
 
 from fedvpa.core.config import flat
 from fedvpa.core.errors import DataError
+from fedvpa.evaluation.report.cells import MISSING, TableText, worded
 from fedvpa.evaluation.report.drawing import interval_mark, level_line
 from fedvpa.evaluation.report.style import COLOURS, FAINT, label_axes, legend_below, new_figure
-from fedvpa.evaluation.report.tables import MISSING, TableText, worded
 
 NORMAL = 1.96
 """Standard errors on each side of a 95% interval, over the hundred or so validation prompts."""

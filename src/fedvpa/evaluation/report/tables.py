@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from textwrap import wrap
 from typing import Any
 
@@ -13,10 +12,10 @@ from rich.console import Console
 from rich.table import Table
 
 from fedvpa.evaluation.judge_bias import bias_warnings, judge_lines
+from fedvpa.evaluation.report.cells import MISSING, TableText, filled, worded
 from fedvpa.evaluation.report.drawing import Row
+from fedvpa.evaluation.report.protocol_tables import protocol_tables
 from fedvpa.evaluation.summaries import BAYES, GLOBAL, INFORMED, ORACLE, Condition
-
-MISSING = "–"
 
 WORSE = " ↓"
 """Marks the preference under which a method wins less often than under the others."""
@@ -31,19 +30,6 @@ BAYES_KEY = (
 
 WORDS = ("method", "preference", "users", "variant")
 """The columns that hold words."""
-
-
-@dataclass(frozen=True, slots=True)
-class TableText:
-    """A table whose cells are words already.
-
-    Attributes:
-        header: The names of the columns.
-        rows: As many cells per row as columns; ``MISSING`` where nothing is known.
-    """
-
-    header: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
 
 
 def summary_text(compared: Mapping[str, Any]) -> TableText:
@@ -75,7 +61,7 @@ def summary_text(compared: Mapping[str, Any]) -> TableText:
         ("of informed's hold-out gain", _ratio_cell("holdout_informed_share", INFORMED)),
         ("seconds", lambda row: worded(seconds.get(_condition(row)), digits=1)),
     ]
-    return _filled(columns, summary)
+    return filled(columns, summary)
 
 
 def table(compared: Mapping[str, Any]) -> Table:
@@ -100,8 +86,6 @@ def interval_key(summary: Sequence[Row], trained: str) -> str:
 
 def table_text(compared: Mapping[str, Any], width: int = 120) -> str:
     """The summary as plain text, wrapped to ``width`` columns, and below it the further tables of the comparison."""
-    from fedvpa.evaluation.report.protocol_tables import protocol_tables  # it builds on this module
-
     further = (
         f"\n{one.title}\n{_printed(_rich(one.brief or one.table, ''), width)}"
         + "\n".join(wrap(" ".join(one.notes), width))
@@ -141,7 +125,7 @@ def policy_summary_text(compared: Mapping[str, Any]) -> TableText:
         ("flipped", lambda row: MISSING if row.get("flipped") is None else f"{row['flipped']:.1%}"),
         ("seconds", lambda row: worded(seconds.get(_condition(row)), digits=1)),
     ]
-    return _filled(columns, rows)
+    return filled(columns, rows)
 
 
 def policy_table(compared: Mapping[str, Any]) -> Table:
@@ -158,34 +142,6 @@ def policy_table_text(compared: Mapping[str, Any], width: int = 120) -> str:
     judges = compared.get("policy_judges", [])  # comparisons of earlier releases have none
     lines = [wrap(line, width) for line in (*judge_lines(judges), *bias_warnings(judges))]
     return _printed(policy_table(compared), width) + "".join(f"{line}\n" for said in lines for line in said)
-
-
-def worded(
-    value: float | None,
-    interval: Sequence[float] | None = None,
-    method: Sequence[float] | None = None,
-    digits: int = 3,
-) -> str:
-    """``0.801 [0.789, 0.812] ([0.770, 0.830])``, the last where the method's interval is known.
-
-    No brackets where there is no interval, ``MISSING`` where there is no value.
-    """
-    if value is None:
-        return MISSING
-    ends = "".join(
-        f" {left}{low:z.{digits}f}, {high:z.{digits}f}{right}"
-        for left, found, right in (("[", interval, "]"), ("([", method, "])"))
-        if found
-        for low, high in [found]
-    )
-    return f"{value:z.{digits}f}{ends}"
-
-
-def _filled(columns: Sequence[tuple[str, Callable[[Row], str]]], rows: Sequence[Row]) -> TableText:
-    """The cells of every row, without the columns that no row can fill."""
-    filled = [(name, [cell(row) for row in rows]) for name, cell in columns]
-    kept = [(name, cells) for name, cells in filled if any(cell != MISSING for cell in cells)]
-    return TableText(tuple(name for name, _ in kept), tuple(zip(*(cells for _, cells in kept), strict=True)))
 
 
 def _rich(text: TableText, caption: str) -> Table:
