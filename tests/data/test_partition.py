@@ -5,10 +5,10 @@ import pytest
 
 from fedvpa.core.errors import ConfigError, DataError
 from fedvpa.data.config import DataConfig
-from fedvpa.data.deal import apportion, shares_of_all
 from fedvpa.data.load import load
 from fedvpa.data.partition import PartitionConfig, partition
 from fedvpa.data.schema import Message, Pair, PairTable
+from fedvpa.data.shares import apportion, shares_of_all
 from fedvpa.data.splits import TEST, SplitRule
 from fedvpa.world.users import find_population, make_users
 

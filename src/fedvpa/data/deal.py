@@ -13,14 +13,12 @@ from fedvpa.core.options import column_option
 from fedvpa.core.seeds import Label, entropy, numpy_generator
 from fedvpa.data.partition_config import PartitionConfig
 from fedvpa.data.schema import PairTable
+from fedvpa.data.shares import apportion, fit_table
 from fedvpa.data.shortage import Holding, has_enough, part_counts
 from fedvpa.data.splits import TEST, Ints
 from fedvpa.data.topics import topics_of
 
 NOBODY = -1
-_SINKHORN_STEPS = 200
-_SINKHORN_TOLERANCE = 1e-6
-_LEAST_SHARE = 1e-9
 
 
 @dataclass(frozen=True)
@@ -41,32 +39,6 @@ class Deal:
 def hashed(seed: int, purpose: str, names: Sequence[Label]) -> NDArray[np.uint64]:
     """A uniform random number for each name, a function of seed, purpose and name."""
     return np.fromiter((entropy(seed, purpose, name) >> 64 for name in names), np.uint64, len(names))
-
-
-def apportion(total: int, shares: Sequence[float]) -> list[int]:
-    """Whole numbers with the given sum, as near to ``shares`` as can be (largest remainder; ties to the first)."""
-    exact = np.asarray(shares, dtype=float) / sum(shares) * total
-    counts = np.floor(exact + 1e-9).astype(int)
-    order = np.argsort(-(exact - counts).round(9), kind="stable")
-    counts[order[: total - counts.sum()]] += 1
-    return [int(count) for count in counts]
-
-
-def shares_of_all(shares: Sequence[float], seen: int, unseen: int) -> tuple[float, ...]:
-    """How many users of each group there have to be, so that those who train have the shares, and the others are even.
-
-    Args:
-        shares: Of each group among the seen users, in any unit.
-        seen: How many users train.
-        unseen: How many do not; they come evenly from the groups that have a share.
-
-    Returns:
-        A whole number for each group; the shares as they are if they are none.
-    """
-    if not np.isfinite(shares).all() or min(shares) < 0 or sum(shares) <= 0:
-        return tuple(shares)
-    own = zip(apportion(seen, shares), apportion(unseen, [float(share > 0) for share in shares]), strict=True)
-    return tuple(float(training + other) for training, other in own)
 
 
 def deal_groups(table: PairTable, config: PartitionConfig, seed: int, held: Ints) -> Deal:
@@ -172,7 +144,7 @@ def _deal_mixtures(table: PairTable, config: PartitionConfig, seed: int, held: I
     owner = np.full(len(table), NOBODY, dtype=np.int64)
     for stratum in _strata(table, seed, held):
         mine = [stratum[codes[stratum] == code] for code in range(kinds)]
-        quotas = _fit(mixtures, sizes, np.array([len(rows) for rows in mine], dtype=float))
+        quotas = fit_table(mixtures, sizes, np.array([len(rows) for rows in mine], dtype=float))
         for rows, quota in zip(mine, quotas.T, strict=True):
             _hand_out(owner, rows, np.arange(len(ids)), quota)
     return Deal(tuple(ids), seen, owner)
@@ -262,18 +234,6 @@ def _hand_out(owner: Ints, rows: Ints, clients: Ints, quota: NDArray[np.float64]
     """Give each client its quota of ``rows``, one after the other; a running sum carries the rounding."""
     ends = np.floor(np.cumsum(quota) + 1e-6).astype(np.int64).clip(max=len(rows))
     owner[rows[: ends[-1]]] = np.repeat(clients, np.diff(ends, prepend=0))
-
-
-def _fit(mixtures: NDArray[np.float64], sizes: NDArray[np.float64], totals: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Scale (clients x groups) mixtures until rows sum to the sizes and columns, exactly, to the totals."""
-    quotas = np.maximum(mixtures, _LEAST_SHARE) * (totals > 0)
-    rows = sizes / sizes.sum() * totals.sum()
-    for _ in range(_SINKHORN_STEPS):
-        quotas *= (rows / quotas.sum(axis=1))[:, None]
-        quotas *= totals / np.maximum(quotas.sum(axis=0), _LEAST_SHARE)
-        if np.abs(quotas.sum(axis=1) / rows - 1).max() < _SINKHORN_TOLERANCE:
-            break
-    return quotas
 
 
 def _check_users(codes: Ints) -> None:

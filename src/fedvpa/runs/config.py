@@ -23,9 +23,10 @@ from fedvpa.algorithms.firm_config import FirmConfig
 from fedvpa.algorithms.registry import METHODS, POLICY_METHODS
 from fedvpa.core.config import Config, flat
 from fedvpa.core.errors import ConfigError
+from fedvpa.core.nested import apply, merged, plain, values_of_file
 from fedvpa.core.numbers import Seed
 from fedvpa.core.options import option
-from fedvpa.core.written import Given, NotYaml, Scalar, read_yaml, settled
+from fedvpa.core.written import NotYaml, settled
 from fedvpa.data.config import DataConfig
 from fedvpa.data.partition_config import PartitionConfig
 from fedvpa.data.sources.registry import SOURCES
@@ -223,7 +224,7 @@ class RunConfig(Config):
         data = self.data.model_copy(update={"users": users})
         if not data.user_shares or self.partition.kind != "natural" or not 0 < unseen < users:
             return data
-        from fedvpa.data.deal import shares_of_all  # deferred, with NumPy: a configuration is read without it
+        from fedvpa.data.shares import shares_of_all  # deferred, with NumPy: a configuration is read without it
 
         return data.model_copy(update={"user_shares": shares_of_all(data.user_shares, users - unseen, unseen)})
 
@@ -240,22 +241,7 @@ def read_config(path: str | PathLike[str] | None = None, overrides: Sequence[str
     Raises:
         ConfigError: For a missing or broken file, an override without ``=``, an unknown key, an unusable value.
     """
-    values: dict[str, Any] = {}
-    if path is not None:
-        try:
-            loaded = read_yaml(Path(path).expanduser().read_text(encoding="utf-8"))
-        except UnicodeDecodeError as error:
-            raise ConfigError(
-                "cannot be read: it is not UTF-8 text.", fix="Check --config.", where=str(path)
-            ) from error
-        except OSError as error:
-            raise ConfigError(f"cannot be read: {error.strerror}.", fix="Check --config.", where=str(path)) from error
-        except ValueError as error:
-            raise ConfigError(f"is not YAML: {error}.", fix="Correct the file.", where=str(path)) from error
-        if not _is_null(loaded) and not isinstance(loaded, dict):
-            raise ConfigError("holds no mapping of keys to values.", fix="See configs/.", where=str(path))
-        values = loaded if isinstance(loaded, dict) else {}
-    return _parsed(values, overrides)
+    return _parsed({} if path is None else values_of_file(path), overrides)
 
 
 def with_overrides(config: RunConfig, overrides: Sequence[str]) -> RunConfig:
@@ -269,22 +255,12 @@ def with_settings(config: RunConfig, settings: Mapping[str, Any]) -> RunConfig:
     Raises:
         ConfigError: For an unknown key or an unusable value.
     """
-    return RunConfig.parse(settled(_merged(config.model_dump(), settings), RunConfig, _section_of))
-
-
-def _merged(values: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
-    merged = dict(values)
-    for key, value in settings.items():
-        below = merged.get(key)
-        if isinstance(below, Mapping) and isinstance(value, Mapping):
-            value = _merged(below, value)
-        merged[key] = value
-    return merged
+    return RunConfig.parse(settled(merged(config.model_dump(), settings), RunConfig, _section_of))
 
 
 def _parsed(values: dict[str, Any], overrides: Sequence[str]) -> RunConfig:
     for override in overrides:
-        _override(values, override)
+        apply(values, override)
     try:
         return RunConfig.parse(settled(values, RunConfig, _section_of))
     except NotYaml as error:
@@ -302,24 +278,6 @@ def _section_of(path: tuple[str, ...], beside: Mapping[str, Any]) -> type[Config
     return settings_section(str(beside.get("judge"))) if path == ("policy", "judging", "settings") else None
 
 
-def _is_null(value: Any) -> bool:
-    return value is None or (isinstance(value, Scalar) and value.value is None)
-
-
-def _override(values: dict[str, Any], override: str) -> None:
-    key, equals, text = override.partition("=")
-    if not equals or not key:
-        raise ConfigError(f"The override {override!r} is not key.path=value.", fix="Add '=' and a value.")
-    *sections, last = key.split(".")
-    for section in sections:
-        if _is_null(values.get(section)):
-            values[section] = {}
-        values = values[section]
-        if not isinstance(values, dict):
-            raise ConfigError(f"The override {override!r} goes below {section!r}, which is no section.")
-    values[last] = Given(text)
-
-
 def column_overrides(maps: Sequence[str]) -> list[str]:
     """``--map user_id=worker`` as overrides of ``data.map``."""
     return [f"data.map.{entry}" for entry in maps]
@@ -327,10 +285,4 @@ def column_overrides(maps: Sequence[str]) -> list[str]:
 
 def dump(config: RunConfig) -> str:
     """The resolved configuration as YAML."""
-    return yaml.safe_dump(_plain(config.model_dump(mode="json")), sort_keys=False, allow_unicode=True)
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
-    return list(value) if isinstance(value, tuple) else value
+    return yaml.safe_dump(plain(config.model_dump(mode="json")), sort_keys=False, allow_unicode=True)
