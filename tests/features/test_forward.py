@@ -13,7 +13,7 @@ from fedvpa.features import forward as forward_module
 from fedvpa.features.backbone import load_backbone
 from fedvpa.features.config import FeatureConfig
 from fedvpa.features.extract import extract
-from fedvpa.features.forward import check_causal, separate, shared, sharing_obstacle, tree_mask
+from fedvpa.features.forward import check_causal, separate, shared, sharing_obstacle
 from fedvpa.features.reader import Reader
 from fedvpa.features.tokens import Row
 from fedvpa.models.tokens import Frame
@@ -136,21 +136,6 @@ def test_a_bidirectional_model_that_counts_as_decoder_is_refused(model_folder):
     with pytest.raises(ModelError, match="later tokens"):
         check_causal(replace(backbone, kind="causal"))
     check_causal(load_backbone(FeatureConfig(model=str(model_folder("qwen2")))))
-
-
-@pytest.mark.unit
-def test_tree_mask_by_hand():
-    mask = tree_mask(torch.tensor([[0, 0, 1, 2, 2, 3]]), torch.float32)
-    visible = (mask[0, 0] == 0).int().tolist()
-    assert visible == [
-        [1, 0, 0, 0, 0, 0],
-        [1, 1, 0, 0, 0, 0],
-        [1, 1, 1, 0, 0, 0],
-        [1, 1, 0, 1, 0, 0],
-        [1, 1, 0, 1, 1, 0],
-        [1, 1, 0, 0, 0, 1],
-    ]
-    assert torch.isfinite(mask).all()
 
 
 @pytest.mark.unit

@@ -15,6 +15,7 @@ from chat_models import END, byte_level, metaspace, save_chat_model
 from fedvpa.models.chat_template import ChatTemplate
 from fedvpa.models.controls import ControlTokens
 from fedvpa.models.stops import Stops, stops_of
+from fedvpa.policy.decoding import decoding_obstacle
 from fedvpa.policy.generation import StopTexts, inheriting_nothing, response_of, settings_of
 from fedvpa.policy.rows import PolicyTokenizer
 from fedvpa.policy.sampling import Sampling
@@ -61,7 +62,7 @@ def test_the_models_own_list_of_ends_counts(base_folder, tmp_path):
     policy = make_policy(folder)
     assert policy.tokenizer.stops.tokens == (2, 7, 9)
     settings = settings_of(Sampling(), policy.tokenizer)
-    assert (settings.eos_token_id, settings.top_k, settings.num_beams) == ([2, 7, 9], 0, None)
+    assert (settings.eos_token_id, settings.do_sample, settings.num_beams) == ([2, 7, 9], False, None)
 
 
 @pytest.mark.unit
@@ -123,6 +124,7 @@ def test_sampling_a_transcript_stops_by_itself(tmp_path):
     policy = make_policy(folder, None, noise=False)
     words = policy.tokenizer
     loop = words.encode("\n\nHuman: so")
+    assert decoding_obstacle(policy) == ""
     calls = []
 
     def speak(module, args, kwargs, output):

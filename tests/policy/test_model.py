@@ -15,7 +15,7 @@ from fedvpa.data.schema import Pair
 from fedvpa.policy.adapters import restore, snapshot
 from fedvpa.policy.config import PolicyConfig
 from fedvpa.policy.files import saved_settings
-from fedvpa.policy.generation import FiniteLogits
+from fedvpa.policy.drawing import pick
 from fedvpa.policy.partial_samples import PartialSamples
 from fedvpa.policy.policy import Policy, load_policy, new_policy
 from fedvpa.policy.sampling import Sampling
@@ -205,11 +205,10 @@ def test_nothing_is_sampled_from_a_policy_whose_weights_have_diverged(
     prompts, _ = prompts_and_responses(2)
     with pytest.raises(TrainingError, match=r"diverged\. Lower policy\.lr or policy\.conditioner_lr"):
         policy.sample(prompts, None, Sampling(temperature=temperature, max_new_tokens=3, batch=3), 0)
-    ids, scores = torch.zeros(1, 1, dtype=torch.long), torch.tensor([[0.5, value, -torch.inf]])
+    how, number = Sampling(temperature=temperature), torch.tensor([0.99])
     with pytest.raises(TrainingError, match="no finite numbers"):
-        FiniteLogits()(ids, scores)
-    masked = torch.tensor([[0.5, -torch.inf]])
-    assert FiniteLogits()(ids, masked) is masked, "a masked token is no fault"
+        pick(torch.tensor([[0.5, value, -torch.inf]]), number, how)
+    assert pick(torch.tensor([[0.5, -torch.inf]]), number, how).tolist() == [0], "a masked token is no fault"
 
 
 @pytest.mark.unit

@@ -30,6 +30,7 @@ from fedvpa.core.errors import ModelError
 from fedvpa.features.backbone import Backbone
 from fedvpa.features.tokens import Row
 from fedvpa.models.tokens import Frame
+from fedvpa.models.tree import tree_mask
 
 AGREEMENT = {torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}
 """Relative difference up to which two computations of the same features count as equal: rounding stays at least three
@@ -90,23 +91,6 @@ def shared(backbone: Backbone, rows: Sequence[Row]) -> Float[Tensor, "rows 2 d"]
         position_ids=torch.from_numpy(positions),
     )
     return _pool_all(states, torch.from_numpy(weights))
-
-
-def tree_mask(branch: Tensor, dtype: torch.dtype) -> Float[Tensor, "rows 1 length length"]:
-    """The additive mask under which a token sees the earlier tokens of the prefix and of its own branch.
-
-    Padding sees padding, so that no row of the softmax is empty. Hidden places hold the lowest finite number: minus
-    infinity would turn into NaN in attention implementations that add masks.
-
-    Args:
-        branch: Integers [rows, length]: 0 prefix, 1 chosen, 2 rejected, 3 padding.
-        dtype: Of the attention scores.
-    """
-    length = branch.shape[1]
-    alike = (branch[:, None, :] == branch[:, :, None]) | (branch[:, None, :] == 0)
-    visible = alike & torch.ones(length, length, dtype=torch.bool).tril()
-    mask = torch.zeros(visible.shape, dtype=dtype).masked_fill_(~visible, torch.finfo(dtype).min)
-    return mask[:, None]
 
 
 def sharing_obstacle(backbone: Backbone) -> str:

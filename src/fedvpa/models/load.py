@@ -29,6 +29,7 @@ from fedvpa.core.errors import FedvpaError, ModelError
 from fedvpa.core.progress import say
 from fedvpa.models.architecture import kind_of
 from fedvpa.models.locate import ModelSource
+from fedvpa.models.products import use_fast_products
 from fedvpa.models.vocabulary import check_vocabulary
 
 GENERIC_TOKENIZERS = ("TokenizersBackend", "PreTrainedTokenizerFast")
@@ -156,6 +157,7 @@ def _load(
             fix=fix,
             where=str(source.folder),
         )
+    use_fast_products(model)
     unused = sorted(loading["unexpected_keys"])
     if unused and family is not AutoModel:
         say(f"{source.name}: {len(unused)} tensors of the checkpoint are no part of {what}, such as {unused[0]!r}")

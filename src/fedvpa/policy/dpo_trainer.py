@@ -22,6 +22,9 @@ from fedvpa.objectives.dpo import dpo_loss
 from fedvpa.policy.config import PolicyConfig
 from fedvpa.policy.examples import Examples
 from fedvpa.policy.policy import Policy
+from fedvpa.policy.rows import Batch
+from fedvpa.policy.sharing import sharing_room
+from fedvpa.policy.trees import Trees, trees
 
 WINDOW = 8
 """Batches among which examples are sorted by length: less padding, and still random order. Chosen by us."""
@@ -181,19 +184,31 @@ class DPOTrainer:
 
     def _forward(self, part: Examples, totals: _Totals) -> tuple[Tensor, Tensor]:
         """The part's share of the batch's loss, and [loss, chosen, rejected, chosen gain, rejected gain] per pair."""
-        sure = [good for good, _ in part.sure] + [bad for _, bad in part.sure]
-        rows = self.policy.layout.rows(part.prompts * 2, part.chosen + part.rejected, sure).to(self.policy.device)
-        z = None if part.z is None else part.z.repeat(2, 1).to(self.policy.device)
+        rows, z = self._rows(part)
         with self._accelerator.autocast():
             tokens = self._model(rows, z).float()
-        chosen, rejected = tokens.sum(1).split(len(part))
+        chosen, rejected = tokens.sum(1).view(-1, 2).unbind(1)
         reference = part.reference.to(tokens.device)
         loss = dpo_loss(chosen, rejected, reference[:, 0], reference[:, 1], self.config.beta)
         imitation = -chosen.sum() / totals.chosen
-        language = -tokens[rows.sure[:, 1:]].sum() / max(totals.sure, 1)
+        language = -tokens[rows.marked()].sum() / max(totals.sure, 1)
         total = loss.sum() / totals.pairs + self.config.sft_weight * imitation + self.config.language_weight * language
         told = torch.stack([loss, chosen, rejected, chosen - reference[:, 0], rejected - reference[:, 1]], 1)
         return total, told.detach().cpu()
+
+    def _rows(self, part: Examples) -> tuple[Batch | Trees, Tensor | None]:
+        """Chosen and rejected of each pair, one behind the other, and z: the prompt once where the model allows it."""
+        layout, device = self.policy.layout, self.policy.device
+        pairs = list(zip(part.chosen, part.rejected, strict=True))
+        if part.packed().max() + layout.slots <= sharing_room(self.policy):
+            rows: Batch | Trees = trees(layout, part.prompts, pairs, part.sure)
+            z = part.z
+        else:
+            repeated = [prompt for prompt in part.prompts for _ in range(2)]
+            flat, sure = ([one for pair in several for one in pair] for several in (pairs, part.sure))
+            rows = layout.rows(repeated, flat, sure)
+            z = None if part.z is None else part.z.repeat_interleave(2, 0)
+        return rows.to(device), None if z is None else z.to(device)
 
     def _report(self, outcome: Tensor, prototype: Tensor, factor: float, norm: float, started: float) -> Step:
         right = (outcome[:, 3] > outcome[:, 4]).float()

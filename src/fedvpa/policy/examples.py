@@ -68,6 +68,10 @@ class Examples:
             ]
         )
 
+    def packed(self) -> Int[np.ndarray, " n"]:
+        """Tokens of each example with its prompt once."""
+        return np.array([sum(map(len, one)) for one in zip(self.prompts, self.chosen, self.rejected, strict=True)])
+
 
 def reference_of(
     told: Sequence[tuple[NDArray[np.float32], NDArray[np.float32]]],

@@ -7,29 +7,28 @@ something else than the policy. Its list of end tokens is a part of the stop set
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessor, StoppingCriteria
 
-from fedvpa.core.errors import TrainingError
 from fedvpa.policy.rows import Ids, PolicyTokenizer
 from fedvpa.policy.sampling import Sampling
 
+if TYPE_CHECKING:
+    from fedvpa.policy.model import PolicyModel
+
 
 def settings_of(sampling: Sampling, tokenizer: PolicyTokenizer) -> GenerationConfig:
-    """The whole distribution at a temperature within a nucleus, or greedy decoding; nothing else."""
-    drawn: dict[str, Any] = {"do_sample": False}
-    if sampling.temperature > 0:
-        drawn = {"do_sample": True, "temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": 0}
+    """Greedy decoding, of what :class:`Draws` leaves, and nothing else."""
     return GenerationConfig(
         max_new_tokens=sampling.max_new_tokens,
         eos_token_id=list(tokenizer.stops.tokens),
         pad_token_id=tokenizer.pad,
-        **drawn,
+        do_sample=False,
     )
 
 
@@ -44,21 +43,27 @@ def inheriting_nothing(model: Any) -> Iterator[None]:
         model.generation_config = own
 
 
-class FiniteLogits(LogitsProcessor):
-    """Refuses logits that are NaN or +infinite: what is drawn from them, or picked greedily, means nothing."""
+class Draws(LogitsProcessor):
+    """Draws the next token and leaves the logits of no other, so that ``generate`` has nothing to choose.
+
+    Args:
+        draw: Logits, number of the step and rows → tokens.
+    """
+
+    def __init__(self, draw: Callable[[Tensor, int, Tensor], Tensor]) -> None:
+        self._draw = draw
 
     def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
-        """The scores as they are.
+        """Zero for the token that is drawn and minus infinity for all others.
 
         Raises:
             TrainingError: If one is no number to draw by.
         """
-        if not bool((scores < torch.inf).all()):
-            raise TrainingError(
-                "The policy gives logits that are no finite numbers, so nothing can be sampled from it: its training "
-                "has diverged. Lower policy.lr or policy.conditioner_lr."
-            )
-        return scores
+        rows = torch.arange(len(scores), device=scores.device)
+        tokens = self._draw(scores.clone(), input_ids.shape[1], rows)
+        found = torch.full_like(scores, -torch.inf)
+        found[rows, tokens] = 0.0
+        return found  # type: ignore[return-value]
 
 
 class StopTexts(StoppingCriteria):
@@ -74,14 +79,29 @@ class StopTexts(StoppingCriteria):
         # Every token is at least a byte; a few more hold what the first one of the text begins with.
         self._window = 8 + max((len(text.encode()) for row in texts for text in row), default=0)
 
+    @property
+    def watches(self) -> bool:
+        """Whether any row has a text to stop at."""
+        return any(self._texts)
+
+    def ended(self, drawn: Tensor, rows: Tensor) -> Tensor:
+        """Whether each of these rows is done.
+
+        Args:
+            drawn: The tokens drawn so far, of all rows.
+            rows: Which rows are asked for.
+        """
+        done = torch.zeros(len(rows), dtype=torch.bool)
+        recent = drawn[rows, -self._window :].tolist()
+        for place, (row, ids) in enumerate(zip(rows.tolist(), recent, strict=True)):
+            if self._texts[row]:
+                said = self._tokenizer.text(ids)
+                done[place] = any(text in said for text in self._texts[row])
+        return done.to(drawn.device)
+
     def __call__(self, input_ids: torch.LongTensor, scores: Any, **kwargs: Any) -> torch.BoolTensor:
         """Whether each row is done; ``input_ids`` are the tokens drawn so far."""
-        done = torch.zeros(len(input_ids), dtype=torch.bool)
-        for row, (ids, texts) in enumerate(zip(input_ids[:, -self._window :].tolist(), self._texts, strict=True)):
-            if texts:
-                said = self._tokenizer.text(ids)
-                done[row] = any(text in said for text in texts)
-        return done.to(input_ids.device)  # type: ignore[return-value]
+        return self.ended(input_ids, torch.arange(len(input_ids)))  # type: ignore[return-value]
 
 
 def response_of(drawn: Ids, tokenizer: PolicyTokenizer, texts: Sequence[str]) -> Ids:
@@ -101,7 +121,31 @@ def response_of(drawn: Ids, tokenizer: PolicyTokenizer, texts: Sequence[str]) ->
     return ids[:kept]
 
 
-def rows_of(drawn: Tensor, tokenizer: PolicyTokenizer, texts: Sequence[tuple[str, ...]]) -> list[Ids]:
-    """A batch of drawn tokens as responses."""
-    found = drawn.cpu().numpy().astype(np.int32)
-    return [response_of(row, tokenizer, own) for row, own in zip(found, texts, strict=True)]
+def generated(
+    policy: PolicyModel,
+    prompts: Sequence[Ids],
+    z: Tensor | None,
+    sampling: Sampling,
+    draw: Callable[[Tensor, int, Tensor], Tensor],
+    texts: Sequence[tuple[str, ...]],
+) -> list[Ids]:
+    """Responses by ``generate`` of transformers, for any architecture.
+
+    Args:
+        policy: In evaluation mode.
+        prompts: Tokens.
+        z: A latent per prompt, on the policy's device.
+        sampling: How.
+        draw: See :class:`Draws`.
+        texts: The texts that end each response.
+    """
+    rows = policy.layout.rows(prompts).to(policy.device)
+    with policy.listening(z), inheriting_nothing(policy.model.get_base_model()):
+        tokens = policy.model.generate(
+            inputs_embeds=policy.embed(rows, z),
+            attention_mask=rows.attention,
+            generation_config=settings_of(sampling, policy.tokenizer),
+            logits_processor=[Draws(draw)],
+            stopping_criteria=[StopTexts(policy.tokenizer, texts)] if any(texts) else None,
+        )
+    return list(tokens.cpu().numpy().astype(np.int32))

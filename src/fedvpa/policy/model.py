@@ -18,16 +18,22 @@ from torch import Tensor, nn
 
 from fedvpa.core.errors import ConfigError
 from fedvpa.core.progress import track
-from fedvpa.core.seeds import Label, entropy
+from fedvpa.core.seeds import Label
 from fedvpa.models.batching import batches
 from fedvpa.models.budget import token_budget
 from fedvpa.models.load import quiet
 from fedvpa.models.locate import ModelSource
+from fedvpa.models.tree import tree_mask
 from fedvpa.policy.conditioning import Conditioner
-from fedvpa.policy.generation import FiniteLogits, StopTexts, inheriting_nothing, rows_of, settings_of
+from fedvpa.policy.decoding import draw_responses
+from fedvpa.policy.drawing import sample_numbers, uniforms
+from fedvpa.policy.generation import response_of
 from fedvpa.policy.partial_samples import PartialSamples
 from fedvpa.policy.rows import IGNORED, Batch, Ids, Layout, PolicyTokenizer
 from fedvpa.policy.sampling import Sampling
+from fedvpa.policy.scoring import scores_of
+from fedvpa.policy.sharing import sharing_room
+from fedvpa.policy.trees import Trees, groups_of, trees
 
 
 class PolicyModel(nn.Module):
@@ -69,7 +75,7 @@ class PolicyModel(nn.Module):
         """The weights that stage 2 moves, by name: LoRA and conditioner."""
         return {name: weight for name, weight in self.named_parameters() if weight.requires_grad}
 
-    def embed(self, rows: Batch, z: Float[Tensor, "batch k"] | None) -> Float[Tensor, "batch time hidden"]:
+    def embed(self, rows: Batch | Trees, z: Float[Tensor, "batch k"] | None) -> Float[Tensor, "batch time hidden"]:
         """Input embeddings with z in them; an additive z is in them inside :meth:`listening` only."""
         embeddings = self.model.get_input_embeddings()(rows.ids)
         if self.conditioner is None or z is None or not self.conditioner.slots:
@@ -94,17 +100,28 @@ class PolicyModel(nn.Module):
         with self.conditioner.added(self.model.get_input_embeddings(), z):
             yield
 
-    def forward(self, rows: Batch, z: Float[Tensor, "batch k"] | None) -> Float[Tensor, "batch following"]:
+    def forward(
+        self, rows: Batch | Trees, z: Float[Tensor, "batch k"] | None
+    ) -> Float[Tensor, "batch following"] | Float[Tensor, "responses longest"]:
         """Log-probability of each response token given all before it and z, in nats; 0 where no token is scored.
 
-        The first token of a row follows nothing, so column t belongs to ``rows.labels[:, t + 1]``.
+        The first token of a row follows nothing, so column t of a batch belongs to ``rows.labels[:, t + 1]``. Of trees,
+        each response is a row, and column t belongs to its token t.
         """
         with self.listening(z):
             embeddings = self.embed(rows, z)
-        out = self.model(
-            inputs_embeds=embeddings, attention_mask=rows.attention, labels=rows.labels, fused_lm_head=True
-        )
-        return out.log_probs
+        inputs: dict[str, Tensor] = {"inputs_embeds": embeddings}
+        if isinstance(rows, Trees):
+            inputs |= {
+                "attention_mask": tree_mask(rows.branch, embeddings.dtype),
+                "position_ids": rows.positions,
+            }
+            return rows.spread(scores_of(self.model, inputs, rows.source, rows.labels))
+        inputs["attention_mask"] = rows.attention
+        following = rows.labels[:, 1:]
+        scored = following != IGNORED
+        scores = scores_of(self.model, inputs, scored.nonzero().t(), following[scored])
+        return scores.new_zeros(scored.shape).masked_scatter(scored, scores)
 
     def log_probs(
         self, prompts: Sequence[Ids], responses: Sequence[Ids], z: Float[Tensor, "batch k"] | None
@@ -118,21 +135,28 @@ class PolicyModel(nn.Module):
     ) -> list[NDArray[np.float32]]:
         """Log-probability of each response token given its prompt and z, in nats, without a gradient.
 
-        As in feature extraction, rows of like length come together, as many as fit into the budget of tokens.
+        As in feature extraction, rows of like length come together, as many as fit into the budget of tokens, and a
+        prompt with several responses is computed once where the model allows it.
         """
-        found: list[NDArray[np.float32]] = [np.zeros(0, np.float32)] * len(prompts)
-        extra = self.layout.slots
-        whole = [len(prompt) + len(tail) + extra for prompt, tail in zip(prompts, responses, strict=True)]
-        width = np.array(whole, dtype=np.int64)
         budget = token_budget(self.tokens_per_batch, self.device.type)
+        room = sharing_room(self) if len(prompts) > 1 else 0
+        groups = groups_of(prompts, responses, z, min(room, budget), self.layout.slots)
+        several = np.array([len(group.responses) > 1 for group in groups], dtype=bool)
+        found: list[NDArray[np.float32]] = [np.zeros(0, np.float32)] * len(prompts)
         training = self.training
         self.eval()
-        for numbers in batches(width, np.zeros(len(width), bool), budget):
-            rows = self.layout.rows([prompts[row] for row in numbers], [responses[row] for row in numbers])
-            own = None if z is None else z[torch.from_numpy(numbers)].to(self.device)
+        for numbers in batches(np.array([group.tokens for group in groups], dtype=np.int64), several, budget):
+            parts = [groups[number].responses for number in numbers]
+            asked, order = [prompts[part[0]] for part in parts], [row for part in parts for row in part]
+            own = None if z is None else z[[part[0] for part in parts]].to(self.device)
+            rows: Batch | Trees
+            if several[numbers[0]]:
+                rows = trees(self.layout, asked, [[responses[row] for row in part] for part in parts])
+            else:
+                rows = self.layout.rows(asked, [responses[row] for row in order])
             values = self(rows.to(self.device), own).float().cpu()
-            for number, value, scored in zip(numbers, values, rows.labels[:, 1:] != IGNORED, strict=True):
-                found[number] = value[scored].numpy()
+            for row, value, scored in zip(order, values, rows.scored(), strict=True):
+                found[row] = value[scored].numpy()
         self.train(training)
         return found
 
@@ -153,14 +177,14 @@ class PolicyModel(nn.Module):
     ) -> list[Ids]:
         """One response per prompt, the token that ended it included if it came to one.
 
-        Every ``sampling.batch`` prompts have a random stream of their own, so that samples that were stopped between
-        two of them go on as if they had never been.
+        What is drawn for a prompt is named by ``seed``, ``path``, the prompt and how many equal prompts stand before it,
+        so batch, order and process move rounding only, and samples that were stopped go on as if they had never been.
 
         Args:
             prompts: Tokens, special ones in front included.
             z: A latent per prompt.
             sampling: How.
-            seed: Names, with ``path``, the random stream.
+            seed: Names, with ``path``, the draws.
             *path: Labels.
             kept: Where samples are kept until all are there; what it holds is not sampled again.
 
@@ -170,32 +194,25 @@ class PolicyModel(nn.Module):
         found = kept.load() if kept else []
         training = self.training
         self.eval()
-        devices = [self.device] if self.device.type == "cuda" else []
+        samples = sample_numbers(prompts)
         blocks = range(len(found), len(prompts), sampling.batch)
-        with torch.random.fork_rng(devices=devices):
-            several = track(blocks, "sampling", len(blocks), unit="responses", weight=sampling.batch)
-            for start in several if len(blocks) > 1 else blocks:
-                torch.manual_seed(entropy(seed, *path, start) % 2**63)
-                part = slice(start, start + sampling.batch)
-                found += self._sample(prompts[part], None if z is None else z[part], sampling)
-                if kept:
-                    kept.save(found)
+        several = track(blocks, "sampling", len(blocks), unit="responses", weight=sampling.batch)
+        for start in several if len(blocks) > 1 else blocks:
+            part = slice(start, start + sampling.batch)
+            numbers = uniforms(prompts[part], samples[part], sampling.max_new_tokens, seed, *path)
+            found += self._sample(prompts[part], None if z is None else z[part], sampling, numbers)
+            if kept:
+                kept.save(found)
         self.train(training)
         return found
 
-    def _sample(self, prompts: Sequence[Ids], z: Tensor | None, sampling: Sampling) -> list[Ids]:
-        rows = self.layout.rows(prompts).to(self.device)
-        texts = [self.tokenizer.stop_texts(prompt) for prompt in prompts]
-        z = None if z is None else z.to(self.device)
-        with quiet(), self.listening(z), inheriting_nothing(self.model.get_base_model()):
-            tokens = self.model.generate(
-                inputs_embeds=self.embed(rows, z),
-                attention_mask=rows.attention,
-                generation_config=settings_of(sampling, self.tokenizer),
-                logits_processor=[FiniteLogits()],
-                stopping_criteria=[StopTexts(self.tokenizer, texts)] if any(texts) else None,
-            )
-        return rows_of(tokens, self.tokenizer, texts)
+    def _sample(
+        self, prompts: Sequence[Ids], z: Tensor | None, sampling: Sampling, numbers: NDArray[np.float64]
+    ) -> list[Ids]:
+        with quiet():
+            drawn = draw_responses(self, prompts, None if z is None else z.to(self.device), sampling, numbers)
+        texts = (self.tokenizer.stop_texts(prompt) for prompt in prompts)
+        return [response_of(row, self.tokenizer, own) for row, own in zip(drawn, texts, strict=True)]
 
     @contextlib.contextmanager
     def reference(self) -> Iterator[PolicyModel]:

@@ -53,6 +53,15 @@ class Batch:
         return Batch(*(part.to(device) for part in (self.ids, self.attention, self.labels, self.sure, self.first)))
 
 
+    def scored(self) -> Bool[Tensor, "batch following"]:
+        """Which of the log-probabilities of :meth:`PolicyModel.forward` belong to tokens."""
+        return self.labels[:, 1:] != IGNORED
+
+    def marked(self) -> Bool[Tensor, "batch following"]:
+        """Which of them belong to tokens that the reference was sure of."""
+        return self.sure[:, 1:]
+
+
 @dataclass(frozen=True, slots=True)
 class Layout:
     """Where things lie in a row: [bos] slots prompt response.
