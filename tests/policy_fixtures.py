@@ -28,6 +28,20 @@ CHAT_TEMPLATE = (
     "{% if add_generation_prompt %} assistant{% endif %}"
 )
 LATENT, TOKENS = 3, 5
+SMALL: dict[str, Any] = {
+    "vocab_size": len(VOCABULARY),
+    "hidden_size": 24,
+    "intermediate_size": 29,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 97,
+    "initializer_range": 0.3,  # large, so that a wrong mask or position shows
+    "pad_token_id": PAD,
+    "bos_token_id": BOS,
+    "eos_token_id": EOS,
+}
+"""A decoder of any family with grouped heads."""
 
 
 def make_tokenizer(*, chat: bool = True, bos: bool = True) -> PreTrainedTokenizerFast:
@@ -47,19 +61,7 @@ def make_tokenizer(*, chat: bool = True, bos: bool = True) -> PreTrainedTokenize
 def save_model(folder: Path, seed: int = 17) -> Path:
     torch.manual_seed(seed)
     LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=len(VOCABULARY),
-            hidden_size=24,
-            intermediate_size=29,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            num_key_value_heads=2,
-            max_position_embeddings=97,
-            initializer_range=0.3,  # large, so that a wrong mask or position shows
-            pad_token_id=PAD,
-            bos_token_id=BOS,
-            eos_token_id=EOS,
-        )
+        LlamaConfig(**SMALL)
     ).save_pretrained(folder)
     make_tokenizer().save_pretrained(folder)
     return folder

@@ -208,14 +208,14 @@ def _positions(attention: Tensor) -> Tensor:
     return (attention.cumsum(1) - 1).clamp(min=0)
 
 
-def _logits(policy: PolicyModel, cache: DynamicCache, attention: Tensor, positions: Tensor, **inputs: Tensor) -> Tensor:
+def _logits(policy: PolicyModel, cache: DynamicCache | None, attention: Tensor, positions: Tensor, **inputs: Tensor) -> Tensor:
     """The logits behind the last token of each row."""
     model = policy.model
     known = inspect.signature(model.get_base_model().forward).parameters
     options: dict[str, Any] = {"logits_to_keep": 1} if "logits_to_keep" in known else {}
     if "position_ids" in known:
         options["position_ids"] = positions
-    out = model(**inputs, attention_mask=attention, past_key_values=cache, use_cache=True, **options)
+    out = model(**inputs, attention_mask=attention, past_key_values=cache, use_cache=cache is not None, **options)
     found: Tensor = out.logits[:, -1]
     return found
 
@@ -242,9 +242,7 @@ def _obstacle(policy: PolicyModel) -> str:
     next_tokens = torch.tensor([[int(tokens[8])]] * 3, device=policy.device)
     with policy.reference() as base:
         rows = base.layout.rows([np.append(prompt, tokens[8]) for prompt in prompts]).to(base.device)
-        expected = base.model(
-            input_ids=rows.ids, attention_mask=rows.attention, position_ids=_positions(rows.attention), use_cache=False
-        ).logits[:, -1]
+        expected = _logits(base, None, rows.attention, _positions(rows.attention), input_ids=rows.ids)
         try:
             state = _prefilled(base, prompts, None)
             if any(type(layer) is not Buffer for layer in state.cache.layers):
