@@ -60,9 +60,7 @@ def make_tokenizer(*, chat: bool = True, bos: bool = True) -> PreTrainedTokenize
 
 def save_model(folder: Path, seed: int = 17) -> Path:
     torch.manual_seed(seed)
-    LlamaForCausalLM(
-        LlamaConfig(**SMALL)
-    ).save_pretrained(folder)
+    LlamaForCausalLM(LlamaConfig(**SMALL)).save_pretrained(folder)
     make_tokenizer().save_pretrained(folder)
     return folder
 

@@ -17,8 +17,9 @@ from transformers import (
     Qwen2Config,
 )
 
-from fedvpa.policy import decoding
-from fedvpa.policy.decoding import Buffer, decoding_obstacle
+from fedvpa.policy import buffer, decoding
+from fedvpa.policy.buffer import Buffer
+from fedvpa.policy.decoding import decoding_obstacle
 from fedvpa.policy.policy import Policy
 from fedvpa.policy.sampling import Sampling
 from fedvpa.policy.sharing import sharing_obstacle
@@ -73,7 +74,7 @@ def test_samples_depend_neither_on_the_batch_nor_on_the_order(policies, kind, mo
     policy = policies[kind]
     prompts, z = some(policy)
     expected = drawn(policy, prompts, z)
-    monkeypatch.setattr(decoding, "ROOM", 2)
+    monkeypatch.setattr(buffer, "ROOM", 2)
     monkeypatch.setattr(decoding, "GONE", 0.01)
     how = Sampling(temperature=1.0, top_p=0.9, max_new_tokens=13, batch=5)
     assert drawn(policy, prompts, z, how) == expected
@@ -104,14 +105,14 @@ def test_a_prompt_is_computed_once_for_all_its_samples(policies, monkeypatch):
 @pytest.mark.unit
 def test_a_buffer_is_the_cache_that_it_stands_for():
     keys, values = torch.randn(2, 5, 3, 7, 2, generator=torch.Generator().manual_seed(0)).unbind(0)
-    buffer = Buffer(keys[:, :, :4], values[:, :, :4])
+    found = Buffer(keys[:, :, :4], values[:, :, :4])
     for stop in (5, 6, 7):
-        buffer.update(keys[:, :, stop - 1 : stop], values[:, :, stop - 1 : stop])
-        assert buffer.get_seq_length() == stop
-        assert buffer.keys.equal(keys[:, :, :stop])
-        assert buffer.values.equal(values[:, :, :stop])
-    buffer.keep(torch.tensor([4, 1]))
-    assert buffer.keys.equal(keys[[4, 1]])
+        found.update(keys[:, :, stop - 1 : stop], values[:, :, stop - 1 : stop])
+        assert found.get_seq_length() == stop
+        assert found.keys.equal(keys[:, :, :stop])
+        assert found.values.equal(values[:, :, :stop])
+    found.keep(torch.tensor([4, 1]))
+    assert found.keys.equal(keys[[4, 1]])
 
 
 def policy_of(family: str, folder: Path) -> Policy:
@@ -123,9 +124,16 @@ def policy_of(family: str, folder: Path) -> Policy:
 
 @pytest.mark.equivalence
 @pytest.mark.filterwarnings("ignore::UserWarning")
-@pytest.mark.parametrize(("family", "decodes", "shares"), [
-    ("qwen2", True, True), ("gemma2", True, True), ("gpt2", True, True), ("bloom", True, False), ("lfm2", False, False)
-])
+@pytest.mark.parametrize(
+    ("family", "decodes", "shares"),
+    [
+        ("qwen2", True, True),
+        ("gemma2", True, True),
+        ("gpt2", True, True),
+        ("bloom", True, False),
+        ("lfm2", False, False),
+    ],
+)
 def test_other_architectures_decode_or_say_why_not(family, decodes, shares, tmp_path, capsys):
     policy = policy_of(family, tmp_path)
     prompts, z = some(policy)

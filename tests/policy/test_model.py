@@ -14,8 +14,8 @@ from fedvpa.core.errors import ConfigError, ModelError, RunError, TrainingError
 from fedvpa.data.schema import Pair
 from fedvpa.policy.adapters import restore, snapshot
 from fedvpa.policy.config import PolicyConfig
-from fedvpa.policy.files import saved_settings
 from fedvpa.policy.drawing import pick
+from fedvpa.policy.files import saved_settings
 from fedvpa.policy.partial_samples import PartialSamples
 from fedvpa.policy.policy import Policy, load_policy, new_policy
 from fedvpa.policy.sampling import Sampling

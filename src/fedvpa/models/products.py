@@ -70,7 +70,7 @@ def maker() -> str:
 class OneDNNLinear(nn.Linear):
     """A linear layer whose float32 products on a CPU are oneDNN's; all others are torch's."""
 
-    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - the name that torch has
+    def forward(self, input: Tensor) -> Tensor:
         """X·Wᵀ + b: [..., inputs] → [..., outputs]."""
         if _fits(input) and _fits(self.weight) and not torch.is_autocast_enabled("cpu"):
             return product(input, self.weight, self.bias)

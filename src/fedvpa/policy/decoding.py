@@ -19,12 +19,12 @@ import numpy as np
 import torch
 from torch import Tensor
 from transformers import DynamicCache
-from transformers.cache_utils import DynamicLayer
 
 from fedvpa.core.errors import TrainingError
 from fedvpa.core.progress import say
 from fedvpa.models.batching import batches
 from fedvpa.models.budget import token_budget
+from fedvpa.policy.buffer import Buffer
 from fedvpa.policy.drawing import pick
 from fedvpa.policy.generation import StopTexts, generated
 from fedvpa.policy.rows import Ids
@@ -33,9 +33,6 @@ from fedvpa.policy.sharing import AGREEMENT
 
 if TYPE_CHECKING:
     from fedvpa.policy.model import PolicyModel
-
-ROOM = 64
-"""Tokens by which the buffer grows when it is full. Chosen by us."""
 
 GONE = 0.25
 """Share of finished rows from which on they are taken out of the buffer, which copies it. Chosen by us."""
@@ -46,51 +43,11 @@ Draw = Callable[[Tensor, int, Tensor], Tensor]
 _obstacles: WeakKeyDictionary[Any, str] = WeakKeyDictionary()
 
 
-class Buffer(DynamicLayer):  # type: ignore[misc]
-    """Keys and values of one layer with room behind them, so that a further token copies nothing.
-
-    Args:
-        keys: Shape [rows, heads, tokens, width].
-        values: The same.
-    """
-
-    def __init__(self, keys: Tensor, values: Tensor) -> None:
-        super().__init__()
-        self.dtype, self.device, self.is_initialized = keys.dtype, keys.device, True
-        self.keys, self.values = keys, values
-        self._whole: tuple[Tensor, Tensor] = (keys, values)
-
-    def update(
-        self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
-    ) -> tuple[Tensor, Tensor]:
-        """Put further tokens behind those that are there; all of them come back."""
-        start = self.keys.shape[-2]
-        stop = start + key_states.shape[-2]
-        if stop > self._whole[0].shape[-2]:
-            self._whole = tuple(_longer(part, stop + ROOM) for part in (self.keys, self.values))
-        for whole, new in zip(self._whole, (key_states, value_states), strict=True):
-            whole[:, :, start:stop] = new
-        self.keys, self.values = (whole[:, :, :stop] for whole in self._whole)
-        return self.keys, self.values
-
-    def keep(self, rows: Tensor) -> None:
-        """Keep these rows only."""
-        length = self.keys.shape[-2]
-        self._whole = tuple(whole[rows] for whole in self._whole)
-        self.keys, self.values = (whole[:, :, :length] for whole in self._whole)
-
-
-def _longer(part: Tensor, length: int) -> Tensor:
-    rows, heads, used, width = part.shape
-    found = part.new_empty(rows, heads, length, width)
-    found[:, :, :used] = part
-    return found
-
-
 @dataclass(slots=True)
 class _State:
     """Rows that are being drawn: their cache, which places of it hold a token, and the next logits."""
 
+    layers: list[Buffer]
     cache: DynamicCache
     attention: Tensor
     logits: Tensor
@@ -146,7 +103,7 @@ def _decoded(
             break
         if float((~going).float().mean()) >= GONE:
             kept = going.nonzero()[:, 0]
-            for layer in state.cache.layers:
+            for layer in state.layers:
                 layer.keep(kept)
             state.attention, live, positions, tokens = (
                 part[kept] for part in (state.attention, live, positions, tokens)
@@ -177,7 +134,7 @@ def _prefilled(policy: PolicyModel, prompts: Sequence[Ids], z: Tensor | None) ->
     for numbers in batches(width, np.zeros(len(width), bool), budget):
         asked = [distinct[number] for number in numbers]
         rows = policy.layout.rows([prompts[row] for row in asked]).to(policy.device)
-        cache = DynamicCache()
+        cache: Any = DynamicCache()
         with policy.listening(None if z is None else z[asked]):
             embeddings = policy.embed(rows, None if z is None else z[asked])
             own = _logits(policy, cache, rows.attention, _positions(rows.attention), inputs_embeds=embeddings)
@@ -192,12 +149,12 @@ def _prefilled(policy: PolicyModel, prompts: Sequence[Ids], z: Tensor | None) ->
             all_keys[index, :, start:], all_values[index, :, start:] = layer.keys, layer.values
     if attention is None or logits is None:
         raise TrainingError("There are no prompts to answer.")
-    whole = DynamicCache()
-    whole.layers = [Buffer(keys[source], values[source]) for keys, values in layers]
-    return _State(whole, attention[source], logits[source])
+    whole, buffers = DynamicCache(), [Buffer(keys[source], values[source]) for keys, values in layers]
+    whole.layers = list(buffers)
+    return _State(buffers, whole, attention[source], logits[source])
 
 
-def _places(layer: DynamicLayer, rows: int, length: int) -> tuple[Tensor, Tensor]:
+def _places(layer: Any, rows: int, length: int) -> tuple[Tensor, Tensor]:
     """Room for the keys and values of so many rows; zeros, since masked places must be finite."""
     found = [part.new_zeros(rows, part.shape[1], length, part.shape[3]) for part in (layer.keys, layer.values)]
     return found[0], found[1]
@@ -208,7 +165,9 @@ def _positions(attention: Tensor) -> Tensor:
     return (attention.cumsum(1) - 1).clamp(min=0)
 
 
-def _logits(policy: PolicyModel, cache: DynamicCache | None, attention: Tensor, positions: Tensor, **inputs: Tensor) -> Tensor:
+def _logits(
+    policy: PolicyModel, cache: DynamicCache | None, attention: Tensor, positions: Tensor, **inputs: Tensor
+) -> Tensor:
     """The logits behind the last token of each row."""
     model = policy.model
     known = inspect.signature(model.get_base_model().forward).parameters
@@ -245,8 +204,6 @@ def _obstacle(policy: PolicyModel) -> str:
         expected = _logits(base, None, rows.attention, _positions(rows.attention), input_ids=rows.ids)
         try:
             state = _prefilled(base, prompts, None)
-            if any(type(layer) is not Buffer for layer in state.cache.layers):
-                return "its cache is not that of attention layers"
             positions = state.attention.sum(1)
             attention = torch.cat([state.attention, state.attention.new_ones(3, 1)], 1)
             found = _logits(base, state.cache, attention, positions[:, None], input_ids=next_tokens)

@@ -205,8 +205,8 @@ class DPOTrainer:
             z = part.z
         else:
             repeated = [prompt for prompt in part.prompts for _ in range(2)]
-            flat, sure = ([one for pair in several for one in pair] for several in (pairs, part.sure))
-            rows = layout.rows(repeated, flat, sure)
+            sure = [flags for both in part.sure for flags in both]
+            rows = layout.rows(repeated, [response for pair in pairs for response in pair], sure)
             z = None if part.z is None else part.z.repeat_interleave(2, 0)
         return rows.to(device), None if z is None else z.to(device)
 

@@ -177,8 +177,9 @@ class PolicyModel(nn.Module):
     ) -> list[Ids]:
         """One response per prompt, the token that ended it included if it came to one.
 
-        What is drawn for a prompt is named by ``seed``, ``path``, the prompt and how many equal prompts stand before it,
-        so batch, order and process move rounding only, and samples that were stopped go on as if they had never been.
+        What is drawn for a prompt is named by ``seed``, ``path``, the prompt and how many equal prompts stand before
+        it. So batch, order and process move rounding only, and samples that were stopped go on as if they had never
+        been.
 
         Args:
             prompts: Tokens, special ones in front included.

@@ -52,7 +52,6 @@ class Batch:
         """The same rows on another device."""
         return Batch(*(part.to(device) for part in (self.ids, self.attention, self.labels, self.sure, self.first)))
 
-
     def scored(self) -> Bool[Tensor, "batch following"]:
         """Which of the log-probabilities of :meth:`PolicyModel.forward` belong to tokens."""
         return self.labels[:, 1:] != IGNORED

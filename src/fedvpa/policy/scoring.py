@@ -32,7 +32,7 @@ def plain_head(causal: Any) -> bool:
 
 
 def token_scores(states: Float[Tensor, "M d"], head: nn.Linear, labels: Int[Tensor, " M"]) -> Float[Tensor, " M"]:
-    """log softmax(W·h + b)[label] of each state, in nats.
+    """The log softmax of W·h + b at the label, of each state, in nats.
 
     Args:
         states: The states that predict the tokens.

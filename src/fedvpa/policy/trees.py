@@ -19,7 +19,7 @@ PADDING = -1
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Trees:
-    """Token rows of one shape, each [bos] slots prompt response response …
+    """Token rows of one shape: [bos], slots, prompt, then its responses one behind the other.
 
     Responses are numbered through all rows, in order; M is the number of their tokens.
 
@@ -119,9 +119,7 @@ class Group:
     tokens: int
 
 
-def groups_of(
-    prompts: Sequence[Ids], responses: Sequence[Ids], z: Tensor | None, room: int, slots: int
-) -> list[Group]:
+def groups_of(prompts: Sequence[Ids], responses: Sequence[Ids], z: Tensor | None, room: int, slots: int) -> list[Group]:
     """Put responses to the same prompt under the same z together, in order, as many as fit into a row.
 
     Args:
