@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -21,6 +22,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from fedvpa.core.errors import ModelError
+from fedvpa.core.processes import current
 from fedvpa.core.progress import say
 from fedvpa.core.schema import VERSIONS
 from fedvpa.core.seeds import Label
@@ -164,19 +166,31 @@ def pair_candidates(
 
 
 def load_or_make(path: Path, make: Callable[[PartialSamples], Candidates]) -> Candidates:
-    """The candidates at ``path``, made and kept first where there are none; of two processes one makes them.
+    """The candidates at ``path``, made and kept first where there are none; of two programs one makes them.
+
+    Processes that are together make them together: the first one looks for the file, keeps it, and tells the others.
 
     Args:
         path: The file.
         make: Makes them; what it samples is kept in the file that it is given, so that it goes on after Ctrl-C.
     """
+    team = current()
+    with _held(path) if team.main else nullcontext():
+        if not team.told(path.is_file()):
+            partial = PartialSamples(path.with_suffix(".partial"))
+            made = make(partial)
+            if team.main:
+                made.save(path)
+                partial.remove()
+        return team.told(Candidates.load(path) if team.main else None)
+
+
+@contextmanager
+def _held(path: Path) -> Iterator[None]:
+    """Hold the lock of whoever makes a file; its folder is made."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(path.with_suffix(".lock")):
-        if not path.is_file():
-            partial = PartialSamples(path.with_suffix(".partial"))
-            make(partial).save(path)
-            partial.remove()
-        return Candidates.load(path)
+        yield
 
 
 def candidates_key(

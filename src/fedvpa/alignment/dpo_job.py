@@ -28,6 +28,7 @@ from fedvpa.alignment.setup import (
 from fedvpa.alignment.stage1 import ONE, Stage1
 from fedvpa.alignment.stopping import BestWeights, Validation, ValidationResult, margins_over_base
 from fedvpa.core.errors import ConfigError, RunError
+from fedvpa.core.processes import current
 from fedvpa.core.tree import Tree, below, prefixed
 from fedvpa.features.responses import features_of
 from fedvpa.policy.adapters import restore, snapshot
@@ -78,7 +79,8 @@ class DPOJob:
         self._margins = labeller.margins if labeller else selector_margins(stage.reward)
         candidates = base_candidates(stage, self._policy, self._prompts, "train")
         self._floor = language_floor(candidates)
-        self._pairs = first_pairs(stage, name, candidates, margins=self._margins)
+        # One process's word, since others may round a margin the other way.
+        self._pairs = current().told(first_pairs(stage, name, candidates, margins=self._margins))
         samples = base_candidates(stage, self._policy, held, "validation")
         self._candidates = f"{candidates.content()} {samples.content()}"
         latents = latents_of(stage, name, len(held), "validation")
@@ -111,7 +113,7 @@ class DPOJob:
     @property
     def is_main(self) -> bool:
         """See :class:`~fedvpa.core.loop.Job`."""
-        return self._trainer.is_main
+        return current().main
 
     @property
     def checkpoint_due(self) -> bool:
@@ -195,7 +197,7 @@ class DPOJob:
         path = self._folder / f"{refresh_file(self.name)}{step}.safetensors" if self._folder else None
         own = load_or_make(path, sampled) if path else sampled()
         rule = settings.preferences
-        return label_pairs(
+        labelled = label_pairs(
             own,
             self._margins,
             latents,
@@ -203,7 +205,8 @@ class DPOJob:
             with_z=stage.personal,
             pairs_per_latent=rule.latents_per_prompt * rule.pairs_per_latent,
             floor=self._floor,
-        ).examples
+        )
+        return current().told(labelled.examples)
 
 
 def refresh_file(name: str) -> str:

@@ -10,13 +10,13 @@ import json
 from collections.abc import Generator, Mapping, Sequence
 from typing import Any, Literal, Protocol, Self
 
-from accelerate import PartialState
 from torch import Tensor
 
 from fedvpa.algorithms.policy_method import PolicyTask
 from fedvpa.algorithms.registry import POLICY_METHODS
 from fedvpa.alignment.stage1 import ONE
 from fedvpa.core.errors import DataError
+from fedvpa.core.processes import current
 from fedvpa.core.tree import Tree
 from fedvpa.data.report import DataReport
 from fedvpa.data.schema import Pair
@@ -135,7 +135,7 @@ class FederatedJob:
     @property
     def is_main(self) -> bool:
         """See :class:`~fedvpa.core.loop.Job`."""
-        return bool(PartialState().is_main_process)
+        return current().main
 
     @property
     def checkpoint_due(self) -> bool:

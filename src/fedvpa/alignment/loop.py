@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from fedvpa.alignment.stopping import BestWeights, Validation, replaces_best
+from fedvpa.core.processes import current
 from fedvpa.core.seeds import Label
 from fedvpa.core.short_repr import short_repr
 from fedvpa.policy.adapters import snapshot
@@ -68,7 +69,7 @@ def dpo_steps(
         done = next(trainer.run(examples, 1))
         line = asdict(done)
         if done.step % config.evaluate_every == 0 or done.step == config.steps:
-            result = validation.run(policy, config, seed, *path, done.step)
+            result = current().told(validation.run(policy, config, seed, *path, done.step))
             line["validation"] = asdict(result)
             if replaces_best(result, best):
                 best = BestWeights(result, snapshot(policy), max(result.win_rate, best.highest if best else 0.0))

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from fedvpa.core.errors import ConfigError, RunError, nearest
 from fedvpa.core.options import option
+from fedvpa.core.processes import together
 from fedvpa.core.progress import speaks
 from fedvpa.core.schema import VERSIONS
 from fedvpa.core.short_repr import short_repr
@@ -113,6 +114,7 @@ def align(
         InputError: If the run or the configuration cannot be used, or another program writes to the run.
         RunError: If what is resumed would be made from something else now; said before anything is sampled.
         Interrupted: After SIGINT or SIGTERM; a checkpoint was saved.
+        ProcessLost: If a launcher started several processes (see :mod:`fedvpa.core.processes`) and one has ended.
     """
     folder = RunFolder.open(run)
     config = folder.config(overrides)  # which overrides a run takes at all
@@ -127,8 +129,9 @@ def align(
     from fedvpa.runs.policy_checkpoints import stopped_at
 
     # Of several processes of one align, the first holds the run for all of them.
-    with folder.locked() if speaks() else nullcontext():
+    with together() as team, folder.locked() if team.main else nullcontext():
         check_place(folder, overwrite=overwrite, resume=resume)
+        team.wait()  # all have looked before one writes
         stopped = stopped_at(folder) if resume else None
         if stopped is not None:
             begun = {"policy": stopped.settings, "firm": stopped.firm or folder.config().firm}
@@ -136,6 +139,11 @@ def align(
         method, config = method or (stopped.method if stopped else config.method), config.located()
         chosen = ["--method", method] if method != config.method else []
         command = shlex.join(["fedvpa", "align", str(folder), *overrides, *chosen, "--resume"])
+        if method in POLICY_METHODS and team.count > 1:
+            raise ConfigError(
+                f"{method!r} trains its clients one after another, which {team.count} processes do not share out.",
+                fix="Start it without a launcher.",
+            )
         if method in POLICY_METHODS:
             return _by_clients(folder, config, method, command, stopped)
         return _by_selector(folder, config, command, stopped)

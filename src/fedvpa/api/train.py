@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from fedvpa.core.errors import RunError
 from fedvpa.core.options import option
+from fedvpa.core.processes import lead
 from fedvpa.core.schema import VERSIONS
 from fedvpa.core.short_repr import short_repr
 from fedvpa.data.report import DataReport, say_report
@@ -93,7 +94,14 @@ def train(config: RunConfig, out: str | PathLike[str], *, overwrite: bool = Fals
         InputError: If the configuration or the data cannot be used; nothing was written or removed then.
         RunError: If ``out`` holds a run already.
         Interrupted: After SIGINT or SIGTERM; a checkpoint was saved.
+
+    Of several processes that a launcher started (:mod:`fedvpa.core.processes`), the first one trains, and the others
+    help with the features; all return the same result.
     """
+    return lead(lambda: _train(config, out, overwrite=overwrite))
+
+
+def _train(config: RunConfig, out: str | PathLike[str], *, overwrite: bool) -> TrainResult:
     run = RunFolder.at(out)
     _check_place(run, overwrite=overwrite)
     config.check_engine()
@@ -149,6 +157,10 @@ def resume(run: str | PathLike[str], *, rounds: int | None = None) -> TrainResul
         RunError: If ``run`` holds no run, no checkpoint or one of another schema version, or if its configuration, its
             data or its history are not those of the checkpoint. Nothing was changed then.
     """
+    return lead(lambda: _resume(run, rounds))
+
+
+def _resume(run: str | PathLike[str], rounds: int | None) -> TrainResult:
     folder = RunFolder.open(run)
     config = folder.config()
     if not folder.checkpoint.is_file():

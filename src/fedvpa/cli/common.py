@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from fedvpa.core.errors import ConfigError, FedvpaError, StorageError
+from fedvpa.core.processes import first_to_speak
 from fedvpa.core.progress import speaks
 
 ConfigOption = Annotated[Path | None, typer.Option("--config", help="A YAML file; see configs/.")]
@@ -56,6 +57,7 @@ def finish(result: Any, as_json: bool, text: Callable[[], str]) -> None:
 
 
 def complain(error: FedvpaError | OSError) -> int:
-    """One message on stderr; the exit code."""
-    print(f"fedvpa: {error}", file=sys.stderr)
+    """One message on stderr, of several processes by the first that comes here; the exit code."""
+    if first_to_speak():
+        print(f"fedvpa: {error}", file=sys.stderr)
     return error.exit_code if isinstance(error, FedvpaError) else 1

@@ -6,17 +6,22 @@ import functools
 import os
 import sys
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Annotated, Any
 
 import typer
 
 from fedvpa.cli import align, compare, demo, doctor, evaluate, export, generate, personalize, report, train
 from fedvpa.cli.common import complain
-from fedvpa.core.errors import FedvpaError
+from fedvpa.core import processes
+from fedvpa.core.errors import ConfigError, FedvpaError
 from fedvpa.core.options import flags
 from fedvpa.core.signals import interrupting
 from fedvpa.core.streams import widen
 from fedvpa.core.version import __version__
+
+TOGETHER = ("train", "align")
+"""The verbs that several processes do together, as ``torchrun`` and ``accelerate launch`` start them."""
 
 app = typer.Typer(
     name="fedvpa",
@@ -40,10 +45,25 @@ def interruptible(verb: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(verb)
     def guarded(*args: Any, **options: Any) -> None:
-        with interrupting("stopped. Features and samples computed so far are kept, and the same command goes on."):
+        kept = "stopped. Features and samples computed so far are kept, and the same command goes on."
+        with interrupting(kept), _joined(verb.__name__):
             verb(*args, **options)
 
     return guarded
+
+
+def _joined(verb: str) -> AbstractContextManager[None]:
+    """The processes that a launcher started are connected before the verb begins, so that all end in one message.
+
+    Raises:
+        ConfigError: If the verb does its work in one process.
+    """
+    if processes.launched() and verb not in TOGETHER:
+        raise ConfigError(
+            f"fedvpa {verb} was started in {os.environ['WORLD_SIZE']} processes and does its work in one.",
+            fix=f"Start it without a launcher; {' and '.join(TOGETHER)} share their work out to several.",
+        )
+    return processes.joined()
 
 
 for module in (demo, train, align, evaluate, compare, personalize, generate, report, doctor):
@@ -62,3 +82,7 @@ def main() -> None:
         if os.environ.get("FEDVPA_DEBUG"):
             raise
         sys.exit(complain(error))
+    except Exception:
+        if processes.first_to_speak():
+            raise
+        sys.exit(1)

@@ -18,6 +18,7 @@ from typing import Any, Protocol
 
 from fedvpa.core.errors import TrainingError
 from fedvpa.core.files import storing, write_text
+from fedvpa.core.processes import current
 from fedvpa.core.progress import track
 from fedvpa.core.signals import Interrupted, interrupting, stopping
 
@@ -70,7 +71,7 @@ def run_job(job: Job, history: Path, save: Callable[[], None], resume_command: s
         StorageError: If the history or a checkpoint cannot be written; the files before them are whole.
         TrainingError: If a step gives a number that is not finite; nothing of that step was written.
     """
-    seconds, steps = 0.0, job.run()
+    seconds, steps, team = 0.0, job.run(), current()
     go_on = f"Make room, then go on from the last checkpoint with: {resume_command}"
     with (
         interrupting(f"stopped at once; go on from the last checkpoint with: {resume_command}"),
@@ -81,7 +82,7 @@ def run_job(job: Job, history: Path, save: Callable[[], None], resume_command: s
         for line in track(steps, job.title, job.total - job.done, unit=f"{job.unit}s"):
             check_finite(line, f"{job.title}: {job.unit} {job.done}")
             seconds += line["seconds"]
-            number = stopped()
+            number = team.most(stopped())  # whichever process a signal reaches, all stop after the same step
             if job.is_main:
                 with storing(history, fix=go_on):
                     log.write(json.dumps(line, allow_nan=False) + "\n")
@@ -90,6 +91,7 @@ def run_job(job: Job, history: Path, save: Callable[[], None], resume_command: s
                         os.fsync(log.fileno())
                         save()
             if number:
+                team.wait()  # a process that ends makes the launcher end the others, who may be writing
                 raise Interrupted(
                     f"{signal.Signals(number).name}: stopped after {job.unit} {job.done} of {job.total}; "
                     f"go on with: {resume_command}",

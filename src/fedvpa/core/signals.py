@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+import math
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
 from fedvpa.core.errors import FedvpaError
+from fedvpa.core.processes import launched
 from fedvpa.core.progress import say
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+ECHO_SECONDS = 2.0
+"""A launcher passes on a signal that a terminal has sent to all processes already. What comes to one of several
+processes so soon after a first signal is the same one. Chosen by us: less than a user takes to press Ctrl-C again."""
+
+_heard = -math.inf
 
 
 class Interrupted(FedvpaError):
@@ -39,8 +50,17 @@ def stopping(announcement: str = "finishing the round; once more to stop at once
     caught: list[int] = []
 
     def remember(number: int, frame: FrameType | None) -> None:
+        if _is_echo():
+            return
+        if caught:  # of several processes, which cannot give the handlers back before the launcher's echo
+            restore()
+            signal.raise_signal(number)
+            return
         caught.append(number)
-        restore()
+        if launched():
+            _hear()
+        else:
+            restore()
         say(announcement)
 
     with _handled_by(remember) as restore:
@@ -63,7 +83,10 @@ def interrupting(message: str) -> Iterator[None]:
     caught: list[int] = []
 
     def interrupt(number: int, frame: FrameType | None) -> None:
+        if _is_echo():
+            return
         caught.append(number)
+        _hear()
         raise KeyboardInterrupt
 
     with _handled_by(interrupt):
@@ -76,16 +99,33 @@ def interrupting(message: str) -> Iterator[None]:
 
 
 @contextmanager
+def ignoring() -> Iterator[None]:
+    """While inside, SIGINT and SIGTERM do nothing."""
+    with _handled_by(lambda number, frame: None):
+        yield
+
+
+def _hear() -> None:
+    global _heard
+    _heard = time.monotonic()
+
+
+def _is_echo() -> bool:
+    return launched() and time.monotonic() - _heard < ECHO_SECONDS
+
+
+@contextmanager
 def _handled_by(handler: Callable[[int, FrameType | None], None]) -> Iterator[Callable[[], None]]:
     """Let the handler have SIGINT and SIGTERM; yields a function that gives them back before the end."""
     previous: dict[int, Any] = {}
 
     def restore() -> None:
         for number, before in previous.items():
-            signal.signal(number, before)
+            # After a signal a process that was launched ends; its launcher's echo must not end it in another way.
+            signal.signal(number, signal.SIG_IGN if _is_echo() else before)
 
     if threading.current_thread() is threading.main_thread():
-        previous |= {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
+        previous |= {number: signal.signal(number, handler) for number in SIGNALS}
     try:
         yield restore
     finally:

@@ -105,7 +105,7 @@ def load_features(table: PairTable, config: FeatureConfig) -> FeatureStore:
     Texts are known again whatever table they came in, so only new ones are computed, and equal ones once. An
     extraction that was killed goes on where it stopped. Of two processes that want the same table, one extracts and the
     other waits for it; those that want others add to the same folder at the same time. Where nothing is missing, the
-    model is not loaded.
+    model is not loaded. Processes that help this one (:func:`fedvpa.core.processes.lead`) compute their share.
 
     Args:
         table: Pairs; row i of the result belongs to row i.
@@ -133,7 +133,7 @@ def load_features(table: PairTable, config: FeatureConfig) -> FeatureStore:
     with _working(folder, keys):
         if len(folder.missing(keys)):
             _say_old_caches(folder)
-            filling = Filling.of(folder, table, keys, Reader.of(load_backbone(config, source), config), config)
+            filling = Filling(folder, table, keys, Reader.of(load_backbone(config, source), config), config)
             filling.run(f"features of {config.model}")
         found = _complete(folder, keys, table)
     if found is None:

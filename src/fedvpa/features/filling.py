@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,9 +13,11 @@ from jaxtyping import Int
 from numpy.typing import NDArray
 
 from fedvpa.core.errors import StorageError
+from fedvpa.core.processes import helped
 from fedvpa.core.progress import track
 from fedvpa.core.short_repr import short_repr
-from fedvpa.data.schema import PairTable
+from fedvpa.data.schema import Pair, PairTable
+from fedvpa.features.backbone import load_backbone
 from fedvpa.features.cache import CacheFolder
 from fedvpa.features.config import FeatureConfig
 from fedvpa.features.keys import Keys, find, response_keys
@@ -40,24 +42,21 @@ class Filling:
         table: The pairs.
         keys: Theirs.
         reader: The language model.
-        dtype: The precision on disk.
-        tokens_per_batch: Upper bound of padded tokens per batch.
+        config: How it reads.
     """
 
     folder: CacheFolder
     table: PairTable
     keys: Keys
     reader: Reader
-    dtype: np.dtype[Any]
-    tokens_per_batch: int
+    config: FeatureConfig
 
     __repr__ = short_repr
 
-    @classmethod
-    def of(cls, folder: CacheFolder, table: PairTable, keys: Keys, reader: Reader, config: FeatureConfig) -> Filling:
-        """As the configuration has it."""
-        budget = config.batch_budget(reader.backbone.device.type)
-        return cls(folder, table, keys, reader, np.dtype(config.storage), budget)
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The precision on disk."""
+        return np.dtype(self.config.storage)
 
     def run(self, what: str) -> None:
         """Add whatever is missing.
@@ -104,10 +103,11 @@ class Filling:
 
     def _chunk(self, rows: Int[np.ndarray, " rows"]) -> Iterator[int]:
         """The same for rows that are tokenised at once."""
-        read = self.reader.read([self.table.pairs[row] for row in rows.tolist()])
+        pairs = [self.table.pairs[row] for row in rows.tolist()]
+        read = self.reader.read(pairs)
         known = find(self.folder.content().texts, read.keys)
         wanted, done, shown = int((known < 0).sum()), 0, 0
-        for count in self._texts(read, rows, known):
+        for count in self._texts(pairs, read, rows, known):
             done += count
             yield from range(shown, len(rows) * done // wanted)
             shown = len(rows) * done // wanted
@@ -116,8 +116,14 @@ class Filling:
         self.folder.add_pairs(read.records, read.reasons)
         yield from range(shown, len(rows))
 
-    def _texts(self, read: Read, rows: Int[np.ndarray, " rows"], known: Int[np.ndarray, " texts"]) -> Iterator[int]:
-        """Compute and keep the responses that are not known; yields how many a batch had."""
+    def _texts(
+        self, pairs: Sequence[Pair], read: Read, rows: Int[np.ndarray, " rows"], known: Int[np.ndarray, " texts"]
+    ) -> Iterator[int]:
+        """Compute and keep the responses that are not known; yields how many a batch had.
+
+        Other processes of this command compute their share of the batches; only this one keeps features.
+        """
+        budget = self.config.batch_budget(self.reader.backbone.device.type)
         texts: list[NDArray[np.integer]] = []
         vectors: list[NDArray[np.floating]] = []
 
@@ -129,14 +135,41 @@ class Filling:
 
         last = time.monotonic()
         try:
-            for numbers, features in compute(
-                self.reader.plan(read, known), self.reader.backbone, self.tokens_per_batch
-            ):
-                vectors.append(stored(features, rows[read.first[numbers]], self.dtype))
-                texts.append(numbers)
-                if time.monotonic() - last >= CHECKPOINT_SECONDS:
-                    keep()
-                    last = time.monotonic()
-                yield len(numbers)
+            with helped(help_with_texts, self.config, pairs, known, budget):
+                for numbers, features in compute(self.reader.plan(read, known), self.reader.backbone, budget):
+                    vectors.append(stored(features, rows[read.first[numbers]], self.dtype))
+                    texts.append(numbers)
+                    if time.monotonic() - last >= CHECKPOINT_SECONDS:
+                        keep()
+                        last = time.monotonic()
+                    yield len(numbers)
         finally:
             keep()
+
+
+def help_with_texts(
+    config: FeatureConfig, pairs: Sequence[Pair], known: Int[np.ndarray, " texts"], tokens_per_batch: int
+) -> None:
+    """What the other processes do while one fills the cache: their share of the batches.
+
+    Args:
+        config: The model and how to read it.
+        pairs: What is tokenised at once.
+        known: Where the features of their responses lie; negative where they are wanted.
+        tokens_per_batch: Upper bound of padded tokens per batch.
+    """
+    reader = _reader(config)
+    for _ in compute(reader.plan(reader.read(pairs), known), reader.backbone, tokens_per_batch):
+        pass
+
+
+_readers: dict[str, Reader] = {}
+
+
+def _reader(config: FeatureConfig) -> Reader:
+    """The model of a process that helps, loaded when it is first asked; one is kept, as tables come chunk by chunk."""
+    name = config.model_dump_json()
+    if name not in _readers:
+        _readers.clear()
+        _readers[name] = Reader.of(load_backbone(config), config)
+    return _readers[name]

@@ -8,12 +8,13 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from fedvpa.core.processes import current
 from fedvpa.core.short_repr import short_repr
 from fedvpa.features.backbone import Backbone
 from fedvpa.features.forward import separate, shared
 from fedvpa.features.records import Facts
 from fedvpa.features.tokens import Row
-from fedvpa.models.batching import batches
+from fedvpa.models.batching import batches_for
 from fedvpa.models.tokens import Frame
 
 
@@ -94,14 +95,26 @@ def compute(
 ) -> Iterator[tuple[Int[np.ndarray, " texts"], Float[np.ndarray, "texts d"]]]:
     """Yield numbers of responses and their features in float32, batch by batch, longest first.
 
+    Processes that are together share the batches out by turns, and all get those of all.
+
     Args:
         work: From :func:`plan`.
         backbone: The model.
         tokens_per_batch: Upper bound of padded tokens per batch.
     """
-    for numbers in batches(work.lengths(), work.sharing, tokens_per_batch):
-        rows = [work.rows[number] for number in numbers]
-        together = work.sharing[numbers[0]]
-        features = (shared(backbone, rows) if together else separate(backbone, work.frame, rows)).numpy()
-        texts = work.texts[numbers]
-        yield texts[texts >= 0], features[texts >= 0]
+    team = current()
+    whole = batches_for(team.count, work.lengths(), work.sharing, tokens_per_batch)
+    for start in range(0, len(whole), team.count):
+        own = [_computed(work, backbone, numbers) for numbers in team.share(whole[start : start + team.count])]
+        yield from team.put_together(own)
+
+
+def _computed(
+    work: Work, backbone: Backbone, numbers: Int[np.ndarray, " batch"]
+) -> tuple[Int[np.ndarray, " texts"], Float[np.ndarray, "texts d"]]:
+    """Numbers of the responses of a batch, and their features."""
+    rows = [work.rows[number] for number in numbers]
+    together = work.sharing[numbers[0]]
+    features = (shared(backbone, rows) if together else separate(backbone, work.frame, rows)).numpy()
+    texts = work.texts[numbers]
+    return texts[texts >= 0], features[texts >= 0]

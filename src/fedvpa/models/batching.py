@@ -17,6 +17,23 @@ def processing_order(lengths: Int[np.ndarray, " n"], shared: Bool[np.ndarray, " 
     return np.lexsort((np.arange(len(lengths)), -lengths, ~shared))
 
 
+def batches_for(
+    processes: int, lengths: Int[np.ndarray, " n"], shared: Bool[np.ndarray, " n"], tokens_per_batch: int
+) -> list[Int[np.ndarray, " batch"]]:
+    """:func:`batches` of work that several processes share out: the same, and smaller ones where some would have none.
+
+    Args:
+        processes: How many there are.
+        lengths: See :func:`batches`.
+        shared: See :func:`batches`.
+        tokens_per_batch: See :func:`batches`.
+    """
+    found = list(batches(lengths, shared, tokens_per_batch))
+    if len(found) >= processes:
+        return found
+    return list(batches(lengths, shared, -(-int(lengths.sum()) // processes)))
+
+
 def batches(
     lengths: Int[np.ndarray, " n"], shared: Bool[np.ndarray, " n"], tokens_per_batch: int
 ) -> Iterator[Int[np.ndarray, " batch"]]:

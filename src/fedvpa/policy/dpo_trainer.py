@@ -5,18 +5,18 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
-from accelerate import Accelerator
-from accelerate.utils import gather_object
 from numpy.typing import NDArray
 from torch import Tensor
 
 from fedvpa.core.errors import ConfigError, RunError
 from fedvpa.core.options import option
+from fedvpa.core.processes import current
 from fedvpa.core.seeds import Label, entropy, numpy_generator
 from fedvpa.objectives.dpo import dpo_loss
 from fedvpa.policy.config import PolicyConfig
@@ -81,17 +81,20 @@ class DPOTrainer:
         seed: Names the order of the examples and the dropout.
         *path: Labels that further name the streams.
 
+    Processes that are together (:func:`fedvpa.core.processes.together`) share each batch out. The frozen base has no
+    gradient, so what they have to add up is that of the LoRA and of the conditioner: at the end of a step, at once.
+
     Raises:
-        ConfigError: If the batch does not divide among the processes.
+        ConfigError: If there are more processes than pairs in a batch.
     """
 
     def __init__(self, policy: Policy, config: PolicyConfig, seed: int, *path: Label) -> None:
         self.policy, self.config, self.seed, self.path = policy, config, seed, path
-        mixed = policy.device.type == "cuda" and config.precision != "float32"
-        self._accelerator = Accelerator(mixed_precision="bf16" if mixed else "no", cpu=policy.device.type == "cpu")
-        if config.batch % self._accelerator.num_processes:
+        self._team = current()
+        if config.batch < self._team.count:
             raise ConfigError(
-                f"policy.batch = {config.batch} does not divide among {self._accelerator.num_processes} processes."
+                f"policy.batch = {config.batch} does not divide among {self._team.count} processes.",
+                fix="Use fewer processes, or a larger batch.",
             )
         own = [weight for name, weight in policy.trained().items() if not name.startswith("conditioner.")]
         groups = [{"params": own, "lr": config.lr, "peak": config.lr}]
@@ -100,13 +103,8 @@ class DPOTrainer:
             groups.append({"params": extra, "lr": config.conditioner_lr, "peak": config.conditioner_lr})
         # β of the paper; no weight decay: the pull to the reference is DPO's own.
         self._optimiser = torch.optim.AdamW(groups, betas=(0.9, 0.95), weight_decay=0.0, fused=True)
-        self._model: Any = self._accelerator.prepare_model(policy, device_placement=False)
+        self._mixed = policy.device.type == "cuda" and config.precision != "float32"
         self.step = 0
-
-    @property
-    def is_main(self) -> bool:
-        """Whether this process writes logs and files."""
-        return bool(self._accelerator.is_main_process)
 
     def state(self) -> dict[str, Tensor]:
         """Optimiser moments and step: with the policy's weights, all that is needed to go on."""
@@ -150,43 +148,49 @@ class DPOTrainer:
         for group in self._optimiser.param_groups:
             group["lr"] = group["peak"] * factor
         rows = batch_rows(examples, self.config.batch, self.step, self.seed, *self.path)
-        rank, count = self._accelerator.process_index, self._accelerator.num_processes
-        if len(rows) < count:
-            raise ConfigError(f"{len(rows)} pairs do not divide among {count} processes.", fix="Use fewer processes.")
-        own = rows[rank::count]
+        team = self._team
+        if len(rows) < team.count:
+            raise ConfigError(
+                f"{len(rows)} pairs do not divide among {team.count} processes.", fix="Use fewer processes."
+            )
+        own = team.share(rows)
         size = self.config.micro_batch or len(own)
-        self._model.train()
+        self.policy.train()
         outcomes = []
         # Of the whole batch, such that the gradient is the same however many processes share it.
         totals = _totals(examples, rows)
         parts = [own[start : start + size] for start in range(0, len(own), size)]
         devices = [self.policy.device] if self.policy.device.type == "cuda" else []
         with torch.random.fork_rng(devices=devices):
-            torch.manual_seed(entropy(self.seed, "dropout", *self.path, self.step, rank) % 2**63)
-            for number, part in enumerate(parts):
+            torch.manual_seed(entropy(self.seed, "dropout", *self.path, self.step, team.rank) % 2**63)
+            for part in parts:
                 loss, outcome = self._forward(examples.take(part), totals)
                 outcomes.append(outcome)
-                loss = loss * count  # gradients are averaged over processes
-                if number + 1 < len(parts) and count > 1:
-                    with self._accelerator.no_sync(self._model):
-                        self._accelerator.backward(loss)
-                else:
-                    self._accelerator.backward(loss)
+                loss.backward()
+        self._add_gradients()
         norm = torch.nn.utils.clip_grad_norm_(list(self.policy.trained().values()), self.config.clip_norm)
         self._optimiser.step()
         self._optimiser.zero_grad(set_to_none=True)
         self.step += 1
-        told = torch.cat(outcomes)
-        if count > 1:
-            told = torch.cat(gather_object([told]))
-            rows = [row for other in range(count) for row in rows[other::count]]
+        told = torch.stack(team.put_together(list(torch.cat(outcomes))))
         return self._report(told, examples.prototype[rows], factor, float(norm), started)
+
+    def _add_gradients(self) -> None:
+        """Each process has the gradient of its share of the batch's loss: all go on with the sum."""
+        if self._team.count == 1:
+            return
+        weights = list(self.policy.trained().values())
+        own = [torch.zeros_like(weight) if weight.grad is None else weight.grad for weight in weights]
+        whole = torch.cat([gradient.flatten().float() for gradient in own])
+        self._team.add(whole)
+        for weight, part in zip(weights, whole.split([weight.numel() for weight in weights]), strict=True):
+            weight.grad = part.view_as(weight).to(weight.dtype)
 
     def _forward(self, part: Examples, totals: _Totals) -> tuple[Tensor, Tensor]:
         """The part's share of the batch's loss, and [loss, chosen, rejected, chosen gain, rejected gain] per pair."""
         rows, z = self._rows(part)
-        with self._accelerator.autocast():
-            tokens = self._model(rows, z).float()
+        with torch.autocast("cuda", torch.bfloat16) if self._mixed else nullcontext():
+            tokens = self.policy(rows, z).float()
         chosen, rejected = tokens.sum(1).view(-1, 2).unbind(1)
         reference = part.reference.to(tokens.device)
         loss = dpo_loss(chosen, rejected, reference[:, 0], reference[:, 1], self.config.beta)

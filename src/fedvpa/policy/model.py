@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from fedvpa.core.errors import ConfigError
+from fedvpa.core.processes import current
 from fedvpa.core.progress import track
 from fedvpa.core.seeds import Label
-from fedvpa.models.batching import batches
+from fedvpa.models.batching import batches_for
 from fedvpa.models.budget import token_budget
 from fedvpa.models.load import quiet
 from fedvpa.models.locate import ModelSource
@@ -135,30 +136,33 @@ class PolicyModel(nn.Module):
     ) -> list[NDArray[np.float32]]:
         """Log-probability of each response token given its prompt and z, in nats, without a gradient.
 
-        As in feature extraction, rows of like length come together, as many as fit into the budget of tokens, and a
-        prompt with several responses is computed once where the model allows it.
+        As in feature extraction, rows of like length come together, as many as fit into the budget of tokens, a prompt
+        with several responses is computed once where the model allows it, and processes that are together share the
+        batches out.
         """
         budget = token_budget(self.tokens_per_batch, self.device.type)
         room = sharing_room(self) if len(prompts) > 1 else 0
         groups = groups_of(prompts, responses, z, min(room, budget), self.layout.slots)
         several = np.array([len(group.responses) > 1 for group in groups], dtype=bool)
-        found: list[NDArray[np.float32]] = [np.zeros(0, np.float32)] * len(prompts)
-        training = self.training
+        sizes = np.array([group.tokens for group in groups], dtype=np.int64)
+        own: dict[int, NDArray[np.float32]] = {}
+        training, team = self.training, current()
         self.eval()
-        for numbers in batches(np.array([group.tokens for group in groups], dtype=np.int64), several, budget):
+        for numbers in team.share(batches_for(team.count, sizes, several, budget)):
             parts = [groups[number].responses for number in numbers]
             asked, order = [prompts[part[0]] for part in parts], [row for part in parts for row in part]
-            own = None if z is None else z[[part[0] for part in parts]].to(self.device)
+            latents = None if z is None else z[[part[0] for part in parts]].to(self.device)
             rows: Batch | Trees
             if several[numbers[0]]:
                 rows = trees(self.layout, asked, [[responses[row] for row in part] for part in parts])
             else:
                 rows = self.layout.rows(asked, [responses[row] for row in order])
-            values = self(rows.to(self.device), own).float().cpu()
+            values = self(rows.to(self.device), latents).float().cpu()
             for row, value, scored in zip(order, values, rows.scored(), strict=True):
-                found[row] = value[scored].numpy()
+                own[row] = value[scored].numpy()
         self.train(training)
-        return found
+        everybody = {row: tokens for part in team.gather(own) for row, tokens in part.items()}
+        return [everybody[row] for row in range(len(prompts))]
 
     def reference_log_probs(self, prompts: Sequence[Ids], responses: Sequence[Ids]) -> list[NDArray[np.float32]]:
         """:meth:`token_log_probs` of the reference policy."""
@@ -192,17 +196,23 @@ class PolicyModel(nn.Module):
         Raises:
             TrainingError: If the logits are not finite: the training has diverged.
         """
-        found = kept.load() if kept else []
-        training = self.training
+        training, team = self.training, current()
+        found = team.told(kept.load() if kept and team.main else [])
         self.eval()
         samples = sample_numbers(prompts)
-        blocks = range(len(found), len(prompts), sampling.batch)
-        several = track(blocks, "sampling", len(blocks), unit="responses", weight=sampling.batch)
-        for start in several if len(blocks) > 1 else blocks:
-            part = slice(start, start + sampling.batch)
-            numbers = uniforms(prompts[part], samples[part], sampling.max_new_tokens, seed, *path)
-            found += self._sample(prompts[part], None if z is None else z[part], sampling, numbers)
-            if kept:
+        size = min(sampling.batch, max(1, -(-(len(prompts) - len(found)) // team.count)))
+        blocks = range(len(found), len(prompts), size)
+        turns = [blocks[first : first + team.count] for first in range(0, len(blocks), team.count)]
+        several = track(turns, "sampling", len(turns), unit="responses", weight=size * team.count)
+        for starts in several if len(turns) > 1 else turns:
+            own = []
+            for start in team.share(starts):
+                part = slice(start, start + size)
+                numbers = uniforms(prompts[part], samples[part], sampling.max_new_tokens, seed, *path)
+                own.append(self._sample(prompts[part], None if z is None else z[part], sampling, numbers))
+            for block in team.put_together(own):
+                found += block
+            if kept and team.main:
                 kept.save(found)
         self.train(training)
         return found

@@ -9,8 +9,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from accelerate.utils import wait_for_everyone
-
 from fedvpa.algorithms.registry import make
 from fedvpa.alignment.dpo_job import refresh_file
 from fedvpa.alignment.job import AlignmentJob
@@ -21,6 +19,7 @@ from fedvpa.core.files import read_own_object, write_text
 from fedvpa.core.identity import Parts
 from fedvpa.core.loop import run_job
 from fedvpa.core.options import option
+from fedvpa.core.processes import current
 from fedvpa.core.progress import say
 from fedvpa.core.schema import VERSIONS
 from fedvpa.core.short_repr import short_repr
@@ -118,7 +117,7 @@ def train_in_run(run: RunFolder, job: AlignmentJob, inputs: Inputs, command: str
     lines = history.read_text(encoding="utf-8").splitlines()[: job.done] if history.is_file() else []
     if job.is_main:
         write_text(history, "".join(f"{line}\n" for line in lines))
-    wait_for_everyone()
+    current().wait()
     before = sum(json.loads(line)["seconds"] for line in lines)
 
     def save() -> None:
@@ -132,7 +131,7 @@ def train_in_run(run: RunFolder, job: AlignmentJob, inputs: Inputs, command: str
         deployed = not run.clients.is_dir()
         about = card(job, policy, inputs.config, inputs.clients, deployed=deployed)
         write_text(run.policy / job.name / "README.md", about)
-    return {**notes, f"{job.unit}s": job.total, "seconds": seconds}
+    return current().told({**notes, f"{job.unit}s": job.total, "seconds": seconds})
 
 
 @dataclass(frozen=True, repr=False)
