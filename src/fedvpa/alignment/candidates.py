@@ -182,7 +182,7 @@ def load_or_make(path: Path, make: Callable[[PartialSamples], Candidates]) -> Ca
             if team.main:
                 made.save(path)
                 partial.remove()
-        return team.told(Candidates.load(path) if team.main else None)
+        return team.told([Candidates.load(path)] if team.main else [])[0]
 
 
 @contextmanager
