@@ -17,8 +17,13 @@ ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 SOURCE = ROOT / "src" / "fedvpa"
 
-EXTRAS = {"engines/flower": "flower", "deployment": "flower", "evaluation/judges": "judges"}
-"""The folders whose imports an extra may declare."""
+EXTRAS = {
+    "engines/flower": "flower",
+    "deployment": "flower",
+    "evaluation/judges": "judges",
+    "models/gguf_file.py": "gguf",
+}
+"""The folders and files whose imports an extra may declare."""
 
 BROUGHT = {"ray": "flwr"}
 """What is declared by an extra of another requirement: ``flwr[simulation]`` names the release of ray."""
@@ -52,7 +57,7 @@ def test_what_the_code_imports_is_declared():
     missing = []
     for path in sorted(SOURCE.rglob("*.py")):
         place = path.relative_to(SOURCE).as_posix()
-        extras = [extra for folder, extra in EXTRAS.items() if place.startswith(f"{folder}/")]
+        extras = [extra for folder, extra in EXTRAS.items() if f"{place}/".startswith(f"{folder}/")]
         known = {canonical(line.name) for extra in (None, *extras) for line in declared(extra)}
         for name in imported(path):
             if name in BROUGHT and BROUGHT[name] in known:
@@ -74,5 +79,5 @@ def test_constraints_are_exact_and_name_no_index():
     lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").split()
     assert not [line for line in lines if not re.fullmatch(r"[\w.-]+==[\w.]+", line)]
     pinned = {canonical(line.partition("==")[0]): line.partition("==")[2] for line in lines}
-    wanted = [line for extra in (None, "flower", "judges") for line in declared(extra)]
+    wanted = [line for extra in (None, "flower", "judges", "gguf") for line in declared(extra)]
     assert not [str(line) for line in wanted if not line.specifier.contains(pinned[canonical(line.name)])]

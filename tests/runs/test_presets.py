@@ -12,7 +12,7 @@ from fedvpa.data.config import DataConfig
 from fedvpa.data.schema import Pair, PairTable
 from fedvpa.features.config import FeatureConfig
 from fedvpa.features.extract import load_features
-from fedvpa.models.folder import local_folder
+from fedvpa.models.folder import local_place
 from fedvpa.policy.config import PolicyConfig
 from fedvpa.runs.config import RunConfig, dump, read_config, with_overrides
 from fedvpa.runs.presets import BUNDLED_MODEL, WORLD, with_presets
@@ -135,8 +135,6 @@ def test_own_data_have_no_language_model_by_default(tmp_path: Path) -> None:
             asked()
 
 
-def test_no_name_is_no_folder_and_a_gguf_file_is_said() -> None:
+def test_no_name_is_no_folder() -> None:
     with pytest.raises(ModelError, match="No language model is named"):
-        local_folder("")
-    with pytest.raises(ModelError, match=r"model.GGUF: This is a GGUF file.*save_pretrained"):
-        local_folder("somewhere/model.GGUF")
+        local_place("")

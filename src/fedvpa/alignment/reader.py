@@ -12,7 +12,7 @@ from fedvpa.features.backbone import Backbone, backbone_of
 from fedvpa.features.config import FeatureConfig
 from fedvpa.models.device import resolve_device, resolve_dtype
 from fedvpa.models.load import LoadedModel
-from fedvpa.models.locate import locate
+from fedvpa.models.locate import ModelSource, locate
 from fedvpa.policy.policy import Policy
 
 
@@ -29,10 +29,15 @@ def reader_of(stage: Stage1, policy: Policy) -> Backbone:
     return backbone_of(body, stage.features, policy.reference)
 
 
+def _weights(source: ModelSource) -> tuple[object, ...]:
+    """What decides the weights in memory, and how they are run."""
+    return source.folder.resolve(), source.revision, source.loading.quantization, source.loading.attn_implementation
+
+
 def _is_the_same(features: FeatureConfig, policy: Policy, base: Any) -> bool:
     """Whether features are those of the policy's base: weights, device, precision, and the class of the body."""
-    source = locate(features.named_model())
-    if (source.folder.resolve(), source.revision) != (policy.source.folder.resolve(), policy.source.revision):
+    source = locate(features.named_model(), features.loading)
+    if _weights(source) != _weights(policy.source):
         return False
     device = resolve_device(features.device)
     place = torch.empty(0, device=device).device

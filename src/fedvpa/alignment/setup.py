@@ -60,7 +60,7 @@ def fresh_policy(stage: Stage1) -> Policy:
     encoder = policy.tokenizer.encoder
     if policy.tokenizer.conversational:
         say_header(encoder.tokenizer, json.dumps(dict(encoder.renderer.arguments)))
-    if policy.source.tokenizer_hash() != locate(stage.features.model).tokenizer_hash():
+    if policy.source.tokenizer_hash() != locate(stage.features.model, stage.features.loading).tokenizer_hash():
         say("the policy's tokenizer is not the selector's: responses are handed over as text")
     return policy
 

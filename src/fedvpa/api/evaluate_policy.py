@@ -18,7 +18,14 @@ if TYPE_CHECKING:
     from fedvpa.runs.config import RunConfig
 
 JUDGED = (
-    *("policy.judging", "policy.model", "policy.precision", "policy.candidates.batch", "policy.candidates.prompt_file"),
+    *(
+        "policy.judging",
+        "policy.model",
+        "policy.loading",
+        "policy.precision",
+        "policy.candidates.batch",
+        "policy.candidates.prompt_file",
+    ),
     *("data", "features"),
 )
 """What an evaluation may be told: how to judge, where things are now, and how they are computed."""

@@ -21,6 +21,7 @@ Kind = Literal[
     "policy metrics",
     "candidates",
     "features",
+    "converted model",
 ]
 """What a file holds."""
 

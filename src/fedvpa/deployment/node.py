@@ -13,7 +13,11 @@ from fedvpa.core.errors import ConfigError, ModelError
 from fedvpa.data.sources.registry import SOURCES
 from fedvpa.engines.flower import client as node_side
 from fedvpa.engines.flower.devices import OnDisk
+from fedvpa.features.config import FeatureConfig
+from fedvpa.models.loading_config import DEFAULT
 from fedvpa.models.locate import locate
+from fedvpa.policy.config import PolicyConfig
+from fedvpa.policy.templates import with_base
 from fedvpa.runs.config import RunConfig, read_config
 from fedvpa.runs.prepare import Prepared, prepare
 
@@ -66,11 +70,11 @@ def load_node(config_path: str, data: str, state: str, model: str = "", policy_m
     devices = OnDisk(Path(state).expanduser()) if state else node_side.InContext()
     config = node_config(read_config(Path(config_path)), data, model)
     if policy_method:
-        from fedvpa.deployment.text_node import base_model, load_text_node
+        from fedvpa.deployment.text_node import load_text_node
 
-        _check_model(base_model(config))
+        _check_model(with_base(config.policy, config.features))
         return load_text_node(config, policy_method, devices)
-    _check_model(config.features.named_model())
+    _check_model(config.features)
     prepared = prepare(config, on_node=True)
     algorithm = make(config.method, config.method_config)
     return node_side.Node(
@@ -96,10 +100,11 @@ def node_config(config: RunConfig, data: str, model: str = "") -> RunConfig:
     return RunConfig.parse(values)
 
 
-def _check_model(model: str) -> None:
+def _check_model(config: FeatureConfig | PolicyConfig) -> None:
     """Raise ModelError if a language model is not on this node; says how to name its place."""
+    model = str(config.model)
     try:
-        locate(model)
+        locate(model, config.loading or DEFAULT)
     except ModelError as error:
         fix = f"""{error.fix} Say where it is on this node: --node-config 'model-path="PATH"'."""
         raise ModelError(error.problem, fix=fix.strip(), where=error.where or model) from error

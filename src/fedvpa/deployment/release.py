@@ -18,13 +18,16 @@ from pathlib import Path
 from typing import Any
 
 from fedvpa.algorithms.registry import make
-from fedvpa.core.errors import ConfigError, RunError
+from fedvpa.core.errors import ConfigError, ModelError, RunError
 from fedvpa.core.files import output_folder, read_own_object, read_own_text, storing, write_json, write_text
 from fedvpa.core.progress import say
 from fedvpa.core.schema import VERSIONS
 from fedvpa.core.version import __version__
 from fedvpa.data.config import DataConfig
+from fedvpa.models.loading_config import DEFAULT
+from fedvpa.models.locate import label_of, locate_for
 from fedvpa.policy.files import PREFERENCES, read_policy, read_preferences
+from fedvpa.policy.templates import with_base
 from fedvpa.runs.config import RunConfig, dump
 from fedvpa.runs.folder import SCHEMA_LINE, RunFolder
 from fedvpa.runs.policies import read_policy_metrics
@@ -113,7 +116,7 @@ def write_release(run: RunFolder, folder: Path, places: Sequence[str] = ()) -> R
         parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=parent, prefix=f".{folder.name}.") as temporary:
             made = Path(temporary) / "release"
-            left_out = _write(run, config, selector, names, made)
+            left_out = _write(run, config, _told(places), selector, names, made)
             made.replace(folder)
     files = tuple(sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()))
     return Release(folder, files, names, left_out)
@@ -160,7 +163,12 @@ def _selector(run: RunFolder, config: RunConfig, *, needed: bool) -> Selector | 
 
 
 def _write(
-    run: RunFolder, config: RunConfig, selector: Selector | None, names: Sequence[str], made: Path
+    run: RunFolder,
+    config: RunConfig,
+    told: Mapping[str, str],
+    selector: Selector | None,
+    names: Sequence[str],
+    made: Path,
 ) -> tuple[str, ...]:
     """Write everything into a new folder; the preferences by name that are left out."""
     write_text(made / "config.yaml", f"{SCHEMA_LINE}{VERSIONS['run']}\n{dump(_for_nodes(config))}")
@@ -169,7 +177,7 @@ def _write(
     left_out: tuple[str, ...] = ()
     policy = RunFolder(made).policy
     for name in names:
-        _write_policy(run.policy / name, policy / name, config)
+        _write_policy(run.policy / name, policy / name, config, told)
     if names:
         named, left_out = _shareable(read_preferences(run.policy), selector)
         write_json(policy / PREFERENCES, named)
@@ -192,22 +200,48 @@ def _for_nodes(config: RunConfig) -> RunConfig:
     return config.model_copy(update={"data": DataConfig.parse(values), "features": features, "policy": policy})
 
 
-def _write_policy(source: Path, target: Path, config: RunConfig) -> None:
-    """Write one policy, with the name of its base model as nodes are told it."""
+def _told(places: Sequence[str]) -> dict[str, str]:
+    """Key → where nodes have that language model."""
+    return {key: value for key, _, value in (place.partition("=") for place in places)}
+
+
+def _write_policy(source: Path, target: Path, config: RunConfig, told: Mapping[str, str]) -> None:
+    """Write one policy, with the name of its base model as nodes are told it, else as the policy has it.
+
+    Raises:
+        ModelError: If what nodes are told is another model.
+    """
     saved = read_policy(source)
-    settings = {**saved.get("settings", {})}
+    before, settings = saved["model"], {**saved.get("settings", {})}
     settings["candidates"] = {**settings.get("candidates", {}), "prompt_file": None}
-    base = str(config.policy.model or settings.get("model") or config.features.model)
-    settings["model"] = config.policy.model or settings.get("model")
-    write_json(target / "policy.json", {**saved, "model": base, "settings": settings})
+    place = told.get("policy.model", None if settings.get("model") else told.get("features.model"))
+    if place is not None:
+        saved |= _base_at(place, saved, config)
+        settings["model"] = told.get("policy.model")
+    write_json(target / "policy.json", {**saved, "settings": settings})
     adapter = read_own_object(source / "adapter_config.json")
-    write_json(target / "adapter_config.json", {**adapter, "base_model_name_or_path": base})
+    named = {"base_model_name_or_path": saved["model"], "revision": saved.get("revision")}
+    write_json(target / "adapter_config.json", {**adapter, **named})
     for name in WEIGHTS:
         if (source / name).is_file():
             shutil.copyfile(source / name, target / name)
     if (source / "README.md").is_file():
         card = read_own_text(source / "README.md")
-        write_text(target / "README.md", card.replace(f"base_model: {saved['model']}\n", f"base_model: {base}\n"))
+        write_text(target / "README.md", card.replace(f"base_model: {before}\n", f"base_model: {saved['model']}\n"))
+
+
+def _base_at(place: str, saved: Mapping[str, Any], config: RunConfig) -> dict[str, Any]:
+    """What ``policy.json`` says of a base model that nodes have at ``place``."""
+    source = locate_for("policy.model", place, with_base(config.policy, config.features).loading or DEFAULT)
+    if not source.known_as(saved["base"]):
+        raise ModelError(
+            f"The policy was trained on another model than {place!r}.",
+            fix="Name the one that it was trained on.",
+            where=f"policy.model={place}",
+        )
+    # A path that nodes are told is theirs: they look there, and not for what this machine knows of the content.
+    origin = source.origin if source.origin in ("hub", "bundled") else "told"
+    return {"model": place, "origin": origin, "revision": source.revision or None}
 
 
 def _shareable(
@@ -228,7 +262,7 @@ def _guide(config: RunConfig, selector: Selector | None, policy: Path, names: Se
     saved = read_policy(policy / names[0]) if names else {}
     follows = saved.get("conditioner") is not None and selector is not None
     methods = dict.fromkeys(([config.method] if selector is not None else []) + ([saved["method"]] if saved else []))
-    read = [f"The selector reads features of `{config.features.model}` (features.model)."] if selector else []
+    read = [f"The selector reads features of `{label_of(config.features.model)}` (features.model)."] if selector else []
     based = [f"The policy is one of `{saved['model']}` ({_place_of(saved)})."] if saved else []
     group = " --preference GROUP" if names and names[0] else ""
     generate = GENERATE.format(

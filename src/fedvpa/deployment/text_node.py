@@ -23,9 +23,10 @@ from fedvpa.data.schema import Pair
 from fedvpa.data.unused import note_unused
 from fedvpa.engines.flower import client as node_side
 from fedvpa.features.extract import rendering_content
-from fedvpa.models.locate import locate
+from fedvpa.models.loading_config import DEFAULT
+from fedvpa.models.locate import ModelSource, locate
 from fedvpa.policy.policy import Policy
-from fedvpa.policy.templates import with_template
+from fedvpa.policy.templates import with_base, with_template
 from fedvpa.runs.config import RunConfig
 from fedvpa.runs.policy_task import task_of_config
 from fedvpa.runs.prepare import check_reader, read_as
@@ -128,9 +129,17 @@ def base_model(config: RunConfig) -> str:
     return config.policy.model or config.features.named_model()
 
 
+def base_source(config: RunConfig) -> ModelSource:
+    """:func:`base_model`, found. Raises ModelError if it is not here."""
+    base = with_base(config.policy, config.features)
+    return locate(base_model(config), base.loading or DEFAULT)
+
+
 def reading_model(config: RunConfig, model: str) -> RunConfig:
-    """The run with another language model of the features."""
-    return config.model_copy(update={"features": config.features.model_copy(update={"model": model})})
+    """The run with the base model as the language model of the features."""
+    loading = with_base(config.policy, config.features).loading
+    features = config.features.model_copy(update={"model": model, "loading": loading})
+    return config.model_copy(update={"features": features})
 
 
 def text_reading(config: RunConfig) -> str:
@@ -139,7 +148,7 @@ def text_reading(config: RunConfig) -> str:
     Raises:
         ModelError: If the language model is not here.
     """
-    settings, source = with_template(config.policy, config.features), locate(base_model(config))
+    settings, source = with_template(config.policy, config.features), base_source(config)
     return json.dumps(
         {
             "model": source.content(),

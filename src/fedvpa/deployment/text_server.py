@@ -23,10 +23,9 @@ from fedvpa.core.progress import say
 from fedvpa.core.schema import VERSIONS
 from fedvpa.deployment.taking_part import metrics, read_alike, say_who
 from fedvpa.deployment.terms import Terms
-from fedvpa.deployment.text_node import base_model
+from fedvpa.deployment.text_node import base_source
 from fedvpa.engines.flower.roster import Roster, gather
 from fedvpa.engines.flower.server import GridCohort
-from fedvpa.models.locate import locate
 from fedvpa.policy.files import PREFERENCES
 from fedvpa.runs.config import RunConfig
 from fedvpa.runs.environment import environment
@@ -68,7 +67,7 @@ def serve_texts(grid: Grid, config: RunConfig, method: str, run: RunFolder, term
         FedvpaError: If too few nodes come, or too few clients answer.
         TrainingError: If the training has diverged.
     """
-    roster = gather(grid, terms.nodes, terms.deadline, terms.quorum, locate(base_model(config)).content())
+    roster = gather(grid, terms.nodes, terms.deadline, terms.quorum, base_source(config).content())
     say_who(roster)
     config = read_alike(config, roster.reads)
     parts = checkpoint_parts(config, method=method, data="", selector="", users="")

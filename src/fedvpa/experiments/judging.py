@@ -38,6 +38,7 @@ from fedvpa.policy.files import read_policy, read_preferences
 from fedvpa.policy.policy import Policy, load_policy
 from fedvpa.policy.preference import PROTOTYPE
 from fedvpa.policy.sampling import Sampling
+from fedvpa.policy.templates import with_base
 from fedvpa.runs.config import RunConfig
 from fedvpa.runs.folder import RunFolder
 from fedvpa.runs.identity import base_content, model_content
@@ -280,7 +281,7 @@ def _book(candidate: Candidate, policies: Mapping[str, Policy] | None) -> Answer
         real = names[0] if name == BASE else name
         if real not in opened:
             opened.clear()  # one at a time: each holds its base model
-            here = config.policy.model_copy(update={"model": config.policy.model or config.features.model})
+            here = with_base(config.policy, config.features)
             opened[real] = load_policy(run.policy / real, here, device=config.features.device).eval()
         return opened[real]
 

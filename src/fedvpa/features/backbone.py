@@ -72,7 +72,7 @@ def load_backbone(config: FeatureConfig, source: ModelSource | None = None) -> B
             weights of the body are missing.
         ConfigError: If there is no such layer or device.
     """
-    source = source or locate(config.named_model())
+    source = source or locate(config.named_model(), config.loading)
     device = resolve_device(config.device)
     return backbone_of(load_body(source, resolve_dtype(config.dtype, device), device), config)
 

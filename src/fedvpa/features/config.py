@@ -11,6 +11,7 @@ from fedvpa.core.cache import cache_base
 from fedvpa.core.config import Config
 from fedvpa.core.errors import ConfigError
 from fedvpa.models.budget import token_budget
+from fedvpa.models.loading_config import DEFAULT, LoadingConfig
 from fedvpa.models.template_config import TemplateArguments, TemplateKind
 
 Layers = int | tuple[int, ...] | Literal["auto"]
@@ -29,9 +30,10 @@ class FeatureConfig(Config):
     A model with fewer positions than prompt and response need cuts more: see :class:`~fedvpa.models.tokens.Limits`.
 
     Attributes:
-        model: A local folder or a hub id; ``bundled`` is the tiny language model of the bundled world, which is the
-            default on that world's data. Empty for none: own data have no default, since no language model is right
-            for all of them.
+        model: A local folder, a ``.gguf`` file or a hub id; ``bundled`` is the tiny language model of the bundled
+            world, which is the default on that world's data. Empty for none: own data have no default, since no
+            language model is right for all of them.
+        loading: How it is fetched and loaded; see :class:`~fedvpa.models.loading_config.LoadingConfig`.
         max_prompt_tokens: Longer prompts lose tokens on the left, where the oldest turns are. 512 keeps 99% of the
             prompts of HH-RLHF whole.
         max_response_tokens: Longer responses lose tokens on the right. 256 keeps 97% of the responses of HH-RLHF whole.
@@ -60,6 +62,7 @@ class FeatureConfig(Config):
     """
 
     model: str = ""
+    loading: LoadingConfig = DEFAULT
     max_prompt_tokens: int = Field(default=512, ge=1)
     max_response_tokens: int = Field(default=256, ge=1)
     layer: Layers = -1
@@ -122,7 +125,7 @@ class FeatureConfig(Config):
         if not self.model:
             raise ConfigError(
                 "No language model is named, and only the bundled world has one of its own.",
-                fix="Name the one that reads your data, a folder or a hub id: features.model=PATH. "
+                fix="Name the one that reads your data, a folder, a .gguf file or a hub id: features.model=PATH. "
                 "(features.model=bundled is the toy model of the bundled world, which knows no other language.)",
                 where="configuration key 'features.model'",
             )

@@ -74,8 +74,10 @@ def cache_key(config: FeatureConfig, source: ModelSource) -> dict[str, Any]:
     machine may have it from elsewhere. What the chat template writes for a probe is a part, since more than the
     tokenizer's files decides it.
     """
+    rounded = {} if source.loading.quantization is None else {"quantization": source.loading.quantization}
     return {
         "model": source.content(),
+        **rounded,
         "tokenizer": source.tokenizer_hash(),
         "rendering": rendering_content(source, config.template_arguments),
         "layer": list(config.layers) if len(config.layers) > 1 else config.layers[0],
@@ -123,7 +125,7 @@ def load_features(table: PairTable, config: FeatureConfig) -> FeatureStore:
         StorageError: If the disk has no room for the features.
     """
     _check_some(table)
-    source = locate(config.named_model())
+    source = locate(config.named_model(), config.loading)
     keys = pair_keys(table.pairs)
     config = _with_precision(config, source, keys)
     folder = folder_for(config, source)

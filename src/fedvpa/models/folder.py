@@ -15,34 +15,61 @@ WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.b
 
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "vocab.json", "vocab.txt")
 
+GGUF = ".gguf"
+
 LFS_POINTER = b"version https://git-lfs"
 
 
-def local_folder(model: str) -> Path | None:
-    """The folder of ``bundled`` or of a local model; None for what can only be a hub id.
+def local_place(model: str) -> Path | None:
+    """The folder of ``bundled`` or of a local model, or a GGUF file; None for what can only be a hub id.
+
+    A folder without weights in the layout of transformers that holds a GGUF file stands for that file.
 
     Raises:
-        ModelError: If ``model`` is empty or a GGUF file, or is written like a path and there is no such folder.
+        ModelError: If ``model`` is empty, or is written like a path and there is no such folder or GGUF file, or a
+            folder holds several GGUF files and nothing else.
     """
     if not model:
-        raise ModelError("No language model is named.", fix="Name a folder or a hub id.")
-    if model.lower().endswith(".gguf"):
-        raise ModelError(
-            "This is a GGUF file, which fedvpa does not read.",
-            fix="Give a folder in the layout of transformers. With the package gguf installed, its "
-            "AutoModelForCausalLM.from_pretrained(…, gguf_file=…) reads it, and save_pretrained writes a folder.",
-            where=model,
-        )
+        raise ModelError("No language model is named.", fix="Name a folder, a .gguf file or a hub id.")
     if model == BUNDLED:
         return backbone_path()
-    folder = Path(model).expanduser()
-    if folder.is_dir():
-        return folder
-    if model.startswith((".", "~", os.sep)) or model.count("/") > 1 or Path(model).exists():
+    place = Path(model).expanduser()
+    if place.is_dir():
+        return _only_gguf(place) or place
+    if is_gguf(place):
+        return place
+    if is_path(model):
         raise ModelError(
-            "There is no model folder here.", fix="Give a folder with config.json, or a hub id.", where=model
+            "There is no model folder here.",
+            fix="Give a folder with config.json, a .gguf file, or a hub id.",
+            where=model,
         )
     return None
+
+
+def is_path(model: str) -> bool:
+    """Whether a name is that of a place on this machine, and no hub id: as it is written, or because it is there."""
+    place = Path(model).expanduser()
+    return model.startswith((".", "~", os.sep)) or model.count("/") > 1 or is_gguf(place) or place.exists()
+
+
+def is_gguf(place: Path) -> bool:
+    """Whether a path is written like a GGUF file's."""
+    return place.suffix.lower() == GGUF
+
+
+def _only_gguf(folder: Path) -> Path | None:
+    """The GGUF file of a folder that has no other weights; None if it has those, or no GGUF file."""
+    if any((folder / name).is_file() for name in WEIGHTS):
+        return None
+    found = sorted(file for file in folder.iterdir() if is_gguf(file))
+    if len(found) > 1:
+        raise ModelError(
+            f"The folder holds {len(found)} GGUF files and no other weights.",
+            fix=f"Give one of them, such as {found[0]}.",
+            where=str(folder),
+        )
+    return found[0] if found else None
 
 
 def check_folder(folder: Path) -> None:
@@ -87,7 +114,12 @@ def weight_files(folder: Path) -> list[Path]:
     for file in files:
         if not file.is_file():
             raise ModelError(f"The shard {file.name} is missing.", fix="Copy every shard there.", where=str(folder))
-        with file.open("rb") as head:
-            if head.read(len(LFS_POINTER)) == LFS_POINTER:
-                raise ModelError("This is a Git LFS pointer, not weights.", fix="Run 'git lfs pull'.", where=str(file))
+        check_no_pointer(file)
     return files
+
+
+def check_no_pointer(file: Path) -> None:
+    """Raise ModelError for what Git LFS leaves in place of a large file that it did not fetch."""
+    with file.open("rb") as head:
+        if head.read(len(LFS_POINTER)) == LFS_POINTER:
+            raise ModelError("This is a Git LFS pointer, not weights.", fix="Run 'git lfs pull'.", where=str(file))

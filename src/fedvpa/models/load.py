@@ -11,6 +11,7 @@ import contextlib
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +22,17 @@ from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
+    BitsAndBytesConfig,
     PreTrainedTokenizerFast,
 )
-from transformers.utils import logging
 
-from fedvpa.core.errors import FedvpaError, ModelError
+from fedvpa.core.errors import ConfigError, FedvpaError, ModelError
 from fedvpa.core.progress import say
 from fedvpa.models.architecture import kind_of
+from fedvpa.models.loading_config import LoadingConfig
 from fedvpa.models.locate import ModelSource
 from fedvpa.models.products import use_fast_products
+from fedvpa.models.quiet import quiet
 from fedvpa.models.vocabulary import check_vocabulary
 
 GENERIC_TOKENIZERS = ("TokenizersBackend", "PreTrainedTokenizerFast")
@@ -140,15 +143,18 @@ def _load(
     said, but for a body's head. ``check`` gets the configuration before anything large is read.
     """
     with quiet(), explained(source):
-        settings = AutoConfig.from_pretrained(source.folder)
+        trust = {"trust_remote_code": source.loading.trust_remote_code}
+        settings = AutoConfig.from_pretrained(source.folder, **trust)
         if check is not None:
             check(settings)
-        tokenizer = load_tokenizer(source.folder)
-        with _quantised(settings):
+        tokenizer = load_tokenizer(source.folder, trust_remote_code=source.loading.trust_remote_code)
+        options = loading_arguments(source.loading, dtype, device)
+        with _quantised(settings), _chosen_attention(source.loading):
             model, loading = family.from_pretrained(
-                source.folder, config=settings, dtype=dtype, output_loading_info=True
+                source.folder, config=settings, output_loading_info=True, **trust, **options
             )
-            model = model.to(device)
+            if "device_map" not in options:
+                model = model.to(device)
         check_vocabulary(tokenizer, model)
     missing = sorted(name for name in loading["missing_keys"] if optional is None or not name.startswith(optional))
     if missing:
@@ -162,6 +168,48 @@ def _load(
     if unused and family is not AutoModel:
         say(f"{source.name}: {len(unused)} tensors of the checkpoint are no part of {what}, such as {unused[0]!r}")
     return LoadedModel(model.eval().requires_grad_(False), tokenizer, settings)
+
+
+def loading_arguments(loading: LoadingConfig, dtype: torch.dtype, device: torch.device) -> dict[str, Any]:
+    """What ``from_pretrained`` is given beside the folder: precision, attention and quantisation.
+
+    Raises:
+        ConfigError: If weights are to be quantised and bitsandbytes is not installed.
+    """
+    found: dict[str, Any] = {"dtype": dtype}
+    if loading.attn_implementation is not None:
+        found["attn_implementation"] = loading.attn_implementation
+    if loading.quantization is None:
+        return found
+    if find_spec("bitsandbytes") is None:
+        raise ConfigError(
+            f"quantization={loading.quantization} is done by bitsandbytes, which is not installed.",
+            fix="pip install bitsandbytes (on a machine that it supports), or leave loading.quantization out.",
+            where="configuration key 'loading.quantization'",
+        )
+    how = BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type=loading.quantization,
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=dtype,
+    )
+    # bitsandbytes quantises on the way to the device, and refuses to be moved afterwards.
+    return found | {"quantization_config": how, "device_map": {"": device}}
+
+
+@contextlib.contextmanager
+def _chosen_attention(loading: LoadingConfig) -> Iterator[None]:
+    """Say which attention was asked for, where a model cannot be loaded with it."""
+    try:
+        yield
+    except (ImportError, ValueError) as error:
+        if loading.attn_implementation is None or "attention" not in f"{error}{loading.attn_implementation}".lower():
+            raise
+        raise ModelError(
+            f"The model cannot be loaded with loading.attn_implementation={loading.attn_implementation}: "
+            f"{str(error).strip().splitlines()[0]}",
+            fix="Give sdpa or eager, or leave it out.",
+        ) from error
 
 
 @contextlib.contextmanager
@@ -180,8 +228,8 @@ def _quantised(settings: Any) -> Iterator[None]:
         ) from error
 
 
-def load_tokenizer(folder: Path) -> Any:
-    """The tokenizer of a model folder.
+def load_tokenizer(folder: Path, *, trust_remote_code: bool = False) -> Any:
+    """The tokenizer of a model folder; its own code runs only if it is trusted.
 
     A folder that declares a generic tokenizer gets exactly its ``tokenizer.json``. AutoTokenizer of transformers 5
     would replace it, for Qwen2 and other families, by the family's own class, which splits words by rules of its own.
@@ -190,7 +238,7 @@ def load_tokenizer(folder: Path) -> Any:
     declared = json.loads(declaration.read_text(encoding="utf-8")) if declaration.is_file() else {}
     if declared.get("tokenizer_class") in GENERIC_TOKENIZERS and (folder / "tokenizer.json").is_file():
         return PreTrainedTokenizerFast.from_pretrained(folder)
-    return AutoTokenizer.from_pretrained(folder)
+    return AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
 
 
 def open_settings(source: ModelSource) -> Any:
@@ -200,7 +248,7 @@ def open_settings(source: ModelSource) -> Any:
         ModelError: If it cannot be read.
     """
     with quiet(), explained(source):
-        return AutoConfig.from_pretrained(source.folder)
+        return AutoConfig.from_pretrained(source.folder, trust_remote_code=source.loading.trust_remote_code)
 
 
 def open_tokenizer(source: ModelSource) -> Any:
@@ -210,7 +258,7 @@ def open_tokenizer(source: ModelSource) -> Any:
         ModelError: If it cannot be loaded.
     """
     with quiet(), explained(source):
-        return load_tokenizer(source.folder)
+        return load_tokenizer(source.folder, trust_remote_code=source.loading.trust_remote_code)
 
 
 @contextlib.contextmanager
@@ -224,22 +272,15 @@ def explained(source: ModelSource) -> Iterator[None]:
         raise
     except Exception as error:  # tokenizers raises Exception itself, and a wrong config.json anything
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        if "trust_remote_code" in str(error) and not source.loading.trust_remote_code:
+            raise ModelError(
+                "This model is made of Python code that lies beside its weights, and that code is not trusted.",
+                fix="Read it; if it may run on this machine, set loading.trust_remote_code=true (under features or "
+                "policy). Or use a model of an architecture that transformers has itself.",
+                where=str(source.folder),
+            ) from error
         raise ModelError(
             f"The model cannot be loaded: {first}",
             fix="Check that AutoModel and AutoTokenizer of the installed transformers load this folder.",
             where=str(source.folder),
         ) from error
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Keep the library's own bars and loading notes off the terminal; missing weights are checked by us."""
-    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
-        if bars:
-            logging.enable_progress_bar()

@@ -13,6 +13,7 @@ from pydantic import Field, model_validator
 
 from fedvpa.core.config import Config
 from fedvpa.core.numbers import Count, GreedyTemperature, LearningRate, Margin, Scale, Size, Steps, Temperature, Weight
+from fedvpa.models.loading_config import LoadingConfig
 from fedvpa.models.template_config import TemplateArguments, TemplateKind
 from fedvpa.policy.clients_config import ClientsConfig
 
@@ -132,7 +133,10 @@ class PolicyConfig(Config):
     """Stage 2: one policy for all users.
 
     Attributes:
-        model: The base policy: ``bundled``, a folder or a hub id; None for the language model of the features.
+        model: The base policy: ``bundled``, a folder, a ``.gguf`` file or a hub id; None for the language model of the
+            features.
+        loading: How it is fetched and loaded; see :class:`~fedvpa.models.loading_config.LoadingConfig`. None for as the
+            features' model is where it is that one, else for the defaults.
         template: How strings are read, as ``features.template`` has it; None for that of the features.
         template_arguments: Further arguments of the chat template; None for those of the features.
         conditioning: ``soft_prefix``: z becomes ``prefix_tokens`` virtual tokens before the prompt. ``additive``: a
@@ -179,6 +183,7 @@ class PolicyConfig(Config):
     """
 
     model: str | None = None
+    loading: LoadingConfig | None = None
     template: TemplateKind | None = None
     template_arguments: TemplateArguments | None = None
     conditioning: Conditioning = "soft_prefix"

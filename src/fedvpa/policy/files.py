@@ -37,12 +37,16 @@ def saved_settings(saved: Mapping[str, Any]) -> PolicyConfig:
     """Stage 2 as a policy was trained with it.
 
     Args:
-        saved: From :func:`read_policy`. A policy of a release that had no cap on prompts gets none.
+        saved: From :func:`read_policy`. A policy of a release that had no cap on prompts gets none. Code that lies
+            beside the weights is trusted by who opens a policy, not by its folder.
 
     Raises:
         ConfigError: If it holds a setting that this fedvpa does not know.
     """
-    return PolicyConfig.parse({"max_prompt_tokens": None, **saved.get("settings", {})})
+    found = PolicyConfig.parse({"max_prompt_tokens": None, **saved.get("settings", {})})
+    if found.loading is None:
+        return found
+    return found.model_copy(update={"loading": found.loading.model_copy(update={"trust_remote_code": False})})
 
 
 def read_preferences(folder: Path) -> dict[str, list[float]]:

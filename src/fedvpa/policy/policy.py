@@ -23,13 +23,16 @@ from fedvpa.core.schema import VERSIONS
 from fedvpa.core.seeds import entropy
 from fedvpa.core.tensors import write_tensors
 from fedvpa.data.messages import Prompt, as_texts, with_system
+from fedvpa.models.loading_config import DEFAULT
 from fedvpa.models.locate import ModelSource, locate
+from fedvpa.models.places import remember
 from fedvpa.policy.base import load_base, new_conditioner, quiet_peft
 from fedvpa.policy.conditioning import Conditioner
 from fedvpa.policy.config import PolicyConfig
 from fedvpa.policy.files import PREFERENCES, read_policy, read_preferences, saved_settings
 from fedvpa.policy.lora import adapt
 from fedvpa.policy.model import PolicyModel
+from fedvpa.policy.origin import locate_base, name_base, origin_of
 from fedvpa.policy.preference import Preference, Prototypes, known, latent_of
 from fedvpa.policy.rows import PolicyTokenizer
 from fedvpa.policy.sampling import SERVING, Sampling, check_sampling
@@ -77,7 +80,7 @@ class Policy(PolicyModel):
 
         Args:
             folder: A run directory, or its ``policy`` folder.
-            model: Where the base model is now, if not where it was: a folder or a hub id.
+            model: Where the base model is now, if not where it was: a folder, a ``.gguf`` file or a hub id.
             device: ``auto`` (a GPU if there is one), or any torch device.
 
         Raises:
@@ -185,10 +188,12 @@ class Policy(PolicyModel):
         with tempfile.TemporaryDirectory() as temporary:
             with storing(Path(temporary)):
                 self.model.save_pretrained(temporary)
+                name_base(Path(temporary) / "adapter_config.json", self.source)
             for file in sorted(Path(temporary).iterdir()):
                 if file.name != "README.md":
                     with replacing(folder / file.name) as target:
                         shutil.copyfile(file, target)
+        remember(self.source)
         shape = None
         if self.conditioner is not None:
             write_tensors(folder / "z_conditioner.safetensors", self.conditioner.state_dict())
@@ -198,8 +203,7 @@ class Policy(PolicyModel):
             folder / "policy.json",
             {
                 "schema_version": VERSIONS["policy"],
-                "model": self.source.name,
-                "base": self.source.content(),
+                **origin_of(self.source),
                 "max_prompt_tokens": self.tokenizer.max_prompt_tokens,
                 "reading": self.tokenizer.identity(),
                 "conditioner": shape,
@@ -222,7 +226,7 @@ def new_policy(config: PolicyConfig, model: str, latent: int | None, seed: int, 
     Raises:
         ModelError: If the folder is unusable or no causal language model.
     """
-    source = locate(config.model or model)
+    source = locate(config.model or model, config.loading or DEFAULT)
     base, tokenizer = load_base(source, config, device)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(entropy(seed, "policy", "init") % 2**63)
@@ -252,7 +256,7 @@ def load_policy(folder: Path, config: PolicyConfig, *, device: str = "auto") -> 
             raise RunError(
                 f"lacks {name}, without which it is no policy.", fix="Restore it, or align again.", where=str(folder)
             )
-    source = locate(config.model or saved["model"])
+    source = locate_base(config, saved)
     if not source.known_as(saved["base"]):
         raise ModelError(
             f"The policy was trained on other weights of {saved['model']!r} than these.",

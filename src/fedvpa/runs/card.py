@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fedvpa.algorithms.registry import POLICY_METHODS
 from fedvpa.alignment.job import AlignmentJob
+from fedvpa.policy.origin import describe
 from fedvpa.policy.policy import Policy
 from fedvpa.runs.config import RunConfig
 from fedvpa.runs.privacy import Setting, what_left
@@ -17,6 +18,8 @@ tags: [fedvpa, dpo, lora]
 # A policy aligned with fedvpa ({method})
 
 One LoRA {whose}: {how} {conditioning}
+
+{origin}
 
 ## What left the users' devices
 
@@ -47,7 +50,8 @@ def card(job: AlignmentJob, policy: Policy, config: RunConfig, clients: int, *, 
     trained = POLICY_METHODS.get(job.method).trained if alone else ""
     setting = Setting(job.method, config, job.settings, clients, deployed)
     return CARD.format(
-        base=policy.source.name,
+        base=policy.source.label,
+        origin=describe(policy.source),
         method=job.method,
         whose=whose,
         how=(BY_CLIENTS if alone else BY_SELECTOR).format(seen=clients, rounds=rounds, trained=trained),

@@ -33,7 +33,8 @@ from fedvpa.data.sources.registry import SOURCES
 from fedvpa.engines.config import EngineConfig
 from fedvpa.evaluation.judges.registry import check_judge, how_to_set_a_judge, settings_section
 from fedvpa.features.config import FeatureConfig
-from fedvpa.models.folder import check_folder, local_folder
+from fedvpa.models.folder import check_folder, is_gguf, local_place
+from fedvpa.models.gguf_file import check_gguf
 from fedvpa.policy.config import PolicyConfig
 from fedvpa.runs.presets import with_presets
 from fedvpa.selector.config import SelectorConfig
@@ -177,11 +178,11 @@ class RunConfig(Config):
         data, features, policy = self.data, self.features, self.policy
         if data.path and Path(data.path).expanduser().exists():
             data = data.model_copy(update={"path": str(Path(data.path).expanduser().resolve())})
-        if features.model and Path(features.model).expanduser().is_dir():
+        if features.model and Path(features.model).expanduser().exists():
             features = features.model_copy(update={"model": str(Path(features.model).expanduser().resolve())})
         if features.cache_dir is not None:
             features = features.model_copy(update={"cache_dir": features.cache_dir.expanduser().resolve()})
-        if policy.model and Path(policy.model).expanduser().is_dir():
+        if policy.model and Path(policy.model).expanduser().exists():
             policy = policy.model_copy(update={"model": str(Path(policy.model).expanduser().resolve())})
         if policy.candidates.prompt_file is not None:
             file = policy.candidates.prompt_file.expanduser().resolve()
@@ -207,9 +208,13 @@ class RunConfig(Config):
             ModelError: If the model folder is not there, or not complete.
         """
         self.data.check_paths()
-        folder = local_folder(self.features.named_model())
-        if folder is not None:
-            check_folder(folder)
+        place = local_place(self.features.named_model())
+        if place is None:
+            return
+        if not is_gguf(place):
+            check_folder(place)
+        elif place.exists():  # the folder that one was converted to may outlive it
+            check_gguf(place)
 
     def resolved_data(self) -> DataConfig:
         """The data section, with one world user for each client, and of the users who train the shares asked for.

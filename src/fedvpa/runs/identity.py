@@ -23,6 +23,7 @@ from fedvpa.data.partition import Partition
 from fedvpa.data.schema import Pair, PairTable
 from fedvpa.features.extract import rendering_content
 from fedvpa.features.store import data_hash
+from fedvpa.models.loading_config import DEFAULT, LoadingConfig
 from fedvpa.models.locate import locate
 from fedvpa.policy.templates import with_template
 from fedvpa.runs.config import RunConfig
@@ -46,6 +47,9 @@ VERSION = "version of fedvpa"
 
 PLACES = ("data.path", "features.model", "features.cache_dir", "policy.model", "policy.candidates.prompt_file")
 """Keys that only say where something is; its content counts."""
+
+LOADING = ("features.loading", "policy.loading")
+"""What begins the keys of how a language model is loaded: :func:`model_content` has what of it decides a result."""
 
 STAGE2 = ("policy.", "firm.")
 """What begins the keys of stage 2."""
@@ -78,17 +82,19 @@ def pairs_content(config: RunConfig) -> str:
     return UNSET if config.data.source == "world" else pairs_hash(load(config.resolved_data()).pairs)
 
 
-def model_content(model: str, template_arguments: Mapping[str, Any] | None = None) -> str:
+def model_content(
+    model: str, template_arguments: Mapping[str, Any] | None = None, loading: LoadingConfig = DEFAULT
+) -> str:
     """The content of a language model: its weights, its tokenizer's files, and what its chat template writes."""
-    source = locate(model)
+    source = locate(model, loading)
     rendering = rendering_content(source, template_arguments or {})
     return f"{source.identity()} {source.tokenizer_hash()} {rendering}"
 
 
 def base_content(config: RunConfig) -> str:
     """The content of the base policy."""
-    arguments = with_template(config.policy, config.features).template_arguments
-    return model_content(config.policy.model or config.features.model, arguments)
+    whole = with_template(config.policy, config.features)
+    return model_content(whole.model or config.features.model, whole.template_arguments, whole.loading or DEFAULT)
 
 
 def prompts_content(path: Path | None) -> str:
@@ -111,7 +117,7 @@ def selector_content(config: RunConfig) -> dict[str, str]:
 
 
 def _features_model(config: RunConfig) -> str:
-    return model_content(config.features.model, config.features.template_arguments)
+    return model_content(config.features.model, config.features.template_arguments, config.features.loading)
 
 
 def policy_content(config: RunConfig) -> dict[str, str]:
@@ -180,4 +186,5 @@ def check_content(config: RunConfig, then: Parts | None, where: str) -> None:
 
 def _settings(config: RunConfig) -> dict[str, str]:
     """The configuration key by key, without places and without what decides nothing."""
-    return {key: value for key, value in flat(config.model_dump(mode="json")) if key not in PLACES + FREE}
+    found = {key: value for key, value in flat(config.model_dump(mode="json")) if key not in PLACES + FREE}
+    return {key: value for key, value in found.items() if not key.startswith(LOADING)}

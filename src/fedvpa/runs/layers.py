@@ -100,7 +100,7 @@ def resolved(features: FeatureConfig, table: PairTable, clients: Partition, *, r
     """
     if features.layer != "auto":
         return features
-    source = locate(features.named_model())
+    source = locate(features.named_model(), features.loading)
     candidates = candidate_layers(count_layers(source))
     rows, users = _rows(clients)
     if len(rows) < FOLDS:

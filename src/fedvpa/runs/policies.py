@@ -24,10 +24,13 @@ from fedvpa.core.progress import say
 from fedvpa.core.schema import VERSIONS
 from fedvpa.core.short_repr import short_repr
 from fedvpa.core.tensors import write_tensors
+from fedvpa.models.loading_config import DEFAULT
 from fedvpa.models.locate import locate_for
 from fedvpa.policy.config import PolicyConfig
 from fedvpa.policy.files import read_policy, read_preferences, saved_settings
+from fedvpa.policy.origin import placed
 from fedvpa.policy.policy import Policy, load_policy
+from fedvpa.policy.templates import with_base
 from fedvpa.runs.card import card
 from fedvpa.runs.config import RunConfig, with_overrides
 from fedvpa.runs.folder import RunFolder
@@ -168,10 +171,10 @@ def open_aligned(run: RunFolder, overrides: Sequence[str] = ()) -> Aligned:
         ModelError: If the base model is not the one that they were trained on.
     """
     metrics, config = read_policy_metrics(run), aligned_config(run, overrides)
+    here = with_base(config.policy, config.features)
     # The base may have moved since; its content is checked.
-    model = config.policy.model or config.features.model
-    locate_for("policy.model" if config.policy.model else "features.model", model)
-    here = config.policy.model_copy(update={"model": model})
+    key = "policy.model" if config.policy.model else "features.model"
+    locate_for(key, str(here.model), here.loading or DEFAULT)
     names = list(metrics["policies"])
     policies = {name: load_policy(run.policy / name, here, device=config.features.device).eval() for name in names}
     for policy in policies.values():
@@ -199,8 +202,9 @@ def read_policy_metrics(run: RunFolder) -> dict[str, Any]:
 def aligned_config(run: RunFolder, overrides: Sequence[str] = ()) -> RunConfig:
     """The configuration of a run, with stage 2 as its policies were trained, whatever overrides that took."""
     names = list(read_policy_metrics(run)["policies"])
-    trained = saved_settings(read_policy(run.policy / names[0]))
-    return with_overrides(run.config().model_copy(update={"policy": trained}), overrides)
+    saved = read_policy(run.policy / names[0])
+    config = with_overrides(run.config().model_copy(update={"policy": saved_settings(saved)}), overrides)
+    return config.model_copy(update={"policy": placed(config.policy, saved)})
 
 
 def save_policy(
@@ -216,7 +220,8 @@ def save_policy(
         settings: Of stage 2, as it was trained.
         notes: What there is to say about the training.
     """
-    own = {"method": method, "preference": name, "settings": settings.model_dump(mode="json")}
+    public = settings if settings.model is None else settings.model_copy(update={"model": policy.source.label})
+    own = {"method": method, "preference": name, "settings": public.model_dump(mode="json")}
     policy.save_pretrained(run.policy / name, {**own, **notes})
 
 

@@ -31,6 +31,7 @@ from fedvpa.features.store import FeatureReport, FeatureStore
 from fedvpa.models.encoding import SAME_TOKENS
 from fedvpa.models.folder import BUNDLED
 from fedvpa.models.load import open_tokenizer
+from fedvpa.models.loading_config import LoadingConfig
 from fedvpa.models.locate import locate, locate_for
 from fedvpa.models.reading import TEXTS, check_readable
 from fedvpa.models.rendering import is_conversational, say_header
@@ -108,13 +109,13 @@ def prepare(config: RunConfig, *, on_node: bool = False, aside: float = 0.0) -> 
         InputError: If the data or the language model cannot be used, or the model cannot read the data.
     """
     table = load(config.resolved_data())
-    features = read_as(table, config.features)
+    features = pinned(read_as(table, config.features))
     clients = partition(table, config.partition, config.seed)
     held_out = clients.held_out(table, check=not on_node)
     table = note_unused(table, clients, config.partition)
     check_reader(config, table)
     if features.template == "chat":
-        say_header(open_tokenizer(locate(features.model)), json.dumps(features.template_arguments))
+        say_header(open_tokenizer(locate(features.model, features.loading)), json.dumps(features.template_arguments))
     if features.layer == "auto" and not on_node:
         choose_by = never_aside(table, clients, aside, config.seed) if aside else clients
         features = resolved(features, table, choose_by, rms=config.selector.normalise == "rms")
@@ -152,6 +153,14 @@ def read_as(table: PairTable, features: FeatureConfig) -> FeatureConfig:
     return features.model_copy(update={"template": "chat"})
 
 
+def pinned(features: FeatureConfig) -> FeatureConfig:
+    """The same with the commit of a hub model, whose branch may move while the run lasts."""
+    source = locate(features.named_model(), features.loading)
+    if not source.revision:
+        return features
+    return features.model_copy(update={"loading": features.loading.model_copy(update={"revision": source.revision})})
+
+
 def noted(table: PairTable, report: FeatureReport) -> PairTable:
     """The same table, whose report says what its texts lost on the way to features."""
     unreadable = dict(zip(report.unreadable_rows, report.unreadable_reasons, strict=True))
@@ -173,12 +182,13 @@ def check_reader(config: RunConfig, table: PairTable) -> None:
     """
     model = config.features.named_model()
     if config.data.source != "world" or model != BUNDLED:
-        _check_reader(model, _some_texts(table), config.data.strict)
+        _check_reader(model, config.features.loading, _some_texts(table), config.data.strict)
 
 
 @functools.lru_cache(maxsize=8)  # the cells of a comparison ask the same, and one answer is enough
-def _check_reader(model: str, texts: tuple[Text, ...], strict: bool) -> None:
-    check_readable(texts, open_tokenizer(locate(model)), model, key="features.model", strict=strict)
+def _check_reader(model: str, loading: LoadingConfig, texts: tuple[Text, ...], strict: bool) -> None:
+    tokenizer = open_tokenizer(locate(model, loading))
+    check_readable(texts, tokenizer, model, key="features.model", strict=strict)
 
 
 def _some_texts(table: PairTable) -> tuple[Text, ...]:
@@ -194,7 +204,7 @@ def feature_key(config: FeatureConfig) -> dict[str, Any]:
     Raises:
         ModelError: If it is not here; says how to name its place.
     """
-    source = locate_for("features.model", config.named_model())
+    source = locate_for("features.model", config.named_model(), config.loading)
     surface = {"surface": list(config.surface)} if config.surface else {}
     return {
         name: part for name, part in cache_key(config, source).items() if name not in ("dtype", "storage")
@@ -211,7 +221,7 @@ def check_features(config: FeatureConfig, selector: Selector) -> None:
     for name in dict.fromkeys([*now, *trained]):
         if name == "rendering" and name not in trained:
             continue  # runs of releases that did not record it
-        if name == "model" and locate(config.named_model()).known_as(str(trained.get(name))):
+        if name == "model" and locate(config.named_model(), config.loading).known_as(str(trained.get(name))):
             continue
         if trained.get(name) != now.get(name):
             raise ModelError(
