@@ -367,7 +367,8 @@ def test_a_policy_with_another_tokenizer_is_allowed_and_said(run: Path, tmp_path
     align(run, overrides=(*SMALL, "policy.steps=1", f"policy.model={other}"))
     assert "tokenizer is not the selector's" in capsys.readouterr().err
     saved = json.loads((run / "policy" / "policy.json").read_text())
-    assert saved["model"] == str(other)
+    assert saved["model"] == saved["settings"]["model"] == other.name
+    assert str(other) not in "".join(file.read_text() for file in (run / "policy").glob("*.json"))
 
 
 @pytest.mark.end_to_end
