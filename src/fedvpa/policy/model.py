@@ -23,8 +23,8 @@ from fedvpa.core.seeds import Label
 from fedvpa.models.batching import batches_for
 from fedvpa.models.budget import token_budget
 from fedvpa.models.locate import ModelSource
-from fedvpa.models.tree import tree_mask
 from fedvpa.models.quiet import quiet
+from fedvpa.models.tree import tree_mask
 from fedvpa.policy.conditioning import Conditioner
 from fedvpa.policy.decoding import draw_responses
 from fedvpa.policy.drawing import sample_numbers, uniforms
