@@ -6,8 +6,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +14,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from command_line import fedvpa
 from fedvpa.alignment import setup
 from fedvpa.alignment.dpo_job import DPOJob
 from fedvpa.alignment.prompts import public_prompts
@@ -457,35 +456,28 @@ def test_monolithic_methods_get_as_many_pairs_per_prompt(stage: Stage1, tiny: Ru
     assert theirs.counts["kept"] <= 12 < ours.counts["kept"] <= 24
 
 
-STOPPED_AT_4 = """
-import os, signal, sys
-import torch
-torch.set_num_threads(int(sys.argv.pop(1)))
-from fedvpa.alignment import setup
-from fedvpa.alignment.dpo_job import DPOJob
-ordinary = DPOJob.run
-def interrupted(self):
-    for line in ordinary(self):
-        if line["step"] == 4:
-            os.kill(os.getpid(), signal.SIGTERM)
-        yield line
-DPOJob.run = interrupted
-from fedvpa.cli.main import main
-main()
-"""
-
-
 @pytest.mark.equivalence
 @pytest.mark.parametrize("threads", [1, 2])
-def test_a_run_stopped_with_other_threads_resumes_bit_for_bit(threads: int, run: Path, finished: Path, tmp_path: Path):
-    command = [sys.executable, "-c", STOPPED_AT_4, str(threads), "align", str(run), *SMALL]
-    stopped = subprocess.run(command, capture_output=True, text=True, check=False)
+def test_a_run_stopped_with_other_threads_resumes_bit_for_bit(
+    threads: int, run: Path, finished: Path, aligned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def interrupted(self, ordinary=DPOJob.run):
+        for line in ordinary(self):
+            if line["step"] == 4:
+                os.kill(os.getpid(), signal.SIGTERM)
+            yield line
+
+    torch.set_num_threads(threads)
+    with monkeypatch.context() as patch:
+        patch.setattr(DPOJob, "run", interrupted)
+        stopped = fedvpa("align", run, *SMALL)
     assert stopped.returncode == 143, stopped.stderr
     assert "SIGTERM: stopped after step 4 of 6" in stopped.stderr
     assert "Traceback" not in stopped.stderr
-    torch.set_num_threads(threads)
-    whole = shutil.copytree(finished, tmp_path / "whole")
-    align(whole, overrides=SMALL)
+    whole = aligned  # on one thread
+    if threads != 1:
+        whole = shutil.copytree(finished, tmp_path / "whole")
+        align(whole, overrides=SMALL)
     torch.set_num_threads(3 - threads)  # what a process here has by default is not what the run had
     align(run, overrides=SMALL, resume=True)
     assert torch.get_num_threads() == threads

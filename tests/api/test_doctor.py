@@ -5,7 +5,6 @@ import json
 import shutil
 import socket
 import ssl
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from command_line import fedvpa
 from fedvpa.api.doctor import doctor
 from fedvpa.core.errors import ConfigError
 from fedvpa.deployment import network
@@ -268,17 +268,11 @@ def test_what_is_no_address_is_wrong_input(address: str):
 
 
 @pytest.mark.end_to_end
-def test_the_command_says_what_is_wrong_and_fails(keys: Path, capsys, monkeypatch):
-    from fedvpa.cli import main
-
+def test_the_command_says_what_is_wrong_and_fails(keys: Path):
     shutil.rmtree(keys)
-    monkeypatch.setattr(sys, "argv", ["fedvpa", "doctor", "--certificates", str(keys), "--json"])
-    with pytest.raises(SystemExit) as stopped:
-        main.main()
-    assert stopped.value.code == 1
-    assert "there is no ca.crt" in json.loads(capsys.readouterr().out)["problems"][0]
-    monkeypatch.setattr(sys, "argv", ["fedvpa", "doctor", "--host", "example.org"])
-    with pytest.raises(SystemExit) as stopped:
-        main.main()
-    assert stopped.value.code == 2
-    assert "Give --certificates too" in capsys.readouterr().err
+    done = fedvpa("doctor", "--certificates", keys, "--json")
+    assert done.returncode == 1
+    assert "there is no ca.crt" in json.loads(done.stdout)["problems"][0]
+    done = fedvpa("doctor", "--host", "example.org")
+    assert done.returncode == 2
+    assert "Give --certificates too" in done.stderr

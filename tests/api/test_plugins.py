@@ -43,49 +43,50 @@ CODE = """
 """
 
 
-@pytest.fixture(scope="module")
-def site(tmp_path_factory) -> Path:
+LINES = """
+import contextlib, io, json, sys
+from fedvpa.cli.main import main
+for line in json.load(sys.stdin):
+    sys.argv[1:], said = [*line, "--json"], io.StringIO()
+    with contextlib.redirect_stdout(said):
+        try:
+            main()
+        except SystemExit as end:
+            assert not end.code, line
+    print(json.dumps(json.loads(said.getvalue())))
+"""
+"""Runs several command lines in one process, and prints what each of them does on a line."""
+
+
+@pytest.fixture
+def installed(tmp_path: Path) -> Path:
     points = {"fedvpa.methods": {"one_head": "rainy:one_head"}, "fedvpa.sources": {"rain": "rainy:RAIN"}}
-    return install(tmp_path_factory.mktemp("site"), "rainy", points, CODE)
+    return install(tmp_path / "site", "rainy", points, CODE)
 
 
-@pytest.fixture(scope="module")
-def call(site: Path, tmp_path_factory):
-    """Runs ``fedvpa`` where the package is installed, and gives what ``--json`` prints."""
-    folder = tmp_path_factory.mktemp("work")
-    path = os.pathsep.join(filter(None, (str(site), os.environ.get("PYTHONPATH"))))
-    env = os.environ | {"PYTHONPATH": path, "FEDVPA_CACHE": str(folder / "cache")}
-
-    def run(*arguments: str):
-        command = [sys.executable, "-m", "fedvpa", *arguments, "--json"]
-        done = subprocess.run(command, capture_output=True, text=True, cwd=folder, env=env, check=False)
-        assert done.returncode == 0, done.stderr
-        return json.loads(done.stdout)
-
-    run.folder = folder
-    return run
-
-
-def test_a_comparison_uses_a_method_of_an_installed_package(call):
-    compared = call(
-        "compare", "--methods", "global,one_head", "--clients", "4", "--seeds", "1", "--jobs", "1", "--out", "c", *TINY
-    )  # fmt: skip
+def test_every_verb_knows_the_method_and_the_source_of_an_installed_package(installed: Path, tmp_path: Path):
+    pair = {"chosen": "yes", "rejected": "no", "user_id": "u"}
+    rows = [json.dumps(pair | {"prompt": f"new {row}", "group": "ab"[row % 2]}) for row in range(6)]
+    (tmp_path / "new.jsonl").write_text("\n".join(rows) + "\n")
+    compare = ["compare", "--methods", "global,one_head", "--clients", "4", "--seeds", "1", "--jobs", "1", "--out", "c"]
+    train = ["train", "method=one_head", "data.source=rain", "data.settings.answer=never", "--out", "r", *OTHER_DATA]
+    lines = [[*compare, *TINY], ["report", "c"], train]
+    lines += [[verb, "r", "--pairs", "new.jsonl"] for verb in ("evaluate", "personalize")]
+    lines += [["report", "r"]]
+    path = os.pathsep.join(filter(None, (str(installed), os.environ.get("PYTHONPATH"))))
+    env = os.environ | {"PYTHONPATH": path, "FEDVPA_CACHE": str(tmp_path / "cache")}
+    command = [sys.executable, "-c", LINES]
+    done = subprocess.run(
+        command, input=json.dumps(lines), capture_output=True, text=True, cwd=tmp_path, env=env, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    compared, page, _, evaluated, user, other_page = map(json.loads, done.stdout.splitlines())
     accuracy = {row["method"]: row["accuracy"] for row in compared["rows"]}
     assert accuracy.keys() == {"global", "one_head", "bayes"}
     assert accuracy["one_head"] == accuracy["global"]  # the same algorithm under another name
-    assert Path(call.folder, call("report", "c")["report"]).is_file()
-
-
-def test_every_verb_opens_a_run_of_such_a_method_and_source(call):
-    call("train", "method=one_head", "data.source=rain", "data.settings.answer=never", "--out", "r", *OTHER_DATA)
-    lines = [
-        json.dumps({"prompt": f"new {row}", "chosen": "yes", "rejected": "no", "group": "ab"[row % 2], "user_id": "u"})
-        for row in range(6)
-    ]
-    (call.folder / "new.jsonl").write_text("\n".join(lines) + "\n")
-    assert call("evaluate", "r", "--pairs", "new.jsonl")["pairs"] == 6
-    assert call("personalize", "r", "--pairs", "new.jsonl")["pairs"] == 6
-    assert Path(call.folder, call("report", "r")["report"]).is_file()
+    assert (evaluated["pairs"], user["pairs"]) == (6, 6)
+    assert Path(tmp_path, page["report"]).is_file()
+    assert Path(tmp_path, other_page["report"]).is_file()
 
 
 def test_where_the_package_is_missing_its_run_says_what_is_unknown():

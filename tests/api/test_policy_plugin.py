@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -16,9 +14,11 @@ import torch
 from safetensors.torch import load_file
 
 import fedvpa
+from command_line import fedvpa as fedvpa_command
 from fedvpa.algorithms.registry import POLICY_METHODS
 from fedvpa.api.compare import compare
 from fedvpa.cli.align import _described
+from fedvpa.core import registry
 from fedvpa.core.errors import ConfigError
 from fedvpa.runs.config import RunConfig, with_overrides
 from plugin import install
@@ -53,10 +53,11 @@ def test_align_trains_the_method_of_an_installed_package(code: str, finished: Pa
     points = {"fedvpa.policy_methods": {"fine_tuning": "sft_package:METHOD"}}
     registered = next(line for line in code.splitlines() if line.startswith("fedvpa.register("))
     site = install(tmp_path / "site", "sft_package", points, code.replace(registered, ""))
-    path = os.pathsep.join(filter(None, (str(site), os.environ.get("PYTHONPATH"))))
-    command = [sys.executable, "-m", "fedvpa", "align", str(run), *SMALL, "--method", "fine_tuning", "--json"]
-    env = os.environ | {"PYTHONPATH": path}
-    done = subprocess.run(command, capture_output=True, text=True, env=env, check=False)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(site))
+        registry._installed.cache_clear()
+        done = fedvpa_command("align", run, *SMALL, "--method", "fine_tuning", "--json")
+    registry._installed.cache_clear()
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert (found["method"], found["policies"][""]["rounds"], found["policies"][""]["rejected"]) == (

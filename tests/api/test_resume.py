@@ -1,11 +1,10 @@
 """A run that was stopped and resumed equals one that never was; what cannot be resumed says why."""
 
 import json
+import os
 import re
 import shutil
 import signal
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from command_line import Done, fedvpa
 from fedvpa.algorithms.fedeb import EmpiricalBayes
 from fedvpa.algorithms.server.evidence import EvidenceState
 from fedvpa.api import train as training
@@ -271,6 +271,21 @@ def test_training_works_in_a_thread_which_cannot_handle_signals(tiny: RunConfig,
         assert pool.submit(training.train, tiny, tmp_path / "run").result().rounds == 5
 
 
+def stopped_by(number: signal.Signals, after: int, *arguments: object) -> Done:
+    """What the command line says that gets a signal in the round after ``after`` of them."""
+    ordinary = runs_fit.rounds
+
+    def rounds(*given):
+        for state, line in ordinary(*given):
+            if line["round"] == after:
+                os.kill(os.getpid(), number)
+            yield state, line
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(runs_fit, "rounds", rounds)
+        return fedvpa(*arguments)
+
+
 @pytest.mark.end_to_end
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_finishes_the_round_and_says_how_to_go_on(
@@ -278,18 +293,7 @@ def test_a_signal_finishes_the_round_and_says_how_to_go_on(
 ) -> None:
     out, config = tmp_path / "run", tmp_path / "config.yaml"
     config.write_text(dump(tiny))
-    code = (
-        "import os, fedvpa.runs.fit as training\n"
-        "ordinary = training.rounds\n"
-        "def rounds(*arguments):\n"
-        "    for state, line in ordinary(*arguments):\n"
-        f"        if line['round'] == 2: os.kill(os.getpid(), {int(number)})\n"
-        "        yield state, line\n"
-        "training.rounds = rounds\n"
-        "from fedvpa.cli.main import main; main()\n"
-    )
-    command = [sys.executable, "-c", code, "train", "--config", str(config), "--out", str(out)]
-    stopped = subprocess.run(command, capture_output=True, text=True, check=False)
+    stopped = stopped_by(number, 2, "train", "--config", config, "--out", out)
     assert stopped.returncode == 128 + number
     assert f"{number.name}: stopped after round 3 of 5" in stopped.stderr
     assert f"fedvpa train --resume {out}" in stopped.stderr
@@ -298,40 +302,21 @@ def test_a_signal_finishes_the_round_and_says_how_to_go_on(
     same_run(finished, out)
 
 
-STOPPED_AT_3 = """
-import os, signal, sys
-import torch
-torch.set_num_threads(int(sys.argv.pop(1)))
-workers = int(sys.argv.pop(1))
-import fedvpa.runs.fit as fitting
-fitting.default_workers = lambda: workers
-ordinary = fitting.rounds
-def rounds(*arguments):
-    for state, line in ordinary(*arguments):
-        if line["round"] == 2:
-            os.kill(os.getpid(), signal.SIGINT)
-        yield state, line
-fitting.rounds = rounds
-from fedvpa.cli.main import main
-main()
-"""
-
-
 @pytest.mark.equivalence
-@pytest.mark.parametrize(("threads", "workers"), [(2, 1), (1, 3), (2, 2)])
+@pytest.mark.parametrize(("threads", "workers"), [(2, 1), (1, 3)])
 def test_threads_and_workers_of_the_run_are_set_again(
-    threads: int, workers: int, tiny: RunConfig, tmp_path: Path
+    threads: int, workers: int, tiny: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of a machine with other cores: the sums of a cohort depend on the workers, and kernels on their threads."""
     free = tiny.model_copy(update={"engine": tiny.engine.model_copy(update={"workers": 0})})
     fixed = tiny.model_copy(update={"engine": tiny.engine.model_copy(update={"workers": workers})})
     out, config = tmp_path / "run", tmp_path / "config.yaml"
     config.write_text(dump(free))
-    command = [sys.executable, "-c", STOPPED_AT_3, str(threads), str(workers)]
-    command += ["train", "--config", str(config), "--out", str(out)]
-    stopped = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert stopped.returncode == 130, stopped.stderr
     torch.set_num_threads(threads)
+    with monkeypatch.context() as patch:
+        patch.setattr(runs_fit, "default_workers", lambda: workers)
+        stopped = stopped_by(signal.SIGINT, 2, "train", "--config", config, "--out", out)
+    assert stopped.returncode == 130, stopped.stderr
     training.train(fixed, tmp_path / "whole")
     torch.set_num_threads(3 - threads)
     training.resume(out)

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from command_line import fedvpa
 from fedvpa.api.align import align
 from fedvpa.api.evaluate import EvaluateResult, evaluate
 from fedvpa.api.generate import generate
@@ -53,31 +52,15 @@ def aligned(own_run: Path, public: str, tmp_path_factory: pytest.TempPathFactory
     return run
 
 
-@pytest.fixture
-def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
-    """The command line in this process: exit code, stdout, stderr."""
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        from fedvpa.cli import main
-
-        monkeypatch.setattr(sys, "argv", ["fedvpa", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            main.main()
-        said = capsys.readouterr()
-        return ended.value.code or 0, said.out, said.err
-
-    return run
-
-
 @pytest.mark.end_to_end
-def test_an_own_table_without_groups_goes_all_the_way(tmp_path: Path, call) -> None:
+def test_an_own_table_without_groups_goes_all_the_way(tmp_path: Path) -> None:
     data, run = tmp_path / "data", tmp_path / "run"
     write_rows(data / "pairs.jsonl", pairs_of(40, 7, 5))
     new = write_rows(tmp_path / "new.jsonl", pairs_of(2, 9, 77), **{"user-0": "ann", "user-1": "ben"})
     maps = [word for entry in MAPS for word in ("--map", entry)]
 
     def done(*arguments: object) -> str:
-        code, out, err = call(*arguments)
+        code, out, err = fedvpa(*arguments)
         assert code == 0, err
         return out
 
@@ -230,16 +213,16 @@ def test_columns_of_new_files_have_names_of_their_own(own_run: Path, tmp_path: P
 
 
 @pytest.mark.end_to_end
-def test_the_command_line_takes_columns_and_speaks_of_flags(aligned: Path, tmp_path: Path, call) -> None:
+def test_the_command_line_takes_columns_and_speaks_of_flags(aligned: Path, tmp_path: Path) -> None:
     other = {"user_id": "who", "prompt": "ask", "chosen": "up", "rejected": "down"}
     new = write_rows(tmp_path / "new.jsonl", pairs_of(2, 9, 81), other)
     maps = [word for ours, theirs in other.items() for word in ("--map", f"{ours}={theirs}")]
-    code, out, err = call("evaluate", aligned, "--pairs", new, *maps, "--json")
+    code, out, err = fedvpa("evaluate", aligned, "--pairs", new, *maps, "--json")
     assert (code, json.loads(out)["users"]) == (0, 2), err
-    code, out, err = call("personalize", aligned, "--pairs", new, *maps, "--user", "user-0", "--json")
+    code, out, err = fedvpa("personalize", aligned, "--pairs", new, *maps, "--user", "user-0", "--json")
     assert (code, json.loads(out)["pairs"]) == (0, 9), err
     generating = ("generate", aligned, "--prompt", PROMPT, "--max-new-tokens", 3, "--preference")
-    assert call(*generating, f"@{new}", *maps, "--user", "user-0")[0] == 0
+    assert fedvpa(*generating, f"@{new}", *maps, "--user", "user-0")[0] == 0
     for arguments, said in (
         (("personalize", aligned, "--pairs", new, *maps), "--user 'user-0'"),
         (("personalize", aligned, "--pairs", new), "--map chosen=COLUMN"),
@@ -249,7 +232,7 @@ def test_the_command_line_takes_columns_and_speaks_of_flags(aligned: Path, tmp_p
         ((*generating, "0", "--user", "user-0"), "--user is about a file of pairs"),
         ((*generating, "0", "--top-p", "0"), "--top-p 0.0 keeps no share"),
     ):
-        code, _, err = call(*arguments)
+        code, _, err = fedvpa(*arguments)
         assert code == 2
         assert said in err
 

@@ -1,11 +1,11 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
 
+from command_line import fedvpa
 from fedvpa.api.train import train
 from fedvpa.runs.config import read_config
 from run_fixtures import TINY, TINY_POLICY
@@ -20,50 +20,37 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def fedvpa(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: str
-) -> tuple[int, str, str]:
-    """Exit code, stdout and stderr of a command."""
-    from fedvpa.cli import main
-
-    monkeypatch.setattr(sys, "argv", ["fedvpa", *arguments])
-    with pytest.raises(SystemExit) as stopped:
-        main.main()
-    said = capsys.readouterr()
-    return int(stopped.value.code or 0), said.out, said.err
-
-
 @pytest.mark.end_to_end
-def test_align_then_generate(run: Path, monkeypatch, capsys):
-    code, out, err = fedvpa(monkeypatch, capsys, "generate", str(run), "--prompt", "how ?", "--preference", "helpful")
+def test_align_then_generate(run: Path):
+    code, out, err = fedvpa("generate", str(run), "--prompt", "how ?", "--preference", "helpful")
     assert code == 2
     assert err.count("\n") == 1
     assert f"fedvpa align {run}" in err
 
-    code, out, _ = fedvpa(monkeypatch, capsys, "align", str(run), "--json")
+    code, out, _ = fedvpa("align", str(run), "--json")
     assert code == 0
     metrics = json.loads(out)
     assert metrics == json.loads((run / "policy" / "metrics.json").read_text())
 
-    code, out, err = fedvpa(monkeypatch, capsys, "align", str(run))
+    code, out, err = fedvpa("align", str(run))
     assert code == 2
     assert "--overwrite" in err
-    code, out, _ = fedvpa(monkeypatch, capsys, "align", str(run), "--overwrite", "policy.steps=1")
+    code, out, _ = fedvpa("align", str(run), "--overwrite", "policy.steps=1")
     assert code == 0
     assert "fedeb: " in out
     assert "stopped at step 1;" in out
     assert out.endswith(f"{run / 'policy'}\n")
 
     asked = ("generate", str(run), "--prompt", "how do i plan a picnic ?", "--prompt", "how do i bake bread ?")
-    code, out, _ = fedvpa(monkeypatch, capsys, *asked, "--preference", "0.3", "--json", "--temperature", "0")
+    code, out, _ = fedvpa(*asked, "--preference", "0.3", "--json", "--temperature", "0")
     assert code == 0
     found = json.loads(out)
     assert [answer["prompt"] for answer in found["answers"]] == [asked[3], asked[5]]
     assert len(found["z"]) == 13
-    code, out, _ = fedvpa(monkeypatch, capsys, *asked, "--preference", "0.3", "--temperature", "0")
+    code, out, _ = fedvpa(*asked, "--preference", "0.3", "--temperature", "0")
     assert out == "\n\n".join(answer["response"] for answer in found["answers"]) + "\n"
 
-    code, out, err = fedvpa(monkeypatch, capsys, *asked, "--preference", "harmles")
+    code, out, err = fedvpa(*asked, "--preference", "harmles")
     assert code == 2
     assert "Did you mean 'harmless'?" in err
     assert "Traceback" not in err

@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 import run_fixtures
+from command_line import fedvpa
 from fedvpa.api.align import align
 from fedvpa.api.train import resume, train
 from fedvpa.runs.config import read_config
@@ -21,11 +22,6 @@ SHORT_POLICY += [
     entry for entry in run_fixtures.TINY_POLICY if entry.startswith(("policy.candidates", "policy.evaluate"))
 ]
 PAIR = {"prompt": "how do i plan a picnic ?", "chosen": "bring a rug .", "rejected": "no .", "group": "a"}
-
-
-def fedvpa(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-c", "from fedvpa.cli.main import main; main()", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, check=False)
 
 
 @pytest.fixture(scope="session")
@@ -115,6 +111,8 @@ def test_compare_writes_the_contract_and_reuses_finished_cells(tmp_path: Path):
         "4",
         "--seeds",
         "2",
+        "--jobs",
+        "1",
     ]
     found = fedvpa(*arguments, "--out", str(out), "--json")
     assert found.returncode == 0, found.stderr
@@ -189,20 +187,15 @@ CASES = ("lfs", "gzip", "json", "strict", "column", "few", "shares", "missing", 
 
 @pytest.mark.end_to_end
 @pytest.mark.parametrize("case", CASES)
-def test_wrong_input_gets_one_message_exit_code_2_and_leaves_nothing(case: str, tmp_path: Path, capsys, monkeypatch):
-    from fedvpa.cli import main
-
+def test_wrong_input_gets_one_message_exit_code_2_and_leaves_nothing(case: str, tmp_path: Path):
     cases = wrong(tmp_path)
     assert set(cases) == set(CASES)
     arguments, said = cases[case]
     out = tmp_path / "out"
     if arguments[0] != "report":
         arguments = [*arguments, "--out", str(out)]
-    monkeypatch.setattr(sys, "argv", ["fedvpa", *arguments])
-    with pytest.raises(SystemExit) as stopped:
-        main.main()
-    message = capsys.readouterr().err
-    assert stopped.value.code == 2, message
+    code, _, message = fedvpa(*arguments)
+    assert code == 2, message
     assert said in message
     assert "Traceback" not in message
     assert not (out / "config.yaml").exists()
@@ -218,35 +211,28 @@ def test_the_engine_is_a_flag(tmp_path: Path):
 
 @pytest.mark.end_to_end
 @pytest.mark.parametrize("verb", ["train", "compare"])
-def test_what_an_engine_lacks_is_said_in_one_line_before_anything_is_done(verb: str, tmp_path, capsys, monkeypatch):
-    from fedvpa.cli import main
+def test_what_an_engine_lacks_is_said_in_one_line_before_anything_is_done(verb: str, tmp_path: Path, monkeypatch):
     from fedvpa.engines.flower import simulation
 
     monkeypatch.setattr(simulation, "find_spec", lambda name: None)
-    monkeypatch.setattr(sys, "argv", ["fedvpa", verb, "--engine", "flower", "--out", str(tmp_path / "out")])
-    with pytest.raises(SystemExit) as stopped:
-        main.main()
-    assert stopped.value.code == 2
-    (line,) = capsys.readouterr().err.splitlines()
+    stopped = fedvpa(verb, "--engine", "flower", "--out", tmp_path / "out")
+    assert stopped.returncode == 2
+    (line,) = stopped.stderr.splitlines()
     assert line.startswith("fedvpa: engine.name=flower needs flwr and ray, not installed here. pip install")
     assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.end_to_end
-def test_an_engine_that_fails_is_said_in_one_line(tmp_path: Path, capsys, monkeypatch):
-    from fedvpa.cli import main
-
+def test_an_engine_that_fails_is_said_in_one_line(tmp_path: Path, monkeypatch):
     ray = pytest.importorskip("ray", reason="fedvpa[flower] is not installed")
 
     def fails(**_):
         raise RuntimeError("no memory\nfor the object store")
 
     monkeypatch.setattr(ray, "init", fails)
-    monkeypatch.setattr(sys, "argv", ["fedvpa", "train", *TINY, "--engine", "flower", "--out", str(tmp_path / "out")])
-    with pytest.raises(SystemExit) as stopped:
-        main.main()
-    assert stopped.value.code == 1
-    line = capsys.readouterr().err.splitlines()[-1]  # after what was said of the data
+    stopped = fedvpa("train", *TINY, "--engine", "flower", "--out", tmp_path / "out")
+    assert stopped.returncode == 1
+    line = stopped.stderr.splitlines()[-1]  # after what was said of the data
     assert line.startswith("fedvpa: Ray, which runs Flower's simulation, did not start (no memory). Check free memory")
 
 
