@@ -50,11 +50,13 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from fedvpa.algorithms.base import Broadcast, ClientUpdate, CohortUpdate, FeatureSetting, Plain
-from fedvpa.algorithms.client.draws import Draws, draw
+from fedvpa.algorithms.client.draws import Draws, without_steps
+from fedvpa.algorithms.client.own_part import STATISTICS, after_visit, own_part
 from fedvpa.algorithms.client.score_statistics import Spectrum, contribution, log_evidence
+from fedvpa.algorithms.client.widths import HERE, neighbours, on_the_grid
 from fedvpa.algorithms.config import MethodConfig
 from fedvpa.algorithms.server.aggregation import loss_bounds, mean_losses, shapes, weighted_delta
-from fedvpa.algorithms.server.empirical_bayes import best_precision, fewest, segments
+from fedvpa.algorithms.server.empirical_bayes import fewest, segments
 from fedvpa.algorithms.server.hierarchy import EmpiricalBayes, component_means
 from fedvpa.algorithms.server.validation import Bounds, Expected
 from fedvpa.core.seeds import numpy_generator
@@ -163,9 +165,8 @@ class FedEB(Plain):
 
     def draw(self, seed: int, broadcast: Broadcast, client_id: str, size: int) -> Draws:
         """Random memberships for the first rounds, the same for a client in each of them, each component's its own."""
-        drawn = draw(seed, broadcast.round, client_id, size, self.config.local)
         if not broadcast.shared["starts"]:
-            return drawn
+            return without_steps()
         sizes = self._sizes_of(len(broadcast.shared["log_prior"]), len(broadcast.shared["width"]))
         gammas = [
             [
@@ -174,8 +175,7 @@ class FedEB(Plain):
             ]
             for count in sizes
         ]
-        start = torch.cat([torch.tensor(some) / sum(some) for some in gammas])
-        return replace(drawn, gumbel=start.to(torch.float32).expand(len(drawn.target), -1))
+        return without_steps(torch.cat([torch.tensor(some) / sum(some) for some in gammas]).to(torch.float32))
 
     def load_private(self, private: Tree, received: Tree) -> Tree:
         """The client's own part of the running means: nothing at first."""
@@ -191,33 +191,32 @@ class FedEB(Plain):
     def client_update(self, received: Tree, held: Pairs, private: Tree, draws: Draws) -> tuple[ClientUpdate, Tree]:
         """E-step: evidence of the client's pairs under components without its own part, memberships, statistics."""
         before, spectrum = below("params", received), Spectrum.of(held)
-        own, width = self._own_part(private, received["clock"]), received["width"]
-        tried = torch.tensor(self.widths)
+        own, width = own_part(private, received["clock"]), received["width"]
+        place = width.argmax(-1)
         sizes = self._sizes_of(before["scores"].shape[-2], width.shape[-2])
-        candidate = segments(sizes)
-        variance = (width @ tried)[..., candidate]
+        tried = neighbours(place, torch.tensor(self.widths))[..., segments(sizes), :]
+        variance = tried[..., HERE]
         evidence = log_evidence(held, spectrum, component_means(before, own, received), tried)
         joint = received["log_prior"].unsqueeze(-1) + evidence
-        at_width = (evidence * width[..., candidate, :]).sum(-1)
-        member = _softmax(received["log_prior"] + self.config.eb.gain * at_width, sizes)
-        if draws.gumbel.shape[-1]:
-            member = draws.gumbel[..., 0, :]
-        statistics = dict(zip(("scores", "curvature"), contribution(held, spectrum, variance), strict=True))
+        member = _softmax(received["log_prior"] + self.config.eb.gain * evidence[..., HERE], sizes)
+        if draws.memberships.shape[-1]:
+            member = draws.memberships
+        statistics = dict(zip(STATISTICS, contribution(held, spectrum, variance), strict=True))
         mine = {name: member.unsqueeze(-1) * leaf for name, leaf in statistics.items()}
         count = held.weight.sum(-1)
         weight = (count > 0).to(count.dtype)
         each = torch.stack([part.logsumexp(-2) for part in joint.split(sizes, -2)], dim=-2)
         above = each / count.clamp(min=torch.finfo(count.dtype).tiny)[..., None, None] + math.log(2)
         above = above.clamp(WORST, math.log(2)) * weight[..., None, None]
-        now = (above * width).sum(-1)
+        now = above[..., HERE]
         sums = weighted_delta(before, mine, weight) | {
             "members": weight.unsqueeze(-1) * member,
             "squares": weight.unsqueeze(-1) * member.square(),
-            "evidence": above,
+            "evidence": on_the_grid(above, place, width.shape[-1]),
             "products": now.unsqueeze(-1) * now.unsqueeze(-2),
             "loss.evidence": -now.amax(-1),
         }
-        return ClientUpdate(sums), self._kept(own, mine, received)
+        return ClientUpdate(sums), after_visit(own, mine, received)
 
     def server_update(self, state: EmpiricalBayes, update: CohortUpdate) -> tuple[EmpiricalBayes, dict[str, float]]:
         """M-step: follow the running means; σ² where the evidence is largest."""
@@ -266,7 +265,7 @@ class FedEB(Plain):
     def infer_members(self, state: EmpiricalBayes, context: Pairs, private: Sequence[Tree]) -> Posterior:
         """The posterior of clients, each under components without its own part; see :class:`InfersMembers`."""
         selector, chosen, shared = self.selector(state), self.chosen(state), self._shared(state)
-        parts = [self._own_part(one, state.clock) if one else None for one in private]
+        parts = [own_part(one, state.clock) if one else None for one in private]
         means = torch.stack([component_means(state.params, part, shared)[chosen] for part in parts])
         weights = below("head", selector.params)
         latent = (means - weights["base"]) / weights["personal"][0, 0]
@@ -301,19 +300,12 @@ class FedEB(Plain):
 
     def _precision(self, state: EmpiricalBayes) -> Float[Tensor, " C"]:
         """τ of each component: one for each candidate."""
-        sizes, worth = self.sizes(state.clients), state.worth
-        if self.config.eb.precision is not None:
-            return torch.full((sum(sizes),), self.config.eb.precision)
-        scores, curvature = worth * state.params["scores"], worth * state.params["curvature"]
-        noise = curvature * (state.squares / state.members.clamp(min=1e-6)).unsqueeze(-1)
-        parts = zip(*(leaf.split(sizes) for leaf in (scores, curvature, noise)), strict=True)
-        found = [best_precision(*part).float() for part in parts]
-        return torch.stack(found)[segments(sizes)]
+        sizes, given = self.sizes(state.clients), self.config.eb.precision
+        return torch.full((sum(sizes),), given) if given is not None else state.precisions(sizes)
 
     def _log_prior(self, state: EmpiricalBayes) -> Float[Tensor, " C"]:
         """Log π of each candidate's components; no share below ``SMALLEST_SHARE``."""
-        shares = [part.clamp(min=SMALLEST_SHARE) for part in state.members.split(self.sizes(state.clients))]
-        return torch.cat([(part / part.sum()).log() for part in shares])
+        return state.log_shares(self.sizes(state.clients), SMALLEST_SHARE)
 
     def _sizes_of(self, components: int, candidates: int) -> tuple[int, ...]:
         """The sizes of the candidates, as far as a client can tell: from how many there are."""
@@ -332,21 +324,6 @@ class FedEB(Plain):
         if round_ < tail or not self.config.server.average_tail:
             return max(step, 1 / (round_ + 1))
         return min(max(step, 1 / (round_ + 1)), 1 / (round_ - tail + 1 / step))
-
-    # The client's own part
-
-    @staticmethod
-    def _own_part(private: Tree, clock: Tensor) -> Tree:
-        """What is left of a client's earlier visits in the running means."""
-        left = (clock - private["clock"]).exp()[..., None, None]
-        return {name: left * private[name] for name in ("scores", "curvature")}
-
-    @staticmethod
-    def _kept(own: Tree, mine: Tree, received: Tree) -> Tree:
-        """The client's part once this round is in the running means."""
-        left, share = received["left"][..., None, None], received["share"][..., None, None]
-        part = {name: left * own[name] + share * mine[name] for name in own}
-        return part | {"clock": received["clock"] + received["left"].log()}
 
 
 def _left(step: float) -> float:

@@ -66,5 +66,15 @@ def test_the_fewest_components_within_one_standard_error_are_kept():
 
 
 @pytest.mark.unit
+@pytest.mark.parametrize(("errors", "one", "two"), [(1.4, 0, 0), (1.75, 1, 0), (2.25, 1, 1)])
+def test_one_model_for_all_has_to_be_nearer_to_the_best_than_fewer_groups(errors: float, one: int, two: int):
+    """The difference of two candidates has the standard deviation 1, over 100 clients: a standard error of 0.1."""
+    means = torch.tensor([0.0, errors / 10], dtype=torch.float64)
+    products = torch.outer(means, means) + torch.eye(2) / 2
+    assert fewest(means, products, 100.0, (1, 2)) == one
+    assert fewest(means, products, 100.0, (2, 3)) == two
+
+
+@pytest.mark.unit
 def test_segments_name_the_candidate_of_each_component():
     assert segments((1, 2, 3)).tolist() == [0, 1, 1, 2, 2, 2]

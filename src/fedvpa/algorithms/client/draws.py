@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields, replace
 
 import numpy as np
 import torch
@@ -29,6 +29,8 @@ class Draws:
         base_keep: 0 where the z-free part of a target's logit is dropped, else 1, shape [*clients, steps, t].
         encoder_keep: A dropout mask per hidden layer of the pair MLP, shape [*clients, steps, c, width]; empty without
             dropout.
+        memberships: Over the components of a mixture, shape [*clients, components], while they are drawn and not
+            inferred; empty otherwise.
     """
 
     context: Int[Tensor, "*clients steps c"]
@@ -39,14 +41,17 @@ class Draws:
     gumbel: Float[Tensor, "*clients steps j"]
     base_keep: Float[Tensor, "*clients steps t"]
     encoder_keep: tuple[Float[Tensor, "*clients steps c _"], ...] = ()
+    memberships: Float[Tensor, "*clients components"] = field(default_factory=lambda: torch.zeros(0))
 
     __repr__ = short_repr
 
     def only(self, step: int) -> Draws:
         """The draws of one client's round that has this local step alone."""
         own = slice(step, step + 1)
-        each = {part.name: getattr(self, part.name)[own] for part in fields(self) if part.name != "encoder_keep"}
-        return Draws(**each, encoder_keep=tuple(mask[own] for mask in self.encoder_keep))
+        stepwise = [part.name for part in fields(self) if part.name not in ("encoder_keep", "memberships")]
+        each = {name: getattr(self, name)[own] for name in stepwise}
+        masks = tuple(mask[own] for mask in self.encoder_keep)
+        return Draws(**each, encoder_keep=masks, memberships=self.memberships)
 
 
 def split_sizes(pairs: int, local: LocalConfig) -> tuple[int, int]:
@@ -115,6 +120,13 @@ def draw(
     )
 
 
+def without_steps(memberships: Float[Tensor, " c"] | None = None) -> Draws:
+    """Of a client that takes no local steps: nothing but the memberships, if they are drawn."""
+    rows, ones = torch.zeros(0, 0, dtype=torch.int64), torch.zeros(0, 0)
+    drawn = Draws(rows, ones, rows, ones, ones, ones, ones)
+    return drawn if memberships is None else replace(drawn, memberships=memberships)
+
+
 def _normal(rng: np.random.Generator, steps: int, latent: int) -> Tensor:
     return torch.from_numpy(rng.standard_normal((steps, latent), dtype=np.float32))
 
@@ -139,6 +151,7 @@ def pad_draws(clients: Sequence[Draws]) -> Draws:
         gumbel=stacked("gumbel"),
         base_keep=stacked("base_keep"),
         encoder_keep=tuple(_pad(list(layer)) for layer in masks),
+        memberships=stacked("memberships"),
     )
 
 

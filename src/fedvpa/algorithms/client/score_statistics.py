@@ -88,7 +88,7 @@ def contribution(
 
 
 def log_evidence(
-    pairs: Pairs, spectrum: Spectrum, means: Float[Tensor, "*clients m d"], variances: Float[Tensor, " v"]
+    pairs: Pairs, spectrum: Spectrum, means: Float[Tensor, "*clients m d"], variances: Float[Tensor, "*each v"]
 ) -> Float[Tensor, "*clients m v"]:
     """Log ∫ Π σ(u·Δh)^w N(u; μ_m, v I) du, in nats, as the module says: exact for v = 0.
 
@@ -99,13 +99,13 @@ def log_evidence(
         pairs: The client's pairs.
         spectrum: Of the same pairs.
         means: μ of each of m components.
-        variances: Each v that is tried.
+        variances: Each v that is tried: the same ones around every mean, or shape [*clients, m, v].
     """
     rows = spectrum.along(pairs.delta)[..., None, :, :]
     at_mean, weight = (means @ pairs.delta.mT).unsqueeze(-2), pairs.weight[..., None, None, :]
     values, v = spectrum.values[..., None, None, :], variances.unsqueeze(-1)
     count = weight.sum(-1).clamp(min=torch.finfo(weight.dtype).tiny)
-    step = values.new_zeros(*at_mean.shape[:-2], len(variances), values.shape[-1])
+    step = values.new_zeros(*at_mean.shape[:-2], variances.shape[-1], values.shape[-1])
     for _ in range(MODE_STEPS):
         margins = at_mean + (v * step) @ rows.mT
         half = (margins.abs() / 2).clamp(min=1e-3)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from fedvpa.algorithms.server.empirical_bayes import effective_clients
+from fedvpa.algorithms.server.empirical_bayes import best_precision, effective_clients, segments
 from fedvpa.core.short_repr import short_repr
 from fedvpa.core.tree import Tree
 
@@ -56,6 +57,27 @@ class EmpiricalBayes:
     def final(self) -> Tree:
         """What a trained selector is made of."""
         return self.params
+
+    def precisions(self, sizes: Sequence[int]) -> Float[Tensor, " C"]:
+        """τ of each component, by evidence: one for all components of a candidate.
+
+        Args:
+            sizes: How many components each candidate has.
+        """
+        scores, curvature = self.worth * self.params["scores"], self.worth * self.params["curvature"]
+        noise = curvature * (self.squares / self.members.clamp(min=1e-6)).unsqueeze(-1)
+        parts = zip(*(leaf.split(list(sizes)) for leaf in (scores, curvature, noise)), strict=True)
+        return torch.stack([best_precision(*part).float() for part in parts])[segments(sizes)]
+
+    def log_shares(self, sizes: Sequence[int], least: float) -> Float[Tensor, " C"]:
+        """Log π of each candidate's components.
+
+        Args:
+            sizes: How many components each candidate has.
+            least: Of a share, before those of a candidate are brought to the sum 1.
+        """
+        shares = [part.clamp(min=least) for part in self.members.split(list(sizes))]
+        return torch.cat([(part / part.sum()).log() for part in shares])
 
 
 def component_means(params: Tree, own: Tree | None, shared: Tree) -> Float[Tensor, "*clients C d"]:
