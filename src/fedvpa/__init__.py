@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from fedvpa.api.export import export_node_key as export_node_key
     from fedvpa.api.export import export_release as export_release
     from fedvpa.api.generate import generate as generate
+    from fedvpa.api.judge import judge as judge
     from fedvpa.api.personalize import personalize as personalize
     from fedvpa.api.register import register as register
     from fedvpa.api.report import report as report
@@ -42,6 +43,7 @@ _HOMES = {
     "export_node_key": "fedvpa.api.export",
     "export_release": "fedvpa.api.export",
     "generate": "fedvpa.api.generate",
+    "judge": "fedvpa.api.judge",
     "personalize": "fedvpa.api.personalize",
     "read_config": "fedvpa.runs.config",
     "register": "fedvpa.api.register",

@@ -22,6 +22,7 @@ Kind = Literal[
     "candidates",
     "features",
     "converted model",
+    "judge",
 ]
 """What a file holds."""
 

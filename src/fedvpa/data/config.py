@@ -28,9 +28,12 @@ class DataConfig(WorldKeys, HhRlhfKeys, TableKeys):
             or the program adds.
         settings: The own keys of a published set or of an added source: those that it declares and that are not in this
             section. Empty for ``world``, ``hh-rlhf`` and ``table``.
+        reserved: Share of the prompts, in [0, 1), that no client gets any pair of, so that ``fedvpa judge`` can train
+            on them; see :mod:`fedvpa.data.reserve`.
     """
 
     source: str = "world"
+    reserved: float = Field(default=0.0, ge=0, lt=1)
     settings: dict[str, Any] = Field(default_factory=dict)
 
     @field_validator("source")
@@ -55,7 +58,7 @@ class DataConfig(WorldKeys, HhRlhfKeys, TableKeys):
     def _check_keys(self) -> Self:
         keys = SOURCES.get(self.source).keys.model_fields.keys()
         own = {"settings"} if keys - type(self).model_fields.keys() else set[str]()
-        read = {"source", *own, *(keys & type(self).model_fields.keys())}
+        read = {"source", "reserved", *own, *(keys & type(self).model_fields.keys())}
         check_unread(self, read, f"source {self.source!r}", advice=_readers)
         self.source_keys()
         return self
@@ -73,7 +76,7 @@ class DataConfig(WorldKeys, HhRlhfKeys, TableKeys):
     def _leave_out_empty_keys(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         # Runs and checkpoints from before there were these keys must compare equal to what they are read as.
         values: dict[str, Any] = handler(self)
-        for name in ("settings", "winner_values"):
+        for name in ("settings", "winner_values", "reserved"):
             if not getattr(self, name):
                 values.pop(name, None)
         return values

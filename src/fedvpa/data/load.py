@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from fedvpa.core.errors import DataError
 from fedvpa.core.unicode import REPLACED
 from fedvpa.data.config import DataConfig
 from fedvpa.data.messages import storable_text
+from fedvpa.data.reserve import divide
 from fedvpa.data.rows import check_name, checked_weight
 from fedvpa.data.schema import PairTable
 from fedvpa.data.sources.registry import SOURCES
@@ -19,12 +21,32 @@ def load(config: DataConfig) -> PairTable:
         config: The data section.
 
     Returns:
-        The pairs in a fixed order, and the report of how many rows were read, and how many left out and why.
+        The pairs in a fixed order, without those left aside by ``data.reserved``, and the report of how many rows were
+        read, and how many left out and why.
 
     Raises:
         ConfigError: If a key that the source needs is not set.
         DataError: If the data are missing or broken, lack a column, or hold a value that cannot be read.
     """
+    return divide(_read(config), config.reserved)[0]
+
+
+def load_reserved(config: DataConfig) -> PairTable:
+    """Load the pairs that ``data.reserved`` leaves aside, which no run of the same section uses.
+
+    Raises:
+        As :func:`load`; also a DataError if nothing is left aside.
+    """
+    aside = divide(_read(config), config.reserved)[1]
+    if not len(aside):
+        raise DataError(
+            f"data.reserved={config.reserved:g} leaves no pair aside.",
+            fix="Leave a share of the prompts aside, in the runs too: data.reserved=0.3.",
+        )
+    return aside
+
+
+def _read(config: DataConfig) -> PairTable:
     return _checked(SOURCES.get(config.source).read(config.source_keys()), config)
 
 

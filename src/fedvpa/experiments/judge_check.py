@@ -16,6 +16,7 @@ from fedvpa.evaluation.judges.make import make_judge
 from fedvpa.evaluation.judges.planning import check_plan, plan, probe
 from fedvpa.experiments.cells import Cell
 from fedvpa.experiments.contests import EVERYBODY, PATH_STEPS, preferences_of
+from fedvpa.experiments.judge_pairs import check_judge_pairs
 from fedvpa.experiments.judging import VERDICTS
 from fedvpa.experiments.policy_cells import was_judged
 from fedvpa.experiments.policy_training import shows_path
@@ -34,13 +35,15 @@ def check_judging(config: RunConfig, cells: Sequence[Cell], out: Path) -> None:
         out: The comparison's folder.
 
     Raises:
-        ConfigError: If no judge is set, it cannot judge such data, or the plan needs more calls than are allowed.
+        ConfigError: If no judge is set, it cannot judge such data or was trained on some of these pairs, or the plan
+            needs more calls than are allowed.
         DataError: If the data cannot be loaded.
         JudgeError: If the judge gives no verdict.
     """
     rules, name = config.policy.judging, config.judge_name
     judge = make_judge(name, rules.settings, out / VERDICTS, rules.max_calls)
     table = load(config.resolved_data())
+    check_judge_pairs(judge, table.pairs)
     preferences = preferences_of(table.groups())
     tastes = own_tastes(config, {pair.user_id for pair in table.pairs if pair.user_id is not None})
     if tastes:

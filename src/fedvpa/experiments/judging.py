@@ -32,6 +32,7 @@ from fedvpa.evaluation.judges.base import Judge
 from fedvpa.evaluation.outcomes import Outcome, load_outcomes, save_outcomes
 from fedvpa.experiments.answers import BASE, Answers, whole_blocks
 from fedvpa.experiments.contests import PATH_STEPS, Contest, Served, contests, left_out, path, path_ends, why_no_path
+from fedvpa.experiments.judge_pairs import accuracy_of
 from fedvpa.experiments.duels import answered, judged
 from fedvpa.experiments.tastes import own_tastes
 from fedvpa.policy.files import read_policy, read_preferences
@@ -39,6 +40,7 @@ from fedvpa.policy.policy import Policy, load_policy
 from fedvpa.policy.preference import PROTOTYPE
 from fedvpa.policy.sampling import Sampling
 from fedvpa.policy.templates import with_base
+from fedvpa.rewards.held_out_files import is_judge, judge_content
 from fedvpa.runs.config import RunConfig
 from fedvpa.runs.folder import RunFolder
 from fedvpa.runs.identity import base_content, model_content
@@ -95,12 +97,14 @@ class Judged:
         path: Share of the way → outcomes there; empty without a path.
         rising: The preference at the end of the path.
         notes: What there is none of, and why, in sentences.
+        accuracy: Of a judge that was trained on labelled pairs: preference → its accuracy on held-out ones, as JSON.
     """
 
     outcomes: Sequence[Outcome]
     path: Mapping[float, Sequence[Outcome]] = field(default_factory=dict)
     rising: str | None = None
     notes: tuple[str, ...] = ()
+    accuracy: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 def open_candidate(run: RunFolder, config: RunConfig, *, along: bool) -> Candidate:
@@ -163,6 +167,7 @@ def judge_policies(candidate: Candidate, judge: Judge) -> None:
             "prompts": candidate.count,
             "path": list(ends),
             "notes": notes,
+            "accuracy": accuracy_of(judge),
         },
     )
 
@@ -195,6 +200,7 @@ def read_judged(run: RunFolder) -> Judged:
         {share: load_outcomes(file) for share, file in shares.items()},
         ends[1] if ends else None,
         tuple(notes["notes"]),
+        notes.get("accuracy", {}),
     )
 
 
@@ -204,6 +210,7 @@ def judging_identity(run: RunFolder, config: RunConfig, *, along: bool) -> str:
     settings = {f"policy.judging.{key}": value for key, value in flat(rules.model_dump(mode="json"))}
     parts = {key: value for key, value in settings.items() if key not in UNJUDGED}
     models = {key: model_content(value) for key, value in parts.items() if _is_model(value)}
+    models |= {key: judge_content(Path(value).expanduser()) for key, value in parts.items() if _is_judge(value)}
     policies = hash_files(run.policy.rglob("*.safetensors"))
     judge = {"judge": config.judge_name, "along": str(along), "policies": policies, "version": __version__}
     return digest({**parts, **models, **judge})
@@ -222,6 +229,11 @@ def step_path(run: RunFolder, step: int) -> Path:
 def _is_model(value: str) -> bool:
     """Whether a setting of a judge names a model folder, whose content counts."""
     return bool(value) and (Path(value).expanduser() / "config.json").is_file()
+
+
+def _is_judge(value: str) -> bool:
+    """Whether a setting of a judge names the folder of a trained judge, whose content counts."""
+    return bool(value) and is_judge(Path(value).expanduser())
 
 
 def _served(run: RunFolder, stage: Stage1, metrics: Mapping[str, Any], config: RunConfig) -> Served:

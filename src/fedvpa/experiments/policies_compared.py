@@ -41,6 +41,7 @@ def compare_judged(
         switching(way, rising) if way else None,
         samples_along(way) if way else (),
         notes=tuple(dict.fromkeys(note for own, _ in found for note in own.notes)),
+        accuracy={name: value for own, _ in found for name, value in own.accuracy.items()},
     )
 
 

@@ -58,18 +58,22 @@ class PoliciesComparison:
         switching: How utilities move with z; None where no method with a latent was compared.
         samples: Prompts answered along the way from one preference to the other.
         notes: What is not judged, and why, in sentences.
+        accuracy: Of a judge that was trained on labelled pairs: preference → its accuracy on held-out ones, as JSON.
     """
 
     win_rates: PolicyComparison
     switching: SwitchingCurve | None
     samples: tuple[SideBySide, ...]
     notes: tuple[str, ...] = ()
+    accuracy: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     __repr__ = short_repr
 
     def to_dict(self) -> dict[str, Any]:
         """The keys of ``comparison.json`` that are about policies."""
         found = self.win_rates.to_dict() | {"policy_notes": list(self.notes)}
+        if self.accuracy:
+            found["policy_judge_accuracy"] = {name: dict(value) for name, value in sorted(self.accuracy.items())}
         if self.switching is None:
             return found
         samples = [sample.to_dict() for sample in self.samples]

@@ -6,6 +6,7 @@ from fedvpa.core.files import write_json
 from fedvpa.core.progress import say
 from fedvpa.evaluation.judges.make import make_judge
 from fedvpa.evaluation.judges.planning import check_plan, plan, probe
+from fedvpa.experiments.judge_pairs import check_judge_pairs, learned_reward_of, pairs_of_run
 from fedvpa.experiments.judging import VERDICTS, is_judged, judge_policies, open_candidate, read_judged
 from fedvpa.experiments.policies_compared import compare_judged, say_bias
 from fedvpa.experiments.results import PoliciesComparison
@@ -25,6 +26,8 @@ def judge_run(run: RunFolder, config: RunConfig) -> tuple[str, PoliciesCompariso
     """
     rules = config.policy.judging
     judge = make_judge(config.judge_name, rules.settings, run.path / VERDICTS, rules.max_calls)
+    if learned_reward_of(judge) is not None:
+        check_judge_pairs(judge, pairs_of_run(run, config))
     candidate = open_candidate(run, config, along=True)
     if not is_judged(run, config, along=True):
         whole, steps = candidate.contests()

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from fedvpa.data.schema import Text
@@ -58,6 +59,38 @@ class ExactReward(Reward, Protocol):
         Returns:
             The utilities, which :meth:`score` gives as floats, and whether each response is a text that can be read.
         """
+
+
+@dataclass(frozen=True, slots=True)
+class HeldOutAccuracy:
+    """How often a learned reward orders pairs as their label does that it was not fitted to.
+
+    Attributes:
+        value: Share of the pairs, in [0, 1]; equal rewards count one half.
+        ci95: Its interval at 95%, over prompts; None where there is one prompt only.
+        pairs: How many pairs.
+        prompts: How many different prompts they have.
+        longer: Share of them whose longer response is the preferred one: what counting letters alone would give.
+    """
+
+    value: float
+    ci95: tuple[float, float] | None
+    pairs: int
+    prompts: int
+    longer: float
+
+
+@runtime_checkable
+class LearnedReward(Reward, Protocol):
+    """A reward that was trained on labelled pairs, and knows which these were and how good it is."""
+
+    @property
+    def accuracy(self) -> Mapping[str, HeldOutAccuracy]:
+        """Preference → how good the reward is there."""
+
+    @property
+    def pairs(self) -> frozenset[int]:
+        """Hashes of its training pairs, from :func:`fedvpa.data.reserve.pair_identity`."""
 
 
 def as_score(value: Score) -> Score:

@@ -14,6 +14,7 @@ MakeReward = Callable[[Mapping[str, Any]], Reward]
 REWARDS: Registry[MakeReward] = Registry(
     "reward",
     {
+        "held-out": "fedvpa.rewards.held_out:make_held_out_reward",
         "reward-model": "fedvpa.rewards.reward_model:make_reward_model_reward",
         "world": "fedvpa.rewards.world:make_world_reward",
     },

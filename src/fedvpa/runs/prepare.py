@@ -246,7 +246,7 @@ def prepare_holdout(config: RunConfig, path: Path, table: PairTable, scaling: Sc
     Raises:
         DataError: If the file cannot be used, or lacks a group of the clients.
     """
-    held = load_holdout(config.data.model_copy(update={"path": str(path), "split": ""}), table)
+    held = load_holdout(config.data.model_copy(update={"path": str(path), "split": "", "reserved": 0.0}), table)
     store = load_features(held, config.features)
     held, equal = noted(held, store.report), store.report.equal_rows
     rows = {group: np.setdiff1d(own, equal) for group, own in rows_by_group(held).items()}

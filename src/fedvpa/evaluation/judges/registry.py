@@ -11,6 +11,7 @@ from fedvpa.core.errors import ConfigError, nearest
 from fedvpa.core.registry import Registry
 from fedvpa.evaluation.judges.base import Judge
 from fedvpa.evaluation.judges.endpoint_config import EndpointConfig
+from fedvpa.rewards.held_out_config import HeldOutConfig
 from fedvpa.rewards.registry import REWARDS
 from fedvpa.rewards.reward_model_config import RewardModelConfig
 
@@ -21,10 +22,15 @@ that it does not know or cannot use."""
 JUDGES: Registry[MakeJudge] = Registry(
     "judge",
     {
+        "held-out": "fedvpa.evaluation.judges.held_out:make_held_out_judge",
         "openai-compatible": "fedvpa.evaluation.judges.openai_compatible:make_openai_compatible_judge",
         "world": "fedvpa.evaluation.judges.by_reward:make_world_judge",
     },
 )
+
+
+class HeldOutOrEndpoint(EndpointConfig, HeldOutConfig):
+    """What ``held-out`` may be told: where the trained judge is, and where an endpoint is that takes its place."""
 
 
 def judge_names() -> list[str]:
@@ -34,12 +40,12 @@ def judge_names() -> list[str]:
 
 def how_to_set_a_judge() -> str:
     """Which judges there are and what each needs, as the advice of an error."""
-    others = [name for name in judge_names() if name not in ("openai-compatible", "reward-model", "world")]
+    others = [name for name in judge_names() if name not in ("held-out", "openai-compatible", "reward-model", "world")]
     added = f" Added by packages or this program: {', '.join(others)}." if others else ""
     return (
         "Set policy.judging.judge to openai-compatible (a language model behind an endpoint; it needs "
-        "policy.judging.settings.base_url and policy.judging.settings.model) or to reward-model (it needs "
-        "policy.judging.settings.models.PREFERENCE=FOLDER for each preference); world judges the bundled world only."
+        "policy.judging.settings.base_url and policy.judging.settings.model), to held-out (what fedvpa judge trained; it needs policy.judging.settings.path) "
+        "or to reward-model (it needs policy.judging.settings.models.PREFERENCE=FOLDER for each preference); world judges the bundled world only."
         f"{added}"
     )
 
@@ -62,5 +68,9 @@ def check_judge(name: str) -> str:
 
 def settings_section(name: str) -> type[Config] | None:
     """The section that declares a judge's settings, so that texts are read as texts; None of judges that others add."""
-    sections: dict[str, type[Config]] = {"openai-compatible": EndpointConfig, "reward-model": RewardModelConfig}
+    sections: dict[str, type[Config]] = {
+        "held-out": HeldOutOrEndpoint,
+        "openai-compatible": EndpointConfig,
+        "reward-model": RewardModelConfig,
+    }
     return sections.get(name)

@@ -102,6 +102,7 @@ def policy_summary_text(compared: Mapping[str, Any]) -> TableText:
         compared: What :func:`fedvpa.evaluation.win_rates.policy_comparison` returned, as JSON.
     """
     seconds = _mean_seconds(compared["policy_rows"])
+    right = compared.get("policy_judge_accuracy", {})
     rows = [
         {"method": row["method"], "n_clients": row["n_clients"], "whose": users, "preference": name}
         | judged
@@ -117,6 +118,7 @@ def policy_summary_text(compared: Mapping[str, Any]) -> TableText:
         ("preference", lambda row: f"{row['preference']}{WORSE if row['worse'] else ''}"),
         ("users", lambda row: MISSING if all(other["whose"] == "seen" for other in rows) else row["whose"]),
         ("win rate", lambda row: worded(row["win_rate"], row["ci95"], row.get("method_ci95"))),
+        ("judge's accuracy", lambda row: _judge_cell(right.get(row["preference"]))),
         ("same length", lambda row: worded(row["length_controlled"])),
         ("gain over base", _gain_cell),
         ("of oracle's gain", _share_cell),
@@ -169,6 +171,11 @@ def _share_cell(row: Row) -> str:
     if row["method"] == ORACLE:
         return worded(share["mean"], digits=2)
     return worded(share["mean"], share["ci95"], share.get("method_ci95"), digits=2)
+
+
+def _judge_cell(found: Row | None) -> str:
+    """How often the judge orders held-out pairs right; of judges for which it is known."""
+    return MISSING if found is None else worded(found["value"], found["ci95"])
 
 
 def _gain_cell(row: Row) -> str:
