@@ -40,13 +40,11 @@ class JudgeResult:
         return {"out": str(self.out), "pairs": self.pairs, "model": self.model, "accuracy": accuracy}
 
 
-def judge(
-    config: RunConfig, model: str, out: str | os.PathLike[str], *, overwrite: bool = False
-) -> JudgeResult:
+def judge(config: RunConfig, model: str, out: str | os.PathLike[str], *, overwrite: bool = False) -> JudgeResult:
     """Train a reward model for each preference on labelled pairs, and write it to a folder.
 
-    With ``data.reserved`` the pairs are those of the prompts that a run with the same data section leaves aside. Without
-    it they are all pairs of the section, for data with a file that no run reads, such as ``data.split=test``.
+    With ``data.reserved`` the pairs are those of the prompts that a run with the same data section leaves aside.
+    Without it they are all pairs of the section, for data with a file that no run reads, such as ``data.split=test``.
 
     Args:
         config: Its data section says where the pairs are; nothing else of it is read.

@@ -24,9 +24,9 @@ HASH_BYTES = 8
 
 
 def words(text: Text) -> str:
-    """What a text says: without the names of speakers, letter case, and differences in white space or in Unicode form.
+    r"""What a text says: without the names of speakers, letter case, and differences in white space or in Unicode form.
 
-    A conversation says the same as a transcript (``"\\n\\nHuman: …\\n\\nAssistant:"``) as it does as messages.
+    A conversation says the same as a transcript (``"\n\nHuman: …\n\nAssistant:"``) as it does as messages.
     """
     said = SPEAKER.sub("\n", text) if isinstance(text, str) else "\n".join(turn.content for turn in text)
     return " ".join(unicodedata.normalize("NFKC", said).casefold().split())

@@ -32,8 +32,8 @@ from fedvpa.evaluation.judges.base import Judge
 from fedvpa.evaluation.outcomes import Outcome, load_outcomes, save_outcomes
 from fedvpa.experiments.answers import BASE, Answers, whole_blocks
 from fedvpa.experiments.contests import PATH_STEPS, Contest, Served, contests, left_out, path, path_ends, why_no_path
-from fedvpa.experiments.judge_pairs import accuracy_of
 from fedvpa.experiments.duels import answered, judged
+from fedvpa.experiments.judge_pairs import accuracy_of
 from fedvpa.experiments.tastes import own_tastes
 from fedvpa.policy.files import read_policy, read_preferences
 from fedvpa.policy.policy import Policy, load_policy

@@ -30,6 +30,9 @@ from fedvpa.rewards.held_out_files import SavedJudge, load_judge
 SURFACE = ("log_length", "sentences", "questions", "list_items")
 """What is counted in a response's text beside the language model's features."""
 
+NOTHING = "no token that the judge could read"
+"""Why an empty response has no reward."""
+
 ENCODER_KEY = ".".join((*SETTINGS, "encoder"))
 
 
@@ -43,7 +46,7 @@ class HeldOutReward:
 
     def __init__(self, saved: SavedJudge, features: FeatureConfig) -> None:
         self._saved, self._features = saved, features
-        self._known: dict[tuple[str, str], Float[torch.Tensor, " d"]] = {}
+        self._known: dict[tuple[str, str], Float[torch.Tensor, " d"] | None] = {}
         self._backbone: Backbone | None = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -71,7 +74,7 @@ class HeldOutReward:
         return self._saved.content
 
     def score(self, items: Sequence[tuple[Text, str]], preference: str) -> list[Score]:
-        """The reward of each (prompt, response); none is missing. A long text is cut as in training.
+        """The reward of each (prompt, response), or why there is none. A long text is cut as in training.
 
         Raises:
             ConfigError: If the judge was not trained on pairs of this preference.
@@ -84,12 +87,23 @@ class HeldOutReward:
                 where="configuration key 'policy.judging.settings.path'",
             )
         texts = [(prompt_text(prompt), response.strip()) for prompt, response in items]
-        if new := [item for item in dict.fromkeys(texts) if item not in self._known]:
-            prompts, responses = zip(*new, strict=True)
-            found = features_of(prompts, responses, self._model(), self._features)
-            self._known |= dict(zip(new, found, strict=True))
+        self._read([item for item in dict.fromkeys(texts) if item not in self._known])
         weights = self._saved.weights[preference].double()
-        return [float(self._known[item].double() @ weights) for item in texts]
+        found = [self._known[item] for item in texts]
+        return [NOTHING if one is None else float(one.double() @ weights) for one in found]
+
+    def _read(self, new: Sequence[tuple[str, str]]) -> None:
+        """Keep the features of (prompt, response); None of a response in which the language model reads nothing."""
+        if not new:
+            return
+        backbone = self._model()
+        tokens = backbone.tokenizer([response for _, response in new], add_special_tokens=False)["input_ids"]
+        readable = [item for item, own in zip(new, tokens, strict=True) if len(own)]
+        self._known |= dict.fromkeys(new)
+        if readable:
+            prompts, responses = zip(*readable, strict=True)
+            found = features_of(prompts, responses, backbone, self._features)
+            self._known |= dict(zip(readable, found, strict=True))
 
     def _model(self) -> Backbone:
         if self._backbone is None:

@@ -5,6 +5,10 @@ from collections.abc import Iterator
 import pytest
 
 from evaluation.judges.endpoint import KEY, Endpoint
+from tiny_models import model_folder
+from trained_judge import trained_judge
+
+__all__ = ["model_folder", "trained_judge"]
 
 
 @pytest.fixture

@@ -44,8 +44,9 @@ def how_to_set_a_judge() -> str:
     added = f" Added by packages or this program: {', '.join(others)}." if others else ""
     return (
         "Set policy.judging.judge to openai-compatible (a language model behind an endpoint; it needs "
-        "policy.judging.settings.base_url and policy.judging.settings.model), to held-out (what fedvpa judge trained; it needs policy.judging.settings.path) "
-        "or to reward-model (it needs policy.judging.settings.models.PREFERENCE=FOLDER for each preference); world judges the bundled world only."
+        "policy.judging.settings.base_url and policy.judging.settings.model), to held-out (what fedvpa judge trained; "
+        "it needs policy.judging.settings.path) or to reward-model (it needs "
+        "policy.judging.settings.models.PREFERENCE=FOLDER for each preference); world judges the bundled world only."
         f"{added}"
     )
 

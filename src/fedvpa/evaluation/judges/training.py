@@ -65,9 +65,7 @@ def train_judge(table: PairTable, model: str, data: str, features: FeatureConfig
     return SavedJudge(config, locate(model).content(), weights, strengths, accuracy, frozenset(trained), data)
 
 
-def held_out_accuracy(
-    margins: Float[np.ndarray, " n"], pairs: Sequence[Pair], units: Sequence[str]
-) -> HeldOutAccuracy:
+def held_out_accuracy(margins: Float[np.ndarray, " n"], pairs: Sequence[Pair], units: Sequence[str]) -> HeldOutAccuracy:
     """How often margins of pairs are above zero, with an interval over units.
 
     Args:
