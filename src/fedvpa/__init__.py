@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from fedvpa.api.demo import demo as demo
     from fedvpa.api.doctor import doctor as doctor
     from fedvpa.api.evaluate import evaluate as evaluate
+    from fedvpa.api.evaluate_language import evaluate_language as evaluate_language
     from fedvpa.api.evaluate_policy import evaluate_policy as evaluate_policy
     from fedvpa.api.export import export_flower as export_flower
     from fedvpa.api.export import export_keys as export_keys
@@ -37,6 +38,7 @@ _HOMES = {
     "demo": "fedvpa.api.demo",
     "doctor": "fedvpa.api.doctor",
     "evaluate": "fedvpa.api.evaluate",
+    "evaluate_language": "fedvpa.api.evaluate_language",
     "evaluate_policy": "fedvpa.api.evaluate_policy",
     "export_flower": "fedvpa.api.export",
     "export_keys": "fedvpa.api.export",

@@ -12,7 +12,7 @@ import fedvpa
 from fedvpa.api.align import align
 from fedvpa.api.evaluate_policy import evaluate_policy
 from fedvpa.api.train import train
-from fedvpa.core.errors import ConfigError, JudgeError, RunError
+from fedvpa.core.errors import ConfigError, DataError, JudgeError, RunError
 from fedvpa.evaluation.judges.base import Verdict
 from fedvpa.evaluation.judges.registry import JUDGES
 from fedvpa.evaluation.outcomes import load_outcomes
@@ -148,3 +148,23 @@ def test_what_cannot_be_is_one_message(run: Path, finished: Path):
         evaluate_policy(run, overrides=["partition.clients=5"])
     with pytest.raises(ConfigError, match=r"judge of the kind 'wrld'.*'world'"):
         evaluate_policy(run, overrides=["policy.judging.judge=wrld"])
+
+
+@pytest.mark.end_to_end
+def test_what_alignment_cost_the_language_is_said_at_three_z(run: Path, tmp_path: Path):
+    file = tmp_path / "texts.jsonl"
+    file.write_text('{"text": "you can bake bread with flour ."}\n"i would plan a picnic ."\n')
+    found = fedvpa.evaluate_language(run, file).to_dict()
+    assert [row["preference"] for row in found["language"]] == ["harmless", "half-way", "helpful"]
+    ends = [row["z"] for row in found["language"]]
+    assert ends[1] == pytest.approx([(first + last) / 2 for first, last in zip(ends[0], ends[2], strict=True)])
+    for row in found["language"]:
+        assert row["ratio"] == pytest.approx(row["perplexity"] / found["base_perplexity"])
+        assert row["ratio_ci95"][0] <= row["ratio"] <= row["ratio_ci95"][1]
+    assert found["texts"] == 2
+    file.write_text('{"prompt": "how ?"}\n')
+    with pytest.raises(DataError, match=r'texts\.jsonl:1: an object has prompt\. .*an object with "text"'):
+        fedvpa.evaluate_language(run, file)
+    (tmp_path / "none").write_text("\n")
+    with pytest.raises(DataError, match="holds no text"):
+        fedvpa.evaluate_language(run, tmp_path / "none")

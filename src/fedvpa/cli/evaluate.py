@@ -21,6 +21,9 @@ def evaluate(
     policy: Annotated[
         bool, typer.Option("--policy", help="Judge the run's policy against its base policy instead.")
     ] = False,
+    language: Annotated[
+        Path | None, typer.Option(help="Texts, one a line: perplexity under the run's policy and its base policy.")
+    ] = None,
     map_: MapOption = None,
     group_column: Annotated[str | None, typer.Option(help="The same as --map group=COLUMN.")] = None,
     by: Annotated[
@@ -31,6 +34,10 @@ def evaluate(
     as_json: JsonOption = False,
 ) -> None:
     """Score a trained run on new pairs, each with the z of its user or of its group's clients. Or judge its policy."""
+    if language is not None:
+        told = {"--policy": policy or None, "--pairs": pairs, "--group-column": group_column, "--map": map_, "--by": by}
+        _read_language(run, language, overrides or [], as_json, told)
+        return
     if policy:
         unread = {"--pairs": pairs, "--group-column": group_column, "--map": map_, "--by": by}
         _judge(run, overrides or [], as_json, unread)
@@ -38,7 +45,8 @@ def evaluate(
     if pairs is None:
         raise ConfigError(
             "There is nothing to evaluate on.",
-            fix="Give --pairs FILE for the run's selector, or --policy to judge the run's policy.",
+            fix="Give --pairs FILE for the run's selector, --policy to judge the run's policy, or --language FILE for "
+            "what alignment cost its language.",
         )
     from fedvpa.api.evaluate import evaluate as run_it
 
@@ -69,6 +77,25 @@ def _whom(result: EvaluateResult) -> str:
         return f"the groups of {result.users} clients"
     context = f", whose z comes from {result.context_pairs} other pairs" if result.context_pairs else ""
     return f"{result.users} user{'' if result.users == 1 else 's'}{context}"
+
+
+def _read_language(
+    run: Path, texts: Path, overrides: Sequence[str], as_json: bool, unread: Mapping[str, object]
+) -> None:
+    """``fedvpa evaluate RUN --language FILE``."""
+    if given := [name for name, value in unread.items() if value is not None]:
+        raise ConfigError(
+            f"{given[0]} and --language ask for two evaluations.", fix=f"Leave {given[0]} or --language out."
+        )
+    from fedvpa.api.evaluate_language import evaluate_language
+    from fedvpa.evaluation.perplexity import language_lines
+
+    found = evaluate_language(run, texts, overrides=overrides)
+    finish(
+        found.to_dict(),
+        as_json,
+        lambda: "\n".join(language_lines(found.rows, found.base_perplexity, found.texts, found.tokens)),
+    )
 
 
 def _judge(run: Path, overrides: Sequence[str], as_json: bool, unread: Mapping[str, object]) -> None:

@@ -16,10 +16,16 @@ from fedvpa.data.text import is_empty
 COLUMNS = ("prompt", "messages")
 """Where an object of a JSON file has its prompt."""
 
-JSON_FIX = 'A prompt is "…", [{"role": "user", "content": "…"}, …], or an object with "prompt" or "messages".'
 
 
-def read_prompts(path: Path, *, strict: bool = False) -> list[Text]:
+def _fix(columns: Sequence[str]) -> str:
+    """What an entry of a JSON file may be."""
+    named = " or ".join(f'"{name}"' for name in columns)
+    whole = "prompt" if tuple(columns) == COLUMNS else "text"
+    return f'A {whole} is "…", [{{"role": "user", "content": "…"}}, …], or an object with {named}.'
+
+
+def read_prompts(path: Path, *, strict: bool = False, columns: Sequence[str] = COLUMNS) -> list[Text]:
     """The distinct prompts of a file that hold something, in the order in which each was first seen.
 
     A ``.jsonl`` file has one prompt a line: a string, a list of messages, or an object with ``prompt`` or ``messages``.
@@ -29,6 +35,7 @@ def read_prompts(path: Path, *, strict: bool = False) -> list[Text]:
     Args:
         path: The file.
         strict: Make a prompt that would be changed an error.
+        columns: Where an object of a JSON file has its prompt.
 
     Raises:
         DataError: If the file cannot be read, or a prompt in it is neither; names the line.
@@ -40,26 +47,26 @@ def read_prompts(path: Path, *, strict: bool = False) -> list[Text]:
         raise DataError(
             f"cannot be read ({error.strerror}).", fix="Give a file of prompts in UTF-8.", where=str(path)
         ) from error
-    texts = storable_texts(_texts(lines, path), str(path), strict=strict)
+    texts = storable_texts(_texts(lines, path, columns), str(path), strict=strict)
     return list(dict.fromkeys(text for text in texts if not is_empty(text)))
 
 
-def _texts(lines: Sequence[Line], path: Path) -> Iterator[tuple[str, Text]]:
+def _texts(lines: Sequence[Line], path: Path, columns: Sequence[str]) -> Iterator[tuple[str, Text]]:
     """The place of each prompt, and the prompt."""
     name = path.name.lower().removesuffix(".gz")
     if name.endswith(".json"):
-        value = _parsed("".join(line for _, line in lines), str(path))
+        value = _parsed("".join(line for _, line in lines), str(path), columns)
         several = isinstance(value, list) and not _is_messages(value)
         for place, one in enumerate(value if several else [value], start=1):
             where = f"{path}:{place}" if several else str(path)
-            yield where, _text(one, where)
+            yield where, _text(one, where, columns)
         return
     for number, line in lines:
         where = f"{path}:{number}"
         if not name.endswith(".jsonl"):
             yield where, line.rstrip("\r\n")
         elif line.strip():
-            yield where, _text(_parsed(line, where), where)
+            yield where, _text(_parsed(line, where, columns), where, columns)
 
 
 def _is_messages(value: list[Any]) -> bool:
@@ -67,18 +74,18 @@ def _is_messages(value: list[Any]) -> bool:
     return bool(value) and all(isinstance(one, Mapping) and "role" in one for one in value)
 
 
-def _parsed(text: str, where: str) -> Any:
+def _parsed(text: str, where: str, columns: Sequence[str]) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise DataError(f"is no JSON ({error}).", fix=JSON_FIX, where=where) from error
+        raise DataError(f"is no JSON ({error}).", fix=_fix(columns), where=where) from error
 
 
-def _text(value: Any, where: str) -> Text:
+def _text(value: Any, where: str, columns: Sequence[str]) -> Text:
     if isinstance(value, Mapping):
-        named = [name for name in COLUMNS if name in value]
+        named = [name for name in columns if name in value]
         if len(named) != 1:
-            raise DataError(f"an object has {', '.join(map(str, value)) or 'nothing'}.", fix=JSON_FIX, where=where)
+            raise DataError(f"an object has {', '.join(map(str, value)) or 'nothing'}.", fix=_fix(columns), where=where)
         value = value[named[0]]
     try:
         return as_text(value)
