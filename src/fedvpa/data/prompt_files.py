@@ -17,7 +17,6 @@ COLUMNS = ("prompt", "messages")
 """Where an object of a JSON file has its prompt."""
 
 
-
 def _fix(columns: Sequence[str]) -> str:
     """What an entry of a JSON file may be."""
     named = " or ".join(f'"{name}"' for name in columns)

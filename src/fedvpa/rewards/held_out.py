@@ -20,14 +20,14 @@ from fedvpa.data.reserve import pair_identity
 from fedvpa.data.schema import Pair, PairTable, Text
 from fedvpa.data.text import plain_text, transcript_messages
 from fedvpa.features.backbone import Backbone, load_backbone
-from fedvpa.features.config import FeatureConfig
+from fedvpa.features.config import FeatureConfig, SurfaceName
 from fedvpa.features.responses import features_of
 from fedvpa.models.locate import locate_for
 from fedvpa.rewards.base import SETTINGS, HeldOutAccuracy, Score
 from fedvpa.rewards.held_out_config import HeldOutConfig
 from fedvpa.rewards.held_out_files import SavedJudge, load_judge
 
-SURFACE = ("log_length", "sentences", "questions", "list_items")
+SURFACE: tuple[SurfaceName, ...] = ("log_length", "sentences", "questions", "list_items")
 """What is counted in a response's text beside the language model's features."""
 
 NOTHING = "no token that the judge could read"
