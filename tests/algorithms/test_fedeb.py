@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from conftest import DIMENSION, make_federation
-from fedvpa.algorithms.client.own_part import own_part
 from fedvpa.algorithms.base import CohortUpdate
+from fedvpa.algorithms.client.own_part import own_part
 from fedvpa.algorithms.fedeb import CANDIDATES, FedEB
 from fedvpa.algorithms.registry import make
 from fedvpa.algorithms.server.validation import problem
