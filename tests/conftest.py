@@ -28,6 +28,12 @@ install_import_hook(
             "evaluation.accuracy",
             "evaluation.judges.length_control",
             "rewards.world",
+            "rewards.styles",
+            "styles.standard",
+            "styles.utility",
+            "styles.fluency",
+            "styles.properties",
+            "styles.pairs",
         )
     ],
     "beartype.beartype",

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from fedvpa.api.personalize import personalize as personalize
     from fedvpa.api.register import register as register
     from fedvpa.api.report import report as report
+    from fedvpa.api.simulate import simulate as simulate
     from fedvpa.api.train import resume as resume
     from fedvpa.api.train import train as train
     from fedvpa.policy.policy import Policy as Policy
@@ -51,6 +52,7 @@ _HOMES = {
     "register": "fedvpa.api.register",
     "report": "fedvpa.api.report",
     "resume": "fedvpa.api.train",
+    "simulate": "fedvpa.api.simulate",
     "train": "fedvpa.api.train",
 }
 

@@ -115,3 +115,25 @@ def test_few_prompts_are_said_loudly_and_two_are_enough(tmp_path, capsys):
     file.write_text("\n".join(f"q{number}" for number in range(900)))
     public_prompts(stage(pairs, file))
     assert "WARNING" not in capsys.readouterr().err
+
+
+def test_prompts_to_judge_on_can_be_given_and_train_nothing(tmp_path, capsys):
+    pairs, file, public = clients(PROMPTS), tmp_path / "judge.txt", tmp_path / "public.txt"
+    trained = pairs.training_prompts()
+    others = [f"other {number}" for number in range(20)]
+    file.write_text("\n".join([*others, trained[0], "public 7"]))
+    public.write_text("\n".join([*(f"public {number}" for number in range(60)), others[3]]))
+    for candidates in (None, public):
+        where = stage(pairs, candidates)
+        judging = where.policy.judging.model_copy(update={"prompt_file": file})
+        where.policy = where.policy.model_copy(update={"judging": judging})
+        train, validation = public_prompts(where)
+        judged = evaluation_prompts(where, 50)
+        assert not set(judged) & {*train, *validation, trained[0]}
+        left_out = {"public 7", others[3]} if candidates else set()
+        assert set(judged) == {*others, "public 7"} - left_out
+        assert not {*others, trained[0], "public 7"} & {*train, *validation}
+    assert "3 of 22 prompts of" in capsys.readouterr().err
+    file.write_text(trained[0])
+    with pytest.raises(DataError, match=r"judge\.txt: its prompts all train \(1\)"):
+        evaluation_prompts(where, 50)

@@ -10,8 +10,7 @@ import typer.main
 
 from doc_pages import PAGES, ROOT, blocks, code_spans
 from fedvpa.cli.main import app
-from fedvpa.evaluation.judges.endpoint_config import EndpointConfig
-from fedvpa.rewards.reward_model import RewardModelConfig
+from fedvpa.evaluation.judges.registry import settings_section
 from fedvpa.runs.config import column_overrides, read_config
 
 pytestmark = pytest.mark.unit
@@ -54,7 +53,7 @@ def test_every_command_has_known_options_and_keys(page: str, arguments: list[str
     overrides = [*(given.get("overrides") or []), *column_overrides(given.get("map_") or [])]
     config = read_config(ROOT / path if path else None, overrides)
     if config.policy.judging.settings:
-        kind = {"openai-compatible": EndpointConfig, "reward-model": RewardModelConfig}[config.policy.judging.judge]
+        kind = settings_section(config.policy.judging.judge)
         kind.parse(config.policy.judging.settings)
 
 

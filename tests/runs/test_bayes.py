@@ -6,10 +6,11 @@ from scipy.special import expit
 
 from fedvpa.core.errors import DataError
 from fedvpa.data.config import DataConfig
-from fedvpa.runs.bayes import bayes, true_margins
+from fedvpa.runs.bayes import bayes
 from fedvpa.runs.config import with_overrides
 from fedvpa.runs.prepare import prepare
 from fedvpa.runs.scores import item_names
+from fedvpa.runs.truth import own_margins, truth_of
 from fedvpa.world.accuracy import population_bayes_accuracy
 from fedvpa.world.users import find_population, make_users
 
@@ -20,7 +21,7 @@ pytestmark = pytest.mark.unit
 def test_with_little_noise_the_true_utilities_are_right_about_all_but_the_closest_pairs(tiny, population):
     config = with_overrides(tiny, [f"data.population={population}", "data.temperature=0.01"])
     prepared = prepare(config)
-    margins = true_margins(config, prepared.table)
+    margins = own_margins(truth_of(config), prepared.table)
     assert (margins > -0.1).all()
     found, clients = bayes(config, prepared), prepared.federation.partition.clients
     tested = [client for client in clients if len(client.test)]
@@ -36,7 +37,7 @@ def test_with_little_noise_the_true_utilities_are_right_about_all_but_the_closes
 def test_on_average_it_reaches_what_the_labels_allow(tiny):
     config = with_overrides(tiny, ["data.population=individuals", "data.temperature=2", "data.flip=0.1"])
     prepared = prepare(config)
-    margins, names = true_margins(config, prepared.table), item_names(prepared)
+    margins, names = own_margins(truth_of(config), prepared.table), item_names(prepared)
     found = bayes(config, prepared)
     seen = [client for client in prepared.federation.partition.seen if len(client.test)]
     by_hand = [np.mean([0.8 * expit(abs(margins[row]) / 2) + 0.1 for row in client.test]) for client in seen]
@@ -48,7 +49,7 @@ def test_on_average_it_reaches_what_the_labels_allow(tiny):
     assert found.expected == pytest.approx(population_bayes_accuracy(users, 2.0, 0.1), abs=0.1)
 
 
-def test_only_the_world_knows_utilities(tiny):
+def test_nobody_knows_the_utilities_of_other_data(tiny):
     other = tiny.model_copy(update={"data": DataConfig(source="table", path="pairs.jsonl")})
     with pytest.raises(DataError, match="source 'table'"):
-        true_margins(other, prepare(tiny).table)
+        bayes(other, prepare(tiny))

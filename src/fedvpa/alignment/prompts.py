@@ -7,6 +7,7 @@ The bundled world has public pools. Of other data the prompts of the training pa
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from fedvpa.alignment.stage1 import Stage1
 from fedvpa.core.errors import DataError
@@ -41,7 +42,7 @@ def public_prompts(stage: Stage1) -> tuple[list[Text], list[Text]]:
             "validation", limits.validation_prompts, seed
         )
     texts = _kept_public(stage, read_prompts(limits.prompt_file, strict=stage.strict)) if limits.prompt_file else None
-    texts = stage.pairs.training_prompts() if texts is None else texts
+    texts = _unjudged(stage, stage.pairs.training_prompts() if texts is None else texts)
     places = {text: entropy(0, "validation-prompt", repr(text)) for text in texts}
     held = [text for text in texts if places[text] % 10 < VALIDATION_TENTHS]
     if not held and len(texts) > 1:
@@ -71,11 +72,14 @@ def _say_few(align: int, stop: int, asked: CandidateConfig) -> None:
 def evaluation_prompts(stage: Stage1, count: int) -> list[Text]:
     """Prompts that no training of a policy has seen: of the world's test pool, or of users' held-out pairs.
 
-    Where the run knows no users' text, the public prompts that alignment leaves out are taken.
+    ``policy.judging.prompt_file`` gives others. Where the run knows no users' text, the public prompts that alignment
+    leaves out are taken.
 
     Raises:
         DataError: If there is none.
     """
+    if stage.policy.judging.prompt_file is not None:
+        return draw(_to_judge(stage, stage.policy.judging.prompt_file), count, stage.seed, "test")
     if stage.world:
         return world_prompts("test", count, stage.seed)
     public = stage.policy.candidates.prompt_file
@@ -112,6 +116,35 @@ def _kept_public(stage: Stage1, texts: Sequence[Text]) -> list[Text]:
     kept = [text for text in texts if not stage.holds_out(text)]
     if len(kept) < len(texts):
         say(f"{len(texts) - len(kept)} of {len(texts)} public prompts are held out for judging")
+    return kept
+
+
+def _unjudged(stage: Stage1, texts: Sequence[Text]) -> list[Text]:
+    """Prompts to train on without those of ``policy.judging.prompt_file``."""
+    judging = stage.policy.judging.prompt_file
+    judged = set() if judging is None else set(read_prompts(judging, strict=stage.strict))
+    return [text for text in texts if text not in judged]
+
+
+def _to_judge(stage: Stage1, file: Path) -> list[Text]:
+    """The prompts of a file that no training has seen, neither stage 1 nor stage 2.
+
+    Raises:
+        DataError: If there is none.
+    """
+    public = stage.policy.candidates.prompt_file
+    trained = set(read_prompts(public, strict=stage.strict)) if public else set()
+    trained |= set(stage.pairs.training_prompts()) if stage.has_text else set()
+    texts = read_prompts(file, strict=stage.strict)
+    kept = [text for text in texts if text not in trained]
+    if len(kept) < len(texts):
+        say(f"{len(texts) - len(kept)} of {len(texts)} prompts of {file} train, and do not judge")
+    if not kept:
+        raise DataError(
+            f"its prompts all train ({len(texts)})." if texts else "holds no prompt.",
+            fix="Give other prompts: policy.judging.prompt_file=FILE.",
+            where=str(file),
+        )
     return kept
 
 

@@ -11,7 +11,20 @@ from typing import Annotated, Any
 
 import typer
 
-from fedvpa.cli import align, compare, demo, doctor, evaluate, export, generate, judge, personalize, report, train
+from fedvpa.cli import (
+    align,
+    compare,
+    demo,
+    doctor,
+    evaluate,
+    export,
+    generate,
+    judge,
+    personalize,
+    report,
+    simulate,
+    train,
+)
 from fedvpa.cli.common import complain
 from fedvpa.core import processes
 from fedvpa.core.errors import ConfigError, FedvpaError
@@ -66,7 +79,7 @@ def _joined(verb: str) -> AbstractContextManager[None]:
     return processes.joined()
 
 
-for module in (demo, train, align, evaluate, compare, personalize, generate, judge, report, doctor):
+for module in (demo, simulate, train, align, evaluate, compare, personalize, generate, judge, report, doctor):
     name = module.__name__.rpartition(".")[2]
     app.command(name)(interruptible(getattr(module, name)))
 app.add_typer(export.export, name="export")

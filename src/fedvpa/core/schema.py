@@ -23,6 +23,7 @@ Kind = Literal[
     "features",
     "converted model",
     "judge",
+    "simulation",
 ]
 """What a file holds."""
 

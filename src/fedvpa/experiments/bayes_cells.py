@@ -1,4 +1,4 @@
-"""Cells that train nothing: on the bundled world, whoever knows each user's utility is scored beside the methods."""
+"""Cells that train nothing: where utilities are known, whoever knows each user's is scored beside the methods."""
 
 from __future__ import annotations
 
@@ -14,17 +14,18 @@ from fedvpa.experiments.cells import Cell
 from fedvpa.runs.bayes import Bayes, bayes
 from fedvpa.runs.identity import selector_content, selector_settings
 from fedvpa.runs.prepare import prepare
+from fedvpa.runs.truth import knows_users
 
 
 def bayes_cells(cells: Sequence[Cell]) -> list[Cell]:
-    """One cell for each number of clients and seed of a comparison on the bundled world; none on other data.
+    """One cell for each number of clients and seed of a comparison; none where nobody knows the utilities.
 
     Args:
         cells: The selector cells of the comparison.
     """
     found: dict[tuple[int | None, int], Cell] = {}
     for cell in cells:
-        if cell.config.data.source != "world":
+        if not knows_users(cell.config):
             continue
         config = cell.config.with_method(GLOBAL)  # the cell needs its data only
         identity = digest(selector_settings(config) | selector_content(config))

@@ -8,6 +8,7 @@ from pathlib import Path
 from fedvpa.algorithms.registry import METHODS, make
 from fedvpa.core.progress import say
 from fedvpa.data.load import load
+from fedvpa.data.prompt_files import read_prompts
 from fedvpa.data.schema import PairTable
 from fedvpa.data.text import plain_text
 from fedvpa.evaluation.judges.base import Duel
@@ -76,7 +77,9 @@ def most_duels(cell: Cell, preferences: int, prompts: int) -> int:
 
 def _prompts(config: RunConfig, table: PairTable) -> int:
     """On how many prompts policies are judged at most; the bundled world has more than its pairs are about."""
-    asked = config.policy.judging.prompts
+    asked, file = config.policy.judging.prompts, config.policy.judging.prompt_file
+    if file is not None:
+        return min(asked, len(read_prompts(file)))
     return asked if config.data.source == "world" else min(asked, len({pair.prompt for pair in table.pairs}))
 
 

@@ -21,7 +21,7 @@ import torch
 from fedvpa.alignment.prompts import evaluation_prompts
 from fedvpa.alignment.stage1 import Stage1, Users
 from fedvpa.core.config import flat
-from fedvpa.core.content import hash_files
+from fedvpa.core.content import content_hash, hash_files
 from fedvpa.core.errors import RunError
 from fedvpa.core.files import read_own_object, write_json
 from fedvpa.core.identity import digest
@@ -41,12 +41,14 @@ from fedvpa.policy.preference import PROTOTYPE
 from fedvpa.policy.sampling import Sampling
 from fedvpa.policy.templates import with_base
 from fedvpa.rewards.held_out_files import is_judge, judge_content
+from fedvpa.rewards.objective_names import STYLES
 from fedvpa.runs.config import RunConfig
 from fedvpa.runs.folder import RunFolder
-from fedvpa.runs.identity import base_content, model_content
+from fedvpa.runs.identity import base_content, model_content, prompts_content
 from fedvpa.runs.policies import read_policy_metrics
 from fedvpa.runs.stage1 import open_stage1
 from fedvpa.selector.posterior import single
+from fedvpa.styles.simulation import FILE
 from fedvpa.world.users import find_population
 
 VERDICTS = "verdicts.jsonl"
@@ -211,6 +213,10 @@ def judging_identity(run: RunFolder, config: RunConfig, *, along: bool) -> str:
     parts = {key: value for key, value in settings.items() if key not in UNJUDGED}
     models = {key: model_content(value) for key, value in parts.items() if _is_model(value)}
     models |= {key: judge_content(Path(value).expanduser()) for key, value in parts.items() if _is_judge(value)}
+    simulation = Path(str(rules.settings.get("path", ""))).expanduser() / FILE
+    if config.judge_name == STYLES and simulation.is_file():
+        models["policy.judging.settings.path"] = content_hash(simulation)
+    models["policy.judging.prompt_file"] = prompts_content(rules.prompt_file)
     policies = hash_files(run.policy.rglob("*.safetensors"))
     judge = {"judge": config.judge_name, "along": str(along), "policies": policies, "version": __version__}
     return digest({**parts, **models, **judge})

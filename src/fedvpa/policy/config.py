@@ -87,11 +87,14 @@ class JudgingConfig(Config):
     """How policies are compared with the base policy.
 
     Attributes:
-        judge: ``world`` (exact, for the bundled world), ``openai-compatible``, ``reward-model``, or a judge or reward
+        judge: ``world`` (exact, for the bundled world), ``styles`` (exact, for users of ``fedvpa simulate``),
+            ``openai-compatible``, ``reward-model``, or a judge or reward
             that a package or the program adds. A run's configuration checks the name. None for ``world`` on the bundled
             world; other data have no judge that fits by itself.
         settings: The judge's own keys; see ``fedvpa.evaluation.judges``.
         prompts: How many unseen prompts.
+        prompt_file: A file of prompts to judge on, as ``policy.candidates.prompt_file``; those that train are left
+            out. None for the prompts that are held out of the users' pairs.
         temperature: Of everybody's answers, the base policy's included. 0.7 is what chat services are usually run at.
         top_p: Nucleus.
         max_calls: The most calls to a judge's endpoint that one folder may take in all, retries included; None for any
@@ -102,6 +105,7 @@ class JudgingConfig(Config):
     judge: str | None = None
     settings: dict[str, Any] = Field(default_factory=dict)
     prompts: Count = 500
+    prompt_file: Path | None = None
     temperature: GreedyTemperature = 0.7
     top_p: float = Field(default=1.0, gt=0, le=1)
     max_calls: int | None = Field(default=None, ge=1)

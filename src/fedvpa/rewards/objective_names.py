@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from fedvpa.core.errors import ConfigError
 from fedvpa.rewards.registry import REWARDS
 
-SELECTOR, REWARD_MODEL, WORLD = "selector", "reward-model", "world"
+SELECTOR, REWARD_MODEL, STYLES, WORLD = "selector", "reward-model", "styles", "world"
 
 FORMS = (
     "world:GROUP (the bundled world's exact utility of a group), selector:N (the run's selector at prototype N), "

@@ -16,6 +16,7 @@ REWARDS: Registry[MakeReward] = Registry(
     {
         "held-out": "fedvpa.rewards.held_out:make_held_out_reward",
         "reward-model": "fedvpa.rewards.reward_model:make_reward_model_reward",
+        "styles": "fedvpa.rewards.styles:make_styles_reward",
         "world": "fedvpa.rewards.world:make_world_reward",
     },
 )

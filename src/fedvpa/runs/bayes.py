@@ -1,4 +1,4 @@
-"""The Bayes yardstick of the bundled world: whoever knows each user's true utility, on the same test pairs."""
+"""The Bayes yardstick where utilities are known: whoever knows each user's, on the same test pairs."""
 
 from __future__ import annotations
 
@@ -10,14 +10,12 @@ from jaxtyping import Float
 
 from fedvpa.core.errors import DataError
 from fedvpa.data.partition import ClientRows
-from fedvpa.data.schema import PairTable
 from fedvpa.evaluation.scores import ClientScore
 from fedvpa.evaluation.summaries import BAYES
 from fedvpa.runs.config import RunConfig
 from fedvpa.runs.prepare import Prepared
 from fedvpa.runs.scores import item_names
-from fedvpa.world.judge import judge
-from fedvpa.world.users import find_population, make_users
+from fedvpa.runs.truth import Truth, own_margins, truth_of
 from fedvpa.world.utility import preference
 
 
@@ -40,16 +38,19 @@ class Bayes:
 
 
 def bayes(config: RunConfig, prepared: Prepared) -> Bayes:
-    """Score the users' own utilities on the clients of a run on the bundled world.
+    """Score the users' own utilities on the clients of a run on the bundled world, or on a simulated table.
 
     Args:
         config: The run.
         prepared: Its clients.
 
     Raises:
-        DataError: If the data are not the bundled world's.
+        DataError: If nobody knows the utilities of the run's users.
     """
-    margins = true_margins(config, prepared.table)
+    truth = truth_of(config)
+    if truth is None:
+        raise DataError(f"Nobody knows the utilities of users in data of the source {config.data.source!r}.")
+    margins = own_margins(truth, prepared.table)
     names, partition = item_names(prepared), prepared.federation.partition
     scores = [
         _score(config, client, len(partition.seen), margins[client.test], [names[row] for row in client.test])
@@ -59,28 +60,9 @@ def bayes(config: RunConfig, prepared: Prepared) -> Bayes:
     return Bayes(
         len(partition.seen),
         tuple(scores),
-        _expected(config, partition.seen, margins),
-        _expected(config, partition.unseen, margins),
+        _expected(truth, partition.seen, margins),
+        _expected(truth, partition.unseen, margins),
     )
-
-
-def true_margins(config: RunConfig, table: PairTable) -> Float[np.ndarray, " pairs"]:
-    """Utility of the chosen response less that of the rejected one, to the user who labelled the pair; one per pair.
-
-    Raises:
-        DataError: If the data are not the bundled world's.
-    """
-    data = config.resolved_data()
-    if data.source != "world":
-        raise DataError(f"Nobody knows the utilities of users in data of the source {data.source!r}.")
-    users = make_users(find_population(data.population), data.users, data.seed, data.user_shares or None)
-    utilities = {user.user_id: user.utility for user in users}
-    margins = np.empty(len(table))
-    for row, pair in enumerate(table.pairs):
-        own = utilities[str(pair.user_id)]
-        chosen, rejected = (judge(str(pair.prompt), str(text), own).utility for text in (pair.chosen, pair.rejected))
-        margins[row] = round(chosen - rejected, 9)  # sums of the same numbers in another order are a tie
-    return margins
 
 
 def _score(
@@ -91,8 +73,7 @@ def _score(
     return ClientScore.of_pairs(*told, right=right, names=names)
 
 
-def _expected(config: RunConfig, clients: Sequence[ClientRows], margins: Float[np.ndarray, " pairs"]) -> float | None:
-    data = config.data
+def _expected(truth: Truth, clients: Sequence[ClientRows], margins: Float[np.ndarray, " pairs"]) -> float | None:
     tested = [margins[client.test] for client in clients if len(client.test)]
-    own = [float(preference(np.abs(gaps), data.temperature, data.flip).mean()) for gaps in tested]
+    own = [float(preference(np.abs(gaps), truth.temperature, truth.flip).mean()) for gaps in tested]
     return float(np.mean(own)) if own else None

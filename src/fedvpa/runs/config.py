@@ -35,7 +35,7 @@ from fedvpa.evaluation.judges.registry import check_judge, how_to_set_a_judge, s
 from fedvpa.features.config import FeatureConfig
 from fedvpa.models.folder import check_folder, is_gguf, local_place
 from fedvpa.models.gguf_file import check_gguf
-from fedvpa.policy.config import PolicyConfig
+from fedvpa.policy.config import JudgingConfig, PolicyConfig
 from fedvpa.runs.presets import with_presets
 from fedvpa.selector.config import SelectorConfig
 
@@ -188,6 +188,8 @@ class RunConfig(Config):
             file = policy.candidates.prompt_file.expanduser().resolve()
             candidates = policy.candidates.model_copy(update={"prompt_file": file})
             policy = policy.model_copy(update={"candidates": candidates})
+        if policy.judging.prompt_file is not None or policy.judging.judge == "styles":
+            policy = policy.model_copy(update={"judging": _located_judging(policy.judging)})
         return self.model_copy(update={"data": data, "features": features, "policy": policy})
 
     def check_engine(self) -> None:
@@ -232,6 +234,16 @@ class RunConfig(Config):
         from fedvpa.data.shares import shares_of_all  # deferred, with NumPy: a configuration is read without it
 
         return data.model_copy(update={"user_shares": shares_of_all(data.user_shares, users - unseen, unseen)})
+
+
+def _located_judging(judging: JudgingConfig) -> JudgingConfig:
+    """The same judging with absolute paths of its prompts and of a simulation."""
+    update: dict[str, Any] = {}
+    if judging.prompt_file is not None:
+        update["prompt_file"] = judging.prompt_file.expanduser().resolve()
+    if judging.judge == "styles" and judging.settings.get("path"):
+        update["settings"] = {**judging.settings, "path": str(Path(judging.settings["path"]).expanduser().resolve())}
+    return judging.model_copy(update=update)
 
 
 def read_config(path: str | PathLike[str] | None = None, overrides: Sequence[str] = ()) -> RunConfig:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from fedvpa.algorithms.registry import make
 from fedvpa.core.progress import say
 from fedvpa.data.partition import Partition
-from fedvpa.data.schema import Pair, PairTable
+from fedvpa.data.schema import PairTable
 from fedvpa.data.splits import unit_names
 from fedvpa.evaluation.accuracy import control_scores, score_clients
 from fedvpa.evaluation.client_sample import ClientSample
@@ -24,9 +24,7 @@ from fedvpa.evaluation.summaries import SHARE, JsonResult, ends_of, method_ends_
 from fedvpa.runs.config import RunConfig
 from fedvpa.runs.fit import Trained
 from fedvpa.runs.prepare import Prepared
-from fedvpa.world.judge import judge
-from fedvpa.world.users import find_population
-from fedvpa.world.utility import Utility
+from fedvpa.runs.truth import margins, truth_of
 
 
 def run_scores(config: RunConfig, prepared: Prepared, done: Trained) -> list[ClientScore]:
@@ -54,7 +52,7 @@ def item_names(prepared: Prepared) -> list[str]:
 
 
 def conflict_scores(config: RunConfig, prepared: Prepared, done: Trained) -> list[ClientScore]:
-    """The method, and its control with another group's z, on the test pairs that the world's groups disagree on.
+    """The method, and its control with another group's z, on the test pairs that groups disagree on.
 
     On these a z of the other group must do worse than chance. Empty where utilities are unknown or z is not inferred;
     clients without such a pair have no score.
@@ -139,16 +137,9 @@ def say_alarms(alarms: Iterable[str], method: str) -> None:
 
 
 def conflicting(config: RunConfig, table: PairTable) -> NDArray[np.bool_] | None:
-    """Which pairs the groups of the bundled world order in different ways; None where utilities are not by group."""
-    if config.data.source != "world":
+    """Which pairs groups order in different ways; None where the utilities of groups are not known."""
+    truth = truth_of(config)
+    if truth is None or not truth.groups:
         return None
-    population = find_population(config.data.population)
-    if population.concentration is not None or not population.has_groups:
-        return None
-    gaps = np.array([[_gap(pair, utility) for utility in population.utilities] for pair in table.pairs])
-    return np.asarray((gaps.max(axis=1) > 0) & (gaps.min(axis=1) < 0))
-
-
-def _gap(pair: Pair, utility: Utility) -> float:
-    chosen, rejected = (judge(str(pair.prompt), str(text), utility).utility for text in (pair.chosen, pair.rejected))
-    return round(chosen - rejected, 9)
+    gaps = np.array([margins(truth.of_group, name, table.pairs) for name in truth.groups])
+    return np.asarray((gaps.max(axis=0) > 0) & (gaps.min(axis=0) < 0))

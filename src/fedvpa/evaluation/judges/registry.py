@@ -14,6 +14,7 @@ from fedvpa.evaluation.judges.endpoint_config import EndpointConfig
 from fedvpa.rewards.held_out_config import HeldOutConfig
 from fedvpa.rewards.registry import REWARDS
 from fedvpa.rewards.reward_model_config import RewardModelConfig
+from fedvpa.rewards.styles_config import StylesConfig
 
 MakeJudge = Callable[[Mapping[str, Any], Path | None], Judge]
 """Makes a judge from its settings and the file, if any, that may keep what it said; raises ConfigError for a setting
@@ -40,13 +41,15 @@ def judge_names() -> list[str]:
 
 def how_to_set_a_judge() -> str:
     """Which judges there are and what each needs, as the advice of an error."""
-    others = [name for name in judge_names() if name not in ("held-out", "openai-compatible", "reward-model", "world")]
+    ours = ("held-out", "openai-compatible", "reward-model", "styles", "world")
+    others = [name for name in judge_names() if name not in ours]
     added = f" Added by packages or this program: {', '.join(others)}." if others else ""
     return (
         "Set policy.judging.judge to openai-compatible (a language model behind an endpoint; it needs "
         "policy.judging.settings.base_url and policy.judging.settings.model), to held-out (what fedvpa judge trained; "
         "it needs policy.judging.settings.path) or to reward-model (it needs "
-        "policy.judging.settings.models.PREFERENCE=FOLDER for each preference); world judges the bundled world only."
+        "policy.judging.settings.models.PREFERENCE=FOLDER for each preference); styles judges simulated users (it "
+        "needs policy.judging.settings.path=DIR of fedvpa simulate), and world the bundled world only."
         f"{added}"
     )
 
@@ -73,5 +76,6 @@ def settings_section(name: str) -> type[Config] | None:
         "held-out": HeldOutOrEndpoint,
         "openai-compatible": EndpointConfig,
         "reward-model": RewardModelConfig,
+        "styles": StylesConfig,
     }
     return sections.get(name)
