@@ -9,8 +9,8 @@ Ways, each in a fresh process, alternated:
 - ``trl_cached``: the same with ``precompute_ref_log_probs``.
 
 All have the same token ids, LoRA, AdamW, schedule, clipping, precision and gradient checkpointing (off unless asked
-for; TRL's own default is on). Before anything is measured, the losses of the ways without z must agree in float32 from
-the same LoRA weights, which are not at the reference. Prints JSON. Linux only: memory is read from /proc.
+for; TRL's own default is on). The losses of the ways without z must agree in float32 from the same LoRA
+weights, which are not at the reference. Prints JSON. Linux only: memory is read from /proc.
 
     python benchmarks/dpo_step.py --repetitions 3 --steps 20
     python benchmarks/dpo_step.py --model qwen2-0.5b-shape --device cuda --prompt-tokens 256 --response-tokens 256
@@ -259,7 +259,7 @@ def save_random_qwen2(folder: Path, dtype: torch.dtype) -> None:
 def fresh(options: argparse.Namespace, way: str, **changed: Any) -> dict[str, Any]:
     """One way in a process of its own."""
     say(f"{way} {changed or ''}")
-    values = vars(options) | changed | {"way": way}
+    values = {key: value for key, value in vars(options).items() if key != "ways"} | changed | {"way": way}
     flags = []
     for name, value in values.items():
         flag = f"--{name.replace('_', '-')}"
@@ -289,12 +289,17 @@ def spread(values: list[float]) -> list[float]:
 
 def measured(options: argparse.Namespace) -> dict[str, Any]:
     """The agreement of the losses, then times and memory of all ways."""
-    losses = {way: fresh(options, way, precision="float32", steps=2)["losses"] for way in PLAIN}
-    apart = check(losses)
-    found: dict[str, list[dict[str, Any]]] = {way: [] for way in WAYS}
+    plain = [way for way in options.ways if way in PLAIN]
+    exact = options.precision == "float32"
+    losses = {} if exact else {way: fresh(options, way, precision="float32", steps=2)["losses"] for way in plain}
+    found: dict[str, list[dict[str, Any]]] = {way: [] for way in options.ways}
     for _ in range(options.repetitions):
-        for way in WAYS:
+        for way in options.ways:
             found[way].append(fresh(options, way))
+        if exact and not losses:
+            losses = {way: found[way][0]["losses"] for way in plain}
+            check(losses)  # at once, before more is measured
+    apart = check(losses)
     memory = {key for key in found["trl"][0] if key.endswith("_mib")}
     return {
         "machine": machine_facts(),
@@ -315,7 +320,7 @@ def compared(found: dict[str, list[dict[str, Any]]], key: str) -> dict[str, Any]
     """
     medians = {way: [statistics.median(run[key]) for run in runs] for way, runs in found.items()}
     ratios = {
-        way: spread([own / stock for own, stock in zip(medians[way], medians["trl"], strict=True)]) for way in WAYS
+        way: spread([own / stock for own, stock in zip(medians[way], medians["trl"], strict=True)]) for way in found
     }
     return {f"{key}_per_step": {way: spread(values) for way, values in medians.items()}, f"{key}_over_trl": ratios}
 
@@ -333,6 +338,7 @@ def main() -> None:
     parser.add_argument("--repetitions", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--gradient-checkpointing", action="store_true")
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=WAYS, help="trl among them")
     parser.add_argument("--way", choices=WAYS, help=argparse.SUPPRESS)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)

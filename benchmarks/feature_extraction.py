@@ -1,13 +1,16 @@
 """Feature extraction: the shipped way against two padded forwards per pair in the data's own order.
 
-The model has the Qwen2 architecture with 7.6 M body parameters and random weights, made on the spot. Two data sets of
-256 pairs: lengths as in HH-RLHF (log-normal; prompts ≈ 128 and responses ≈ 62 tokens on average), and fixed lengths of
-128 + 64, where sharing the prompt can save at most a third of the tokens (1.5×).
+Without ``--model``, the model has the Qwen2 architecture with 7.6 M body parameters and random weights, made on the
+spot, and reads two data sets of made-up pairs: lengths as in HH-RLHF (log-normal; prompts ≈ 128 and responses ≈ 62
+tokens on average), and fixed lengths of 128 + 64, where sharing the prompt can save at most a third of the tokens
+(1.5×). With ``--model`` and ``--data`` it is a real one on the first pairs of a folder in the layout of HH-RLHF.
 
-Both ways start from the same texts, so tokenisation and the probe of the model count. Repetitions alternate, and CPU
-seconds are given beside wall-clock seconds, since only they compare fairly on a busy machine.
+The plain way is the body as transformers loads it, in float32. Both ways start from the same texts, so tokenisation and
+the probe of the model count. Repetitions alternate, and CPU seconds are given beside wall-clock seconds, since only
+they compare fairly on a busy machine.
 
     python benchmarks/feature_extraction.py [--pairs 256] [--repetitions 5] [--threads 2] [--dtype float32]
+    python benchmarks/feature_extraction.py --model FOLDER --data HH-RLHF --pairs 64 [--layer 0 12 30]
 """
 
 from __future__ import annotations
@@ -29,10 +32,13 @@ from transformers import AutoModel, PreTrainedTokenizerFast, Qwen2Config
 from _machine import machine_facts
 from fedvpa.core.progress import say
 from fedvpa.core.seeds import numpy_generator
+from fedvpa.data.config import DataConfig
+from fedvpa.data.load import load
 from fedvpa.data.schema import Pair, PairTable
 from fedvpa.features.backbone import Backbone, load_backbone
 from fedvpa.features.config import FeatureConfig
 from fedvpa.features.extract import extract
+from fedvpa.features.reader import Reader
 
 VOCABULARY = 4096
 BATCH = 16
@@ -81,33 +87,32 @@ def make_pairs(lengths: str, count: int) -> PairTable:
 
 
 @torch.inference_mode()
-def plain_way(table: PairTable, backbone: Backbone) -> tuple[np.ndarray, np.ndarray]:
+def plain_way(table: PairTable, plain: Any, reader: Reader) -> tuple[np.ndarray, np.ndarray]:
     """What one writes first: batches of 16 in order, chosen and rejected in a forward each, padded to the longest."""
-    chosen, rejected = [], []
-    for start in range(0, len(table), BATCH):
-        pairs = table.pairs[start : start + BATCH]
-        chosen.append(_padded_forward(backbone, [(pair.prompt, pair.chosen) for pair in pairs]))
-        rejected.append(_padded_forward(backbone, [(pair.prompt, pair.rejected) for pair in pairs]))
+    rows, chosen, rejected = reader.read(table.pairs).rows, [], []
+    for start in range(0, len(rows), BATCH):
+        part = rows[start : start + BATCH]
+        chosen.append(_padded_forward(plain, reader.backbone.layers, [(row.prefix, row.chosen) for row in part]))
+        rejected.append(_padded_forward(plain, reader.backbone.layers, [(row.prefix, row.rejected) for row in part]))
     return np.concatenate(chosen), np.concatenate(rejected)
 
 
-def _padded_forward(backbone: Backbone, texts: Sequence[tuple[Any, Any]]) -> np.ndarray:
-    """Mean last hidden states over the response tokens of prompt + response."""
-    prompts = backbone.tokenizer([prompt for prompt, _ in texts], add_special_tokens=False)["input_ids"]
-    responses = backbone.tokenizer([response for _, response in texts], add_special_tokens=False)["input_ids"]
-    length = max(len(prompt) + len(response) for prompt, response in zip(prompts, responses, strict=True))
+def _padded_forward(plain: Any, layers: Sequence[int], texts: Sequence[tuple[Any, Any]]) -> np.ndarray:
+    """Mean hidden states over the response tokens of prompt + response, layer beside layer."""
+    length = max(len(prompt) + len(response) for prompt, response in texts)
     ids = torch.zeros(len(texts), length, dtype=torch.long)
     seen = torch.zeros(len(texts), length, dtype=torch.long)
     answer = torch.zeros(len(texts), length)
-    for row, (prompt, response) in enumerate(zip(prompts, responses, strict=True)):
+    for row, (prompt, response) in enumerate(texts):
         stop = len(prompt) + len(response)
-        ids[row, :stop] = torch.tensor(prompt + response)
+        ids[row, :stop] = torch.from_numpy(np.concatenate([prompt, response]))
         seen[row, :stop] = 1
         answer[row, len(prompt) : stop] = 1
-    device = backbone.device
-    states = backbone.model(input_ids=ids.to(device), attention_mask=seen.to(device), use_cache=False).last_hidden_state
-    weights = (answer / answer.sum(dim=1, keepdim=True)).to(device)
-    return torch.einsum("bl,bld->bd", weights, states.float()).cpu().numpy()
+    several = {} if layers == (-1,) else {"output_hidden_states": True}
+    out = plain(input_ids=ids.to(plain.device), attention_mask=seen.to(plain.device), use_cache=False, **several)
+    states = [out.last_hidden_state if layer == -1 else out.hidden_states[layer] for layer in layers]
+    weights = (answer / answer.sum(dim=1, keepdim=True)).to(plain.device)
+    return torch.cat([torch.einsum("bl,bld->bd", weights, layer.float()) for layer in states], 1).cpu().numpy()
 
 
 def timed(work: Callable[[], Any]) -> tuple[float, float, Any]:
@@ -119,8 +124,10 @@ def timed(work: Callable[[], Any]) -> tuple[float, float, Any]:
 
 def compare(table: PairTable, backbone: Backbone, config: FeatureConfig, repetitions: int) -> dict[str, Any]:
     """Alternate both ways and summarise."""
+    reader = Reader.of(backbone, config)
+    plain = AutoModel.from_pretrained(config.model, dtype=torch.float32).to(backbone.device).eval()
     ways: dict[str, Callable[[], Any]] = {
-        "plain": lambda: plain_way(table, backbone),
+        "plain": lambda: plain_way(table, plain, reader),
         "shipped": lambda: extract(table, backbone, config),
     }
     walls: dict[str, list[float]] = {name: [] for name in ways}
@@ -134,6 +141,7 @@ def compare(table: PairTable, backbone: Backbone, config: FeatureConfig, repetit
             say(f"{name}: {wall:.2f} s, {cpu:.2f} s of CPU")
     shipped, (chosen, rejected) = results["shipped"], results["plain"]
     difference = max(np.abs(shipped.chosen - chosen).max(), np.abs(shipped.rejected - rejected).max())
+    apart = np.linalg.norm(shipped.chosen - chosen, axis=1) / np.linalg.norm(chosen, axis=1)
     tokens = 2 * shipped.report.prompt_tokens + shipped.report.response_tokens
     return {
         "mean_prompt_tokens": shipped.report.prompt_tokens / len(table),
@@ -145,6 +153,7 @@ def compare(table: PairTable, backbone: Backbone, config: FeatureConfig, repetit
         "speedup_cpu": summary([plain / ours for plain, ours in zip(cpus["plain"], cpus["shipped"], strict=True)]),
         "pairs_sharing_prompt": shipped.report.pairs_sharing_prompt,
         "largest_difference": float(difference),
+        "largest_difference_over_the_norm": float(apart.max()),
         "largest_feature": float(np.abs(chosen).max()),
     }
 
@@ -162,23 +171,32 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--model", help="a folder; the random model unless given")
+    parser.add_argument("--data", help="a folder in the layout of HH-RLHF, for --model")
+    parser.add_argument("--layer", type=int, nargs="+", default=[-1])
     parser.add_argument("--tokens-per-batch", type=int)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
+    if (options.model is None) != (options.data is None):
+        parser.error("--model and --data belong together")
     with tempfile.TemporaryDirectory() as name:
-        parameters = save_model(Path(name))
+        parameters = save_model(Path(name)) if options.model is None else None
         config = FeatureConfig(
-            model=name,
+            model=options.model or name,
+            layer=tuple(options.layer),
             dtype=options.dtype,
             device=options.device,
             storage="float32",
             tokens_per_batch=options.tokens_per_batch,
         )
         backbone = load_backbone(config)
-        cases = {
-            lengths: compare(make_pairs(lengths, options.pairs), backbone, config, options.repetitions)
-            for lengths in ("variable", "fixed")
-        }
+        if options.model is None:
+            tables = {lengths: make_pairs(lengths, options.pairs) for lengths in ("variable", "fixed")}
+        else:
+            pairs = load(DataConfig(source="hh-rlhf", path=options.data)).pairs
+            tables = {"real": PairTable(pairs[: options.pairs])}
+        cases = {name: compare(table, backbone, config, options.repetitions) for name, table in tables.items()}
+    options.model, options.data = (part and Path(part).name for part in (options.model, options.data))
     settings = {**vars(options), "batch_of_the_plain_way": BATCH, "body_parameters": parameters}
     print(json.dumps({"machine": machine_facts(), "settings": settings, **cases}, indent=2))
 
