@@ -43,7 +43,7 @@ from fedvpa.core.seeds import numpy_generator
 from fedvpa.policy.config import PolicyConfig
 from fedvpa.policy.dpo_trainer import DPOTrainer, schedule
 from fedvpa.policy.examples import Examples, reference_of
-from fedvpa.policy.policy import new_policy
+from fedvpa.policy.policy import Policy, new_policy
 from fedvpa.policy.rows import Ids
 from fedvpa.world import backbone_path
 
@@ -85,6 +85,7 @@ def policy_config(options: argparse.Namespace, way: str) -> PolicyConfig:
             "precision": options.precision,
             "gradient_checkpointing": options.gradient_checkpointing,
             "max_prompt_tokens": None,
+            "loading": getattr(options, "loading", None),
             "candidates": {"max_new_tokens": options.response_tokens},
             **plain,
         }
@@ -161,18 +162,23 @@ def ours(options: argparse.Namespace, way: str) -> dict[str, Any]:
     latent = LATENT if way == "fedvpa_prefix" else None
     policy = new_policy(config, options.model, latent, 0, device=options.device)
     fill_lora(dict(policy.model.named_parameters()))
-    prompts, chosen, rejected = pairs(options, policy.model.config.vocab_size)
-    told = policy.reference_log_probs(prompts * 2, chosen + rejected)
-    sums, sure = reference_of(list(zip(told[: options.batch], told[options.batch :], strict=True)))
-    z = torch.from_numpy(numpy_generator(0, "dpo-step", "z").normal(0, LATENT**-0.5, (options.batch, LATENT)))
-    examples = Examples(
-        prompts, chosen, rejected, sums, sure, None if latent is None else z.float(), torch.zeros(options.batch)
-    )
+    examples = make_examples(policy, options, latent)
     trainer, clock = DPOTrainer(policy, config, 0), Clock(options.device)
     clock.start()
     for step in trainer.run(examples, options.steps + WARM):
         clock.tick(step.loss)
     return clock.report()
+
+
+def make_examples(policy: Policy, options: argparse.Namespace, latent: int | None) -> Examples:
+    """The pairs, with the reference's log-probabilities."""
+    prompts, chosen, rejected = pairs(options, policy.model.config.vocab_size)
+    told = policy.reference_log_probs(prompts * 2, chosen + rejected)
+    sums, sure = reference_of(list(zip(told[: options.batch], told[options.batch :], strict=True)))
+    z = torch.from_numpy(numpy_generator(0, "dpo-step", "z").normal(0, LATENT**-0.5, (options.batch, LATENT)))
+    return Examples(
+        prompts, chosen, rejected, sums, sure, None if latent is None else z.float(), torch.zeros(options.batch)
+    )
 
 
 def theirs(options: argparse.Namespace, way: str) -> dict[str, Any]:
@@ -248,11 +254,11 @@ def folder_of(model: str) -> str:
     return str(backbone_path()) if model == "bundled" else model
 
 
-def save_random_qwen2(folder: Path, dtype: torch.dtype) -> None:
-    """A Qwen2-0.5B of random weights, with the bundled tokenizer, of which only the special tokens are used."""
+def save_random_qwen2(folder: Path, dtype: torch.dtype, shape: dict[str, Any] = QWEN2_0_5B) -> None:
+    """A Qwen2 of random weights, with the bundled tokenizer, of which only the special tokens are used."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        Qwen2ForCausalLM(Qwen2Config(**QWEN2_0_5B)).to(dtype).save_pretrained(folder)
+        Qwen2ForCausalLM(Qwen2Config(**shape)).to(dtype).save_pretrained(folder)
     AutoTokenizer.from_pretrained(backbone_path()).save_pretrained(folder)
 
 

@@ -61,10 +61,15 @@ def save_model(folder: Path) -> int:
         )
     )
     model.save_pretrained(folder)
+    save_tokenizer(folder)
+    return sum(parameter.numel() for name, parameter in model.named_parameters() if "embed" not in name)
+
+
+def save_tokenizer(folder: Path) -> None:
+    """Write a tokenizer of words: a text of so many words has as many tokens."""
     backend = Tokenizer(models.WordLevel({"a": 0, **{f"w{row}": row for row in range(1, VOCABULARY)}}, unk_token="a"))
     backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="a").save_pretrained(folder)
-    return sum(parameter.numel() for name, parameter in model.named_parameters() if "embed" not in name)
 
 
 def make_pairs(lengths: str, count: int) -> PairTable:

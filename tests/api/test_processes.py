@@ -13,15 +13,18 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch import multiprocessing
+from torch.distributed.tensor import DTensor
 
 from fedvpa.api.align import align
 from fedvpa.api.train import train
 from fedvpa.core.errors import ConfigError, DataError, FedvpaError
 from fedvpa.core.files import write_json
 from fedvpa.core.processes import ProcessLost, current, first_to_speak, lead, together
+from fedvpa.policy.adapters import snapshot
 from fedvpa.policy.dpo_trainer import DPOTrainer
+from fedvpa.policy.sampling import Sampling
 from fedvpa.runs.config import read_config
-from policy_fixtures import make_examples, make_policy, save_model, tiny_config
+from policy_fixtures import latents, make_examples, make_policy, prompts_and_responses, save_model, tiny_config
 from run_fixtures import TINY, TINY_POLICY
 
 POLICY = (
@@ -47,6 +50,33 @@ def both_stages(out: Path) -> list[dict[str, Any]]:
 
 def failing(problem: str) -> None:
     raise DataError(problem, fix="Mend it.")
+
+
+def answers_and_steps(folder: Path) -> tuple[list[Any], int]:
+    """What a policy samples, says of responses and learns, and how many of its weights are sharded."""
+    values: dict[str, Any] = {"batch": 4, "steps": 2, "micro_batch": 1}
+    policy = make_policy(folder, **values)
+    prompts, responses = prompts_and_responses(5)
+    drawn = policy.sample(prompts, latents(5), Sampling(1.0, 1.0, 11, 2), 0, "x")  # three blocks for two processes
+    said = policy.reference_log_probs(prompts, responses)
+    losses = [step.loss for step in DPOTrainer(policy, tiny_config(folder, **values), 0).run(make_examples(8), 2)]
+    found = [[ids.tolist() for ids in drawn], [own.tolist() for own in said], losses]
+    found += [[weight.flatten().tolist() for weight in snapshot(policy).values()]]
+    return found, sum(isinstance(weight, DTensor) for weight in policy.parameters())
+
+
+def sharded_and_not(folder: Path) -> list[Any]:
+    """The same by a base that is whole in each process, and by one that is sharded; and what is refused."""
+    with together(), pytest.MonkeyPatch.context() as patch:
+        whole, none = answers_and_steps(folder)
+        patch.setenv("ACCELERATE_USE_FSDP", "true")
+        with pytest.raises(ConfigError, match="version 1 of FSDP"):
+            make_policy(folder)
+        patch.setenv("FSDP_VERSION", "2")
+        shared, some = answers_and_steps(folder)
+        with pytest.raises(ConfigError, match="5 pairs do not divide evenly among 2 processes"):
+            next(DPOTrainer(make_policy(folder, batch=5), tiny_config(folder, batch=5), 0).run(make_examples(5), 1))
+    return [whole, shared, [none, some]]
 
 
 def messages(rank: int, folder: Path) -> list[str]:
@@ -79,6 +109,7 @@ def one_of_two(rank: int, port: int, out: Path) -> None:
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "FEDVPA_CACHE": str(out / "cache")}
     torch.set_num_threads(1)
     write_json(out / f"{rank}.json", both_stages(out))
+    write_json(out / f"sharded-{rank}.json", sharded_and_not(out / "base"))
     write_json(out / f"said-{rank}.json", messages(rank, out / "base"))
 
 
@@ -142,6 +173,11 @@ def test_two_processes_do_what_one_does(places: tuple[Path, Path], monkeypatch: 
         assert torch.allclose(theirs["features"], mine["features"], rtol=2**-10, atol=2**-10)  # kept in half precision
     scores = [(place / "trained" / "scores.jsonl").read_text() for place in places]
     assert scores[0] == scores[1]
+
+    whole, shared, weights = json.loads((two / "sharded-1.json").read_text())
+    assert shared[0] == whole[0]
+    check_close(shared[1:], whole[1:])
+    assert weights == [0, 2 * 9]  # of two layers with seven matrices and two norms
 
     said = [json.loads((two / f"said-{rank}.json").read_text()) for rank in range(2)]
     assert [one[0].partition(":")[0] for one in said] == ["DataError 2", "EndedElsewhere 2"]

@@ -84,6 +84,12 @@ class Team:
         Raises:
             ProcessLost: If another process has ended.
         """
+        if _settle is not None and self.count > 1:
+            _settle()
+        return self.exchange(own)
+
+    def exchange(self, own: Item) -> list[Item]:
+        """:meth:`gather` in the middle of a forward pass that all processes take; see :func:`meet_by`."""
         if self.count == 1:
             return [own]
         found: list[Any] = [None] * self.count
@@ -146,8 +152,19 @@ ALONE = Team()
 _active = ALONE
 _leading: Team | None = None
 _broken = False
+_settle: Callable[[], None] | None = None
 _group: Any = None
 _store: Any = None
+
+
+def meet_by(settle: Callable[[], None] | None) -> None:
+    """Let ``settle`` run in every process before what they share out is gathered.
+
+    Args:
+        settle: Ends the work of processes whose forward passes depend on one another; None for work that does not.
+    """
+    global _settle
+    _settle = settle
 
 
 def launched() -> bool:
@@ -182,7 +199,10 @@ def together() -> Iterator[Team]:
         ProcessLost: If the others cannot be reached.
     """
     with joined(), _as(_join() if launched() else ALONE) as team:
-        yield team
+        try:
+            yield team
+        finally:
+            meet_by(None)
 
 
 @contextmanager
@@ -326,6 +346,6 @@ def _collective() -> Iterator[tuple[Any, Any]]:
         yield distributed, _group
     except RuntimeError as error:
         raise ProcessLost(
-            f"Another process of this command has ended, so the work cannot go on ({str(error).splitlines()[0]}). It "
-            "says why itself, unless it was killed, as for a lack of memory. What was kept before is there."
+            "Another process of this command has ended, so the work cannot go on. It says why itself, unless it was "
+            "killed, as for a lack of memory. What was kept before is there."
         ) from error

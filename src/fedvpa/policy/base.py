@@ -18,6 +18,7 @@ from fedvpa.models.locate import ModelSource
 from fedvpa.policy.conditioning import Conditioner, EmbeddingScale
 from fedvpa.policy.config import PolicyConfig
 from fedvpa.policy.rows import PolicyTokenizer
+from fedvpa.policy.sharding import check_shardable, sharded
 
 MEASURED_TOKENS = 16_384
 """Of a larger vocabulary every so many-th token is measured: the deviation is then known to a percent."""
@@ -33,7 +34,11 @@ def load_base(source: ModelSource, config: PolicyConfig, device: str = "auto") -
         ModelError: If it cannot be loaded, or its weights are not complete.
     """
     place = resolve_device(device)
-    loaded = load_causal_lm(source, resolve_dtype(config.precision, place), place)
+    dtype = resolve_dtype(config.precision, place)
+    if sharded():
+        check_shardable(source.loading)
+        place = torch.device("cpu")  # whole in main memory, until it is sharded
+    loaded = load_causal_lm(source, dtype, place)
     add_fused_lm_head(loaded.model)
     return loaded.model, limited_tokenizer(loaded.tokenizer, loaded.model, config)
 

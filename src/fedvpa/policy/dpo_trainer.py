@@ -23,6 +23,7 @@ from fedvpa.policy.config import PolicyConfig
 from fedvpa.policy.examples import Examples
 from fedvpa.policy.policy import Policy
 from fedvpa.policy.rows import Batch
+from fedvpa.policy.sharding import sharded
 from fedvpa.policy.sharing import sharing_room
 from fedvpa.policy.trees import Trees, trees
 
@@ -152,6 +153,11 @@ class DPOTrainer:
         if len(rows) < team.count:
             raise ConfigError(
                 f"{len(rows)} pairs do not divide among {team.count} processes.", fix="Use fewer processes."
+            )
+        if len(rows) % team.count and sharded():
+            raise ConfigError(
+                f"{len(rows)} pairs do not divide evenly among {team.count} processes, which a sharded base asks for.",
+                fix="Make policy.batch a multiple of the processes.",
             )
         own = team.share(rows)
         size = self.config.micro_batch or len(own)

@@ -23,6 +23,7 @@ from fedvpa.core.schema import VERSIONS
 from fedvpa.core.seeds import entropy
 from fedvpa.core.tensors import write_tensors
 from fedvpa.data.messages import Prompt, as_texts, with_system
+from fedvpa.models.device import resolve_device
 from fedvpa.models.loading_config import DEFAULT
 from fedvpa.models.locate import ModelSource, locate
 from fedvpa.models.places import remember
@@ -36,6 +37,7 @@ from fedvpa.policy.origin import locate_base, name_base, origin_of
 from fedvpa.policy.preference import Preference, Prototypes, known, latent_of
 from fedvpa.policy.rows import PolicyTokenizer
 from fedvpa.policy.sampling import SERVING, Sampling, check_sampling
+from fedvpa.policy.sharding import shard, sharded
 
 
 class Policy(PolicyModel):
@@ -238,6 +240,8 @@ def new_policy(config: PolicyConfig, model: str, latent: int | None, seed: int, 
         newer = getattr(base, "activation_checkpointing_enable", None)
         (newer or base.gradient_checkpointing_enable)({"use_reentrant": False})
         adapted.enable_input_require_grads()
+    if sharded():
+        shard(adapted, resolve_device(device))
     policy = _assemble(adapted, conditioner, tokenizer, source, config)
     policy.again = partial(new_policy, config, model, latent, seed, device=device)
     return policy
