@@ -127,10 +127,12 @@ def timed(work: Callable[[], Any]) -> tuple[float, float, Any]:
     return time.perf_counter() - wall, time.process_time() - cpu, result
 
 
-def compare(table: PairTable, backbone: Backbone, config: FeatureConfig, repetitions: int) -> dict[str, Any]:
-    """Alternate both ways and summarise."""
+def compare(
+    table: PairTable, backbone: Backbone, config: FeatureConfig, repetitions: int, stock: torch.dtype = torch.float32
+) -> dict[str, Any]:
+    """Alternate both ways, the plain one in the precision ``stock``, and summarise."""
     reader = Reader.of(backbone, config)
-    plain = AutoModel.from_pretrained(config.model, dtype=torch.float32).to(backbone.device).eval()
+    plain = AutoModel.from_pretrained(config.model, dtype=stock).to(backbone.device).eval()
     ways: dict[str, Callable[[], Any]] = {
         "plain": lambda: plain_way(table, plain, reader),
         "shipped": lambda: extract(table, backbone, config),
