@@ -496,8 +496,10 @@ def test_a_checkpoint_of_an_earlier_release_says_what_exactness_needs(aligned: P
 
 
 @pytest.mark.unit
-def test_a_run_of_an_earlier_release_is_aligned_from_its_data(tiny: RunConfig, tmp_path: Path, capsys):
-    run = trained(tiny, "fedem", tmp_path / "run")
+@pytest.mark.parametrize("method", ["fedem", "fedvpl", "oracle", "global"])
+def test_a_run_of_an_earlier_release_is_aligned_from_its_data(method: str, tiny: RunConfig, tmp_path: Path, capsys):
+    """Those releases kept no users; ``fedeb`` came later."""
+    run = trained(tiny, method, tmp_path / "run")
     kept = stage_of(run).seen
     (run / "clients" / "users.safetensors").unlink()
     again = stage_of(run).seen
