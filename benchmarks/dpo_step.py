@@ -272,6 +272,8 @@ def fresh(options: argparse.Namespace, way: str, **changed: Any) -> dict[str, An
         flags += ([flag] if value else []) if isinstance(value, bool) else [flag, str(value)]
     done = subprocess.run([sys.executable, __file__, *flags], stdout=subprocess.PIPE, text=True, check=True)
     found: dict[str, Any] = json.loads(done.stdout)
+    seconds, used = (statistics.median(found[key]) for key in ("seconds", "cpu_seconds"))
+    say(f"{way}: {seconds:.2f} s a step, {used:.2f} s of the processor, {found['peak_mib']:,.0f} MiB at most")
     return found
 
 

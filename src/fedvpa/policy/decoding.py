@@ -69,7 +69,7 @@ def draw_responses(
         TrainingError: If the logits are not finite.
     """
     texts = [policy.tokenizer.stop_texts(prompt) for prompt in prompts]
-    told = torch.from_numpy(numbers).to(policy.device)
+    told = torch.from_numpy(numbers.astype(np.float32)).to(policy.device)  # some devices have no float64
 
     def draw(logits: Tensor, step: int, rows: Tensor) -> Tensor:
         return pick(logits, told[rows, step], sampling)

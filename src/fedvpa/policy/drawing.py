@@ -84,7 +84,7 @@ def pick(
     summed = weights.cumsum(1)
     total = summed[:, -1:]
     # Below the sum whatever the rounding, so that the token found has a weight.
-    aim = torch.minimum((numbers[:, None] * total.double()).to(total.dtype), torch.nextafter(total, total.new_zeros(1)))
+    aim = torch.minimum(numbers[:, None].to(total.dtype) * total, total * (1 - 2**-23))
     return torch.searchsorted(summed, aim, right=True)[:, 0]
 
 

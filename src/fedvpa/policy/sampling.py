@@ -17,7 +17,7 @@ class Sampling:
         temperature: 0 for greedy decoding.
         top_p: Nucleus.
         max_new_tokens: Longest response.
-        batch: Prompts at once.
+        batch: Responses at once.
     """
 
     temperature: float = 1.0
