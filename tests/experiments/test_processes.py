@@ -1,6 +1,7 @@
 """Work in processes: in order, on one thread, with errors that name it, and gone with whoever started it."""
 
 import os
+import pickle
 import signal
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import torch
 import some_work
 from child_processes import PATIENCE_SECONDS, alive, children_of, python, reads_proc, wait_until
 from fedvpa.core.errors import ConfigError, DataError, FedvpaError, JudgeError
-from fedvpa.experiments import processes
+from fedvpa.experiments import processes, worker
 from fedvpa.experiments.processes import named, run_all
 
 
@@ -69,7 +70,6 @@ def test_nothing_to_do_starts_nothing_and_jobs_below_one_are_refused(capsys: pyt
 @pytest.mark.parametrize(
     ("item", "kind", "message"),
     [
-        ("wrong", DataError, r"^run wrong: file:5: is wrong\. Mend it\.$"),
         ("odd", FedvpaError, r"^run odd failed: .*OddError: odd 3$"),
         ("dies", FedvpaError, r"exit code 7 .*__name__ == \"__main__\".*jobs=1"),
     ],
@@ -85,6 +85,12 @@ def test_an_error_in_a_process_is_raised_here_and_ends_all(item: str, kind: type
 def _is_tracker(pid: int) -> bool:
     """Whether it is multiprocessing's own, which lives as long as this process does."""
     return b"resource_tracker" in Path(f"/proc/{pid}/cmdline").read_bytes()
+
+
+@pytest.mark.unit
+def test_an_error_of_ours_comes_out_of_a_process_as_it_went_in() -> None:
+    succeeded, error = pickle.loads(worker._answer(pickle.dumps((some_work.fail, "wrong")), b""))
+    assert (succeeded, type(error), str(error)) == (False, DataError, "file:5: is wrong. Mend it.")
 
 
 @pytest.mark.unit
