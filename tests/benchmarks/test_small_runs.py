@@ -12,7 +12,10 @@ from typing import Any
 
 import pytest
 
+from fedvpa.api.train import train
+from fedvpa.core.errors import ConfigError
 from fedvpa.runs.config import RunConfig, read_config
+from fedvpa.selector.selector import Selector
 from run_fixtures import TINY, TINY_POLICY
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
@@ -102,3 +105,36 @@ def test_fronts_have_rewards_kept_answers_and_a_table(config, monkeypatch, tmp_p
     assert told["traffic"]["fedvpa_gp"]["uplink_bytes"] > 0
     assert list(told["traffic"]["soups"]["histories"]) == ["all"]
     assert (tmp_path / "fronts.png").is_file()
+
+
+@pytest.mark.end_to_end
+def test_latents_are_looked_at_after_the_rounds_asked_for_and_drawn(config, monkeypatch):
+    evolution = load("latent_evolution", monkeypatch)
+    run = config("method=fedvpa_gp")
+    found = evolution.snapshots(run, [2, 99])
+    assert [one.round for one in found] == [2, 5]
+    assert found[0].means.shape == found[1].means.shape == (7, 13)
+    assert (found[0].means != found[1].means).any()
+    rows = evolution.table([found, found])
+    assert rows[1]["accuracy"] == [found[1].accuracy] * 3
+    assert len(evolution.lines(rows)) == 4
+    assert [panel.get_title() for panel in evolution.figure(found).axes] == ["round 2", "round 5"]
+    with pytest.raises(ConfigError, match="'oracle' has no latent"):
+        evolution.snapshots(config("method=oracle"), [1])
+
+
+@pytest.mark.end_to_end
+def test_what_a_run_costs_is_read_from_its_folder(config, monkeypatch, tmp_path):
+    overhead = load("overhead", monkeypatch)
+    train(config("method=global"), tmp_path / "run")
+    first = overhead.cost_of(tmp_path / "run")
+    history = [json.loads(line) for line in (tmp_path / "run" / "history.jsonl").read_text().splitlines()]
+    assert (first.method, first.policy, first.base, first.rounds) == ("global", 0, None, 5)
+    assert first.up == sum(line["uplink_bytes"] for line in history) / sum(len(line["cohort"]) for line in history)
+    assert first.seconds == pytest.approx(sum(line["seconds"] for line in history))
+    selector = Selector.from_pretrained(tmp_path / "run")
+    assert first.selector == sum(leaf.numel() for leaf in selector.params.values())
+    made = overhead.Cost("r", "feddpo", 0, 2310, 231000, 9.6, 8.0, 2, 0.0, 2 * first.seconds)
+    ours, theirs = overhead.lines_of([first, made], "feddpo")[2:]
+    assert ours.startswith("| `global` |") and ours.endswith("| 0.50× |")
+    assert theirs == f"| `feddpo` | 0 | 0.00% | 2,310 | 10 | 8 | 2 | 0.0 | {2 * first.seconds:.1f} | 1.00× |"
