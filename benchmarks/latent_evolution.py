@@ -1,8 +1,9 @@
 """How the latents of users come apart by rounds: the paper's figure of latent evolution (arXiv 2605.30873).
 
 A run is trained, and after some of its rounds z of every seen user is inferred from the user's own training pairs, by
-the selector as it is then. Draws the users' posterior means, less their mean over users, at each of these rounds, all in
-the plane of the first two principal components of the last one, coloured by true group, which training never saw. A table says how well z tells
+the selector as it is then. Draws the users' posterior means, less their mean over users, at each of these rounds, all
+in the plane of the first two principal components of the last one, coloured by true group, which training never saw.
+A table says how well z tells
 the groups apart (adjusted Rand index and silhouette), and the accuracy of the users' own test pairs.
 
     python benchmarks/latent_evolution.py --out runs/latents --config configs/world_two_groups.yaml method=fedvpa_gp
@@ -81,9 +82,7 @@ def _look(config: RunConfig, prepared: Any, trained: Trained, done: int) -> Snap
     scores = [one for one in run_scores(config, prepared, trained) if one.method == config.method]
     own = [one.accuracy for one in scores if one.client_id in seen and one.accuracy is not None]
     groups = tuple(str(group) for group in trained.seen.groups)
-    return Snapshot(
-        done, mean.double().numpy(), groups, float(np.mean(own)), report.posterior_ari, report.silhouette
-    )
+    return Snapshot(done, mean.double().numpy(), groups, float(np.mean(own)), report.posterior_ari, report.silhouette)
 
 
 def figure(found: Sequence[Snapshot]) -> Figure:

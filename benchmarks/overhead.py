@@ -1,6 +1,7 @@
 """What methods cost: parameters, bytes and wall clock of finished runs, beside FedDPO (arXiv 2605.30873, overhead).
 
-    fedvpa train --config configs/world_two_groups.yaml method=fedvpa_gp --out runs/cost/ours && fedvpa align runs/cost/ours
+    fedvpa train --config configs/world_two_groups.yaml method=fedvpa_gp --out runs/cost/ours
+    fedvpa align runs/cost/ours
     fedvpa train --config configs/world_two_groups.yaml method=global --out runs/cost/dpo
     fedvpa align runs/cost/dpo --method feddpo
     python benchmarks/overhead.py runs/cost/ours runs/cost/dpo

@@ -23,6 +23,7 @@ SOURCE = ROOT / "src" / "fedvpa"
 ROOMS = sorted(path.name for path in SOURCE.iterdir() if (path / "__init__.py").is_file())
 FREE_SECTIONS = (
     "policy.judging.settings",
+    "data.reserved",
     "data.settings",
     "data.winner_values",
     "data.map.winner",

@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from pydantic import field_validator
+
 from fedvpa.core.config import Config
 from fedvpa.core.errors import ConfigError, nearest
 from fedvpa.core.registry import Registry
@@ -31,7 +33,21 @@ JUDGES: Registry[MakeJudge] = Registry(
 
 
 class HeldOutOrEndpoint(EndpointConfig, HeldOutConfig):
-    """What ``held-out`` may be told: where the trained judge is, and where an endpoint is that takes its place."""
+    """What ``held-out`` may be told: where the trained judge is, and where an endpoint is that takes its place.
+
+    Attributes:
+        base_url: As of an endpoint; empty for none.
+        model: The endpoint's; empty for none.
+    """
+
+    base_url: str = ""
+    model: str = ""
+
+    @field_validator("base_url")
+    @classmethod
+    def _address(cls, value: str) -> str:
+        """Checked where the endpoint is made, since there may be none."""
+        return value
 
 
 def judge_names() -> list[str]:
