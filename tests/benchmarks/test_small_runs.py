@@ -119,8 +119,8 @@ def test_latents_are_looked_at_after_the_rounds_asked_for_and_drawn(config, monk
     assert rows[1]["accuracy"] == [found[1].accuracy] * 3
     assert len(evolution.lines(rows)) == 4
     assert [panel.get_title() for panel in evolution.figure(found).axes] == ["round 2", "round 5"]
-    with pytest.raises(ConfigError, match="'oracle' has no latent"):
-        evolution.snapshots(config("method=oracle"), [1])
+    with pytest.raises(ConfigError, match="'local' has no"):
+        evolution.snapshots(config("method=local"), [1])
 
 
 @pytest.mark.end_to_end
