@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from fedvpa.evaluation.student import t_interval
 from fedvpa.evaluation.variance import (
     Design,
     spread_of_method,
@@ -117,6 +118,13 @@ def test_groups_that_were_dealt_are_strata():
 def test_a_single_person_or_item_says_nothing():
     assert spread_of_models(design([0, 0], [4, 4], [1, 2]), np.array([0.0, 1.0])) is None
     assert spread_of_models(design([0, 0], [4, 5], [1, 1]), np.array([0.0, 1.0])) is None
+
+
+def test_answers_in_which_neither_people_nor_items_differ_have_no_variance_below_zero():
+    crossed = design([0] * 4, [0, 0, 1, 1], [0, 1, 0, 1])
+    spread = spread_of_models(crossed, np.array([1.0, -1.0, -1.0, 1.0]))
+    assert spread.variance == 0.0
+    assert t_interval(0.0, spread, None, 0.025) == (0.0, 0.0)
 
 
 def test_several_means_have_their_covariance():

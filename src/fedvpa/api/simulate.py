@@ -194,26 +194,27 @@ def _result(folder: Path, asked: Asked, simulation: Simulation) -> SimulateResul
 
 
 def _next(folder: Path, asked: Asked) -> list[str]:
-    """The commands that train on the table, align a policy on other prompts, and judge it exactly on others again."""
+    """The commands that compare methods on the table, align a policy on other prompts, and judge it on others again."""
     from fedvpa.runs.simulating import ALIGN, JUDGE
     from fedvpa.styles.simulation import TABLE
 
-    config = asked.config
-    unseen = f" partition.unseen={config.unseen}" if config.unseen else ""
-    place, run = shlex.quote(str(folder)), shlex.quote(str(folder / "run"))
-    candidates = (
-        f"policy.candidates.prompt_file={shlex.quote(str(folder / ALIGN))} "
-        f"policy.candidates.max_new_tokens={config.max_new_tokens} policy.candidates.temperature={config.temperature:g}"
+    def words(*given: str) -> str:
+        return " ".join(map(shlex.quote, given))
+
+    config, run = asked.config, words(str(folder / "run"))
+    data = words("data.source=table", f"data.path={folder / TABLE}", f"features.model={asked.source.name}")
+    data += f" partition.clients={config.clients}" + (f" partition.unseen={config.unseen}" if config.unseen else "")
+    stage2 = words(
+        f"policy.candidates.prompt_file={folder / ALIGN}",
+        f"policy.candidates.max_new_tokens={config.max_new_tokens}",
+        f"policy.candidates.temperature={config.temperature:g}",
+        "policy.judging.judge=styles",
+        f"policy.judging.settings.path={folder}",
+        f"policy.judging.prompt_file={folder / JUDGE}",
     )
-    judging = (
-        f"policy.judging.judge=styles policy.judging.settings.path={place} "
-        f"policy.judging.prompt_file={shlex.quote(str(folder / JUDGE))}"
-    )
-    table, model = shlex.quote(str(folder / TABLE)), shlex.quote(asked.source.name)
-    data = f"data.source=table data.path={table} features.model={model}"
     return [
-        f"fedvpa compare {data} partition.clients={config.clients}{unseen} --out {shlex.quote(str(folder / 'table'))}",
-        f"fedvpa train {data} partition.clients={config.clients}{unseen} --out {run}",
-        f"fedvpa align {run} {candidates}",
-        f"fedvpa evaluate {run} --policy {judging}",
+        f"fedvpa compare {data} --out {words(str(folder / 'table'))}",
+        f"fedvpa train {data} {stage2} --out {run}",
+        f"fedvpa align {run}",
+        f"fedvpa evaluate {run} --policy",
     ]

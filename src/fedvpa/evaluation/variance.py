@@ -72,8 +72,8 @@ class Spread:
 
     @property
     def variance(self) -> float:
-        """Of the first mean."""
-        return float(self.covariance[0, 0])
+        """Of the first mean; 0 where differences of estimated variances leave nothing else."""
+        return max(0.0, float(self.covariance[0, 0]))
 
     def along(self, direction: Values) -> float:
         """The variance of a weighted sum of the means."""

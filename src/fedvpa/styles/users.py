@@ -60,17 +60,21 @@ class StyleUser:
 
 # Chosen by us. Only properties are weighed in which a small chat model varies when it is asked for 64 tokens at
 # temperature 0.7 (SmolLM2-135M-Instruct on HH-RLHF prompts: each differs in 47% or more of the pairs of samples of one
-# prompt; lists, refusals, questions, exclamations, examples and emphasis in less than 20%).
+# prompt; lists, refusals, questions, exclamations, examples and emphasis in less than 20%). There plain and careful
+# order 69% of these pairs in opposite ways, and the taste that individuals share orders 60% as the individual does.
 _PLAIN = {
     "length": -0.5, "sentence_length": -1.0, "word_length": -1.0, "hedges": -0.5, "contractions": 0.5,
     "second_person": 0.5,
 }  # fmt: skip
 _CAREFUL = {
-    "length": 0.5, "sentence_length": 0.5, "formal": 1.0, "hedges": 1.0, "connectives": 0.5, "line_count": 0.5,
+    "length": 0.5, "word_length": 1.0, "line_count": 1.0, "formal": 0.5, "hedges": 0.5, "commas": 0.5,
     "contractions": -0.5,
 }  # fmt: skip
 _FRIENDLY = {"warmth": 1.0, "second_person": 1.0, "first_person": 0.5, "contractions": 0.5, "formal": -0.5}
-_FACTUAL = {"first_person": -1.0, "second_person": -0.5, "hedges": -1.0, "commas": 0.5, "word_length": 0.5}
+_FACTUAL = {
+    "first_person": -1.0, "second_person": -0.5, "hedges": -0.5, "commas": 1.0, "word_length": 0.5,
+    "contractions": -0.5,
+}  # fmt: skip
 
 # What most people want in some measure; the rest of an individual's taste is its own.
 _SHARED = {
