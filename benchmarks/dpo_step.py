@@ -367,7 +367,7 @@ def main() -> None:
             save_random_qwen2(Path(folder), getattr(torch, options.precision))
             options.model = folder
         found = measured(options)
-    found["setting"]["model"] = shape
+    found["setting"]["model"] = Path(shape).name
     print(json.dumps(found, indent=2))
 
 

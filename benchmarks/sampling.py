@@ -156,7 +156,7 @@ def main() -> None:
     with policy.reference() as base:
         same = check(base, asked, options)
         found = measured(base, asked, options)
-    setting = {key: str(value) if isinstance(value, Path) else value for key, value in vars(options).items()}
+    setting = {key: value.name if isinstance(value, Path) else value for key, value in vars(options).items()}
     setting |= {"model": Path(folder).name, "prompt_tokens": sum(map(len, asked)) / len(asked)}
     facts = {"machine": machine_facts(), "setting": setting, "tokens_equal_to_generate_with_our_draws": same}
     print(json.dumps(facts | found, indent=2))
