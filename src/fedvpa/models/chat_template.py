@@ -70,6 +70,7 @@ class ChatTemplate:
             raise ModelError(
                 "The prompt is a conversation (or template is 'chat'), but the model's tokenizer has no chat template.",
                 fix="Use a chat model, or give prompts and responses as strings with template 'plain'.",
+                where=str(getattr(self.tokenizer, "name_or_path", "")),
             )
         checked_arguments(self.arguments)
         try:
