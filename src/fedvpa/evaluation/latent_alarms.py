@@ -1,8 +1,8 @@
 """What is loudly said about latents: a number or a name that is printed and means nothing.
 
-Three kinds: z says nothing of its client (posterior collapse); users who disagree by their data share a prototype, so
-that two names are one z; a prototype stands for nobody. An alarm is one sentence. It stands in ``metrics.json``, at
-the end of ``train``, before ``align``, and on top of a report.
+Four kinds: z says nothing of its client (posterior collapse); users who disagree by their data share a prototype, so
+that two names are one z; a prototype stands for nobody; groups differ in z no more than groups drawn by lot would. An
+alarm is one sentence. It stands in ``metrics.json``, at the end of ``train``, before ``align``, and on top of a report.
 """
 
 from __future__ import annotations
@@ -10,6 +10,11 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
+
+import numpy as np
+from jaxtyping import Float
+
+from fedvpa.core.seeds import numpy_generator
 
 ACTIVE_VARIANCE = 0.01
 """A unit is active if the variance over clients of its posterior mean exceeds this.
@@ -23,6 +28,17 @@ because with fewer there is nothing to personalise."""
 
 CROWDED = 0.75
 """Where no groups are known, a prototype that so many of the clients share is an alarm. Chosen by us: 3 of 4."""
+
+BY_LOT = 0.2
+"""The alarm about groups rings where more than this share of groups drawn by lot differ as much. Chosen by us: groups
+that mean nothing ring it four times out of five, and groups whose clients are apart never do."""
+
+DRAWS = 199
+"""How many times groups are drawn by lot. Chosen by us: the share is then known to 3 points."""
+
+FEWEST_DEALS = 10
+"""Of fewer ways to deal the clients to the groups, a share says nothing: with two clients in each of two groups, one
+deal in three is as far apart as the best."""
 
 
 def collapse_alarms(active: int, nats: float, clients: int, groups: Sequence[str] | None) -> list[str]:
@@ -83,6 +99,49 @@ def prototype_alarms(labels: Sequence[int], prototypes: int, groups: Sequence[st
         elif several and place not in leaning.values():
             found.append(f"No group leans to prototype {place}, which {counts[place]} of {len(labels)} clients are at.")
     return found
+
+
+def group_alarms(means: Float[np.ndarray, "n k"], groups: Sequence[str] | None) -> list[str]:
+    """What suggests that the names of groups say nothing of z: a permutation test of the groups' mean z.
+
+    It asks how much of the variance of z over clients is between groups, and how often groups of the same sizes have
+    as much if clients are dealt to them by lot (one-way analysis of variance under permutation; Fisher: The Design of
+    Experiments, 1935).
+
+    Args:
+        means: Posterior means.
+        groups: The clients' true groups, where known.
+    """
+    if groups is None or _deals(groups) < FEWEST_DEALS:
+        return []
+    names, codes, sizes = np.unique(np.asarray(groups), return_inverse=True, return_counts=True)
+    centred = means - means.mean(axis=0)
+
+    def between(members: np.ndarray) -> float:
+        sums = np.zeros((len(names), means.shape[1]))
+        np.add.at(sums, members, centred)
+        return float(((sums**2).sum(axis=1) / sizes).sum())
+
+    rng = numpy_generator(0, "evaluation", "groups by lot")
+    ours = between(codes) * (1 - 1e-9)  # the same deal, its sums in another order, is as far apart
+    share = (1 + sum(between(rng.permutation(codes)) >= ours for _ in range(DRAWS))) / (1 + DRAWS)
+    if share <= BY_LOT:
+        return []
+    return [
+        f"The groups {_named(names.tolist())} differ in z no more than groups drawn by lot: {share:.0%} of such draws "
+        "are as far apart. As preferences their names say little."
+    ]
+
+
+def _deals(groups: Sequence[str]) -> int:
+    """In how many ways clients can be dealt to groups of the same sizes; which group is called what does not count."""
+    sizes = Counter(groups)
+    ways = math.factorial(len(groups))
+    for size in sizes.values():
+        ways //= math.factorial(size)
+    for alike in Counter(sizes.values()).values():
+        ways //= math.factorial(alike)
+    return ways if len(sizes) > 1 else 0
 
 
 def _leaning(labels: Sequence[int], groups: Sequence[str] | None) -> dict[str, int]:

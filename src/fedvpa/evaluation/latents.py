@@ -19,7 +19,7 @@ from sklearn.metrics import adjusted_rand_score, silhouette_score
 
 from fedvpa.core.errors import DataError
 from fedvpa.core.seeds import entropy
-from fedvpa.evaluation.latent_alarms import ACTIVE_VARIANCE, collapse_alarms, prototype_alarms
+from fedvpa.evaluation.latent_alarms import ACTIVE_VARIANCE, collapse_alarms, group_alarms, prototype_alarms
 from fedvpa.objectives.gaussian import standard_normal_kl
 
 
@@ -92,6 +92,9 @@ def diagnose(
     active = int((means.var(axis=0) > ACTIVE_VARIANCE).sum())
     nats = information_bound(means, log_vars)
     counts = None if labels is None or prototypes is None else np.bincount(labels, minlength=len(prototypes)).tolist()
+    alarms = collapse_alarms(active, nats, len(means), groups)
+    if labels is not None and prototypes is not None and typical:
+        alarms += prototype_alarms(labels, len(prototypes), groups)
     return LatentReport(
         clients=len(means),
         kl_per_dimension=kl.tolist(),
@@ -105,14 +108,7 @@ def diagnose(
         prototype_gram=None if prototypes is None else gram(prototypes).tolist(),
         prototype_counts=counts,
         prior_components=None if prior_weights is None else float(effective_components(prior_weights).mean()),
-        alarms=(
-            *collapse_alarms(active, nats, len(means), groups),
-            *(
-                []
-                if labels is None or prototypes is None or not typical
-                else prototype_alarms(labels, len(prototypes), groups)
-            ),
-        ),
+        alarms=tuple(alarms or group_alarms(means, groups)),
     )
 
 
