@@ -263,7 +263,10 @@ def test_every_shipped_configuration_runs(path: Path, tmp_path: Path):
         "partition.clients=4", "server.rounds=3", "local.steps=2", "engine.workers=1", "partition.unseen=2",
         "selector.encoder.pair_widths=[8]", "selector.encoder.set_widths=[]",
     ]  # fmt: skip
-    source = yaml.safe_load(path.read_text())["data"]["source"]
+    given = yaml.safe_load(path.read_text())
+    source = given["data"]["source"]
+    if "layer" in given.get("features", {}):
+        tiny.append("features.layer=[0,2,3]")  # those of the bundled model, which has fewer
     rows = [
         PAIR
         | {"prompt": f"how do i plan {number} ?", "objective": ("helpful", "harmless")[number % 2], "group": None}
