@@ -16,6 +16,7 @@ from fedvpa.policy.dpo_trainer import DPOTrainer
 from fedvpa.policy.policy import Policy
 from fedvpa.policy.rows import Layout
 from fedvpa.policy.scoring import plain_head, token_scores
+from fedvpa.policy.sharing import sharing_room
 from fedvpa.policy.trees import PADDING, groups_of, trees
 from policy_fixtures import (
     BOS,
@@ -92,6 +93,7 @@ def test_a_step_of_shared_prompts_has_the_gradient_of_separate_ones(base_folder,
     def gradients() -> tuple[float, list[torch.Tensor]]:
         values = {"batch": 5, "gradient_checkpointing": checkpointing}
         policy = make_policy(base_folder, kind, **values)
+        assert sharing_room(policy) > 97
         config = tiny_config(base_folder, **values, **({} if kind is None else {"conditioning": kind}))
         kept: list[torch.Tensor] = []
         with pytest.MonkeyPatch.context() as during:
