@@ -21,6 +21,10 @@ SMALL = (
     "policy.candidates.prompts=12",
     "policy.candidates.samples=3",
     "policy.candidates.max_new_tokens=24",
+    "policy.preferences.check=warn",
+    "policy.guard.max_kl=1000",
+    "policy.guard.max_drop=1000",
+    "policy.guard.min_distinct=0",
 )
 """What the runs of the pages are given in the tests, so that they take seconds."""
 

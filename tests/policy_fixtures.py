@@ -113,7 +113,7 @@ def make_policy(folder: Path, kind: str | None = "soft_prefix", *, noise: bool =
 @pytest.fixture(scope="session")
 def policies(base_folder: Path) -> dict[str | None, Policy]:
     """Policies with noise for weights, by conditioning; to read only."""
-    return {kind: make_policy(base_folder, kind) for kind in (None, "soft_prefix", "additive")}
+    return {kind: make_policy(base_folder, kind) for kind in (None, "gated_lora", "soft_prefix", "additive")}
 
 
 def ids(*tokens: int) -> Ids:

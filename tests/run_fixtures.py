@@ -31,6 +31,10 @@ TINY_POLICY = (
     "policy.candidates.samples=4",
     "policy.candidates.max_new_tokens=13",
     "policy.preferences.margin=0",
+    "policy.preferences.check=warn",
+    "policy.guard.max_kl=1000",
+    "policy.guard.max_drop=1000",
+    "policy.guard.min_distinct=0",
     "policy.judging.prompts=3",
 )
 """A policy that trains in seconds."""

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from fedvpa.api.evaluate import evaluate as evaluate
     from fedvpa.api.evaluate_language import evaluate_language as evaluate_language
     from fedvpa.api.evaluate_policy import evaluate_policy as evaluate_policy
+    from fedvpa.api.export import export_candidates as export_candidates
     from fedvpa.api.export import export_flower as export_flower
     from fedvpa.api.export import export_keys as export_keys
     from fedvpa.api.export import export_node_key as export_node_key
@@ -41,6 +42,7 @@ _HOMES = {
     "evaluate": "fedvpa.api.evaluate",
     "evaluate_language": "fedvpa.api.evaluate_language",
     "evaluate_policy": "fedvpa.api.evaluate_policy",
+    "export_candidates": "fedvpa.api.export",
     "export_flower": "fedvpa.api.export",
     "export_keys": "fedvpa.api.export",
     "export_node_key": "fedvpa.api.export",

@@ -25,7 +25,7 @@ def test_whatever_decides_candidates_names_them(base_folder: Path, tmp_path: Pat
     policy = new_policy(tiny_config(base_folder), str(base_folder), None, 3, device="cpu")
     half = new_policy(tiny_config(base_folder, precision="bfloat16"), str(base_folder), None, 3, device="cpu")
     assert half.model.get_input_embeddings().weight.dtype == torch.bfloat16
-    shorter = new_policy(tiny_config(base_folder, prefix_tokens=6), str(base_folder), None, 3, device="cpu")
+    shorter = new_policy(tiny_config(base_folder, max_prompt_tokens=60), str(base_folder), None, 3, device="cpu")
     bare = shutil.copytree(base_folder, tmp_path / "tokenizer")
     make_tokenizer(bos=False).save_pretrained(bare)
     other = {

@@ -29,32 +29,41 @@ class ScriptedValidation:
 
     rates: dict[int, float]
 
+    refused: tuple[int, ...] = ()
+
+    def start(self, config: Any) -> ValidationResult:
+        return result(0.5, 0.0, step=0)
+
     def run(self, policy: Policy, config: Any, seed: int, *path: Any) -> ValidationResult:
-        return result(self.rates[path[-1]], step=path[-1])
+        step = path[-1]
+        return replace(result(self.rates[step], step=step), refused=f"no {step}" if step in self.refused else "")
 
 
 @pytest.mark.unit
 def test_a_later_result_stays_within_one_error_of_the_best():
-    assert replaces_best(result(0.1), None)
     kept = BestWeights(result(0.55), {}, 0.6)
     assert replaces_best(result(0.581, error=0.02), kept)
     assert not replaces_best(result(0.579, error=0.02), kept)
     assert replaces_best(result(0.579, error=0.03), kept)
+    # The base wins one half; what does not win more never replaces anything.
+    assert not replaces_best(result(0.5, error=0.2), kept)
+    assert replaces_best(result(0.501, error=0.0), BestWeights(result(0.5, 0.0, 0), {}, 0.0))
 
 
 @pytest.mark.unit
 @pytest.mark.parametrize(
     ("rates", "winners"),
     [
-        ({2: 0.5, 4: 0.6, 6: 0.59, 7: 0.55}, [2, 4, 6, 6]),
+        ({2: 0.51, 4: 0.6, 6: 0.59, 7: 0.55}, [2, 4, 6, 6]),
         # 0.579 is within 0.02 of the result before it, but not of the best.
         ({2: 0.6, 4: 0.59, 6: 0.579, 7: 0.65}, [2, 4, 4, 7]),
+        ({2: 0.4, 4: 0.5, 6: 0.49, 7: 0.3}, [0, 0, 0, 0]),
     ],
 )
 def test_the_weights_of_the_right_step_are_kept(base_folder, rates, winners):
     config = tiny_config(base_folder, evaluate_every=2, steps=7)
     policy = make_policy(base_folder)
-    weights, kept, validated = {}, None, {}
+    weights, kept, validated = {0: snapshot(policy)}, None, {}
     for progress in dpo_steps(policy, DPOTrainer(policy, config, 0), EXAMPLES, ScriptedValidation(rates), config, 0):
         weights[progress.line["step"]] = snapshot(policy)
         kept = progress.best
@@ -68,10 +77,10 @@ def test_the_weights_of_the_right_step_are_kept(base_folder, rates, winners):
 @pytest.mark.unit
 def test_what_a_stopped_run_kept_is_beaten_or_stays(base_folder):
     config = tiny_config(base_folder, evaluate_every=3)
-    for best, winner in ((0.9, 1), (0.2, 6)):
+    for best, winner in ((0.9, 1), (0.2, 6)):  # the highest so far
         policy = make_policy(base_folder)
         before = BestWeights(result(0.3), snapshot(policy), best)
-        told = ScriptedValidation({3: 0.5, 6: 0.5})
+        told = ScriptedValidation({3: 0.51, 6: 0.51})
         *_, last = dpo_steps(policy, DPOTrainer(policy, config, 0), EXAMPLES, told, config, 0, best=before)
         assert last.best.result.step == winner
 
@@ -100,6 +109,21 @@ def test_candidates_are_refreshed_every_so_many_steps_and_not_at_the_start(base_
     assert seen == [11, 11, 5, 5, 5, 5]
 
 
+@pytest.mark.unit
+@pytest.mark.parametrize(
+    ("refused", "winner", "collapsed"), [((2, 4), 6, False), ((4, 6), 2, False), ((2, 4, 6), 0, True)]
+)
+def test_the_best_admissible_policy_is_kept_and_a_collapse_ends_with_the_base(base_folder, refused, winner, collapsed):
+    config = tiny_config(base_folder, evaluate_every=2)
+    policy = make_policy(base_folder)
+    first, told = snapshot(policy), ScriptedValidation({2: 0.7, 4: 0.9, 6: 0.6}, refused)
+    *_, last = dpo_steps(policy, DPOTrainer(policy, config, 0), EXAMPLES, told, config, 0)
+    assert (last.best.result.step, last.best.collapsed) == (winner, collapsed)
+    assert (last.best.looks, last.best.admissible) == (3, 3 - len(refused))
+    assert last.best.refused == f"no {refused[-1]}"
+    assert all(last.best.weights[name].equal(value) for name, value in first.items()) == collapsed
+
+
 FEATURES = torch.zeros(5, 3, 2)
 FEATURES[:, 1, 0], FEATURES[:, 2, 0] = 1.0, 2.0
 """Samples of the base policy worth 0, 1 and 2 at prototype 0, and 0, −1 and −2 at prototype 1."""
@@ -118,7 +142,7 @@ def validation() -> Validation:
         return torch.stack([values, torch.zeros(5)], 1)
 
     base = make_candidates(FEATURES)
-    return Validation(base.prompts, latents, margins_over_base(selector, base, latents, worth), True)
+    return Validation(base, latents, margins_over_base(selector, base, latents, worth), True)
 
 
 @pytest.mark.unit
@@ -153,6 +177,14 @@ def test_validation_by_hand(base_folder, validation, monkeypatch):
 @pytest.mark.unit
 def test_validation_of_the_base_finds_no_drift(base_folder, validation):
     policy = make_policy(base_folder, None, noise=False)
-    seen = replace(validation, with_z=False).run(policy, tiny_config(base_folder), 0, "", 3)
-    assert seen.kl == pytest.approx(0.0, abs=1e-4)
+    # Nor does a policy with a latent that nothing has trained.
+    for seen in (
+        replace(validation, with_z=False).run(policy, tiny_config(base_folder), 0, "", 3),
+        validation.run(make_policy(base_folder, noise=False), tiny_config(base_folder), 0, "", 3),
+        validation.start(tiny_config(base_folder)),
+    ):
+        assert seen.kl == pytest.approx(0.0, abs=1e-4)
+    assert (seen.step, seen.win_rate, seen.error, seen.language) == (0, 0.5, 0.0, pytest.approx(-0.505))
+    assert seen.distinct == seen.base_distinct > 0
+    assert seen.refused == ""
     assert PAD not in validation.prompts[0]

@@ -21,8 +21,9 @@ from fedvpa.alignment.prompts import public_prompts
 from fedvpa.alignment.setup import base_candidates, first_pairs, fresh_policy
 from fedvpa.alignment.stage1 import Stage1
 from fedvpa.api.align import align
+from fedvpa.api.export import export_candidates
 from fedvpa.api.train import train
-from fedvpa.core.errors import ConfigError, DataError, ModelError, RunError
+from fedvpa.core.errors import AlignmentError, ConfigError, DataError, ModelError, RunError
 from fedvpa.core.signals import Interrupted
 from fedvpa.runs.config import RunConfig
 from fedvpa.runs.folder import RunFolder
@@ -41,6 +42,10 @@ SMALL = (
     "policy.candidates.samples=3",
     "policy.candidates.max_new_tokens=19",
     "policy.preferences.margin=0",
+    "policy.preferences.check=warn",
+    "policy.guard.max_kl=1000",
+    "policy.guard.max_drop=1000",
+    "policy.guard.min_distinct=0",
     "policy.preferences.pairs_per_latent=1",
 )
 REFRESHED = (*SMALL, "policy.refresh_every=3")
@@ -120,8 +125,12 @@ def test_an_aligned_run_holds_what_others_read(aligned: Path):
     assert metrics["data"] == json.loads((aligned / "metrics.json").read_text())["data"]
     assert metrics["data"]["read"] > 0
     assert found["steps"] == 6
-    assert found["stopped"]["step"] in (3, 6)
-    assert found["stopped"] in [line["validation"] for line in lines if "validation" in line]
+    assert lines[0]["labels"] == found["labels"]
+    assert found["labels"]["by"] == "the exact judge 'world'"
+    assert (lines[0]["start"]["step"], lines[0]["start"]["win_rate"], lines[0]["start"]["kl"]) == (0, 0.5, 0.0)
+    looks = [line["validation"] for line in lines if "validation" in line]
+    assert (found["looks"], found["admissible"]) == (2, sum(not look["refused"] for look in looks))
+    assert found["stopped"] in [lines[0]["start"], *looks]
     # 12 prompts, 2 latents each, 3 pairs of 3 samples.
     counts = found["pairs"]
     assert counts["pairs"] == 72
@@ -164,6 +173,45 @@ def test_a_run_with_refreshes_resumes_too(run: Path, finished: Path, tmp_path: P
             align(other, overrides=REFRESHED)
     align(other, overrides=REFRESHED, resume=True)
     same_policy(run, other)
+
+
+@pytest.mark.end_to_end
+def test_labels_that_are_luck_stop_a_run_before_anything_is_trained(run: Path):
+    with pytest.raises(
+        AlignmentError, match=r"fail the check before the first step\. .* cannot be told from luck"
+    ) as stopped:
+        align(run, overrides=(*SMALL, "policy.preferences.check=stop"))
+    assert stopped.value.exit_code == 1
+    assert not (run / "policy").exists()
+
+
+@pytest.mark.end_to_end
+def test_a_collapse_ends_with_the_base_and_is_said_in_the_files(run: Path):
+    with pytest.raises(AlignmentError, match=r"run: the policy collapsed: .*KL of .*policy\.guard\.max_kl") as stopped:
+        align(run, overrides=(*SMALL, "policy.guard.max_kl=1e-6", "policy.lr=0.01"))
+    assert stopped.value.exit_code == 1
+    found = json.loads((run / "policy" / "metrics.json").read_text())["policies"][""]
+    assert (found["stopped"]["step"], found["looks"], found["admissible"]) == (0, 2, 0)
+    assert "policy.guard.max_kl" in found["collapsed"]
+    factors = load_file(run / "policy" / "adapter_model.safetensors")
+    assert not any(weight.any() for name, weight in factors.items() if "lora_B" in name)
+
+
+@pytest.mark.end_to_end
+def test_what_the_policy_says_is_written_for_users_to_label(run: Path, tmp_path: Path):
+    made = export_candidates(run, tmp_path / "ask.jsonl", pairs=5, user="ann", overrides=SMALL)
+    rows = [json.loads(line) for line in (tmp_path / "ask.jsonl").read_text().splitlines()]
+    assert made.to_dict() == {"file": str(tmp_path / "ask.jsonl"), "pairs": len(rows), "disputed": made.disputed}
+    assert 0 < len(rows) <= 5
+    assert 0 <= made.disputed <= len(rows)
+    for row in rows:
+        assert (row["user_id"], row["winner"]) == ("ann", None)
+        assert row["response_a"] != row["response_b"]
+    assert len({row["prompt"] for row in rows}) == len(rows)
+    with pytest.raises(RunError, match="perhaps with labels"):
+        export_candidates(run, tmp_path / "ask.jsonl", overrides=SMALL)
+    with pytest.raises(ConfigError, match="Give at least 1"):
+        export_candidates(run, tmp_path / "other.csv", pairs=0)
 
 
 @pytest.mark.unit

@@ -219,7 +219,7 @@ def test_answers_that_cannot_be_are_refused(aligned: Path):
     with pytest.raises(ConfigError, match="max_new_tokens=0 leaves no room"):
         generate(aligned, PROMPTS, "helpful", max_new_tokens=0)
     tokens = len(open_aligned(RunFolder(aligned)).policies[""].tokenizer.prompts(PROMPTS[:1])[0])
-    room = 256 - 3 - tokens  # positions, prefix, prompt
+    room = 256 - tokens  # positions, prompt
     with pytest.raises(ConfigError, match=rf"a prompt of {tokens} tokens do not fit .* Give at most {room}\."):
         generate(aligned, PROMPTS[:1], "helpful", max_new_tokens=room + 1)
 
@@ -271,7 +271,7 @@ def test_a_policy_of_another_schema_version_is_not_read(aligned: Path, tmp_path:
     run = shutil.copytree(aligned, tmp_path / "run")
     path = run / "policy" / "policy.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"schema_version": 1}))
-    with pytest.raises(RunError, match="has schema version 1; this fedvpa reads 2"):
+    with pytest.raises(RunError, match="has schema version 1; this fedvpa reads 3"):
         generate(run, PROMPTS, "helpful", **SHORT)
 
 

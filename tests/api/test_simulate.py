@@ -16,12 +16,12 @@ from fedvpa.data.load import load
 from fedvpa.data.prompt_files import read_prompts
 from fedvpa.data.text import plain_text
 from fedvpa.evaluation.outcomes import load_outcomes
-from fedvpa.experiments.tastes import own_tastes
 from fedvpa.policy.model import PolicyModel
 from fedvpa.runs.bayes import bayes
 from fedvpa.runs.config import read_config
 from fedvpa.runs.prepare import prepare
 from fedvpa.runs.scores import conflicting
+from fedvpa.runs.tastes import own_tastes
 from fedvpa.runs.truth import own_margins, truth_of
 from fedvpa.styles.simulation import Simulation
 from fedvpa.world.prompts import prompts as world_prompts

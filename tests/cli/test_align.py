@@ -38,7 +38,7 @@ def test_align_then_generate(run: Path):
     code, out, _ = fedvpa("align", str(run), "--overwrite", "policy.steps=1")
     assert code == 0
     assert "fedeb: " in out
-    assert "stopped at step 1;" in out
+    assert "stopped at step 1, 1 of 1 looks admissible;" in out
     assert out.endswith(f"{run / 'policy'}\n")
 
     asked = ("generate", str(run), "--prompt", "how do i plan a picnic ?", "--prompt", "how do i bake bread ?")

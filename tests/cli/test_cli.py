@@ -18,6 +18,7 @@ from fedvpa.runs.config import read_config
 ROOT = Path(__file__).parents[2]
 TINY = [*run_fixtures.TINY, "partition.clients=4", "partition.unseen=2", "server.rounds=6"]
 SHORT_POLICY = ["policy.steps=2", "policy.batch=3", "policy.micro_batch=2", "policy.precision=float32"]
+SHORT_POLICY += [entry for entry in run_fixtures.TINY_POLICY if "check=" in entry or "guard" in entry]
 SHORT_POLICY += [
     entry for entry in run_fixtures.TINY_POLICY if entry.startswith(("policy.candidates", "policy.evaluate"))
 ]

@@ -7,7 +7,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from fedvpa.evaluation.latent_alarms import collapse_alarms, group_alarms, prototype_alarms
+from fedvpa.evaluation.latent_alarms import collapse_alarms, group_alarms, match_alarms, prototype_alarms
 
 pytestmark = pytest.mark.unit
 
@@ -74,3 +74,11 @@ def test_the_share_of_draws_is_that_of_all_deals():
 def test_so_few_clients_that_any_deal_is_as_good_say_nothing_of_groups():
     means = np.array([[0.0], [0.1], [0.0], [0.1]])
     assert group_alarms(means, list("aabb")) == group_alarms(means, list("abcd")) == []
+
+
+@pytest.mark.unit
+def test_prototypes_that_are_not_the_groups_are_said() -> None:
+    assert match_alarms(0.5, ["a", "b"]) == []
+    (alarm,) = match_alarms(0.29, ["a", "b"])
+    assert "adjusted Rand index of 0.29 only" in alarm
+    assert match_alarms(0.1, ["a", "a"]) == match_alarms(None, ["a", "b"]) == match_alarms(0.1, None) == []

@@ -1,88 +1,75 @@
-"""z on the scale of what the embedding module gives, for the shapes of several families."""
+"""How z enters, by hand, and that it costs the base nothing before anything is learned."""
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 import torch
-from transformers import (
-    AutoModelForCausalLM,
-    Gemma2Config,
-    Gemma3TextConfig,
-    GemmaConfig,
-    GraniteConfig,
-    LlamaConfig,
-    PreTrainedConfig,
-    Qwen2Config,
-)
 
-from fedvpa.policy.base import embedding_scale, new_conditioner
-from fedvpa.policy.conditioning import ADDITIVE_STD
-from fedvpa.policy.config import PolicyConfig
+from fedvpa.core.errors import ConfigError
+from fedvpa.policy.conditioning import Conditioner, gated_factors
+from policy_fixtures import latents, make_policy, prompts_and_responses
 
-WIDTH, VOCABULARY, LATENT = 32, 311, 13
-SHAPE = {
-    "vocab_size": VOCABULARY,
-    "hidden_size": WIDTH,
-    "intermediate_size": 19,
-    "num_hidden_layers": 1,
-    "num_attention_heads": 2,
-    "num_key_value_heads": 1,
-    "max_position_embeddings": 61,
-    "pad_token_id": None,
-}
-FAMILIES: dict[str, tuple[PreTrainedConfig, float]] = {
-    "llama": (LlamaConfig(**SHAPE), 1.0),
-    "qwen2": (Qwen2Config(**SHAPE), 1.0),
-    "gemma": (GemmaConfig(**SHAPE, head_dim=16), WIDTH**0.5),
-    "gemma2": (Gemma2Config(**SHAPE, head_dim=16), WIDTH**0.5),
-    "gemma3": (Gemma3TextConfig(**SHAPE, head_dim=16), WIDTH**0.5),
-    "granite": (GraniteConfig(**SHAPE, embedding_multiplier=12.0), 1.0),  # it multiplies a prefix too, later
-}
-"""Family → its configuration, and what its embedding module multiplies the table by."""
+WIDTH, LATENT, TOKENS = 5, 2, 3
 
 
-def model_of(family: str) -> Any:
-    torch.manual_seed(5)
-    return AutoModelForCausalLM.from_config(FAMILIES[family][0])
-
-
-@pytest.mark.unit
-@pytest.mark.parametrize("family", FAMILIES)
-def test_a_fresh_prefix_is_as_large_as_embedded_tokens(family: str) -> None:
-    model, factor = model_of(family), FAMILIES[family][1]
-    embed = model.get_input_embeddings()
-    tokens = embed(torch.arange(VOCABULARY)).detach()
-    scale = embedding_scale(embed)
-    assert scale.width == WIDTH
-    assert scale.std == pytest.approx(float(tokens.std()), rel=1e-4)
-    assert scale.factor == pytest.approx(factor, rel=1e-4)
-    torch.manual_seed(7)
-    conditioner = new_conditioner(PolicyConfig(), model, LATENT)
-    z = torch.nn.functional.normalize(torch.randn(97, LATENT), dim=1)
-    # The bias and the part of z are as large as a token each.
-    prefix = conditioner.map(z).detach()
-    assert float(prefix.std()) == pytest.approx(2**0.5 * float(tokens.std()), rel=0.1)
-
-
-@pytest.mark.unit
-@pytest.mark.parametrize("family", FAMILIES)
-def test_an_added_z_grows_as_the_embeddings_do(family: str) -> None:
-    torch.manual_seed(7)
-    conditioner = new_conditioner(PolicyConfig(conditioning="additive"), model_of(family), LATENT)
-    assert float(conditioner.map.weight.detach().std()) == pytest.approx(ADDITIVE_STD * FAMILIES[family][1], rel=0.1)
-
-
-@pytest.mark.unit
-def test_of_a_large_vocabulary_a_sample_is_measured() -> None:
+def with_noise(kind: str = "soft_prefix", **values: str) -> Conditioner:
+    conditioner = Conditioner(kind, LATENT, WIDTH, TOKENS, **values)
     torch.manual_seed(3)
-    embed = torch.nn.Embedding(40_000, 3)
-    assert embedding_scale(embed).std == pytest.approx(float(embed.weight.detach().std()), rel=0.02)
+    for weight in conditioner.parameters():
+        torch.nn.init.normal_(weight)
+    return conditioner
 
 
 @pytest.mark.unit
-def test_of_a_small_vocabulary_every_token_is_measured() -> None:
-    embed = torch.nn.Embedding(53, 7)
-    assert embedding_scale(embed).std == float(embed.weight.detach().std())
-    assert embedding_scale(embed).factor == 1.0
+def test_a_prefix_is_added_to_the_first_tokens_of_the_prompt_and_to_no_others() -> None:
+    conditioner = with_noise()
+    shown, z = torch.randn(3, 6, WIDTH), torch.randn(3, LATENT)
+    first = torch.tensor([1, 0, 4])
+    # The second prompt has two tokens behind its head; the third row ends before the prefix does.
+    prompt = torch.tensor([[1, 1, 1, 1, 1, 0], [1, 1, 0, 0, 0, 0], [0, 0, 1, 1, 1, 1]]).bool()
+    found = conditioner.prefix(shown, first, prompt, z)
+    made = (z @ conditioner.map.weight.T + conditioner.map.bias).view(3, TOKENS, WIDTH)
+    expected = shown.clone()
+    expected[0, 1:4] += made[0]
+    expected[1, 0:2] += made[1, :2]
+    expected[2, 4:6] += made[2, :2]
+    torch.testing.assert_close(found, expected)
+    assert conditioner.slots == 0
+
+
+@pytest.mark.unit
+def test_an_inserted_prefix_fills_the_places_that_rows_keep_for_it() -> None:
+    conditioner = with_noise(placement="inserted")
+    shown, z = torch.randn(2, 6, WIDTH), torch.randn(2, LATENT)
+    found = conditioner.prefix(shown, torch.tensor([1, 2]), torch.ones(2, 6).bool(), z)
+    made = (z @ conditioner.map.weight.T + conditioner.map.bias).view(2, TOKENS, WIDTH)
+    torch.testing.assert_close(found[0], torch.cat([shown[0, :1], made[0], shown[0, 4:]]))
+    torch.testing.assert_close(found[1], torch.cat([shown[1, :2], made[1], shown[1, 5:]]))
+    assert conditioner.slots == TOKENS
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize("kind", ["gated_lora", "soft_prefix", "additive"])
+def test_the_first_step_can_tell_one_z_from_another(base_folder, kind: str) -> None:
+    """What the first gradient moves is not the same for every z, though nothing but the base speaks yet."""
+    found = []
+    prompts, responses = prompts_and_responses(2)
+    for seed in (1, 2):
+        policy = make_policy(base_folder, kind, noise=False)
+        policy.log_probs(prompts, responses, latents(2, seed)).sum().backward()
+        found.append({name: weight.grad for name, weight in policy.trained().items()})
+    part = "lora_B" if kind == "gated_lora" else "conditioner.map.weight"
+    names = [name for name in found[0] if part in name]
+    assert names
+    assert all(float((found[0][name] - found[1][name]).norm()) > 1e-4 for name in names)
+
+
+@pytest.mark.unit
+def test_gates_are_for_rows_that_are_kept_apart_and_end_with_what_they_are_for(base_folder) -> None:
+    policy = make_policy(base_folder, "gated_lora")
+    conditioner = policy.conditioner
+    with policy.listening(latents(2)):
+        assert conditioner.gates.shape == (2, conditioner.map.weight.shape[0])
+        with pytest.raises(ConfigError, match=r"policy\.conditioning=soft_prefix"):
+            gated_factors(policy.model)[0](torch.zeros(3, 24))
+    assert conditioner.gates is None

@@ -3,13 +3,17 @@ from __future__ import annotations
 import dataclasses
 import math
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from transformers import LlamaConfig
 
 from fedvpa.policy.adapters import restore, snapshot
-from fedvpa.policy.dpo_trainer import DPOTrainer, Step, batch_rows, schedule
+from fedvpa.policy.batches import activation_bytes, batch_rows, passes
+from fedvpa.policy.dpo_trainer import DPOTrainer, Step, schedule
 from fedvpa.policy.examples import Examples
 from fedvpa.policy.policy import Policy
 from policy_fixtures import make_examples, make_policy, tiny_config
@@ -65,6 +69,39 @@ def test_rows_of_a_batch_have_like_lengths():
     examples = make_examples(64)
     spread = [examples.width()[batch_rows(examples, 8, step, 0)].std() for step in range(8)]
     assert max(spread) < examples.width().std() / 2
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize(("strata", "batch", "least"), [(2, 8, 4), (4, 8, 2), (3, 7, 2)])
+def test_every_batch_has_its_share_of_each_prototype(strata: int, batch: int, least: int):
+    examples = make_examples(64)
+    # One prototype's pairs are all longer than the others': sorted by length alone they would keep to themselves.
+    longer = np.argsort(np.argsort(examples.width(), kind="stable"), kind="stable") * strata // 64
+    seen: list[int] = []
+    for step in range(64 // batch):
+        rows = batch_rows(examples, batch, step, 0, strata=longer)
+        assert np.bincount(longer[rows], minlength=strata).min() >= least
+        spread = [examples.width()[[row for row in rows if longer[row] == name]].std() for name in range(strata)]
+        assert max(spread) < examples.width().std()
+        seen += rows
+    assert len(seen) == len(set(seen))
+
+
+@pytest.mark.unit
+def test_passes_are_as_many_rows_as_the_longest_of_them_leaves_room_for():
+    rows = [7, 3, 9, 4, 8]
+    assert passes([10, 20, 5, 5, 40], rows, 9, 40) == [[7, 3], [9, 4], [8]]
+    assert passes([10, 20, 5, 5, 40], rows, 9, math.inf) == [rows]
+    assert passes([10, 20, 5, 5, 40], rows, 2, math.inf) == [[7, 3], [9, 4], [8]]
+    # A row that is too long by itself stands alone.
+    assert passes([90, 90], [1, 2], 9, 40) == [[1], [2]]
+
+
+@pytest.mark.unit
+def test_a_token_of_smollm2_leaves_three_megabytes():
+    shape = LlamaConfig(hidden_size=576, intermediate_size=1536, num_hidden_layers=30)
+    base = SimpleNamespace(config=shape, dtype=torch.float32)
+    assert activation_bytes(base) == 30 * (24 * 576 + 9 * 1536) * 4
 
 
 @pytest.mark.unit

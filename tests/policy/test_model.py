@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -32,7 +34,7 @@ from policy_fixtures import (
     tiny_config,
 )
 
-KINDS = (None, "soft_prefix", "additive")
+KINDS = (None, "gated_lora", "soft_prefix", "additive")
 GREEDY = Sampling(temperature=0.0, max_new_tokens=9, batch=3)
 
 
@@ -41,17 +43,40 @@ def z_for(policy: Policy, count: int, seed: int = 5) -> torch.Tensor | None:
 
 
 @torch.no_grad()
-def dense_logits(policy: Policy, row: np.ndarray, z: torch.Tensor | None) -> torch.Tensor:
-    """Logits of one unpadded row with z put in by hand: [bos] prefix tokens, or the map of z added to every token."""
+def dense_logits(policy: Policy, prompt: np.ndarray, response: np.ndarray, z: torch.Tensor | None) -> torch.Tensor:
+    """Logits of one unpadded row with z put in by hand: added to the first tokens behind <bos>, or to every token."""
+    row = np.concatenate([prompt, response])
     embed = policy.model.get_input_embeddings()
     shown = embed(torch.from_numpy(row.astype(np.int64)))
-    if policy.conditioner is not None:
+    if policy.conditioner is not None and policy.conditioner.kind != "gated_lora":
         made = torch.nn.functional.linear(z, policy.conditioner.map.weight, policy.conditioner.map.bias)
         if policy.conditioner.kind == "additive":
             shown = shown + made
-        else:
+        elif policy.conditioner.placement == "inserted":
             shown = torch.cat([shown[:1], made.view(TOKENS, -1), shown[1:]])
-    return policy.model(inputs_embeds=shown.unsqueeze(0)).logits[0]
+        else:
+            count = min(TOKENS, len(prompt) - 1)
+            shown[1 : 1 + count] += made.view(TOKENS, -1)[:count]
+    with gated_by_hand(policy, z):
+        return policy.model(inputs_embeds=shown.unsqueeze(0)).logits[0]
+
+
+@contextmanager
+def gated_by_hand(policy: Policy, z: torch.Tensor | None) -> Iterator[None]:
+    """While inside, the factors A of a gated LoRA are diag(1 + M·z)·A."""
+    if policy.conditioner is None or policy.conditioner.kind != "gated_lora":
+        yield
+        return
+    gates, start, kept = 1 + policy.conditioner.map.weight @ z, 0, {}
+    for name, weight in policy.model.named_parameters():
+        if ".lora_A." in name:
+            kept[weight] = weight.clone()
+            weight.mul_(gates[start : start + len(weight)].unsqueeze(1))
+            start += len(weight)
+    assert start == len(gates)
+    yield
+    for weight, value in kept.items():
+        weight.copy_(value)
 
 
 @pytest.mark.reference
@@ -64,7 +89,7 @@ def test_fused_log_probabilities_are_those_of_dense_logits(policies, kind):
         found = policy.log_probs(prompts, responses, z)
     expected = []
     for place, (prompt, response) in enumerate(zip(prompts, responses, strict=True)):
-        logits = dense_logits(policy, np.concatenate([prompt, response]), None if z is None else z[place])
+        logits = dense_logits(policy, prompt, response, None if z is None else z[place])
         scores = logits[-len(response) - 1 : -1].log_softmax(-1)
         expected.append(scores.gather(1, torch.from_numpy(response.astype(np.int64)).unsqueeze(1)).sum())
     torch.testing.assert_close(found, torch.stack(expected), atol=1e-5, rtol=1e-5)
@@ -80,7 +105,7 @@ def test_greedy_generation_follows_the_training_path_token_by_token(policies, ki
     found = policy.sample(prompts, z, GREEDY, 0)
     assert max(map(len, found)) > 3
     for place, (prompt, response) in enumerate(zip(prompts, found, strict=True)):
-        logits = dense_logits(policy, np.concatenate([prompt, response]), None if z is None else z[place])
+        logits = dense_logits(policy, prompt, response, None if z is None else z[place])
         assert logits[-len(response) - 1 : -1].argmax(-1).tolist() == response.tolist()
         # And no other token in its place would have scored higher where policies are trained.
         wrong = response.copy()
@@ -92,7 +117,7 @@ def test_greedy_generation_follows_the_training_path_token_by_token(policies, ki
 
 
 @pytest.mark.unit
-@pytest.mark.parametrize("kind", ["soft_prefix", "additive"])
+@pytest.mark.parametrize("kind", KINDS[1:])
 def test_the_policy_follows_z(policies, kind):
     policy = policies[kind]
     prompts, responses = prompts_and_responses(5)
@@ -144,8 +169,8 @@ def test_a_prompt_has_a_cap_of_its_own(base_folder):
     cut = make_policy(base_folder, max_prompt_tokens=11).tokenizer.prompts([long])[0]
     assert len(whole) == 41  # <bos> in front
     assert cut.tolist() == [1, *whole[-11:].tolist()]
-    # The positions still leave room for prefix and response.
-    assert make_policy(base_folder, max_prompt_tokens=512).tokenizer.max_prompt_tokens == 97 - 11 - 5 - 2
+    # The positions still leave room for the response.
+    assert make_policy(base_folder, max_prompt_tokens=512).tokenizer.max_prompt_tokens == 97 - 11 - 2
 
 
 @pytest.mark.unit
@@ -214,7 +239,7 @@ def test_nothing_is_sampled_from_a_policy_whose_weights_have_diverged(
 @pytest.mark.unit
 def test_a_z_that_does_not_fit_is_refused(policies):
     prompts, responses = prompts_and_responses(2)
-    for kind in ("soft_prefix", "additive"):
+    for kind in KINDS[1:]:
         with pytest.raises(ConfigError, match=f"{LATENT} numbers, and none is given"):
             policies[kind].log_probs(prompts, responses, None)
         with pytest.raises(ConfigError, match=f"{LATENT} numbers, and 7 are given"):
@@ -232,10 +257,10 @@ def test_a_model_too_short_for_its_candidates_is_refused(base_folder):
 
 @pytest.mark.unit
 def test_rows_fit_into_the_positions(policies):
-    words = policies["soft_prefix"].tokenizer  # 97 positions, 5 of the prefix, samples of 11
-    assert (words.max_prompt_tokens, words.max_tokens) == (97 - 5 - 11 - 2, 97 - 5)
-    ((prompt, chosen, _),), counts = words.pairs([Pair("w1 " * 80, "w2 " * 30, "w3")])
-    assert (len(prompt), len(chosen)) == (80, 12)
+    words = policies["soft_prefix"].tokenizer  # 97 positions, samples of 11
+    assert (words.max_prompt_tokens, words.max_tokens) == (97 - 11 - 2, 97)
+    ((prompt, chosen, _),), counts = words.pairs([Pair("w1 " * 90, "w2 " * 30, "w3")])
+    assert (len(prompt), len(chosen)) == (85, 12)
     assert (counts.prompts_truncated, counts.responses_truncated) == (1, 1)
 
 
@@ -244,16 +269,42 @@ def test_the_first_weights_are_named_by_the_seed(base_folder):
     config = tiny_config(base_folder)
     one, two, other = (snapshot(new_policy(config, "", LATENT, seed, device="cpu")) for seed in (3, 3, 4))
     assert all(one[name].equal(two[name]) for name in one)
-    assert not one["conditioner.map.weight"].equal(other["conditioner.map.weight"])
+    assert any(not one[name].equal(other[name]) for name in one if "lora_A" in name)
 
 
 @pytest.mark.unit
-def test_a_fresh_lora_is_the_base(base_folder):
-    policy = make_policy(base_folder, None, noise=False)
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_policy_that_nothing_has_trained_is_its_base(base_folder, kind):
+    policy = make_policy(base_folder, kind, noise=False)
     prompts, responses = prompts_and_responses(5)
-    reference = torch.tensor([float(part.sum()) for part in policy.reference_log_probs(prompts, responses)])
-    with torch.no_grad():
-        torch.testing.assert_close(policy.log_probs(prompts, responses, None), reference, atol=1e-5, rtol=1e-5)
+    theirs = policy.reference_log_probs(prompts, responses)
+    z = z_for(policy, 5)
+    for ours, wanted in zip(policy.token_log_probs(prompts, responses, z), theirs, strict=True):
+        np.testing.assert_allclose(ours, wanted, atol=1e-6)
+    with policy.reference() as base:
+        answers = base.sample(prompts, None, GREEDY, 0)
+    assert all(map(np.array_equal, policy.sample(prompts, z, GREEDY, 0), answers))
+
+
+@pytest.mark.reference
+def test_a_policy_of_an_earlier_release_keeps_its_prefix_in_places_of_its_own(base_folder, tmp_path):
+    policy = make_policy(base_folder)
+    policy.conditioner.placement = "inserted"
+    policy.save_pretrained(tmp_path)
+    path = tmp_path / "policy.json"
+    saved = json.loads(path.read_text())
+    del saved["conditioner"]["placement"]
+    path.write_text(json.dumps({**saved, "schema_version": 2}))
+    loaded = load_policy(tmp_path, tiny_config(base_folder, prefix_tokens=2), device="cpu").eval()
+    assert (loaded.tokenizer.max_prompt_tokens, loaded.tokenizer.max_tokens) == (97 - TOKENS - 11 - 2, 97 - TOKENS)
+    prompts, responses = prompts_and_responses(3)
+    z = latents(3)
+    for place, found in enumerate(loaded.token_log_probs(prompts, responses, z)):
+        logits = dense_logits(loaded, prompts[place], responses[place], z[place])
+        tokens = torch.from_numpy(responses[place].astype(np.int64)).unsqueeze(1)
+        expected = logits[-len(tokens) - 1 : -1].log_softmax(-1).gather(1, tokens).squeeze(1)
+        np.testing.assert_allclose(found, expected.numpy(), atol=1e-5)
+    assert loaded.sample(prompts, z, GREEDY, 0)[0].tolist() == policy.sample(prompts, z, GREEDY, 0)[0].tolist()
 
 
 @pytest.mark.unit
@@ -273,7 +324,7 @@ def test_a_saved_policy_comes_back_exactly_and_its_adapter_is_a_standard_one(pol
     policy = policies[kind]
     policy.save_pretrained(tmp_path, {"method": "x"})
     # Another configuration than the one it was trained with: the shape is read from the folder.
-    other = {"additive": "soft_prefix", "soft_prefix": "additive", None: "additive"}[kind]
+    other = "soft_prefix" if kind == "additive" else "additive"
     loaded = load_policy(tmp_path, tiny_config(base_folder, conditioning=other, prefix_tokens=2), device="cpu").eval()
     ours, theirs = snapshot(policy), snapshot(loaded)
     assert ours.keys() == theirs.keys()
@@ -311,12 +362,13 @@ def test_another_base_another_schema_and_an_empty_folder_are_refused(policies, b
 
 
 @pytest.mark.equivalence
-def test_gradient_checkpointing_changes_memory_and_not_gradients(base_folder):
+@pytest.mark.parametrize("kind", KINDS)
+def test_gradient_checkpointing_changes_memory_and_not_gradients(base_folder, kind):
     prompts, responses = prompts_and_responses(4)
     gradients = []
     for checkpointing in (False, True):
-        policy = make_policy(base_folder, gradient_checkpointing=checkpointing).train()
-        policy.log_probs(prompts, responses, latents(4)).sum().backward()
+        policy = make_policy(base_folder, kind, gradient_checkpointing=checkpointing).train()
+        policy.log_probs(prompts, responses, z_for(policy, 4)).sum().backward()
         gradients.append([weight.grad for weight in policy.trained().values()])
     for plain, saved in zip(*gradients, strict=True):
         torch.testing.assert_close(plain, saved)

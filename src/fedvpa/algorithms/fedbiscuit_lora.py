@@ -68,8 +68,8 @@ from fedvpa.core.seeds import entropy
 from fedvpa.core.short_repr import short_repr
 from fedvpa.core.tree import Tree, below, prefixed
 from fedvpa.policy.adapters import new_factors, restore, snapshot
+from fedvpa.policy.batches import batch_rows
 from fedvpa.policy.config import PolicyConfig
-from fedvpa.policy.dpo_trainer import batch_rows
 from fedvpa.policy.policy import Policy, new_policy
 from fedvpa.rewards.choice import losses
 

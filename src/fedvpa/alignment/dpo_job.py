@@ -13,6 +13,8 @@ from torch import Tensor
 from fedvpa.algorithms.registry import OWN_HEADS
 from fedvpa.alignment.candidates import Candidates, load_or_make, sample_candidates
 from fedvpa.alignment.job import title
+from fedvpa.alignment.label_check import LabelCheck, check_passed
+from fedvpa.alignment.label_sources import check_labels
 from fedvpa.alignment.loop import dpo_steps
 from fedvpa.alignment.preferences import label_pairs, language_floor, selector_margins
 from fedvpa.alignment.prompts import draw, public_prompts
@@ -20,6 +22,7 @@ from fedvpa.alignment.reader import reader_of
 from fedvpa.alignment.setup import (
     Labeller,
     base_candidates,
+    candidate_texts,
     check_prompts_readable,
     first_pairs,
     fresh_policy,
@@ -29,6 +32,7 @@ from fedvpa.alignment.stage1 import ONE, Stage1
 from fedvpa.alignment.stopping import BestWeights, Validation, ValidationResult, margins_over_base
 from fedvpa.core.errors import ConfigError, RunError
 from fedvpa.core.processes import current
+from fedvpa.core.progress import say
 from fedvpa.core.tree import Tree, below, prefixed
 from fedvpa.features.responses import features_of
 from fedvpa.policy.adapters import restore, snapshot
@@ -48,8 +52,10 @@ class DPOJob:
         labeller: In place of the stage's selector.
         method: What it is called, if not by the stage's method.
         refresh_folder: Where the samples of refreshes are kept, if it is to be resumable.
+        stops: Whether labels that fail the check stop it, as ``policy.preferences.check`` says; otherwise that is said.
 
     Raises:
+        AlignmentError: If the labels fail the check, and that stops it.
         ConfigError: If the method has no policy: ``local`` and ``finetune`` have a selector per client.
         DataError: If there are too few prompts, or no pair is left after the margin filter.
     """
@@ -64,6 +70,7 @@ class DPOJob:
         labeller: Labeller | None = None,
         method: str | None = None,
         refresh_folder: Path | None = None,
+        stops: bool = True,
     ) -> None:
         if stage.method in OWN_HEADS:
             raise ConfigError(
@@ -81,6 +88,7 @@ class DPOJob:
         self._floor = language_floor(candidates)
         # One process's word, since others may round a margin the other way.
         self._pairs = current().told(first_pairs(stage, name, candidates, margins=self._margins))
+        self._labels = None if labeller else self._checked(candidates, stops=stops)
         samples = base_candidates(stage, self._policy, held, "validation")
         self._candidates = f"{candidates.content()} {samples.content()}"
         latents = latents_of(stage, name, len(held), "validation")
@@ -92,7 +100,7 @@ class DPOJob:
         over_base = (
             labeller.over_base(samples) if labeller else margins_over_base(stage.reward, samples, latents, features)
         )
-        self._validation = Validation(samples.prompts, latents, over_base, stage.personal)
+        self._validation = Validation(samples, latents, over_base, stage.personal)
         self._trainer = DPOTrainer(self._policy, self.settings, self.seed, name)
 
     @property
@@ -136,7 +144,8 @@ class DPOJob:
         )
         for result in steps:
             self._best = result.best
-            yield result.line
+            first = {"labels": self._labels.to_dict()} if self.done == 1 and self._labels else {}
+            yield result.line | first
 
     def state(self) -> tuple[Tree, dict[str, str]]:
         """Weights, optimiser, and the best weights so far; a hash of the candidates that they were trained on."""
@@ -144,7 +153,9 @@ class DPOJob:
         notes = {"candidates": self._candidates}
         if self._best is None:
             return tensors, notes
-        notes |= {"look": json.dumps(asdict(self._best.result)), "best": repr(self._best.highest)}
+        best = self._best
+        counts = {"highest": best.highest, "looks": best.looks, "admissible": best.admissible, "refused": best.refused}
+        notes |= {"look": json.dumps(asdict(best.result)), "best": json.dumps(counts)}
         return tensors | prefixed("kept", self._best.weights), notes
 
     def load_state(self, tensors: Mapping[str, Tensor], notes: Mapping[str, str]) -> None:
@@ -163,15 +174,43 @@ class DPOJob:
         self._trainer.load_state(below("optimiser", tensors))
         if "look" in notes:
             result = ValidationResult(**json.loads(notes["look"]))
-            self._best = BestWeights(result, below("kept", tensors), float(notes["best"]))
+            self._best = BestWeights(result, below("kept", tensors), **json.loads(notes["best"]))
 
     def finish(self) -> tuple[Policy, dict[str, Any]]:
-        """The policy with the chosen weights; the pairs' counts and the validation that chose them."""
-        if self._best is None:
+        """The policy with the chosen weights; the pairs' counts, their labels, and the validation that chose them."""
+        best = self._best
+        if best is None:
             raise RunError("The policy never met the validation prompts.", fix="Raise policy.steps.")
-        restore(self._policy, dict(self._best.weights))
-        notes = {"pairs": dict(self._pairs.counts), "stopped": asdict(self._best.result)}
+        restore(self._policy, dict(best.weights))
+        notes = {
+            "pairs": dict(self._pairs.counts),
+            "labels": self._labels.to_dict() if self._labels else None,
+            "stopped": asdict(best.result),
+            "looks": best.looks,
+            "admissible": best.admissible,
+            "collapsed": best.refused if best.collapsed else "",
+        }
+        if best.collapsed:
+            say(f"COLLAPSE: {self._named()}: no policy since step 0 was admissible: {best.refused}")
+        elif best.result.step == 0:
+            say(f"WARNING: {self._named()}: no look was better than the base policy, which is kept")
         return self._policy.eval(), notes
+
+    def _named(self) -> str:
+        return f"{self.method}{f' ({self.name})' if self.name else ''}"
+
+    def _checked(self, candidates: Candidates, *, stops: bool) -> LabelCheck | None:
+        """What the label check finds, said in one line; None if it is off."""
+        rule = self.settings.preferences
+        if rule.check == "off":
+            return None
+        texts = candidate_texts(self._stage, self._prompts)
+        found = check_labels(self._stage, self._policy, texts, candidates, self._pairs)
+        say(found.line())
+        how = rule if stops else rule.model_copy(update={"check": "warn"})
+        if failure := check_passed(found, how, self._named()):
+            say(f"WARNING: {self._named()}: {failure}")
+        return found
 
     def _refreshed(self, step: int) -> Examples:
         """Pairs among samples of the current policy, each judged at the latent that it was sampled with."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -15,6 +15,9 @@ from fedvpa.policy.config import PreferenceConfig
 from fedvpa.selector.posterior import Posterior, single
 from fedvpa.selector.selector import Selector
 
+ON_PROTOTYPE, BETWEEN = -1, -2
+"""Where a latent comes from, if not from a user: it is a prototype, or lies between two, or stands for everybody."""
+
 
 @dataclass(frozen=True, repr=False)
 class Latents:
@@ -24,17 +27,23 @@ class Latents:
         posterior: One posterior per latent; the selector scores by it.
         z: What the policy sees, shape [n, k].
         prototype: The prototype that each is nearest to, or the group of the user whom it came from; shape [n].
+        user: Whose it is: the row of a seen user, or ``ON_PROTOTYPE`` or ``BETWEEN``; shape [n]. By default nobody's.
     """
 
     posterior: Posterior
     z: Float[Tensor, "n k"]
     prototype: Int[Tensor, " n"]
+    user: Int[Tensor, " n"] = field(default_factory=lambda: torch.zeros(0, dtype=torch.long))
 
     __repr__ = short_repr
 
+    def __post_init__(self) -> None:
+        if len(self.user) != len(self.z):
+            object.__setattr__(self, "user", torch.full((len(self.z),), BETWEEN))
+
     def __getitem__(self, rows: Tensor) -> Latents:
         """Some of them."""
-        return Latents(self.posterior[rows], self.z[rows], self.prototype[rows])
+        return Latents(self.posterior[rows], self.z[rows], self.prototype[rows], self.user[rows])
 
 
 def draw_latents(
@@ -70,25 +79,27 @@ def draw_latents(
     if not prototypes:
         rows = torch.from_numpy(rng.permutation(np.arange(count) % len(centre)))
         z = centre[rows]
-        return Latents(_at(z), z, torch.zeros(count, dtype=torch.long))
+        return Latents(_at(z), z, torch.zeros(count, dtype=torch.long), rows)
     number = len(selector.prototypes)
     by_prototype = users is not None and users.weights.shape[-1] == number
     nearest = users.weights.argmax(-1).numpy() if users and by_prototype else np.zeros(len(centre), int)
     target = rng.permutation(np.arange(count) % number)
     kind = rng.random(count)
+    user = torch.full((count,), ON_PROTOTYPE)
     z = selector.prototypes[torch.from_numpy(target)].clone()
     for row in range(count):
         own = np.flatnonzero(nearest == target[row])
         if kind[row] < config.prototypes:
             continue
         if kind[row] < config.prototypes + config.posteriors and len(own):
-            user = int(rng.choice(own))
-            z[row] = centre[user]
+            user[row] = int(rng.choice(own))
+            z[row] = centre[user[row]]
         elif number > 1:
             other = (target[row] + 1 + int(rng.integers(number - 1))) % number
             share = float(rng.uniform(0.5, 1.0))
+            user[row] = BETWEEN
             z[row] = share * selector.prototypes[target[row]] + (1 - share) * selector.prototypes[other]
-    return Latents(_at(z), z, torch.from_numpy(target))
+    return Latents(_at(z), z, torch.from_numpy(target), user)
 
 
 def _at(z: Float[Tensor, "n k"]) -> Posterior:

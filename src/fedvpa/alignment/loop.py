@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
-from fedvpa.alignment.stopping import BestWeights, Validation, replaces_best
+from fedvpa.alignment.stopping import BestWeights, Validation
 from fedvpa.core.processes import current
 from fedvpa.core.seeds import Label
 from fedvpa.core.short_repr import short_repr
@@ -25,11 +26,11 @@ class StepResult:
     """The state after a step: with the policy's weights and the trainer's state, all that is needed to go on.
 
     Attributes:
-        best: The weights to use, if training stopped here; None before the first validation.
+        best: The weights to use, if training stopped here; those of the base policy before the first look.
         line: What the history says about the step.
     """
 
-    best: BestWeights | None
+    best: BestWeights
     line: dict[str, Any]
 
     __repr__ = short_repr
@@ -56,10 +57,11 @@ def dpo_steps(
         config: Steps and how often to validate and to refresh.
         seed: Names, with ``path``, the draws.
         *path: Labels.
-        best: From the run that is resumed.
+        best: From the run that is resumed; a new one begins with the base policy.
         refresh: Step → examples from samples of the policy as it is at that step; a run that goes on from a later step
             asks for those of the last refresh again.
     """
+    best = best or BestWeights(validation.start(config), snapshot(policy), 0.0)
     if refresh is not None and trainer.step % config.refresh_every:
         last = trainer.step - trainer.step % config.refresh_every
         examples = refresh(last) if last else examples
@@ -68,9 +70,10 @@ def dpo_steps(
             examples = refresh(trainer.step)
         done = next(trainer.run(examples, 1))
         line = asdict(done)
+        if done.step == 1:
+            line["start"] = asdict(best.result)
         if done.step % config.evaluate_every == 0 or done.step == config.steps:
             result = current().told(validation.run(policy, config, seed, *path, done.step))
             line["validation"] = asdict(result)
-            if replaces_best(result, best):
-                best = BestWeights(result, snapshot(policy), max(result.win_rate, best.highest if best else 0.0))
+            best = best.after(result, partial(snapshot, policy))
         yield StepResult(best, line)

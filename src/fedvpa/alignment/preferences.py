@@ -35,23 +35,6 @@ hundred of the others."""
 
 
 @dataclass(frozen=True, repr=False)
-class LabelledPairs:
-    """Examples, and what became of all pairs.
-
-    Attributes:
-        examples: What is left, balanced over prototypes.
-        counts: ``pairs`` in all, which is the sum of ``same text``, ``margin``, ``unusual``, ``not among the
-            widest`` and ``balance``, what each filter took in this order, and ``kept``. And ``switched``, prompts with
-            two responses that are kept in both orders.
-    """
-
-    examples: Examples
-    counts: Mapping[str, int]
-
-    __repr__ = short_repr
-
-
-@dataclass(frozen=True, repr=False)
 class PairMargins:
     """Margins of pairs of candidates.
 
@@ -64,6 +47,29 @@ class PairMargins:
     first: Int[Tensor, " pairs"]
     second: Int[Tensor, " pairs"]
     margins: Float[Tensor, "n pairs"]
+
+    __repr__ = short_repr
+
+
+@dataclass(frozen=True, repr=False)
+class LabelledPairs:
+    """Examples, and what became of all pairs.
+
+    Attributes:
+        examples: What is left, balanced over prototypes.
+        counts: ``pairs`` in all, which is the sum of ``same text``, ``margin``, ``unusual``, ``not among the
+            widest`` and ``balance``, what each filter took in this order, and ``kept``. And ``switched``, prompts with
+            two responses that are kept in both orders.
+        compared: The margins of all pairs, by which they were ordered.
+        latents: By which they were ordered, prompt by prompt.
+        kept: Latent and pair of each example, shape [n, 2].
+    """
+
+    examples: Examples
+    counts: Mapping[str, int]
+    compared: PairMargins
+    latents: Latents
+    kept: Int[Tensor, "n 2"]
 
     __repr__ = short_repr
 
@@ -144,6 +150,9 @@ def label_pairs(
     return LabelledPairs(
         _examples(candidates, latents, margins, rows, first, second, per_prompt, with_z),
         counts | {"switched": _switched(rows, margins, per_prompt)},
+        compared,
+        latents,
+        torch.tensor(rows),
     )
 
 

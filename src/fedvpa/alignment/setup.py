@@ -79,7 +79,7 @@ def base_candidates(stage: Stage1, policy: Policy, texts: Sequence[Text], purpos
         stage: The first stage.
         policy: On the base that is sampled.
         texts: The prompts.
-        purpose: ``train`` or ``validation``.
+        purpose: ``train``, ``validation`` or ``labelling``.
     """
     limits, features = stage.policy.candidates, stage.features
     if limits.source == "pairs" and purpose == "train":
@@ -95,6 +95,13 @@ def base_candidates(stage: Stage1, policy: Policy, texts: Sequence[Text], purpos
     return load_or_make(path, sampled)
 
 
+def candidate_texts(stage: Stage1, texts: Sequence[Text]) -> list[Text]:
+    """The prompt of each of :func:`base_candidates` that train: of the pairs of a data set, of each pair."""
+    if stage.policy.candidates.source == "pairs":
+        return [pair.prompt for pair in stage.pairs.training_pairs(texts)]
+    return list(texts)
+
+
 def latents_of(stage: Stage1, name: str, count: int, *path: Label) -> Latents:
     """The latents that label a policy's pairs: the population's, a true group's, or the one of a monolithic method."""
     if stage.personal:
@@ -107,13 +114,16 @@ def latents_of(stage: Stage1, name: str, count: int, *path: Label) -> Latents:
             *path,
             prototypes=stage.algorithm.has_prototypes,
         )
+    nobody = torch.zeros(count, dtype=torch.long)
     if stage.seen.posterior is None:  # the one posterior of a monolithic method needs no user's pairs
         nothing = torch.zeros(count, 0)
         same = stage.selector.infer(Pairs(nothing.unsqueeze(-1), nothing.unsqueeze(-1), nothing, nothing))
     else:
         row = stage.seen.groups.index(name) if stage.by_group else 0
         same = stage.seen.posterior[torch.full((count,), row)]
-    return Latents(same, same.mean, torch.zeros(count, dtype=torch.long))
+        if stage.by_group:
+            return Latents(same, same.mean, nobody, torch.full((count,), row))
+    return Latents(same, same.mean, nobody)
 
 
 def first_pairs(

@@ -75,6 +75,8 @@ class Stage1:
         seed: Of the run.
         world: Whether the data are the bundled world's, which has public prompts.
         strict: Whether a prompt that would be changed is an error (``data.strict``).
+        open_tastes: Gives user → the name under which an exact judge knows what that user likes, where users have no
+            groups.
     """
 
     method: str
@@ -91,6 +93,7 @@ class Stage1:
     seed: int
     world: bool
     strict: bool
+    open_tastes: Callable[[], Mapping[str, str]] = dict
 
     __repr__ = short_repr
 

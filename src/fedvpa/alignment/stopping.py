@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 
+import numpy as np
 import torch
 from jaxtyping import Float
+from numpy.typing import NDArray
 from torch import Tensor
 
 from fedvpa.alignment.candidates import Candidates
+from fedvpa.alignment.guard import language_of, refusals
 from fedvpa.alignment.latents import Latents
 from fedvpa.core.seeds import Label
 from fedvpa.core.short_repr import short_repr
@@ -51,12 +54,18 @@ class ValidationResult:
     """The policy on the validation prompts after a step.
 
     Attributes:
-        step: After how many steps.
+        step: After how many steps; 0 for the base policy itself.
         win_rate: Share of the base policy's samples that the judge, at the same z, puts below the policy's one.
         error: Standard error of ``win_rate`` over prompts.
         kl: Mean log π − log π_ref of the policy's own samples, in nats: an estimate of KL(π ‖ π_ref).
         tokens: Mean length of the samples.
-        by_prototype: Prototype → win rate, KL and length.
+        by_prototype: Prototype → the same numbers of its prompts.
+        language: See :class:`~fedvpa.alignment.guard.Language`.
+        base_language: Of the base policy's own samples.
+        distinct: Distinct-2 of the samples; see :func:`~fedvpa.alignment.guard.distinct_pairs`.
+        base_distinct: Of the base policy's own samples, each cut as the policy's answer to the same prompt.
+        base_tokens: Mean length of the base policy's samples.
+        refused: Why the look is not admissible, in words; empty if it is.
     """
 
     step: int
@@ -65,6 +74,12 @@ class ValidationResult:
     kl: float
     tokens: float
     by_prototype: dict[str, dict[str, float]]
+    language: float = 0.0
+    base_language: float = 0.0
+    distinct: float = 0.0
+    base_distinct: float = 0.0
+    base_tokens: float = 0.0
+    refused: str = ""
 
 
 @dataclass(frozen=True, repr=False)
@@ -72,18 +87,23 @@ class Validation:
     """Prompts that choose the stopping step; neither training nor evaluation sees them.
 
     Attributes:
-        prompts: Their tokens.
+        base: The base policy's samples of them.
         latents: One per prompt.
         margins: The judge.
         with_z: Whether the policy sees z.
     """
 
-    prompts: list[Ids]
+    base: Candidates
     latents: Latents
     margins: ValidationMargins
     with_z: bool
 
     __repr__ = short_repr
+
+    @property
+    def prompts(self) -> list[Ids]:
+        """Their tokens."""
+        return self.base.prompts
 
     @torch.no_grad()
     def run(self, policy: Policy, config: PolicyConfig, seed: int, *path: Label) -> ValidationResult:
@@ -96,19 +116,52 @@ class Validation:
         found = policy.sample(prompts, z, sampling, seed, "validation", *path[:-1])
         margin = self.margins(found)
         wins = ((margin > 0).float() + 0.5 * (margin == 0).float()).mean(1)
+        said = policy.reference_log_probs(prompts, found)
         reference, ours = (
             torch.tensor([float(part.sum()) for part in parts])
-            for parts in (policy.reference_log_probs(prompts, found), policy.token_log_probs(prompts, found, z))
+            for parts in (said, policy.token_log_probs(prompts, found, z))
         )
+        return self._result(int(step), found, said, wins, ours - reference, config)
+
+    def start(self, config: PolicyConfig) -> ValidationResult:
+        """The base policy itself, which a policy is before its first step: it wins one half of the time."""
+        first = [group[0] for group in self.base.responses]
+        said = [group[0] for group in self.base.reference]
+        even = torch.full((len(first),), 0.5)
+        return self._result(0, first, said, even, torch.zeros(len(first)), config)
+
+    def _result(
+        self,
+        step: int,
+        found: list[Ids],
+        said: list[NDArray[np.float32]],
+        wins: Tensor,
+        kl: Tensor,
+        config: PolicyConfig,
+    ) -> ValidationResult:
         tokens = torch.tensor([float(len(ids)) for ids in found])
-        parts = {"win_rate": wins, "kl": ours - reference, "tokens": tokens}
+        parts = {"win_rate": wins, "kl": kl, "tokens": tokens}
+        numbers = self.latents.prototype
+        rows = {str(name): torch.where(numbers == name)[0].tolist() for name in numbers.unique().tolist()}
+        everything = list(range(len(found)))
+        spoken = {name: language_of(found, said, self.base, own) for name, own in {"": everything, **rows}.items()}
+        means = {name: float(value.mean()) for name, value in parts.items()}
         by_prototype = {
-            str(name): {key: float(value[self.latents.prototype == name].mean()) for key, value in parts.items()}
-            for name in self.latents.prototype.unique().tolist()
+            name: {key: float(value[own].mean()) for key, value in parts.items()} | asdict(spoken[name])
+            for name, own in rows.items()
         }
         error = float(wins.std()) / math.sqrt(len(wins)) if len(wins) > 1 else 0.0
-        means = {key: float(value.mean()) for key, value in parts.items()}
-        return ValidationResult(int(step), means["win_rate"], error, means["kl"], means["tokens"], by_prototype)
+        refused = refusals(config.guard, {"": means["kl"], **{name: by_prototype[name]["kl"] for name in rows}}, spoken)
+        return ValidationResult(
+            step,
+            means["win_rate"],
+            error,
+            means["kl"],
+            means["tokens"],
+            by_prototype,
+            **asdict(spoken[""]),
+            refused="; ".join(refused),
+        )
 
 
 @dataclass(frozen=True, repr=False)
@@ -118,22 +171,54 @@ class BestWeights:
     Attributes:
         result: Of these weights.
         weights: What was trained.
-        highest: The highest win rate of all results so far.
+        highest: The highest win rate of all admissible results so far.
+        looks: How many there were, without that of step 0.
+        admissible: How many of these were admissible.
+        refused: Why the last one that was not admissible was none.
     """
 
     result: ValidationResult
     weights: Mapping[str, Tensor]
     highest: float
+    looks: int = 0
+    admissible: int = 0
+    refused: str = ""
 
     __repr__ = short_repr
 
+    def after(self, new: ValidationResult, weights: Callable[[], Mapping[str, Tensor]]) -> BestWeights:
+        """The weights to use after one more look.
 
-def replaces_best(new: ValidationResult, best: BestWeights | None) -> bool:
-    """Whether the weights of a later result replace the best ones.
+        Args:
+            new: The look.
+            weights: Gives those of the policy as it is now.
+        """
+        seen = replace(
+            self,
+            looks=self.looks + 1,
+            admissible=self.admissible + (not new.refused),
+            refused=new.refused or self.refused,
+        )
+        if new.refused:
+            return seen
+        highest = max(self.highest, new.win_rate)
+        if not replaces_best(new, self):
+            return replace(seen, highest=highest)
+        return replace(seen, result=new, weights=weights(), highest=highest)
 
-    They do unless the policy now wins less often than the best one by more than the standard error.
+    @property
+    def collapsed(self) -> bool:
+        """Whether no policy since step 0 was admissible."""
+        return self.looks > 0 and self.admissible == 0
+
+
+def replaces_best(new: ValidationResult, best: BestWeights) -> bool:
+    """Whether the weights of a later admissible result replace the best ones.
+
+    The base policy, step 0, is replaced by a policy that wins more than half of the time, and by no other. Among
+    policies the later one is taken unless it wins less often than the best one by more than the standard error.
 
     One standard error (Breiman et al., 1984) in favour of the later one, whose learning rate has come further down: on
     eighty prompts, results differ by luck as much as by the policy.
     """
-    return best is None or new.win_rate >= best.highest - new.error
+    return new.win_rate > 0.5 and new.win_rate >= best.highest - new.error

@@ -14,7 +14,7 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fedvpa.core.errors import ConfigError, RunError, nearest
+from fedvpa.core.errors import AlignmentError, ConfigError, RunError, nearest
 from fedvpa.core.options import option
 from fedvpa.core.processes import together
 from fedvpa.core.progress import speaks
@@ -60,12 +60,14 @@ class AlignResult:
         policies: Name → policy: ``""`` for all users, or the name of a true group.
         data: What of the run's data was left out, cut or changed, as the run's ``metrics.json`` has it; None if it is
             of an earlier release.
+        alarms: What of the run's latents is alarming; see :mod:`fedvpa.evaluation.latent_alarms`.
     """
 
     run: Path
     method: str
     policies: Mapping[str, AlignedPolicy]
     data: Mapping[str, Any] | None = None
+    alarms: Sequence[str] = ()
 
     __repr__ = short_repr
 
@@ -88,7 +90,8 @@ class AlignResult:
         """What ``policy/metrics.json`` holds."""
         notes = {name: dict(policy.notes) for name, policy in self.policies.items()}
         version = VERSIONS["policy metrics"]
-        return {"schema_version": version, "method": self.method, "policies": notes, "data": self.data}
+        told = {"schema_version": version, "method": self.method, "policies": notes, "data": self.data}
+        return told | ({"alarms": list(self.alarms)} if self.alarms else {})
 
 
 def align(
@@ -113,6 +116,8 @@ def align(
     Raises:
         InputError: If the run or the configuration cannot be used, or another program writes to the run.
         RunError: If what is resumed would be made from something else now; said before anything is sampled.
+        AlignmentError: If the labels of its pairs fail the check before the first step; or if a policy collapsed, after
+            the run was left whole, with the base policy in its place.
         Interrupted: After SIGINT or SIGTERM; a checkpoint was saved.
         ProcessLost: If a launcher started several processes (see :mod:`fedvpa.core.processes`) and one has ended.
     """
@@ -174,15 +179,15 @@ def _by_selector(folder: RunFolder, config: RunConfig, command: str, stopped: St
     }
     clients = len(stage.seen.ids) or len(folder.trained_clients())
     inputs = _inputs(config, config.method, clients, made_from, stopped)
-    if stage.personal:  # before hours are spent on a z that says nothing
-        say_alarms((folder.metrics().get("latents") or {}).get("alarms", ()), config.method)
+    alarms = (folder.metrics().get("latents") or {}).get("alarms", ()) if stage.personal else ()
+    say_alarms(alarms, config.method)  # before hours are spent on a z that says nothing
     policies: dict[str, AlignedPolicy] = {}
     for name in stage.policies:
         job = DPOJob(stage, name, refresh_folder=folder.checkpoint.parent)
         policies[name] = _train(folder, job, inputs, command, resume=stopped is not None, first=not policies)
     if speaks():
         write_json(folder.policy / PREFERENCES, stage.named_preferences())
-    return _finish(folder, config.method, policies)
+    return _finish(folder, config.method, policies, alarms)
 
 
 def _by_clients(
@@ -240,10 +245,26 @@ def _train(
     return AlignedPolicy(folder.policy / job.name, notes)
 
 
-def _finish(folder: RunFolder, method: str, policies: Mapping[str, AlignedPolicy]) -> AlignResult:
+def _finish(
+    folder: RunFolder, method: str, policies: Mapping[str, AlignedPolicy], alarms: Sequence[str] = ()
+) -> AlignResult:
     from fedvpa.core.files import write_json
 
-    result = AlignResult(folder.path, method, policies, folder.metrics().get("data"))
+    result = AlignResult(folder.path, method, policies, folder.metrics().get("data"), tuple(alarms))
     if speaks():
         write_json(folder.policy / "metrics.json", result.to_dict())
+    _check_collapse(result)
     return result
+
+
+def _check_collapse(result: AlignResult) -> None:
+    """Raise AlignmentError, once everything is written, if a policy lost its language at every look."""
+    fallen = {name: str(one.notes["collapsed"]) for name, one in result.policies.items() if one.notes.get("collapsed")}
+    if fallen:
+        why = "; ".join(f"{name or result.method}: {reason}" for name, reason in fallen.items())
+        raise AlignmentError(
+            f"the policy collapsed: no look since step 0 was admissible, so that the base policy is kept ({why}).",
+            fix="Raise policy.beta or policy.sft_weight, lower policy.lr and policy.conditioner_lr, or allow more: "
+            f"policy.guard. Then align again with {option('overwrite', 'True')}.",
+            where=str(result.run),
+        )

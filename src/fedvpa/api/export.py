@@ -8,7 +8,9 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
+from fedvpa.core.errors import ConfigError
 from fedvpa.core.files import user_path
+from fedvpa.core.options import option
 from fedvpa.runs.config import RunConfig
 
 
@@ -51,6 +53,25 @@ class ExportedRelease:
             "policies": list(self.policies),
             "left_out": list(self.left_out),
         }
+
+
+@dataclass(frozen=True)
+class ExportedCandidates:
+    """A table of pairs for users to label.
+
+    Attributes:
+        file: The table.
+        pairs: How many it has.
+        disputed: How many of them two preferences of the run order in different ways; they come first.
+    """
+
+    file: Path
+    pairs: int
+    disputed: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {"file": str(self.file), "pairs": self.pairs, "disputed": self.disputed}
 
 
 @dataclass(frozen=True)
@@ -194,3 +215,47 @@ def export_release(
     with source.locked():
         made = write_release(source, user_path(folder), overrides)
     return ExportedRelease(made.folder, made.files, made.policies, made.left_out)
+
+
+def export_candidates(
+    run: str | PathLike[str],
+    file: str | PathLike[str],
+    *,
+    pairs: int = 100,
+    user: str | None = None,
+    overrides: Sequence[str] = (),
+) -> ExportedCandidates:
+    """Write pairs of the base policy's own responses as a table, for users to label what the policy says.
+
+    A selector that was trained on other texts may not order these. The table has ``prompt``, ``response_a``,
+    ``response_b`` and an empty ``winner``, for ``A``, ``B`` or ``tie``; with that filled in it is a table of pairs like
+    any other: ``--map chosen=response_a --map rejected=response_b --map winner=winner``.
+
+    Args:
+        run: A run directory with a trained selector, which chooses of each prompt the pair that preferences disagree on
+            most. The prompts are those that a policy may train on.
+        file: Where to: ``.jsonl``, or ``.csv`` with conversations as JSON. It must not exist.
+        pairs: How many prompts, each with one pair; fewer where there are not so many.
+        user: Who will label them, for a column ``user_id``.
+        overrides: Such as ``policy.candidates.prompt_file=FILE``.
+
+    Raises:
+        ConfigError: If the file has another ending, or ``pairs`` is no number of pairs.
+        RunError: If the run holds no trained selector, or the file exists.
+        ModelError: If a language model cannot be loaded.
+    """
+    from fedvpa.alignment.prompts import public_prompts
+    from fedvpa.alignment.questions import questions
+    from fedvpa.data.question_table import check_table, write_questions
+    from fedvpa.runs.folder import RunFolder
+    from fedvpa.runs.stage1 import open_stage1
+
+    path = user_path(file)
+    check_table(path)
+    if pairs < 1:
+        raise ConfigError(f"{option('pairs', str(pairs))} is no number of pairs.", fix="Give at least 1.")
+    source = RunFolder.open(run)
+    stage = open_stage1(source, source.config(overrides))
+    asked = questions(stage, public_prompts(stage)[0][:pairs])
+    write_questions(path, [(one.prompt, one.first, one.second) for one in asked], user)
+    return ExportedCandidates(path, len(asked), sum(one.disagreement > 0 for one in asked))

@@ -38,6 +38,7 @@ def align(
 def _text(result: AlignResult) -> str:
     lines = [f"{name or result.method}: {_described(policy.notes)}" for name, policy in result.policies.items()]
     lines += _objectives(result)
+    lines += [f"ALARM: {alarm}" for alarm in result.alarms]
     return "\n".join([*lines, str(result.run / "policy")])
 
 
@@ -62,10 +63,17 @@ def _described(notes: Mapping[str, Any]) -> str:
 
 def _by_selector(notes: Mapping[str, Any]) -> str:
     look, pairs = notes["stopped"], notes["pairs"]
+    found = f"{pairs['kept']} pairs of {pairs['pairs']}, {pairs['switched']} prompts with a pair in both orders; "
+    if trained := (notes["labels"] or {}).get("trained"):
+        found += f"{trained['right']:.1%} ± {trained['error']:.1%} of their labels are right; "
+    if look["step"] == 0:
+        return found + "no look was better than the base policy, which is kept"
     return (
-        f"{pairs['kept']} pairs of {pairs['pairs']}, {pairs['switched']} prompts with a pair in both orders; stopped "
-        f"at step {look['step']}; the selector prefers it to the base policy on {look['win_rate']:.1%} of validation "
-        f"prompts; KL {look['kl']:.1f} nats"
+        found
+        + f"stopped at step {look['step']}, {notes['admissible']} of {notes['looks']} looks admissible; the selector "
+        f"prefers it to the base policy on {look['win_rate']:.1%} of validation prompts; KL {look['kl']:.1f} nats, "
+        f"{look['language']:.2f} nats a token under the base (its own {look['base_language']:.2f}), distinct-2 "
+        f"{look['distinct']:.2f} ({look['base_distinct']:.2f})"
     )
 
 

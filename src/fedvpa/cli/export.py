@@ -99,3 +99,25 @@ def release(
     on_node = f"personalize {name} --pairs FILE" if personal else f"generate {name} --prompt TEXT"
     lines.append(f"next, on a node: fedvpa {on_node}")
     finish(result.to_dict(), as_json, lambda: "\n".join(lines))
+
+
+@export.command()
+def candidates(
+    run: Annotated[Path, typer.Argument(help="A run directory with a trained selector.")],
+    file: Annotated[Path, typer.Argument(help="The table to write: .jsonl or .csv.")],
+    overrides: OverrideArgument = None,
+    pairs: Annotated[int, typer.Option(help="Prompts, each with one pair of responses.")] = 100,
+    user: Annotated[str | None, typer.Option(help="Who will label them: a column user_id.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Write pairs of the base policy's own responses, for users to label what the policy says."""
+    from fedvpa.api.export import export_candidates
+    from fedvpa.data.question_table import FLAGS
+
+    result = export_candidates(run, file, pairs=pairs, user=user, overrides=overrides or [])
+    lines = [
+        f"{result.file}: {result.pairs} pairs, first {result.disputed} on which the run's preferences disagree",
+        "next: fill in the column winner (A, B or tie); the table is then read as pairs with",
+        f"  {FLAGS}",
+    ]
+    finish(result.to_dict(), as_json, lambda: "\n".join(lines))

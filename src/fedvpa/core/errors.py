@@ -52,6 +52,20 @@ class TrainingError(FedvpaError, ArithmeticError):
     """A training that cannot go on: a loss or a reward is no finite number, or every update was rejected."""
 
 
+class AlignmentError(FedvpaError, RuntimeError):
+    """Stage 2 cannot give a policy that is worth having: its labels are no better than luck, or all of it collapsed.
+
+    Args:
+        problem: What was measured, in one sentence.
+        fix: What would help.
+        where: The run.
+    """
+
+    def __init__(self, problem: str, *, fix: str = "", where: str = "") -> None:
+        self.problem, self.fix, self.where = problem, fix, where
+        super().__init__(" ".join(part for part in (f"{where}: {problem}" if where else problem, fix) if part))
+
+
 class StorageError(FedvpaError, OSError):
     """A file cannot be written: the disk is full, a quota or a limit is reached, or the place is read-only.
 

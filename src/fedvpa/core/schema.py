@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from types import MappingProxyType
 from typing import Literal, get_args
 
@@ -28,12 +28,20 @@ Kind = Literal[
 """What a file holds."""
 
 VERSIONS: Mapping[Kind, int] = MappingProxyType(
-    dict.fromkeys(get_args(Kind), 1) | {"run": 2, "checkpoint": 3, "policy": 2, "policy checkpoint": 4, "features": 2}
+    dict.fromkeys(get_args(Kind), 1) | {"run": 2, "checkpoint": 3, "policy": 3, "policy checkpoint": 4, "features": 2}
 )
 """Kind → the version that this fedvpa writes and reads. One goes up when an older fedvpa would misread the file."""
 
 
-def check_version(kind: Kind, found: object, *, where: str, fix: str, error: type[InputError] = RunError) -> None:
+def check_version(
+    kind: Kind,
+    found: object,
+    *,
+    where: str,
+    fix: str,
+    error: type[InputError] = RunError,
+    earlier: Collection[int] = (),
+) -> None:
     """Refuse a file of another schema version.
 
     Args:
@@ -42,10 +50,11 @@ def check_version(kind: Kind, found: object, *, where: str, fix: str, error: typ
         where: The file.
         fix: What to do about it.
         error: What to raise.
+        earlier: Versions that are read as well.
 
     Raises:
         InputError: If the version is not the one of this fedvpa.
     """
-    if str(found) != str(VERSIONS[kind]):
+    if str(found) not in {str(version) for version in (VERSIONS[kind], *earlier)}:
         version = "unknown" if found is None else found
         raise error(f"has schema version {version}; this fedvpa reads {VERSIONS[kind]}.", fix=fix, where=where)

@@ -41,6 +41,26 @@ FEWEST_DEALS = 10
 deal in three is as far apart as the best."""
 
 
+MATCHED = 0.5
+"""Adjusted Rand index of prototypes and true groups below which it is an alarm: half of the way from luck, 0, to
+agreement, 1. Chosen by us."""
+
+
+def match_alarms(ari: float | None, groups: Sequence[str] | None) -> list[str]:
+    """What suggests that prototypes are not the users' groups, though each group has one of its own.
+
+    Args:
+        ari: Adjusted Rand index of the clients' prototypes and groups; None where it is not known.
+        groups: The clients' true groups, where known.
+    """
+    if ari is None or groups is None or len(set(groups)) < 2 or ari >= MATCHED:
+        return []
+    return [
+        f"The prototypes match the users' groups at an adjusted Rand index of {ari:.2f} only: what is learned at one "
+        "of them is no group's preference."
+    ]
+
+
 def collapse_alarms(active: int, nats: float, clients: int, groups: Sequence[str] | None) -> list[str]:
     """What suggests that z says nothing about its client.
 

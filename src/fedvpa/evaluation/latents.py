@@ -19,7 +19,13 @@ from sklearn.metrics import adjusted_rand_score, silhouette_score
 
 from fedvpa.core.errors import DataError
 from fedvpa.core.seeds import entropy
-from fedvpa.evaluation.latent_alarms import ACTIVE_VARIANCE, collapse_alarms, group_alarms, prototype_alarms
+from fedvpa.evaluation.latent_alarms import (
+    ACTIVE_VARIANCE,
+    collapse_alarms,
+    group_alarms,
+    match_alarms,
+    prototype_alarms,
+)
 from fedvpa.objectives.gaussian import standard_normal_kl
 
 
@@ -91,10 +97,11 @@ def diagnose(
     kl = kl_per_dimension(means, log_vars)
     active = int((means.var(axis=0) > ACTIVE_VARIANCE).sum())
     nats = information_bound(means, log_vars)
+    ari = None if groups is None or labels is None else float(adjusted_rand_score(groups, labels))
     counts = None if labels is None or prototypes is None else np.bincount(labels, minlength=len(prototypes)).tolist()
     alarms = collapse_alarms(active, nats, len(means), groups)
     if labels is not None and prototypes is not None and typical:
-        alarms += prototype_alarms(labels, len(prototypes), groups)
+        alarms += prototype_alarms(labels, len(prototypes), groups) or match_alarms(ari, groups)
     return LatentReport(
         clients=len(means),
         kl_per_dimension=kl.tolist(),
@@ -104,7 +111,7 @@ def diagnose(
         silhouette=silhouette(means, groups),
         posterior_ari=clustering_agreement(means, groups),
         prototype_silhouette=silhouette(means, labels),
-        prototype_ari=None if groups is None or labels is None else float(adjusted_rand_score(groups, labels)),
+        prototype_ari=ari,
         prototype_gram=None if prototypes is None else gram(prototypes).tolist(),
         prototype_counts=counts,
         prior_components=None if prior_weights is None else float(effective_components(prior_weights).mean()),

@@ -36,7 +36,7 @@ class Served:
         groups: The groups that the pairs name. Where no user has one, because clients hold pairs of several (such as
             under ``partition.kind=topics``), policies are judged under all of them, and every user asks under each.
         tastes: User → the name under which the judge knows what that user likes, where users have no groups and the
-            judge knows each of them; see :func:`fedvpa.experiments.tastes.own_tastes`.
+            judge knows each of them; see :func:`fedvpa.runs.tastes.own_tastes`.
     """
 
     method: str

@@ -21,8 +21,8 @@ from fedvpa.experiments.judge_pairs import check_judge_pairs
 from fedvpa.experiments.judging import VERDICTS
 from fedvpa.experiments.policy_cells import was_judged
 from fedvpa.experiments.policy_training import shows_path
-from fedvpa.experiments.tastes import own_tastes
 from fedvpa.runs.config import RunConfig
+from fedvpa.runs.tastes import own_tastes
 
 
 def check_judging(config: RunConfig, cells: Sequence[Cell], out: Path) -> None:

@@ -34,7 +34,6 @@ from fedvpa.experiments.answers import BASE, Answers, whole_blocks
 from fedvpa.experiments.contests import PATH_STEPS, Contest, Served, contests, left_out, path, path_ends, why_no_path
 from fedvpa.experiments.duels import answered, judged
 from fedvpa.experiments.judge_pairs import accuracy_of
-from fedvpa.experiments.tastes import own_tastes
 from fedvpa.policy.files import read_policy, read_preferences
 from fedvpa.policy.policy import Policy, load_policy
 from fedvpa.policy.preference import PROTOTYPE
@@ -47,6 +46,7 @@ from fedvpa.runs.folder import RunFolder
 from fedvpa.runs.identity import base_content, model_content, prompts_content
 from fedvpa.runs.policies import read_policy_metrics
 from fedvpa.runs.stage1 import open_stage1
+from fedvpa.runs.tastes import own_tastes
 from fedvpa.selector.posterior import single
 from fedvpa.styles.simulation import FILE
 from fedvpa.world.users import find_population

@@ -78,7 +78,7 @@ def _train_policies(run: RunFolder, cell: Cell, stage: Stage1) -> tuple[dict[str
         save_policy(run, policies[ONE], cell.method, ONE, stage.policy, notes[ONE])
     else:
         for name in stage.policies:
-            policies[name], notes[name] = train_in_memory(DPOJob(stage, name), run.policy_history(name))
+            policies[name], notes[name] = train_in_memory(DPOJob(stage, name, stops=False), run.policy_history(name))
             save_policy(run, policies[name], cell.method, name, stage.policy, notes[name])
     return policies, notes
 

@@ -15,20 +15,22 @@ from fedvpa.models.architecture import positions_of
 from fedvpa.models.device import resolve_device, resolve_dtype
 from fedvpa.models.load import load_causal_lm
 from fedvpa.models.locate import ModelSource
-from fedvpa.policy.conditioning import Conditioner, EmbeddingScale
+from fedvpa.policy.conditioning import Conditioner, Placement, gated_factors
 from fedvpa.policy.config import PolicyConfig
 from fedvpa.policy.rows import PolicyTokenizer
 from fedvpa.policy.sharding import check_shardable, sharded
 
-MEASURED_TOKENS = 16_384
-"""Of a larger vocabulary every so many-th token is measured: the deviation is then known to a percent."""
 
-TYPICAL_NORM = 1.0
-"""Norm of z that a fresh conditioner expects: that of a prototype at the default ``prototype_scale``."""
-
-
-def load_base(source: ModelSource, config: PolicyConfig, device: str = "auto") -> tuple[Any, PolicyTokenizer]:
+def load_base(
+    source: ModelSource, config: PolicyConfig, device: str = "auto", slots: int = 0
+) -> tuple[Any, PolicyTokenizer]:
     """A causal language model with TRL's fused LM head, and its tokenizer.
+
+    Args:
+        source: Where it is.
+        config: Precision and limits.
+        device: Where to put it.
+        slots: Virtual tokens for which each row needs room.
 
     Raises:
         ModelError: If it cannot be loaded, or its weights are not complete.
@@ -40,31 +42,21 @@ def load_base(source: ModelSource, config: PolicyConfig, device: str = "auto") -
         place = torch.device("cpu")  # whole in main memory, until it is sharded
     loaded = load_causal_lm(source, dtype, place)
     add_fused_lm_head(loaded.model)
-    return loaded.model, limited_tokenizer(loaded.tokenizer, loaded.model, config)
+    return loaded.model, limited_tokenizer(loaded.tokenizer, loaded.model, config, slots)
 
 
-def new_conditioner(config: PolicyConfig, base: Any, latent: int) -> Conditioner:
-    """A conditioner for a base model and a z of ``latent`` numbers."""
-    scale = embedding_scale(base.get_input_embeddings())
-    return Conditioner(config.conditioning, latent, scale, config.prefix_tokens, TYPICAL_NORM)
+def new_conditioner(config: PolicyConfig, adapted: Any, latent: int, placement: Placement = "added") -> Conditioner:
+    """A conditioner for a model with its LoRA and a z of ``latent`` numbers."""
+    width = int(adapted.get_input_embeddings().weight.shape[-1])
+    if config.conditioning == "gated_lora":
+        width = sum(len(factor.weight) for factor in gated_factors(adapted))
+    made = Conditioner(config.conditioning, latent, width, config.prefix_tokens, placement)
+    made.attach(adapted)
+    return made
 
 
-@torch.no_grad()
-def embedding_scale(embed: Any) -> EmbeddingScale:
-    """What an embedding module gives, measured on its output, over its tokens (a sample of a very large vocabulary).
-
-    Some architectures (Gemma, MiniCPM) multiply inside the module, so that its table says too little. Others (Granite)
-    multiply later: that happens to a prefix and to an added z as well, so the output of the module is right there too.
-    """
-    table = embed.weight
-    tokens = torch.arange(0, len(table), max(1, len(table) // MEASURED_TOKENS), device=table.device)
-    given = embed(tokens).float()
-    spread = given.std()
-    return EmbeddingScale(given.shape[-1], float(spread), float(spread / table[tokens].float().std()))
-
-
-def limited_tokenizer(tokenizer: Any, model: Any, config: PolicyConfig) -> PolicyTokenizer:
-    """The tokenizer with its limits: prefix, prompt and a response of the longest sample fit into the positions.
+def limited_tokenizer(tokenizer: Any, model: Any, config: PolicyConfig, slots: int = 0) -> PolicyTokenizer:
+    """The tokenizer with its limits: slots, prompt and a response of the longest sample fit into the positions.
 
     A prompt has at most ``config.max_prompt_tokens``, and fewer where the positions leave less room.
     """
@@ -78,14 +70,14 @@ def limited_tokenizer(tokenizer: Any, model: Any, config: PolicyConfig) -> Polic
     longest = config.max_prompt_tokens or 2**31
     if positions is None:
         return PolicyTokenizer.of(tokenizer, longest, **template)
-    room = positions - config.candidates.max_new_tokens - config.prefix_tokens - 2
+    room = positions - config.candidates.max_new_tokens - slots - 2
     if room < 1:
         raise ConfigError(
             f"The policy has {positions} positions, which candidates of {config.candidates.max_new_tokens} tokens "
             "fill alone.",
             fix="Lower policy.candidates.max_new_tokens.",
         )
-    return PolicyTokenizer.of(tokenizer, min(room, longest), positions - config.prefix_tokens, **template)
+    return PolicyTokenizer.of(tokenizer, min(room, longest), positions - slots, **template)
 
 
 @contextlib.contextmanager

@@ -17,7 +17,7 @@ from fedvpa.models.loading_config import LoadingConfig
 from fedvpa.models.template_config import TemplateArguments, TemplateKind
 from fedvpa.policy.clients_config import ClientsConfig
 
-Conditioning = Literal["soft_prefix", "additive"]
+Conditioning = Literal["gated_lora", "soft_prefix", "additive"]
 Precision = Literal["auto", "float32", "bfloat16"]
 
 
@@ -67,6 +67,10 @@ class PreferenceConfig(Config):
             over all prompts and all latents: a latent to which candidates are alike so gives fewer pairs. Chosen by us.
         surface: Whether the reward reads the surface features (``features.surface``) of responses. Off: z is inferred
             with them and responses are ordered without, since a policy would learn length.
+        check: What is done if the label check (:mod:`fedvpa.alignment.label_check`) fails: ``stop`` before the first
+            step, ``warn`` and go on, or ``off`` for no check.
+        min_accuracy: The share of pairs to train on that must be in the right order. None: it must lie above one half
+            by two standard errors, which is where DPO learns more from the labels than from luck. Chosen by us.
     """
 
     latents_per_prompt: int = Field(default=2, ge=1, le=10_000)
@@ -75,12 +79,34 @@ class PreferenceConfig(Config):
     pairs_per_latent: int = Field(default=1, ge=1, le=10_000)
     margin: Margin = 0.5
     surface: bool = False
+    check: Literal["stop", "warn", "off"] = "stop"
+    min_accuracy: float | None = Field(default=None, ge=0, le=1)
 
     @model_validator(mode="after")
     def _shares(self) -> PreferenceConfig:
         if self.prototypes + self.posteriors > 1:
             raise ValueError("the shares of prototypes and posteriors add up to more than 1")
         return self
+
+
+class GuardConfig(Config):
+    """What a policy must keep of its base; a look at the validation prompts outside these limits is not admissible.
+
+    Each limit holds for all validation prompts together and for those of every prototype. Chosen by us.
+
+    Attributes:
+        max_kl: KL(π ‖ π_ref) of an answer, in nats for each token of the base policy's own answers. Not for each token
+            of the policy's: one that learns to be short moves as far in fewer tokens.
+        max_drop: By how many nats the mean log-probability of a token of the policy's answers under the base may lie
+            below that of the base's own.
+        min_distinct: Least distinct-2 (different pairs of neighbouring tokens over all of them; Li et al., arXiv
+            1510.03055) relative to the base's own. One half: a policy that has a way of its own repeats itself more
+            than its base does, and one that has collapsed repeats everything.
+    """
+
+    max_kl: Scale = 0.5
+    max_drop: Scale = 0.5
+    min_distinct: float = Field(default=0.5, ge=0, le=1)
 
 
 class JudgingConfig(Config):
@@ -143,9 +169,12 @@ class PolicyConfig(Config):
             features' model is where it is that one, else for the defaults.
         template: How strings are read, as ``features.template`` has it; None for that of the features.
         template_arguments: Further arguments of the chat template; None for those of the features.
-        conditioning: ``soft_prefix``: z becomes ``prefix_tokens`` virtual tokens before the prompt. ``additive``: a
-            linear map of z is added to every input embedding, as published.
-        prefix_tokens: Virtual tokens of a soft prefix. Chosen by us.
+        conditioning: How z enters. ``gated_lora``: z scales the directions of the LoRA in every layer. ``soft_prefix``:
+            a linear map of z gives ``prefix_tokens`` vectors, which are added to the embeddings of the prompt's first
+            tokens. ``additive``: one vector is added to every input embedding, as published. With each, a policy
+            starts as its base. The first is the default, chosen by us: on the bundled world it learns as well as the
+            virtual tokens of earlier releases, and a prefix that is added to the prompt does not.
+        prefix_tokens: Length of a soft prefix. Chosen by us.
         lora_rank: LoRA r, on all linear layers. The paper has 8; 16 is chosen by us, for two or more preferences
             share it.
         lora_alpha: LoRA α. The paper's ratio α / r = 2.
@@ -161,7 +190,8 @@ class PolicyConfig(Config):
         steps: Optimiser steps. The paper has 50 rounds of 30; 400 are chosen by us, for as many pairs as FedDPO's
             clients read in all.
         batch: Pairs per optimiser step. The paper has 32; 8 are chosen by us, for the memory of one small GPU.
-        micro_batch: Pairs per forward pass, on one process; gradients accumulate to ``batch``. None for all at once.
+        micro_batch: Pairs per forward pass, on one process; gradients accumulate to ``batch``. None for all at once on
+            a GPU, and elsewhere for as many as 1.5 GB of activations allow.
         lr: Peak learning rate of LoRA, by AdamW(0.9, 0.95), linear warm-up and cosine decay. The paper's for Gemma-2B;
             for Qwen2-0.5B it has 1e-5.
         conditioner_lr: Peak learning rate of the z-conditioner. The paper trains the parts of z at 10× the rate.
@@ -181,6 +211,7 @@ class PolicyConfig(Config):
             ``candidates.batch``.
         candidates: See :class:`CandidateConfig`.
         preferences: See :class:`PreferenceConfig`.
+        guard: See :class:`GuardConfig`.
         judging: See :class:`JudgingConfig`.
         clients: See :class:`~fedvpa.policy.clients_config.ClientsConfig`.
         feddpo: See :class:`FedDPOConfig`.
@@ -190,7 +221,7 @@ class PolicyConfig(Config):
     loading: LoadingConfig | None = None
     template: TemplateKind | None = None
     template_arguments: TemplateArguments | None = None
-    conditioning: Conditioning = "soft_prefix"
+    conditioning: Conditioning = "gated_lora"
     prefix_tokens: Size = 8
     lora_rank: Size = 16
     lora_alpha: Size = 32
@@ -215,6 +246,7 @@ class PolicyConfig(Config):
     tokens_per_batch: int | None = Field(default=None, ge=1)
     candidates: CandidateConfig = CandidateConfig()
     preferences: PreferenceConfig = PreferenceConfig()
+    guard: GuardConfig = GuardConfig()
     judging: JudgingConfig = JudgingConfig()
     clients: ClientsConfig = ClientsConfig()
     feddpo: FedDPOConfig = FedDPOConfig()

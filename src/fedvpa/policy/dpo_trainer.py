@@ -7,18 +7,16 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Protocol
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from fedvpa.core.errors import ConfigError, RunError
 from fedvpa.core.options import option
 from fedvpa.core.processes import current
-from fedvpa.core.seeds import Label, entropy, numpy_generator
+from fedvpa.core.seeds import Label, entropy
 from fedvpa.objectives.dpo import dpo_loss
+from fedvpa.policy.batches import ACTIVATIONS, activation_bytes, batch_rows, passes
 from fedvpa.policy.config import PolicyConfig
 from fedvpa.policy.examples import Examples
 from fedvpa.policy.policy import Policy
@@ -26,9 +24,6 @@ from fedvpa.policy.rows import Batch
 from fedvpa.policy.sharding import sharded
 from fedvpa.policy.sharing import sharing_room
 from fedvpa.policy.trees import Trees, trees
-
-WINDOW = 8
-"""Batches among which examples are sorted by length: less padding, and still random order. Chosen by us."""
 
 
 @dataclass(frozen=True)
@@ -148,7 +143,8 @@ class DPOTrainer:
         factor = schedule(self.step, self.config.steps, self.config.warmup)
         for group in self._optimiser.param_groups:
             group["lr"] = group["peak"] * factor
-        rows = batch_rows(examples, self.config.batch, self.step, self.seed, *self.path)
+        strata = examples.prototype.numpy()
+        rows = batch_rows(examples, self.config.batch, self.step, self.seed, *self.path, strata=strata)
         team = self._team
         if len(rows) < team.count:
             raise ConfigError(
@@ -160,12 +156,11 @@ class DPOTrainer:
                 fix="Make policy.batch a multiple of the processes.",
             )
         own = team.share(rows)
-        size = self.config.micro_batch or len(own)
         self.policy.train()
         outcomes = []
         # Of the whole batch, such that the gradient is the same however many processes share it.
         totals = _totals(examples, rows)
-        parts = [own[start : start + size] for start in range(0, len(own), size)]
+        parts = self._passes(examples, own)
         devices = [self.policy.device] if self.policy.device.type == "cuda" else []
         with torch.random.fork_rng(devices=devices):
             torch.manual_seed(entropy(self.seed, "dropout", *self.path, self.step, team.rank) % 2**63)
@@ -173,6 +168,8 @@ class DPOTrainer:
                 loss, outcome = self._forward(examples.take(part), totals)
                 outcomes.append(outcome)
                 loss.backward()
+        if self.policy.conditioner is not None:
+            self.policy.conditioner.gates = None
         self._add_gradients()
         norm = torch.nn.utils.clip_grad_norm_(list(self.policy.trained().values()), self.config.clip_norm)
         self._optimiser.step()
@@ -180,6 +177,15 @@ class DPOTrainer:
         self.step += 1
         told = torch.stack(team.put_together(list(torch.cat(outcomes))))
         return self._report(told, examples.prototype[rows], factor, float(norm), started)
+
+    def _passes(self, examples: Examples, rows: Sequence[int]) -> list[list[int]]:
+        """The rows of each forward pass: as many as the settings say, or as their activations leave room for."""
+        most = self.config.micro_batch or len(rows)
+        room = math.inf
+        # A sharded base asks for as many passes in every process.
+        if self.config.micro_batch is None and self.policy.device.type == "cpu" and not sharded():
+            room = ACTIVATIONS / activation_bytes(self.policy.model.get_base_model())
+        return passes(examples.packed()[list(rows)].tolist(), rows, most, room)
 
     def _add_gradients(self) -> None:
         """Each process has the gradient of its share of the batch's loss: all go on with the sum."""
@@ -256,30 +262,3 @@ def schedule(step: int, steps: int, warmup: float) -> float:
     if step < rising:
         return (step + 1) / rising
     return 0.5 * (1 + math.cos(math.pi * (step - rising) / max(steps - rising, 1)))
-
-
-class Rows(Protocol):
-    """What has a number of rows, each with a width in tokens."""
-
-    def __len__(self) -> int: ...
-
-    def width(self) -> NDArray[np.int64]:
-        """Tokens of each row."""
-
-
-def batch_rows(examples: Rows, batch: int, step: int, seed: int, *path: Label) -> list[int]:
-    """The examples of one step: epochs of random order, in which rows of like length come together.
-
-    The last, incomplete batch of an epoch is left out, unless it is the only one.
-    """
-    per_epoch = max(len(examples) // batch, 1)
-    epoch, place = divmod(step, per_epoch)
-    rng = numpy_generator(seed, "order", *path, epoch)
-    order = rng.permutation(len(examples))[: per_epoch * batch]
-    width = examples.width()
-    batches: list[Sequence[int]] = []
-    for start in range(0, len(order), WINDOW * batch):
-        window = order[start : start + WINDOW * batch]
-        window = window[np.argsort(width[window], kind="stable")]
-        batches += [window[first : first + batch].tolist() for first in range(0, len(window), batch)]
-    return list(batches[int(rng.permutation(len(batches))[place])])

@@ -13,6 +13,9 @@ from fedvpa.core.options import option
 from fedvpa.core.schema import check_version
 from fedvpa.policy.config import PolicyConfig
 
+EARLIER = 2
+"""The schema version of policies up to 0.4, whose soft prefix stands in places of its own: they are what they were."""
+
 PREFERENCES = "preferences.json"
 """Beside the policy: group → the z that stands for it."""
 
@@ -28,7 +31,11 @@ def read_policy(folder: Path) -> dict[str, Any]:
     except FileNotFoundError as error:
         raise RunError("holds no policy.", fix="Run: fedvpa align RUN", where=str(folder)) from error
     check_version(
-        "policy", saved.get("schema_version"), where=str(folder), fix="Align again, or use the fedvpa that wrote it."
+        "policy",
+        saved.get("schema_version"),
+        where=str(folder),
+        fix="Align again, or use the fedvpa that wrote it.",
+        earlier=(EARLIER,),
     )
     return saved
 

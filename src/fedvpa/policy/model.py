@@ -79,9 +79,9 @@ class PolicyModel(nn.Module):
     def embed(self, rows: Batch | Trees, z: Float[Tensor, "batch k"] | None) -> Float[Tensor, "batch time hidden"]:
         """Input embeddings with z in them; an additive z is in them inside :meth:`listening` only."""
         embeddings = self.model.get_input_embeddings()(rows.ids)
-        if self.conditioner is None or z is None or not self.conditioner.slots:
+        if self.conditioner is None or z is None or not self.conditioner.tokens:
             return embeddings
-        return self.conditioner.prefix(embeddings, rows.first, z)
+        return self.conditioner.prefix(embeddings, rows.first, rows.prompt, z)
 
     @contextlib.contextmanager
     def listening(self, z: Float[Tensor, "batch k"] | None) -> Iterator[None]:
@@ -98,7 +98,8 @@ class PolicyModel(nn.Module):
         if z is None or z.shape[-1] != self.conditioner.latent:
             given = "none is given" if z is None else f"{z.shape[-1]} are given"
             raise ConfigError(f"This policy takes a z of {self.conditioner.latent} numbers, and {given}.")
-        with self.conditioner.added(self.model.get_input_embeddings(), z):
+        training = self.training and torch.is_grad_enabled()
+        with self.conditioner.heard(self.model.get_input_embeddings(), z, training=training):
             yield
 
     def forward(
@@ -111,18 +112,18 @@ class PolicyModel(nn.Module):
         """
         with self.listening(z):
             embeddings = self.embed(rows, z)
-        inputs: dict[str, Tensor] = {"inputs_embeds": embeddings}
-        if isinstance(rows, Trees):
-            inputs |= {
-                "attention_mask": tree_mask(rows.branch, embeddings.dtype),
-                "position_ids": rows.positions,
-            }
-            return rows.spread(scores_of(self.model, inputs, rows.source, rows.labels))
-        inputs["attention_mask"] = rows.attention
-        following = rows.labels[:, 1:]
-        scored = following != IGNORED
-        scores = scores_of(self.model, inputs, scored.nonzero().t(), following[scored])
-        return scores.new_zeros(scored.shape).masked_scatter(scored, scores)
+            inputs: dict[str, Tensor] = {"inputs_embeds": embeddings}
+            if isinstance(rows, Trees):
+                inputs |= {
+                    "attention_mask": tree_mask(rows.branch, embeddings.dtype),
+                    "position_ids": rows.positions,
+                }
+                return rows.spread(scores_of(self.model, inputs, rows.source, rows.labels))
+            inputs["attention_mask"] = rows.attention
+            following = rows.labels[:, 1:]
+            scored = following != IGNORED
+            scores = scores_of(self.model, inputs, scored.nonzero().t(), following[scored])
+            return scores.new_zeros(scored.shape).masked_scatter(scored, scores)
 
     def log_probs(
         self, prompts: Sequence[Ids], responses: Sequence[Ids], z: Float[Tensor, "batch k"] | None

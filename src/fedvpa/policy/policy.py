@@ -196,11 +196,12 @@ class Policy(PolicyModel):
                     with replacing(folder / file.name) as target:
                         shutil.copyfile(file, target)
         remember(self.source)
-        shape = None
+        shape: dict[str, Any] | None = None
         if self.conditioner is not None:
             write_tensors(folder / "z_conditioner.safetensors", self.conditioner.state_dict())
-            tokens = self.conditioner.slots or 1
-            shape = {"kind": self.conditioner.kind, "latent": self.conditioner.latent, "prefix_tokens": tokens}
+            own = self.conditioner
+            shape = {"kind": own.kind, "placement": own.placement}
+            shape |= {"latent": own.latent, "prefix_tokens": own.tokens or 1}
         write_json(
             folder / "policy.json",
             {
@@ -232,9 +233,9 @@ def new_policy(config: PolicyConfig, model: str, latent: int | None, seed: int, 
     base, tokenizer = load_base(source, config, device)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(entropy(seed, "policy", "init") % 2**63)
-        conditioner = None if latent is None else new_conditioner(config, base, latent)
         with quiet_peft():
             adapted = adapt(base, config)
+        conditioner = None if latent is None else new_conditioner(config, adapted, latent)
     if config.gradient_checkpointing:
         # transformers renamed it in 5.x and warns under the old name.
         newer = getattr(base, "activation_checkpointing_enable", None)
@@ -269,7 +270,10 @@ def load_policy(folder: Path, config: PolicyConfig, *, device: str = "auto") -> 
         )
     reading = saved.get("reading", {})  # policies of earlier releases did not record it
     kept = {"template": reading.get("template", config.template), "template_arguments": reading.get("arguments")}
-    base, tokenizer = load_base(source, config.model_copy(update=kept), device)
+    shape = saved["conditioner"]
+    placement = (shape or {}).get("placement", "inserted")  # as it was when nothing else could be
+    slots = shape["prefix_tokens"] if shape and shape["kind"] == "soft_prefix" and placement == "inserted" else 0
+    base, tokenizer = load_base(source, config.model_copy(update=kept), device, slots)
     if reading and reading["rendering"] != tokenizer.encoder.fingerprint:
         raise ModelError(
             "The policy was trained with other tokens of the same texts: the tokenizer or the chat template of its "
@@ -280,10 +284,9 @@ def load_policy(folder: Path, config: PolicyConfig, *, device: str = "auto") -> 
     with quiet_peft():
         adapted = PeftModel.from_pretrained(base, folder, is_trainable=True)
     conditioner = None
-    if saved["conditioner"] is not None:
-        shape = saved["conditioner"]
+    if shape is not None:
         values = {"conditioning": shape["kind"], "prefix_tokens": shape["prefix_tokens"]}
-        conditioner = new_conditioner(config.model_copy(update=values), base, shape["latent"])
+        conditioner = new_conditioner(config.model_copy(update=values), adapted, shape["latent"], placement)
         conditioner.load_state_dict(load_file(folder / "z_conditioner.safetensors"))
     policy = _assemble(adapted, conditioner, tokenizer, source, config)
     if (folder / PREFERENCES).is_file() and conditioner is not None:

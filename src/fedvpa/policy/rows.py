@@ -37,7 +37,7 @@ class Batch:
         attention: 1 where a row has a token or a slot.
         labels: Token ids of the responses, ``IGNORED`` elsewhere.
         sure: Whether a token of a response is one that the reference policy was sure of; False elsewhere.
-        first: The first slot of each row.
+        first: The place behind the special tokens in front of each prompt, where its slots are.
     """
 
     ids: Int[Tensor, "batch time"]
@@ -47,6 +47,11 @@ class Batch:
     first: Int[Tensor, " batch"]
 
     __repr__ = short_repr
+
+    @property
+    def prompt(self) -> Bool[Tensor, "batch time"]:
+        """Which tokens are of a prompt, special ones and slots included."""
+        return (self.attention == 1) & (self.labels == IGNORED)
 
     def to(self, device: torch.device) -> Batch:
         """The same rows on another device."""

@@ -45,6 +45,11 @@ class Trees:
 
     __repr__ = short_repr
 
+    @property
+    def prompt(self) -> Bool[Tensor, "rows time"]:
+        """Which tokens are of a prompt, special ones and slots included."""
+        return self.branch == 0
+
     def to(self, device: torch.device) -> Trees:
         """The same rows on another device."""
         return Trees(*(getattr(self, field.name).to(device) for field in fields(self)))

@@ -19,6 +19,7 @@ from fedvpa.evaluation.accuracy import Members
 from fedvpa.runs.config import RunConfig
 from fedvpa.runs.held import HeldPairs
 from fedvpa.runs.prepare import Prepared
+from fedvpa.runs.tastes import known_tastes
 from fedvpa.runs.users import RunUsers, infer_users
 from fedvpa.selector.pairs import Pairs
 from fedvpa.selector.posterior import Posterior
@@ -198,6 +199,7 @@ def stage1_of(config: RunConfig, prepared: Prepared, trained: Trained) -> Stage1
         seed=config.seed,
         world=config.data.source == "world",
         strict=config.data.strict,
+        open_tastes=lambda: known_tastes(config, trained.seen.ids),
     )
 
 

@@ -22,6 +22,7 @@ from fedvpa.runs.folder import RunFolder
 from fedvpa.runs.held import HeldPairs
 from fedvpa.runs.identity import data_fingerprint
 from fedvpa.runs.prepare import check_features, prepare
+from fedvpa.runs.tastes import known_tastes
 from fedvpa.runs.users import RunUsers, infer_users, load_users, nobody
 from fedvpa.selector.selector import Selector
 
@@ -82,6 +83,7 @@ def open_stage1(run: RunFolder, config: RunConfig) -> Stage1:
         seed=config.seed,
         world=config.data.source == "world",
         strict=config.data.strict,
+        open_tastes=lambda: known_tastes(config, users.seen.ids),
     )
 
 

@@ -3,7 +3,7 @@
 import pytest
 
 from fedvpa.core.errors import DataError
-from fedvpa.evaluation.report.stage2 import left_out_text, policies_text, validation_figure
+from fedvpa.evaluation.report.stage2 import labels_text, left_out_text, looks_text, policies_text, validation_figure
 
 pytestmark = pytest.mark.unit
 
@@ -37,3 +37,23 @@ def test_the_figure_shows_every_look_chance_and_what_was_kept():
     assert list(axes.lines[0].get_ydata()) == [0.45, 0.7]
     with pytest.raises(DataError, match="no look at validation prompts"):
         validation_figure([{"step": 1}], LOOK)
+
+
+def test_labels_and_looks_have_tables_of_their_own():
+    right = {"right": 0.9, "error": 0.01, "pairs": 1200}
+    labels = {"by": "x", "trained": right, "all": right | {"right": 0.7}, "by_prototype": {"0": right}, "by_group": {}}
+    found = {"method": "m", "policies": {"": {"stopped": LOOK, "labels": labels, "collapsed": "", "looks": 2}}}
+    text = policies_text(found)
+    assert dict(zip(text.header, text.rows[0], strict=True))["labels right"] == "90.0% ± 1.0%"
+    assert labels_text(found).rows == (
+        ("all users", "pairs to train on", "90.0% ± 1.0%", "1,200", "x"),
+        ("all users", "all pairs", "70.0% ± 1.0%", "1,200", "x"),
+        ("all users", "prototype 0", "90.0% ± 1.0%", "1,200", "x"),
+    )
+    assert left_out_text(found).rows == ()
+    look = LOOK | {"language": -2.0, "base_language": -1.9, "distinct": 0.8, "base_distinct": 0.9, "refused": ""}
+    lines = [{"start": look | {"step": 0}}, {"validation": look | {"refused": "KL"}}, {"validation": LOOK}]
+    assert [(row[0], row[4], row[6]) for row in looks_text(lines).rows] == [
+        ("0", "-2.00 (-1.90)", "yes"),
+        ("40", "-2.00 (-1.90)", "KL"),
+    ]

@@ -79,6 +79,7 @@ def write_report(
         latents=_latents(compared),
         policies=compared if compared.get("policy_summary") else None,
         stage2=policy,
+        steps=_steps(folder, policy or {}),
         objectives=objectives_text(histories or {}),
         configuration=yaml_mapping(folder / "config.yaml") if configuration is None else configuration,
         environment=_json(folder / "environment.json"),
@@ -151,6 +152,16 @@ def new_user_figures(compared: Mapping[str, Any]) -> Figures:
             "Users that training never saw, by the number of labelled pairs they give.",
         )
     return figures
+
+
+def _steps(folder: Path, policy: Mapping[str, Any]) -> dict[str, Lines]:
+    """Name of a policy that its run's selector trained → the lines of its history."""
+    paths = {
+        name: folder / "policy" / f"history{f'-{name}' if name else ''}.jsonl"
+        for name, notes in policy.get("policies", {}).items()
+        if "stopped" in notes
+    }
+    return {name: json_lines(path) for name, path in paths.items() if path.is_file()}
 
 
 def stage2_figures(folder: Path, policy: Mapping[str, Any]) -> Figures:

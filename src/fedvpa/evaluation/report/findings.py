@@ -65,6 +65,9 @@ def stage2_sentences(policy: Mapping[str, Any]) -> list[str]:
         if look is None:
             found.append(f"{whose} was trained{asked}.")
             continue
+        if look["step"] == 0:
+            found.append(f"{whose} is the base policy: no look at the validation prompts was better and admissible.")
+            continue
         ends = [look["win_rate"] - 1.96 * look["error"], look["win_rate"] + 1.96 * look["error"]]
         better = _verdict(ends, CHANCE, "more often than not", "less often than not")
         found.append(

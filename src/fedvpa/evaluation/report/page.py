@@ -28,7 +28,7 @@ from fedvpa.evaluation.report.detail_tables import (
     samples_text,
 )
 from fedvpa.evaluation.report.protocol_tables import protocol_tables
-from fedvpa.evaluation.report.stage2 import left_out_text, policies_text
+from fedvpa.evaluation.report.stage2 import labels_text, left_out_text, looks_text, policies_text
 from fedvpa.evaluation.report.style import figure_uri
 from fedvpa.evaluation.report.tables import interval_key, policy_summary_text, summary_text
 from fedvpa.evaluation.samples import SideBySide
@@ -66,6 +66,7 @@ class Report:
         policies: What :func:`fedvpa.evaluation.win_rates.policy_comparison` returned, as JSON.
         policy_figures: Figures on policies, in the order of the page.
         stage2: What ``policy/metrics.json`` of a run holds.
+        steps: Name of a policy → the lines of its history.
         objectives: What training towards several objectives came to.
         samples: Answers of the base policy and of others, or of several latents, side by side.
     """
@@ -82,6 +83,7 @@ class Report:
     policies: Mapping[str, Any] | None = None
     policy_figures: Sequence[ReportFigure] = ()
     stage2: Mapping[str, Any] | None = None
+    steps: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
     objectives: TableText | None = None
     samples: Sequence[SideBySide] = ()
 
@@ -109,6 +111,8 @@ def render_report(report: Report) -> str:
         warnings=[] if policies is None else bias_warnings(policies.get("policy_judges", [])),
         stage2=None if report.stage2 is None else policies_text(report.stage2),
         objectives=report.objectives,
+        labels=None if report.stage2 is None else labels_text(report.stage2),
+        looks={name or "all users": looks_text(lines) for name, lines in report.steps.items()},
         stage2_pairs=None if report.stage2 is None else left_out_text(report.stage2),
         policy_differences=None if policies is None else policy_differences_text(policies),
         samples=[(sample.prompt, samples_text(sample)) for sample in report.samples],

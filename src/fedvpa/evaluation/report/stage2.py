@@ -19,6 +19,9 @@ NORMAL = 1.96
 
 KEPT = ("kept", "switched")
 
+SHOWN = ("stopped", "steps", "seconds", "data", "labels", "collapsed", "looks", "admissible")
+"""What stands in tables of their own."""
+
 
 def policies_text(policy: Mapping[str, Any]) -> TableText:
     """A row for each policy of a run: its pairs, where it stopped, and what its selector says of it there.
@@ -29,12 +32,15 @@ def policies_text(policy: Mapping[str, Any]) -> TableText:
     rows = []
     for name, notes in policy["policies"].items():
         look, pairs = notes.get("stopped"), notes.get("pairs", {})
+        labels = notes.get("labels") or {}
         rows.append(
             (
                 name or "all users",
                 str(policy["method"]),
                 _of(pairs.get("kept"), pairs.get("pairs")),
                 _plain(pairs.get("switched")),
+                _share(labels.get("trained")),
+                _share(labels.get("all")),
                 _plain(notes.get("steps", notes.get("rounds"))),
                 MISSING if look is None else str(look["step"]),
                 MISSING if look is None else f"{look['win_rate']:.1%} ± {look['error']:.1%}",
@@ -48,6 +54,8 @@ def policies_text(policy: Mapping[str, Any]) -> TableText:
         "method",
         "pairs kept",
         "prompts in both orders",
+        "labels right",
+        "of all pairs",
         "steps",
         "stopped at",
         "selector prefers it",
@@ -63,12 +71,49 @@ def left_out_text(policy: Mapping[str, Any]) -> TableText:
     """What else each policy's ``metrics.json`` says: its pairs by the reason they were left out, and the like."""
     rows = []
     for name, notes in policy["policies"].items():
-        shown = {key: value for key, value in notes.items() if key not in ("stopped", "steps", "seconds", "data")}
+        shown = {key: value for key, value in notes.items() if key not in SHOWN}
         if isinstance(shown.get("pairs"), Mapping):
             shown["pairs"] = {key: value for key, value in shown["pairs"].items() if key not in ("pairs", *KEPT)}
         known = [(key.replace("pairs.", "pairs left out: "), value) for key, value in flat(shown) if value != "0"]
         rows += [(name or "all users", key, value) for key, value in known]
     return TableText(("policy for", "what", "value"), tuple(rows))
+
+
+def labels_text(policy: Mapping[str, Any]) -> TableText:
+    """How many labels are right, for each policy: of all pairs, of those to train on, by preference and prototype."""
+    rows = []
+    for name, notes in policy["policies"].items():
+        found = notes.get("labels") or {}
+        parts = {"pairs to train on": found.get("trained"), "all pairs": found.get("all")}
+        parts |= found.get("by_group", {})
+        parts |= {f"prototype {number}": value for number, value in found.get("by_prototype", {}).items()}
+        whose, by = name or "all users", str(found.get("by", ""))
+        rows += [(whose, what, _share(value), f"{value['pairs']:,}", by) for what, value in parts.items() if value]
+    return TableText(("policy for", "labels of", "right", "pairs", "by"), tuple(rows))
+
+
+def looks_text(lines: Sequence[Mapping[str, Any]]) -> TableText:
+    """Each look at the validation prompts: what the selector prefers, and what the policy keeps of the language.
+
+    Args:
+        lines: Of a policy's ``history.jsonl``; the first holds the look at the base policy.
+    """
+    looks = [line[key] for line in lines for key in ("start", "validation") if line.get(key)]
+    rows = [
+        (
+            str(look["step"]),
+            f"{look['win_rate']:.1%} ± {look['error']:.1%}",
+            f"{look['kl']:.1f}",
+            f"{look['tokens']:.1f}",
+            f"{look['language']:.2f} ({look['base_language']:.2f})",
+            f"{look['distinct']:.2f} ({look['base_distinct']:.2f})",
+            look["refused"] or "yes",
+        )
+        for look in looks
+        if "refused" in look
+    ]
+    header = ("step", "preferred", "KL, nats", "tokens", "nats a token (base)", "distinct-2 (base)", "admissible")
+    return TableText(header, tuple(rows))
 
 
 def validation_figure(lines: Sequence[Mapping[str, Any]], stopped: Mapping[str, Any]) -> Figure:
@@ -105,6 +150,10 @@ def validation_figure(lines: Sequence[Mapping[str, Any]], stopped: Mapping[str, 
     )
     legend_below(figure, axes)
     return figure
+
+
+def _share(found: Mapping[str, Any] | None) -> str:
+    return MISSING if found is None else f"{found['right']:.1%} ± {found['error']:.1%}"
 
 
 def _of(part: Any, whole: Any) -> str:

@@ -4,11 +4,11 @@ import pytest
 
 from fedvpa.core.errors import ConfigError
 from fedvpa.experiments.groups import without_group
-from fedvpa.experiments.tastes import own_tastes
 from fedvpa.rewards.objective_names import default_objectives
 from fedvpa.runs.config import with_overrides
 from fedvpa.runs.prepare import prepare
 from fedvpa.runs.scores import conflicting
+from fedvpa.runs.tastes import own_tastes
 from fedvpa.world.users import find_population, find_utility, make_users
 
 pytestmark = pytest.mark.unit

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from fedvpa.core.errors import ConfigError
@@ -64,3 +64,10 @@ def _check_users_are_clients(config: RunConfig, whose: str) -> None:
             fix="Make every user a client: partition.kind=natural.",
             where="configuration key 'partition.kind'",
         )
+
+
+def known_tastes(config: RunConfig, users: Iterable[str]) -> Mapping[str, str]:
+    """:func:`own_tastes` where each client is a user and a judge is set; else empty, and nothing is an error."""
+    if config.policy.judging.judge is None or config.partition.kind != "natural":
+        return {}
+    return own_tastes(config, users)

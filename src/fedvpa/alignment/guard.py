@@ -1,0 +1,103 @@
+"""Has a policy kept its language? What a look at the validation prompts must stay within to be admissible.
+
+A selector knows the responses that it was trained on. A policy that has left them, and says the same words again and
+again, may well be preferred by it; the base policy, which knows the language, tells.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedvpa.alignment.candidates import Candidates
+from fedvpa.policy.config import GuardConfig
+from fedvpa.policy.rows import Ids
+
+
+@dataclass(frozen=True, slots=True)
+class Language:
+    """The language of answers beside that of the base policy's own answers to the same prompts.
+
+    Attributes:
+        language: Mean log-probability of a token of the answers under the base, in nats.
+        base_language: The same of the base's own answers.
+        distinct: Distinct-2 of the answers.
+        base_distinct: The same of the base's own.
+        base_tokens: Mean length of the base's own, in tokens.
+    """
+
+    language: float
+    base_language: float
+    distinct: float
+    base_distinct: float
+    base_tokens: float
+
+
+def language_of(
+    answers: Sequence[Ids], said: Sequence[NDArray[np.float32]], base: Candidates, rows: Sequence[int]
+) -> Language:
+    """The language of some answers.
+
+    Args:
+        answers: One to each prompt.
+        said: The log-probabilities of their tokens under the base.
+        base: The base policy's samples of the same prompts.
+        rows: Which prompts.
+    """
+    own = [answers[row] for row in rows]
+    theirs = [base.responses[row][0] for row in rows]
+    shorter = [min(len(one), len(other)) for one, other in zip(own, theirs, strict=True)]
+    every = [part for row in rows for part in base.reference[row]]
+    return Language(
+        per_token([said[row] for row in rows]),
+        per_token(every),
+        distinct_pairs([one[:length] for one, length in zip(own, shorter, strict=True)]),
+        distinct_pairs([one[:length] for one, length in zip(theirs, shorter, strict=True)]),
+        sum(map(len, every)) / max(len(every), 1),
+    )
+
+
+def per_token(parts: Sequence[NDArray[np.float32]]) -> float:
+    """The mean over all tokens of all answers; 0 of none."""
+    tokens = sum(map(len, parts))
+    return float(sum(float(part.sum()) for part in parts) / max(tokens, 1))
+
+
+def distinct_pairs(answers: Sequence[Ids]) -> float:
+    """Distinct-2: how many pairs of neighbouring tokens differ, over how many there are (Li et al., arXiv 1510.03055).
+
+    More tokens repeat more, so that only answers of like length can be compared. 0 where there is no pair.
+    """
+    pairs = [pair for ids in answers for pair in zip(ids[:-1].tolist(), ids[1:].tolist(), strict=True)]
+    return len(set(pairs)) / max(len(pairs), 1)
+
+
+def refusals(limits: GuardConfig, kl: Mapping[str, float], language: Mapping[str, Language]) -> list[str]:
+    """Why a look is not admissible, one clause for each limit that is passed; none if it is.
+
+    Args:
+        limits: How far a policy may go.
+        kl: Prototype, or ``""`` for all prompts → KL of an answer, in nats.
+        language: The same names → the language of the answers.
+    """
+    found = []
+    for name, spoken in language.items():
+        whose = f" at prototype {name}" if name else ""
+        moved = kl[name] / max(spoken.base_tokens, 1.0)
+        drop = spoken.base_language - spoken.language
+        if moved > limits.max_kl:
+            found.append(f"KL of {moved:.2f} nats a token{whose} (policy.guard.max_kl={limits.max_kl:g})")
+        if drop > limits.max_drop:
+            found.append(
+                f"its words are {drop:.2f} nats a token less likely to the base than the base's own{whose} "
+                f"(policy.guard.max_drop={limits.max_drop:g})"
+            )
+        if spoken.distinct < limits.min_distinct * spoken.base_distinct:
+            share = spoken.distinct / spoken.base_distinct
+            found.append(
+                f"distinct-2 is {share:.2f} of the base's{whose} (policy.guard.min_distinct={limits.min_distinct:g})"
+            )
+    return found
