@@ -19,7 +19,8 @@ from fedvpa.api.align import align
 from fedvpa.api.train import train
 from fedvpa.core.errors import ConfigError, DataError, FedvpaError
 from fedvpa.core.files import write_json
-from fedvpa.core.processes import ProcessLost, current, first_to_speak, lead, together
+from fedvpa.core.processes import current, lead, together
+from fedvpa.core.rendezvous import ProcessLost, first_to_speak
 from fedvpa.policy.adapters import snapshot
 from fedvpa.policy.dpo_trainer import DPOTrainer
 from fedvpa.policy.sampling import Sampling

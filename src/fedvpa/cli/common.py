@@ -11,8 +11,8 @@ from typing import Annotated, Any
 import typer
 
 from fedvpa.core.errors import ConfigError, FedvpaError, StorageError
-from fedvpa.core.processes import first_to_speak
 from fedvpa.core.progress import speaks
+from fedvpa.core.rendezvous import first_to_speak
 
 ConfigOption = Annotated[Path | None, typer.Option("--config", help="A YAML file; see configs/.")]
 MapOption = Annotated[

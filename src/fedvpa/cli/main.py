@@ -26,7 +26,7 @@ from fedvpa.cli import (
     train,
 )
 from fedvpa.cli.common import complain
-from fedvpa.core import processes
+from fedvpa.core import processes, rendezvous
 from fedvpa.core.errors import ConfigError, FedvpaError
 from fedvpa.core.options import flags
 from fedvpa.core.signals import interrupting
@@ -71,7 +71,7 @@ def _joined(verb: str) -> AbstractContextManager[None]:
     Raises:
         ConfigError: If the verb does its work in one process.
     """
-    if processes.launched() and verb not in TOGETHER:
+    if rendezvous.launched() and verb not in TOGETHER:
         raise ConfigError(
             f"fedvpa {verb} was started in {os.environ['WORLD_SIZE']} processes and does its work in one.",
             fix=f"Start it without a launcher; {' and '.join(TOGETHER)} share their work out to several.",
@@ -96,6 +96,6 @@ def main() -> None:
             raise
         sys.exit(complain(error))
     except Exception:
-        if processes.first_to_speak():
+        if rendezvous.first_to_speak():
             raise
         sys.exit(1)

@@ -11,32 +11,20 @@ The first process alone writes files and tells the user what is done; see :func:
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import timedelta
-from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from fedvpa.core.errors import ConfigError, FedvpaError
+from fedvpa.core.errors import FedvpaError
+from fedvpa.core.rendezvous import collective, connected, launched
+from fedvpa.core.signals import ignoring
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-
-PATIENCE = timedelta(hours=12)
-"""How long a process waits for the others. Chosen by us: longer than what one of them does alone, such as the rounds of
-stage 1. A process that has ended is noticed at once."""
-
-HOST_LOADING = "FSDP_CPU_RAM_EFFICIENT_LOADING"
-"""What ``accelerate launch`` sets so that transformers gives all processes but the first a model without weights."""
-
-
-class ProcessLost(FedvpaError):
-    """Another process of the same command has ended."""
 
 
 class EndedElsewhere(FedvpaError):
@@ -93,7 +81,7 @@ class Team:
         if self.count == 1:
             return [own]
         found: list[Any] = [None] * self.count
-        with _collective() as (distributed, group):
+        with collective() as (distributed, group):
             distributed.all_gather_object(found, own, group=group)
         return found
 
@@ -115,7 +103,7 @@ class Team:
         if self.count == 1:
             return value
         found: list[Any] = [value]
-        with _collective() as (distributed, group):
+        with collective() as (distributed, group):
             distributed.broadcast_object_list(found, src=0, group=group)
         value = found[0]
         return value
@@ -143,7 +131,7 @@ class Team:
             ProcessLost: If another process has ended.
         """
         if self.count > 1:
-            with _collective() as (distributed, _):
+            with collective() as (distributed, _):
                 distributed.all_reduce(values)
 
 
@@ -153,8 +141,6 @@ _active = ALONE
 _leading: Team | None = None
 _broken = False
 _settle: Callable[[], None] | None = None
-_group: Any = None
-_store: Any = None
 
 
 def meet_by(settle: Callable[[], None] | None) -> None:
@@ -165,11 +151,6 @@ def meet_by(settle: Callable[[], None] | None) -> None:
     """
     global _settle
     _settle = settle
-
-
-def launched() -> bool:
-    """Whether a launcher started several processes of this program."""
-    return int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
 def current() -> Team:
@@ -186,7 +167,7 @@ def joined() -> Iterator[None]:
         ProcessLost: If the others cannot be reached.
     """
     if launched():
-        _join()
+        _team()
     yield
 
 
@@ -198,7 +179,7 @@ def together() -> Iterator[Team]:
         ConfigError: See :func:`joined`.
         ProcessLost: If the others cannot be reached.
     """
-    with joined(), _as(_join() if launched() else ALONE) as team:
+    with joined(), _as(_team() if launched() else ALONE) as team:
         try:
             yield team
         finally:
@@ -225,7 +206,7 @@ def lead(work: Callable[[], Result]) -> Result:
     global _leading, _broken
     if not launched() or _leading is not None:
         return work()
-    team = _join()
+    team = _team()
     if not team.main:
         return _help(team)
     _leading, _broken = team, False
@@ -264,19 +245,7 @@ def helped(function: Callable[..., None], *arguments: Any) -> Iterator[Team]:
         raise
 
 
-def first_to_speak() -> bool:
-    """Whether this process is the one that reports why the command ended: of several, whichever asks first."""
-    if _store is not None:
-        try:
-            return int(_store.add("fedvpa/ended", 1)) == 1
-        except RuntimeError:
-            pass  # whoever keeps the count has ended
-    return int(os.environ.get("RANK", "0")) == 0
-
-
 def _help(team: Team) -> Any:
-    from fedvpa.core.signals import ignoring
-
     with ignoring():  # the process that leads decides when to stop
         while True:
             function, arguments = team.told((None, None))
@@ -284,6 +253,10 @@ def _help(team: Team) -> Any:
                 return arguments
             with _as(team):
                 function(*arguments)
+
+
+def _team() -> Team:
+    return Team(*connected())
 
 
 def _failed(message: str, exit_code: int) -> None:
@@ -298,54 +271,3 @@ def _as(team: Team) -> Iterator[Team]:
         yield team
     finally:
         _active = before
-
-
-def _join() -> Team:
-    """Connect the processes, once."""
-    global _group, _store
-    import torch
-    from torch import distributed
-
-    if not distributed.is_initialized():
-        from torch.distributed.rendezvous import rendezvous
-
-        gpu = torch.cuda.is_available()
-        if gpu:
-            torch.cuda.set_device(_own_gpu(torch))
-        # Models are loaded whole by each process here, and not by the first one for all.
-        os.environ[HOST_LOADING] = "false"
-        try:
-            _store, rank, count = next(rendezvous("env://", timeout=PATIENCE))
-            connect = partial(distributed.init_process_group, rank=rank, world_size=count, timeout=PATIENCE)
-            connect("cpu:gloo,cuda:nccl" if gpu else "gloo", store=distributed.PrefixStore("fedvpa", _store))
-        except (RuntimeError, ValueError) as error:
-            raise ProcessLost(
-                f"The processes that the launcher started cannot reach one another: {error}. Start them with torchrun "
-                "or accelerate launch, which say where the first one is."
-            ) from error
-    if _group is None and distributed.get_backend() != "gloo":
-        _group = distributed.new_group(backend="gloo", timeout=PATIENCE)  # for what lies in main memory
-    return Team(distributed.get_rank(), distributed.get_world_size())
-
-
-def _own_gpu(torch: Any) -> int:
-    own, there = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
-    if own >= there:
-        raise ConfigError(
-            f"This machine has {there} GPUs, and more processes were started on it.",
-            fix=f"Start {there}: --nproc-per-node of torchrun, --num_processes of accelerate launch (over all nodes).",
-        )
-    return own
-
-
-@contextmanager
-def _collective() -> Iterator[tuple[Any, Any]]:
-    from torch import distributed
-
-    try:
-        yield distributed, _group
-    except RuntimeError as error:
-        raise ProcessLost(
-            "Another process of this command has ended, so the work cannot go on. It says why itself, unless it was "
-            "killed, as for a lack of memory. What was kept before is there."
-        ) from error

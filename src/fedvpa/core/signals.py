@@ -12,8 +12,8 @@ from types import FrameType
 from typing import Any
 
 from fedvpa.core.errors import FedvpaError
-from fedvpa.core.processes import launched
 from fedvpa.core.progress import say
+from fedvpa.core.rendezvous import launched
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
