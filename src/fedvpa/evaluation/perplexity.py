@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Int
 
+from fedvpa.core.short_repr import short_repr
 from fedvpa.evaluation.student import Interval, t_interval
 from fedvpa.evaluation.summaries import JsonResult
 from fedvpa.evaluation.variance import Spread
@@ -16,7 +17,7 @@ from fedvpa.evaluation.variance import Spread
 TAIL = 0.025
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class TextScores:
     """Log-probabilities of texts, summed over their tokens.
 
@@ -27,6 +28,8 @@ class TextScores:
 
     log_probs: Float[np.ndarray, " texts"]
     tokens: Int[np.ndarray, " texts"]
+
+    __repr__ = short_repr
 
     @property
     def perplexity(self) -> float:

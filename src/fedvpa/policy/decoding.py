@@ -22,6 +22,7 @@ from transformers import DynamicCache
 
 from fedvpa.core.errors import TrainingError
 from fedvpa.core.progress import say
+from fedvpa.core.short_repr import short_repr
 from fedvpa.models.batching import batches
 from fedvpa.models.budget import token_budget
 from fedvpa.policy.buffer import Buffer
@@ -43,7 +44,7 @@ Draw = Callable[[Tensor, int, Tensor], Tensor]
 _obstacles: WeakKeyDictionary[Any, str] = WeakKeyDictionary()
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, repr=False)
 class _State:
     """Rows that are being drawn: their cache, which places of it hold a token, and the next logits."""
 
@@ -51,6 +52,8 @@ class _State:
     cache: DynamicCache
     attention: Tensor
     logits: Tensor
+
+    __repr__ = short_repr
 
 
 def draw_responses(

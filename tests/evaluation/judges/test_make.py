@@ -75,7 +75,7 @@ def test_an_unknown_name_lists_judges_and_rewards_and_says_how_to_add_one(regist
     registered(REWARDS, "brevity", Brevity)
     with pytest.raises(ConfigError) as raised:
         make_judge("qqq")
-    assert "Known: brevity, first, openai-compatible, reward-model, world." in str(raised.value)
+    assert "Known: brevity, first, held-out, openai-compatible, reward-model, styles, world." in str(raised.value)
     assert "fedvpa.register('judge', 'qqq', …)" in str(raised.value)
     assert "'fedvpa.judges' or 'fedvpa.rewards'" in str(raised.value)
 
