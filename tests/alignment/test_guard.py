@@ -53,7 +53,7 @@ def test_the_language_of_answers_beside_the_bases_by_hand() -> None:
         (Language(-2.19, -1.9, 0.85, 1.0, 20.0), 0.0, []),
         (Language(-2.21, -1.9, 0.85, 1.0, 20.0), 0.0, ["0.31 nats a token less likely", "policy.guard.max_drop=0.3"]),
         (Language(-1.0, -1.9, 0.81, 1.0, 20.0), 0.0, []),
-        (Language(-1.0, -1.9, 0.39, 0.5, 20.0), 0.0, ["distinct-2 is 0.78 of the base's at prototype 1"]),
+        (Language(-1.0, -1.9, 0.39, 0.5, 20.0), 0.0, ["distinct-2 of 0.78 of the base's at prototype 1"]),
     ],
 )
 def test_each_limit_is_passed_by_itself(spoken: Language, kl: float, words: list[str]) -> None:
@@ -65,4 +65,7 @@ def test_each_limit_is_passed_by_itself(spoken: Language, kl: float, words: list
 @pytest.mark.unit
 def test_all_that_is_wrong_is_said() -> None:
     lost = Language(-5.0, -1.9, 0.1, 1.0, 20.0)
-    assert len(refusals(LIMITS, {"": 61.0}, {"": lost})) == 3
+    # Once for each limit, though it is passed at a prototype, too.
+    found = refusals(LIMITS, {"": 61.0, "0": 99.0}, {"": lost, "0": lost})
+    assert len(found) == 3
+    assert not any("prototype" in clause for clause in found)

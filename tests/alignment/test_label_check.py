@@ -18,7 +18,7 @@ from fedvpa.alignment.label_check import (
 )
 from fedvpa.alignment.latents import BETWEEN, ON_PROTOTYPE, Latents
 from fedvpa.alignment.preferences import label_pairs, selector_margins
-from fedvpa.alignment.stage1 import Users
+from fedvpa.alignment.stage1 import Users, named_latents
 from fedvpa.core.errors import AlignmentError
 from fedvpa.policy.config import PreferenceConfig
 from fedvpa.selector.posterior import Posterior, single
@@ -59,6 +59,14 @@ def test_a_prototype_stands_for_the_clients_that_are_there() -> None:
     assert preferences_of(latents, users, {}) == ["long", None, None, None, "short", "long"]
     assert preferences_of(latents, users, {"c": "long"})[1] == "long"
     assert preferences_of(latents[torch.arange(4)], Users((), (), None), {}) == [None] * 4
+
+
+@pytest.mark.unit
+def test_a_group_is_named_by_the_prototype_that_its_users_lean_to() -> None:
+    weights = torch.tensor([[0.9, 0.1], [0.2, 0.8], [0.6, 0.4], [0.3, 0.7]])
+    posterior = Posterior(weights, SELECTOR.prototypes.expand(4, 2, 2), torch.zeros(4, 2, 2))
+    users = Users(("a", "b", "c", "d"), ("long", "short", "long", None), posterior)
+    assert named_latents(SELECTOR, users) == {"long": [1.0, 0.0], "short": [-1.0, 0.0]}
 
 
 @pytest.mark.unit

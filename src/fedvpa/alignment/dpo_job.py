@@ -190,9 +190,7 @@ class DPOJob:
             "admissible": best.admissible,
             "collapsed": best.refused if best.collapsed else "",
         }
-        if best.collapsed:
-            say(f"COLLAPSE: {self._named()}: no policy since step 0 was admissible: {best.refused}")
-        elif best.result.step == 0:
+        if best.result.step == 0 and not best.collapsed:
             say(f"WARNING: {self._named()}: no look was better than the base policy, which is kept")
         return self._policy.eval(), notes
 

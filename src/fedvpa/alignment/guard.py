@@ -81,23 +81,21 @@ def refusals(limits: GuardConfig, kl: Mapping[str, float], language: Mapping[str
     Args:
         limits: How far a policy may go.
         kl: Prototype, or ``""`` for all prompts → KL of an answer, in nats.
-        language: The same names → the language of the answers.
+        language: The same names → the language of the answers. All prompts come first; what they pass is not said of
+            prototypes again.
     """
-    found = []
+    found: dict[str, str] = {}
     for name, spoken in language.items():
         whose = f" at prototype {name}" if name else ""
         moved = kl[name] / max(spoken.base_tokens, 1.0)
         drop = spoken.base_language - spoken.language
         if moved > limits.max_kl:
-            found.append(f"KL of {moved:.2f} nats a token{whose} (policy.guard.max_kl={limits.max_kl:g})")
+            clause = f"KL of {moved:.2f} nats a token{whose} (policy.guard.max_kl={limits.max_kl:g})"
+            found.setdefault("kl", clause)
         if drop > limits.max_drop:
-            found.append(
-                f"its words are {drop:.2f} nats a token less likely to the base than the base's own{whose} "
-                f"(policy.guard.max_drop={limits.max_drop:g})"
-            )
+            clause = f"words {drop:.2f} nats a token less likely to the base than its own{whose}"
+            found.setdefault("drop", f"{clause} (policy.guard.max_drop={limits.max_drop:g})")
         if spoken.distinct < limits.min_distinct * spoken.base_distinct:
-            share = spoken.distinct / spoken.base_distinct
-            found.append(
-                f"distinct-2 is {share:.2f} of the base's{whose} (policy.guard.min_distinct={limits.min_distinct:g})"
-            )
-    return found
+            clause = f"distinct-2 of {spoken.distinct / spoken.base_distinct:.2f} of the base's{whose}"
+            found.setdefault("distinct", f"{clause} (policy.guard.min_distinct={limits.min_distinct:g})")
+    return list(found.values())

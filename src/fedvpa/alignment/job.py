@@ -13,6 +13,7 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from fedvpa.core.loop import Job, run_in_memory
+from fedvpa.core.progress import say
 from fedvpa.core.tree import Tree
 from fedvpa.policy.config import PolicyConfig
 from fedvpa.policy.policy import Policy
@@ -60,4 +61,7 @@ def train_in_memory(job: AlignmentJob, history: Path | None = None) -> tuple[Pol
         history: Where a line for each step or round is kept; None to keep none.
     """
     run_in_memory(job, history)
-    return job.finish()
+    policy, notes = job.finish()
+    if notes.get("collapsed"):
+        say(f"COLLAPSE: {job.title}: no look since step 0 was admissible, so the base is kept: {notes['collapsed']}")
+    return policy, notes
