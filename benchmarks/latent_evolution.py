@@ -27,7 +27,8 @@ from matplotlib.figure import Figure
 from _machine import machine_facts
 from fedvpa.core.errors import ConfigError
 from fedvpa.core.files import write_json
-from fedvpa.evaluation.report.style import COLOURS, FAINT, INK, MARKERS, light_frame, new_figure, save_figure
+from fedvpa.evaluation.report.latent_figure import draw_groups, principal_plane
+from fedvpa.evaluation.report.style import FAINT, INK, light_frame, new_figure, save_figure
 from fedvpa.runs.config import RunConfig, read_config
 from fedvpa.runs.fit import SelectorJob, Trained
 from fedvpa.runs.prepare import prepare
@@ -88,27 +89,12 @@ def _look(config: RunConfig, prepared: Any, trained: Trained, done: int) -> Snap
 def figure(found: Sequence[Snapshot]) -> Figure:
     """A panel for each snapshot, all with the same axes; the mean over users is in the middle of each."""
     last = found[-1].means
-    _, _, directions = np.linalg.svd(last - last.mean(axis=0), full_matrices=False)
-    basis = np.zeros((last.shape[1], 2))
-    basis[:, : min(2, len(directions))] = directions[:2].T
+    basis, _ = principal_plane(last - last.mean(axis=0))
     places = [(one.means - one.means.mean(axis=0)) @ basis for one in found]
     shown = new_figure(2.5 * len(found), 3.1)
     panels = shown.subplots(1, len(found), sharex=True, sharey=True, squeeze=False)[0]
     for panel, one, points in zip(panels, found, places, strict=True):
-        labels = np.array(one.groups)
-        for number, name in enumerate(sorted(set(one.groups))):
-            mine = points[labels == name]
-            panel.scatter(
-                mine[:, 0],
-                mine[:, 1],
-                s=26,
-                alpha=0.8,
-                color=COLOURS[number % len(COLOURS)],
-                marker=MARKERS[number % len(MARKERS)],
-                edgecolors="white",
-                linewidths=0.5,
-                label=name,
-            )
+        draw_groups(panel, points, np.array(one.groups), size=26)
         panel.set_title(f"round {one.round}", fontsize=10, color=INK)
         said = "–" if one.ari is None else f"{one.ari:.2f}"
         panel.text(0.03, 0.97, f"ARI {said}", transform=panel.transAxes, fontsize=8.5, color=FAINT, va="top")

@@ -29,12 +29,9 @@ from torch import Tensor
 from fedvpa.core.errors import ModelError
 from fedvpa.features.backbone import Backbone
 from fedvpa.features.tokens import Row
+from fedvpa.models.agreement import AGREEMENT, REJECTIONS, probe_tokens, relative_difference
 from fedvpa.models.tokens import Frame
 from fedvpa.models.tree import tree_mask
-
-AGREEMENT = {torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}
-"""Relative difference up to which two computations of the same features count as equal: rounding stays at least three
-times below on every architecture tried, a wrong mask or position is far above."""
 
 
 def separate(backbone: Backbone, frame: Frame, rows: Sequence[Row]) -> Float[Tensor, "rows 2 d"]:
@@ -107,7 +104,7 @@ def sharing_obstacle(backbone: Backbone) -> str:
     rows = [_probe_row(backbone, 5, 4, 3), _probe_row(backbone, 3, 2, 2)]
     try:
         difference = _differ(backbone, shared(backbone, rows), separate(backbone, Frame(), rows))
-    except (RuntimeError, ValueError, TypeError, IndexError, NotImplementedError) as error:
+    except REJECTIONS as error:
         return f"the model rejects a custom mask ({type(error).__name__})"
     # Written so that NaN counts as disagreement.
     if not difference <= AGREEMENT[backbone.dtype]:
@@ -123,10 +120,10 @@ def check_causal(backbone: Backbone) -> None:
     """
     row = _probe_row(backbone, 1, 7, 7)
     changed = row.chosen.copy()
-    changed[-1] = (changed[-1] + 1) % _vocabulary(backbone)
+    changed[-1] = (changed[-1] + 1) % int(backbone.model.get_input_embeddings().num_embeddings)
     ids = torch.from_numpy(np.stack([row.chosen, changed]).astype(np.int64))
     states = _states(backbone, input_ids=ids, attention_mask=torch.ones_like(ids))
-    if max(_relative(*layer[:, :-1]) for layer in states) > AGREEMENT[backbone.dtype]:
+    if max(relative_difference(*layer[:, :-1]) for layer in states) > AGREEMENT[backbone.dtype]:
         raise ModelError(
             f"{backbone.model.config.model_type!r} counts as decoder-only, but its states see later tokens.",
             fix="Use a decoder-only model with causal attention, or an encoder that transformers lists as such.",
@@ -152,24 +149,15 @@ def dimension(backbone: Backbone) -> int:
 
 
 def _probe_row(backbone: Backbone, prefix: int, chosen: int, rejected: int) -> Row:
-    """A row of arbitrary but fixed tokens, all different where the vocabulary allows."""
-    size = _vocabulary(backbone)
-    tokens = ((np.arange(prefix + chosen + rejected) * 97 + 11) % size).astype(np.int32)
+    tokens = probe_tokens(backbone.model, prefix + chosen + rejected)
     return Row(tokens[:prefix], tokens[prefix : prefix + chosen], tokens[prefix + chosen :])
-
-
-def _vocabulary(backbone: Backbone) -> int:
-    return int(backbone.model.get_input_embeddings().num_embeddings)
-
-
-def _relative(one: Tensor, other: Tensor) -> float:
-    return float((one.float() - other.float()).norm() / other.float().norm())
 
 
 def _differ(backbone: Backbone, one: Tensor, other: Tensor) -> float:
     """The largest relative difference of a layer: one with large states must not hide that of another."""
     count = len(backbone.layers)
-    return max(_relative(here, there) for here, there in zip(one.chunk(count, -1), other.chunk(count, -1), strict=True))
+    layers = zip(one.chunk(count, -1), other.chunk(count, -1), strict=True)
+    return max(relative_difference(here, there) for here, there in layers)
 
 
 def _arguments(backbone: Backbone) -> frozenset[str]:

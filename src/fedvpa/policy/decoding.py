@@ -23,14 +23,14 @@ from transformers import DynamicCache
 from fedvpa.core.errors import TrainingError
 from fedvpa.core.progress import say
 from fedvpa.core.short_repr import short_repr
+from fedvpa.models.agreement import AGREEMENT, REJECTIONS, probe_tokens, relative_difference
 from fedvpa.models.batching import batches
 from fedvpa.models.budget import token_budget
 from fedvpa.policy.buffer import Buffer
 from fedvpa.policy.drawing import pick
 from fedvpa.policy.generation import StopTexts, generated
-from fedvpa.policy.rows import Ids
+from fedvpa.policy.rows import Ids, alike
 from fedvpa.policy.sampling import Sampling
-from fedvpa.policy.sharing import AGREEMENT
 
 if TYPE_CHECKING:
     from fedvpa.policy.model import PolicyModel
@@ -121,11 +121,7 @@ def _decoded(
 
 def _prefilled(policy: PolicyModel, prompts: Sequence[Ids], z: Tensor | None) -> _State:
     """Compute every distinct prompt once, and repeat what is kept of it for each response."""
-    latents = None if z is None else z.detach().float().cpu().numpy()
-    keys = [
-        (np.asarray(prompt, np.int32).tobytes(), b"" if latents is None else latents[row].tobytes())
-        for row, prompt in enumerate(prompts)
-    ]
+    keys = alike(prompts, z)
     first = {key: row for row, key in reversed(list(enumerate(keys)))}
     distinct = sorted(first.values())
     width = np.array([len(prompts[row]) for row in distinct], dtype=np.int64) + policy.layout.slots
@@ -198,8 +194,7 @@ def decoding_obstacle(policy: PolicyModel) -> str:
 @torch.no_grad()
 def _obstacle(policy: PolicyModel) -> str:
     causal = policy.model.get_base_model()
-    size = int(causal.get_input_embeddings().num_embeddings)
-    tokens = ((np.arange(9) * 97 + 11) % size).astype(np.int32)
+    tokens = probe_tokens(causal, 9)
     prompts = [tokens[:5], tokens[5:8], tokens[:5]]
     next_tokens = torch.tensor([[int(tokens[8])]] * 3, device=policy.device)
     with policy.reference() as base:
@@ -210,9 +205,9 @@ def _obstacle(policy: PolicyModel) -> str:
             positions = state.attention.sum(1)
             attention = torch.cat([state.attention, state.attention.new_ones(3, 1)], 1)
             found = _logits(base, state.cache, attention, positions[:, None], input_ids=next_tokens)
-        except (RuntimeError, ValueError, TypeError, IndexError, AttributeError, NotImplementedError) as error:
+        except (*REJECTIONS, AttributeError) as error:
             return f"its cache cannot be repeated ({type(error).__name__})"
-    difference = float((found - expected).float().norm() / expected.float().norm())
+    difference = relative_difference(found, expected)
     if not difference <= AGREEMENT[causal.dtype]:
         return f"a repeated cache changes the logits (by {difference:.1e} of their norm)"
     return ""

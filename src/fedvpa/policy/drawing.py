@@ -19,7 +19,7 @@ from torch import Tensor
 
 from fedvpa.core.errors import TrainingError
 from fedvpa.core.seeds import Label, numpy_generator
-from fedvpa.policy.rows import Ids
+from fedvpa.policy.rows import Ids, alike
 from fedvpa.policy.sampling import Sampling
 
 LIKELY = 1024
@@ -30,8 +30,7 @@ def sample_numbers(prompts: Sequence[Ids]) -> list[int]:
     """For each prompt how many equal ones stand before it: the number of the sample."""
     seen: Counter[bytes] = Counter()
     found = []
-    for prompt in prompts:
-        key = np.asarray(prompt, np.int32).tobytes()
+    for key in alike(prompts, None):
         found.append(seen[key])
         seen[key] += 1
     return found
@@ -50,8 +49,8 @@ def uniforms(
         *path: Labels.
     """
     found = np.empty((len(prompts), length))
-    for row, (prompt, number) in enumerate(zip(prompts, numbers, strict=True)):
-        name = hashlib.sha256(np.asarray(prompt, np.int32).tobytes()).hexdigest()
+    for row, (key, number) in enumerate(zip(alike(prompts, None), numbers, strict=True)):
+        name = hashlib.sha256(key).hexdigest()
         found[row] = numpy_generator(seed, *path, "response", name, number).random(length)
     return found
 

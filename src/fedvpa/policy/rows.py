@@ -28,6 +28,17 @@ IGNORED = -100
 """The label of a token that is not scored, as transformers and TRL have it."""
 
 
+def alike(prompts: Sequence[Ids], z: Tensor | None) -> list[bytes]:
+    """A key for each prompt that equal prompts under equal z have, and no others.
+
+    Args:
+        prompts: Tokens.
+        z: A latent per prompt, or none for all.
+    """
+    latents = [b""] * len(prompts) if z is None else [row.tobytes() for row in z.detach().float().cpu().numpy()]
+    return [np.asarray(prompt, np.int32).tobytes() + own for prompt, own in zip(prompts, latents, strict=True)]
+
+
 @dataclass(frozen=True, slots=True, repr=False)
 class Batch:
     """Token rows of one shape.

@@ -11,7 +11,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from fedvpa.core.short_repr import short_repr
-from fedvpa.policy.rows import Flags, Ids, Layout
+from fedvpa.policy.rows import Flags, Ids, Layout, alike
 
 PADDING = -1
 """The branch of padding; 0 is the prompt, and the responses are 1, 2, …"""
@@ -136,9 +136,7 @@ def groups_of(prompts: Sequence[Ids], responses: Sequence[Ids], z: Tensor | None
     """
     found: list[Group] = []
     open_groups: dict[bytes, int] = {}
-    latents = None if z is None else z.detach().float().cpu().numpy()
-    for number, (prompt, response) in enumerate(zip(prompts, responses, strict=True)):
-        key = np.asarray(prompt, np.int32).tobytes() + (b"" if latents is None else latents[number].tobytes())
+    for number, (key, prompt, response) in enumerate(zip(alike(prompts, z), prompts, responses, strict=True)):
         place = open_groups.get(key)
         if place is not None and found[place].tokens + len(response) <= room:
             group = found[place]

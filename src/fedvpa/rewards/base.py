@@ -51,6 +51,11 @@ class Reward(Protocol):
 class ExactReward(Reward, Protocol):
     """A reward that knows what a response is worth to the users of a group: nothing is estimated, nothing missing."""
 
+    def score(self, items: Sequence[tuple[Text, str]], preference: str) -> list[Score]:
+        """The utilities of :meth:`utilities` as floats; none is missing."""
+        values, _ = self.utilities(items, preference)
+        return [float(value) for value in values]
+
     def utilities(
         self, items: Sequence[tuple[Text, str]], preference: str
     ) -> tuple[Float[np.ndarray, " items"], Bool[np.ndarray, " items"]]:

@@ -11,13 +11,13 @@ from jaxtyping import Bool, Float
 
 from fedvpa.core.errors import ConfigError
 from fedvpa.data.schema import Text
-from fedvpa.rewards.base import SETTINGS, Score
+from fedvpa.rewards.base import SETTINGS, ExactReward
 from fedvpa.rewards.styles_config import StylesConfig
 from fedvpa.styles.simulation import Simulation
 
 
-class StylesReward:
-    """What a response is worth to a simulated group or user: an :class:`~fedvpa.rewards.base.ExactReward`.
+class StylesReward(ExactReward):
+    """What a response is worth to a simulated group or user.
 
     It reads the response alone: any text can be scored, as an answer to any prompt. A text that cannot be read is
     worth less than any other.
@@ -33,11 +33,6 @@ class StylesReward:
     def name(self) -> str:
         """``styles``."""
         return "styles"
-
-    def score(self, items: Sequence[tuple[Text, str]], preference: str) -> list[Score]:
-        """The utilities of :meth:`utilities` as floats; none is missing."""
-        values, _ = self.utilities(items, preference)
-        return [float(value) for value in values]
 
     def utilities(
         self, items: Sequence[tuple[Text, str]], preference: str

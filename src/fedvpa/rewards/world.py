@@ -11,13 +11,13 @@ from jaxtyping import Bool, Float
 from fedvpa.core.errors import ConfigError
 from fedvpa.data.schema import Text
 from fedvpa.data.text import plain_text
-from fedvpa.rewards.base import Score
+from fedvpa.rewards.base import ExactReward
 from fedvpa.world.judge import judge
 from fedvpa.world.users import find_utility
 
 
-class WorldReward:
-    """What a response is worth to a group of the bundled world: an :class:`~fedvpa.rewards.base.ExactReward`.
+class WorldReward(ExactReward):
+    """What a response is worth to a group of the bundled world.
 
     A text outside the world's grammar is scored too: it is worth less than any text inside.
     """
@@ -26,11 +26,6 @@ class WorldReward:
     def name(self) -> str:
         """``world``."""
         return "world"
-
-    def score(self, items: Sequence[tuple[Text, str]], preference: str) -> list[Score]:
-        """The utilities of :meth:`utilities` as floats; none is missing."""
-        values, _ = self.utilities(items, preference)
-        return [float(value) for value in values]
 
     def utilities(
         self, items: Sequence[tuple[Text, str]], preference: str

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Float
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
@@ -33,20 +34,7 @@ def latent_figure(
     axes = figure.subplots()
     clients = (means - origin) @ basis
     labels = np.array(groups if groups is not None else ["clients"] * len(means))
-    for position, name in enumerate(sorted(set(labels.tolist()))):
-        chosen = clients[labels == name]
-        axes.scatter(
-            chosen[:, 0],
-            chosen[:, 1],
-            s=34,
-            alpha=0.75,
-            color=COLOURS[position % len(COLOURS)],
-            marker=MARKERS[position % len(MARKERS)],
-            edgecolors="white",
-            linewidths=0.6,
-            zorder=3,
-            label=f"{name} (n = {len(chosen)})",
-        )
+    draw_groups(axes, clients, labels, size=34, numbers=True)
     if prototypes is not None:
         stars = (prototypes - origin) @ basis
         axes.scatter(
@@ -76,6 +64,46 @@ def latent_figure(
     return figure
 
 
+def draw_groups(
+    axes: Axes, points: NDArray[np.float64], labels: NDArray[np.str_], *, size: float, numbers: bool = False
+) -> None:
+    """Points [n, 2] in the colour and with the marker of their group.
+
+    Args:
+        axes: Where to draw.
+        points: The points.
+        labels: The group of each.
+        size: Of a marker.
+        numbers: Whether the legend says how many points a group has.
+    """
+    for position, name in enumerate(sorted(set(labels.tolist()))):
+        chosen = points[labels == name]
+        axes.scatter(
+            chosen[:, 0],
+            chosen[:, 1],
+            s=size,
+            alpha=0.75,
+            color=COLOURS[position % len(COLOURS)],
+            marker=MARKERS[position % len(MARKERS)],
+            edgecolors="white",
+            linewidths=0.6,
+            zorder=3,
+            label=f"{name} (n = {len(chosen)})" if numbers else name,
+        )
+
+
+def principal_plane(centred: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The first two principal components of centred points [n, k] as columns [k, 2], and their shares of the variance.
+
+    A component that the points do not have is zero.
+    """
+    _, scale, directions = np.linalg.svd(centred, full_matrices=False)
+    basis, share, found = np.zeros((centred.shape[1], 2)), np.zeros(2), min(2, len(directions))
+    basis[:, :found] = directions[:found].T
+    share[:found] = scale[:found] ** 2 / max(float((scale**2).sum()), np.finfo(np.float64).tiny)
+    return basis, share
+
+
 STRAIGHT = 0.95
 """Two prototypes lie nearly on one line where the size of their cosine exceeds this. Chosen by us."""
 
@@ -97,12 +125,7 @@ def _plane(
         basis = np.stack([first, rest / np.linalg.norm(rest)], axis=1)
         return basis, np.zeros(size), ("along prototype 1", "along prototype 2, less its share of prototype 1")
     origin = means.mean(axis=0)
-    _, scale, directions = np.linalg.svd(means - origin, full_matrices=False)
-    basis = np.zeros((size, 2))
-    found = min(2, len(directions))
-    basis[:, :found] = directions[:found].T
-    share = np.zeros(2)
-    share[:found] = scale[:found] ** 2 / max(float((scale**2).sum()), np.finfo(np.float64).tiny)
+    basis, share = principal_plane(means - origin)
     return (
         basis,
         origin,
