@@ -37,12 +37,17 @@ def config(tiny: RunConfig) -> RunConfig:
 
 
 @pytest.mark.end_to_end
-def test_compare_trains_and_judges_the_policy_of_the_lora_selectors(config: RunConfig, tmp_path: Path):
-    compared = compare(config, stage="policy", methods=["fedbiscuit_lora"], clients=[4], seeds=1, out=tmp_path, jobs=1)
+def test_compare_trains_and_judges_the_policies_of_lora_selectors_and_of_exact_labels(
+    config: RunConfig, tmp_path: Path
+):
+    methods = ["exact_labels", "fedbiscuit_lora"]
+    compared = compare(config, stage="policy", methods=methods, clients=[4], seeds=1, out=tmp_path, jobs=1)
     assert compared.policies is not None
-    (row,) = compared.policies.win_rates.summary
-    assert row.method == "fedbiscuit_lora"
-    assert set(row.preferences) == {"helpful", "harmless"}
+    rows = compared.policies.win_rates.summary
+    assert [row.method for row in rows] == methods
+    assert all(set(row.preferences) == {"helpful", "harmless"} for row in rows)
+    (file,) = tmp_path.glob("policies/exact_labels-4-0-*/seconds.json")
+    assert set(json.loads(file.read_text())["policies"]) == {"helpful", "harmless"}
     (file,) = tmp_path.glob("policies/fedbiscuit_lora-4-0-*/seconds.json")
     notes = json.loads(file.read_text())["policies"][""]
     # Five prompts, two disjoint pairs of four samples each; all with two texts are kept.

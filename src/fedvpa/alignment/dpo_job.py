@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
@@ -34,6 +34,7 @@ from fedvpa.core.errors import ConfigError, RunError
 from fedvpa.core.processes import current
 from fedvpa.core.progress import say
 from fedvpa.core.tree import Tree, below, prefixed
+from fedvpa.data.schema import Text
 from fedvpa.features.responses import features_of
 from fedvpa.policy.adapters import restore, snapshot
 from fedvpa.policy.dpo_trainer import DPOTrainer
@@ -49,7 +50,7 @@ class DPOJob:
     Args:
         stage: The first stage.
         name: Of the policy: a true group's, or ``ONE``.
-        labeller: In place of the stage's selector.
+        labelled_by: Of the fresh policy and every prompt, what orders candidates in place of the stage's selector.
         method: What it is called, if not by the stage's method.
         refresh_folder: Where the samples of refreshes are kept, if it is to be resumable.
         stops: Whether labels that fail the check stop it, as ``policy.preferences.check`` says; otherwise that is said.
@@ -67,7 +68,7 @@ class DPOJob:
         stage: Stage1,
         name: str = ONE,
         *,
-        labeller: Labeller | None = None,
+        labelled_by: Callable[[Policy, Sequence[Text]], Labeller] | None = None,
         method: str | None = None,
         refresh_folder: Path | None = None,
         stops: bool = True,
@@ -83,6 +84,7 @@ class DPOJob:
         self._policy = fresh_policy(stage)
         self._prompts, held = public_prompts(stage)
         check_prompts_readable(stage, self._policy, self._prompts)
+        labeller = labelled_by(self._policy, [*self._prompts, *held]) if labelled_by else None
         self._margins = labeller.margins if labeller else selector_margins(stage.reward)
         candidates = base_candidates(stage, self._policy, self._prompts, "train")
         self._floor = language_floor(candidates)

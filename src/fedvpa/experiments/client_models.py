@@ -38,7 +38,7 @@ def train_fedbiscuit_lora_policy(stage: Stage1, history: Path | None = None) -> 
     The notes hold, under ``selector``, what :func:`train_voters` says.
     """
     voters, report = train_voters(stage)
-    job = DPOJob(stage, labeller=voting_labeller(voters), method=FEDBISCUIT_LORA)
+    job = DPOJob(stage, labelled_by=lambda *_: voting_labeller(voters), method=FEDBISCUIT_LORA)
     policy, notes = train_in_memory(job, history)
     return policy, {**notes, "selector": report}
 

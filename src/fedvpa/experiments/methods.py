@@ -21,10 +21,13 @@ DEFAULT_METHODS = (OURS, "fedvpa_gp", "fedvpl", "lore", "finetune", "global", "l
 DEFAULT_POLICY_METHODS = (OURS, "fedvpa_gp", "fedvpl", "global", "fedbiscuit", "feddpo", "oracle")
 """The policies of a comparison, in the order of the paper's table, with ours first and the yardstick last."""
 
+EXACT_LABELS = "exact_labels"
+"""The yardstick of a policy for each true group whose pairs are ordered by the exact judge: no selector is read."""
+
 SEVERAL_OBJECTIVES = ("firm", "mgda", "scalar", "single", "soups", "fedcmoo")
 """The methods that train towards several rewards, under ``firm``."""
 
-POLICY_METHODS = (*DEFAULT_POLICY_METHODS, "fedbiscuit_lora", *SEVERAL_OBJECTIVES)
+POLICY_METHODS = (*DEFAULT_POLICY_METHODS, EXACT_LABELS, "fedbiscuit_lora", *SEVERAL_OBJECTIVES)
 """All methods that give a policy; the last ones are in no comparison unless they are asked for."""
 
 

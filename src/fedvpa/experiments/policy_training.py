@@ -9,6 +9,7 @@ from typing import Any
 from fedvpa.algorithms.fedbiscuit_lora import NAME as FEDBISCUIT_LORA
 from fedvpa.algorithms.registry import POLICY_METHODS
 from fedvpa.alignment.dpo_job import DPOJob
+from fedvpa.alignment.exact_labels import exact_labeller
 from fedvpa.alignment.job import train_in_memory
 from fedvpa.alignment.stage1 import ONE, Stage1
 from fedvpa.core.files import write_json
@@ -16,7 +17,7 @@ from fedvpa.core.schema import VERSIONS
 from fedvpa.experiments.cells import Cell
 from fedvpa.experiments.client_models import train_by_clients, train_fedbiscuit_lora_policy
 from fedvpa.experiments.judging import Candidate, open_candidate, sample_answers
-from fedvpa.experiments.methods import OURS
+from fedvpa.experiments.methods import EXACT_LABELS, OURS
 from fedvpa.policy.files import PREFERENCES
 from fedvpa.policy.policy import Policy
 from fedvpa.runs.environment import environment
@@ -78,9 +79,17 @@ def _train_policies(run: RunFolder, cell: Cell, stage: Stage1) -> tuple[dict[str
         save_policy(run, policies[ONE], cell.method, ONE, stage.policy, notes[ONE])
     else:
         for name in stage.policies:
-            policies[name], notes[name] = train_in_memory(DPOJob(stage, name, stops=False), run.policy_history(name))
+            policies[name], notes[name] = train_in_memory(_dpo(cell, stage, name), run.policy_history(name))
             save_policy(run, policies[name], cell.method, name, stage.policy, notes[name])
     return policies, notes
+
+
+def _dpo(cell: Cell, stage: Stage1, name: str) -> DPOJob:
+    if cell.method != EXACT_LABELS:
+        return DPOJob(stage, name, stops=False)
+    return DPOJob(
+        stage, name, labelled_by=lambda policy, texts: exact_labeller(stage, policy, name, texts), method=EXACT_LABELS
+    )
 
 
 def _by_clients(cell: Cell, stage: Stage1, history: Path) -> tuple[Policy, dict[str, Any]]:
