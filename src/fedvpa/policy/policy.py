@@ -146,14 +146,22 @@ class Policy(PolicyModel):
             top_p=self.sampling.top_p if top_p is None else top_p,
             max_new_tokens=self.sampling.max_new_tokens if max_new_tokens is None else max_new_tokens,
         )
-        z = self._latent(preference)
+        z = self.latent(preference)
         check_sampling(sampling.temperature, sampling.top_p, sampling.max_new_tokens)
         asked = self.tokenizer.prompts(texts)
         self._check_room(max(map(len, asked), default=0), sampling.max_new_tokens)
         found = self.sample(asked, None if z is None else z.expand(len(asked), -1), sampling, seed, "generate")
         return [self.tokenizer.text(ids) for ids in found]
 
-    def _latent(self, preference: Preference | None) -> Tensor | None:
+    def latent(self, preference: Preference | None) -> Tensor | None:
+        """The z of a preference, shape [k]; None for a policy without z.
+
+        Args:
+            preference: As :meth:`generate` takes it.
+
+        Raises:
+            ConfigError: If the preference is unknown, missing or unasked for.
+        """
         if self.conditioner is None and preference is not None:
             raise ConfigError(
                 f"This policy is the same for everybody and cannot follow {preference!r}.",
