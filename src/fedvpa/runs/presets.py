@@ -45,6 +45,7 @@ BUNDLED_MODEL: Mapping[str, Any] = MappingProxyType(
                 "batch": 300,
             },
             "preferences": {"pairs_per_latent": 2},
+            "feddpo": {"rounds": 20},
         },
         "biscuit": {"lora": {"lr": 1e-2}},
         "firm": {"rounds": 10, "cohort": 5, "steps": 2, "prompts": 4, "lr": 5e-3, "kl_weight": 0.2}
