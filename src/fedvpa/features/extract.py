@@ -13,7 +13,7 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from fedvpa.core.errors import ConfigError, DataError, ModelError
-from fedvpa.core.progress import say
+from fedvpa.core.progress import say, track
 from fedvpa.data.schema import PairTable
 from fedvpa.features.backbone import Backbone, load_backbone
 from fedvpa.features.cache import CacheFolder
@@ -60,8 +60,14 @@ def extract(table: PairTable, backbone: Backbone, config: FeatureConfig) -> Feat
             where=place_of(table.pairs[row], row),
         )
     vectors = np.empty((len(read.keys), reader.facts.dimension), config.storage)
-    for texts, features in compute(reader.plan(read), backbone, config.batch_budget(backbone.device.type)):
-        vectors[texts] = stored(features, read.first[texts], vectors.dtype)
+
+    def filled() -> Iterator[int]:
+        for texts, features in compute(reader.plan(read), backbone, config.batch_budget(backbone.device.type)):
+            vectors[texts] = stored(features, read.first[texts], vectors.dtype)
+            yield from texts
+
+    for _ in track(filled(), "features", len(read.keys), unit="responses"):
+        pass
     chosen, rejected = (vectors[read.records["texts"][:, side]] for side in (0, 1))
     store = FeatureStore(chosen, rejected, report_of(read.records, read.reasons, reader.facts))
     return with_surface(store, table, config.surface)

@@ -149,7 +149,8 @@ class PolicyModel(nn.Module):
         own: dict[int, NDArray[np.float32]] = {}
         training, team = self.training, current()
         self.eval()
-        for numbers in team.share(batches_for(team.count, sizes, several, budget)):
+        whole = team.share(batches_for(team.count, sizes, several, budget))
+        for numbers in track(whole, "log-probabilities", len(whole), unit="batches"):
             parts = [groups[number].responses for number in numbers]
             asked, order = [prompts[part[0]] for part in parts], [row for part in parts for row in part]
             latents = None if z is None else z[[part[0] for part in parts]].to(self.device)
