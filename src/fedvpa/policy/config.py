@@ -100,13 +100,13 @@ class GuardConfig(Config):
         max_drop: By how many nats the mean log-probability of a token of the policy's answers under the base may lie
             below that of the base's own.
         min_distinct: Least distinct-2 (different pairs of neighbouring tokens over all of them; Li et al., arXiv
-            1510.03055) relative to the base's own. One half: a policy that has a way of its own repeats itself more
-            than its base does, and one that has collapsed repeats everything.
+            1510.03055) relative to the base's own. A policy that has a way of its own repeats itself somewhat more than
+            its base does. With SmolLM2-135M the answers of one style lost their subject below 0.85, at 0.5 to 0.7.
     """
 
     max_kl: Scale = 0.5
     max_drop: Scale = 0.5
-    min_distinct: float = Field(default=0.5, ge=0, le=1)
+    min_distinct: float = Field(default=0.85, ge=0, le=1)
 
 
 class JudgingConfig(Config):

@@ -45,6 +45,7 @@ BUNDLED_MODEL: Mapping[str, Any] = MappingProxyType(
                 "batch": 300,
             },
             "preferences": {"pairs_per_latent": 2},
+            "guard": {"min_distinct": 0.5},
             "feddpo": {"rounds": 20},
         },
         "biscuit": {"lora": {"lr": 1e-2}},
@@ -57,8 +58,9 @@ BUNDLED_MODEL: Mapping[str, Any] = MappingProxyType(
 Chosen by us on validation prompts, by ``benchmarks/policy_choices.py``. A policy of a million parameters takes a
 learning rate 30 times that of a real one, and then unlearns its language, which the two weights beside DPO hold; they
 are relative to β. Its samples cost little, so there are 16 for each prompt; its longest response has 103 tokens. One
-refresh comes half-way. Those of ``firm`` are chosen in the same way by ``benchmarks/firm.py``: a training takes about
-as long as one of FedDPO's, and both rewards rise.
+refresh comes half-way. Its language is a grammar whose phrases repeat, so distinct-2 may fall to one half. Those of
+``firm`` are chosen in the same way by ``benchmarks/firm.py``: a training takes about as long as one of FedDPO's, and
+both rewards rise.
 """
 
 
