@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from fedvpa.alignment.guard import distinct_pairs, per_token
+from fedvpa.alignment.guard import distinct_beside, per_token
 from fedvpa.data.prompt_files import read_prompts
 from fedvpa.data.text import plain_text
 from fedvpa.policy.policy import Policy
@@ -64,10 +64,9 @@ def main() -> None:
 def _row(
     name: str, own: Sequence[Ids], said: Sequence[NDArray[np.float32]], base: Sequence[Ids], limit: int
 ) -> list[str]:
-    both = [(one[: len(other)], other[: len(one)]) for one, other in zip(own, base, strict=True)]
-    distinct = distinct_pairs([one for one, _ in both]) / distinct_pairs([other for _, other in both])
-    length = float(np.mean([*map(len, own)]))
-    return [name, f"{per_token(said):.3f}", f"{distinct:.3f}", f"{_ended(own, limit):.3f}", f"{length:.1f}"]
+    distinct, base_distinct = distinct_beside(own, base)
+    shares = (per_token(said), distinct / base_distinct, _ended(own, limit))
+    return [name, *(f"{share:.3f}" for share in shares), f"{np.mean([*map(len, own)]):.1f}"]
 
 
 def _ended(answers: Sequence[Ids], limit: int) -> float:

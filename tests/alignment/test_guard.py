@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from fedvpa.alignment.guard import Language, distinct_pairs, language_of, per_token, refusals
+from fedvpa.alignment.guard import Language, distinct_beside, distinct_pairs, language_of, per_token, refusals
 from fedvpa.policy.config import GuardConfig
 from policy_fixtures import ids, make_candidates
 
@@ -20,6 +20,9 @@ def test_distinct_pairs_by_hand() -> None:
     assert distinct_pairs([ids(1, 2, 1, 2), ids(1, 2, 3)]) == pytest.approx(3 / 5)
     assert distinct_pairs([ids(7, 7, 7, 7, 7)]) == pytest.approx(1 / 4)
     assert distinct_pairs([ids(1), ids()]) == 0.0
+    # Cut as the other: 7 7 and 1 2 3 beside 7 8 and 1 2 3.
+    assert distinct_beside([ids(7, 7, 7), ids(1, 2, 3)], [ids(7, 8), ids(1, 2, 3, 1, 2)]) == (1.0, 1.0)
+    assert distinct_beside([ids(7, 7, 7, 7)], [ids(1, 2, 1, 2, 9)]) == pytest.approx((1 / 3, 2 / 3))
 
 
 @pytest.mark.unit

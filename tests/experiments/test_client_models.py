@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from fedvpa.api.compare import compare
-from fedvpa.core.errors import ConfigError
+from fedvpa.core.errors import ConfigError, InputError
 from fedvpa.core.tree import size
 from fedvpa.experiments.client_models import train_voters
 from fedvpa.experiments.methods import DEFAULT_POLICY_METHODS, POLICY_METHODS
@@ -90,3 +90,23 @@ def test_the_dear_method_is_known_and_only_there_when_asked_for(config: RunConfi
     assert "fedbiscuit_lora" in set(POLICY_METHODS) - set(DEFAULT_POLICY_METHODS)
     with pytest.raises(ConfigError, match="Did you mean 'fedbiscuit_lora'"):
         compare(config, stage="policy", methods=["fedbiscuit_lore"], clients=[4], seeds=1, out=tmp_path)
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize(
+    ("overrides", "problem"),
+    [
+        (("data.population=individuals", "partition.kind=natural"), "exact_labels needs the true group"),
+        (
+            (
+                "policy.judging.judge=openai-compatible",
+                'policy.judging.settings={"base_url":"http://127.0.0.1:9","model":"m","api_key_env":""}',
+            ),
+            "Exact labels need a judge that knows",
+        ),
+    ],
+)
+def test_exact_labels_want_groups_and_an_exact_judge_before_anything_runs(config, tmp_path, overrides, problem):
+    with pytest.raises(InputError, match=problem):
+        compare(with_overrides(config, overrides), stage="policy", methods=["exact_labels"], clients=[4], out=tmp_path)
+    assert not list(tmp_path.glob("policies/*"))

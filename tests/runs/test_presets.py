@@ -41,6 +41,7 @@ MEASURED: dict[str, Any] = {
     "preferences": {"latents_per_prompt": 2, "prototypes": 0.4, "posteriors": 0.4, "pairs_per_latent": 2}
     | {"margin": 0.5},
     "judging": {"judge": "world", "prompts": 500, "temperature": 0.7, "top_p": 1.0},
+    "guard": {"min_distinct": 0.5},
     "feddpo": {"rounds": 20, "cohort": 5, "steps": 4, "batch": 8},
 }
 """What the figures of the docs were measured with."""
@@ -70,6 +71,11 @@ def test_own_data_start_from_the_values_of_a_real_model() -> None:
     assert (policy.beta, policy.lora_rank, policy.lora_alpha, policy.lr) == (0.1, 16, 32, 1e-4)
     assert policy.sft_weight <= 0.2
     assert policy.language_weight == 0
+    assert policy.guard.min_distinct == 0.85
+    # FedDPO's clients read as many pairs as the other methods, which read each pair of theirs about once.
+    dpo, made = policy.feddpo, policy.candidates.prompts * policy.preferences.latents_per_prompt
+    assert dpo.rounds * dpo.cohort * dpo.steps * dpo.batch == policy.steps * policy.batch
+    assert 0.9 < policy.steps * policy.batch / made < 1.1
     assert policy.conditioner_lr == 10 * policy.lr
     assert config.biscuit.lora.lr == policy.lr
 

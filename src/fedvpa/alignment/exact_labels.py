@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from fedvpa.alignment.candidates import Candidates
-from fedvpa.alignment.label_sources import exact_reward
+from fedvpa.alignment.label_sources import exact_reward, utilities_of
 from fedvpa.alignment.latents import Latents
-from fedvpa.alignment.preferences import PairMargins
+from fedvpa.alignment.preferences import PairMargins, every_pair
 from fedvpa.alignment.setup import Labeller
 from fedvpa.alignment.stage1 import Stage1
 from fedvpa.alignment.stopping import ValidationMargins
@@ -21,6 +19,17 @@ from fedvpa.data.schema import Text
 from fedvpa.policy.policy import Policy
 from fedvpa.policy.rows import Ids
 from fedvpa.rewards.base import ExactReward
+
+
+def needed(reward: ExactReward | None) -> ExactReward:
+    """The exact reward that labels; raises ConfigError where the run has none."""
+    if reward is None:
+        raise ConfigError(
+            "Exact labels need a judge that knows what a response is worth to each group.",
+            fix="Set policy.judging.judge=styles for the users of fedvpa simulate; the bundled world has its own.",
+            where="configuration key 'policy.judging.judge'",
+        )
+    return reward
 
 
 def exact_labeller(stage: Stage1, policy: Policy, group: str, texts: Sequence[Text]) -> Labeller:
@@ -35,14 +44,7 @@ def exact_labeller(stage: Stage1, policy: Policy, group: str, texts: Sequence[Te
     Raises:
         ConfigError: If the judge of the run is not exact.
     """
-    reward = exact_reward(stage)
-    if reward is None:
-        raise ConfigError(
-            "Exact labels need a judge that knows what a response is worth to each group.",
-            fix="Set policy.judging.judge=styles for the users of fedvpa simulate; the bundled world has its own.",
-            where="configuration key 'policy.judging.judge'",
-        )
-    known = Utilities(reward, policy, group, texts)
+    known = Utilities(needed(exact_reward(stage)), policy, group, texts)
     return Labeller(known.margins, known.over_base)
 
 
@@ -58,14 +60,13 @@ class Utilities:
 
     def __init__(self, reward: ExactReward, policy: Policy, group: str, texts: Sequence[Text]) -> None:
         self._reward, self._policy, self._group = reward, policy, group
-        self._texts = {_key(ids): text for ids, text in zip(policy.tokenizer.prompts(texts), texts, strict=True)}
+        self._texts = {ids.tobytes(): text for ids, text in zip(policy.tokenizer.prompts(texts), texts, strict=True)}
 
     def margins(self, candidates: Candidates, latents: Latents) -> PairMargins:
         """u(first) − u(second) of all pairs of candidates of a prompt, for each of its latents, which are not read."""
         prompts, count = candidates.distinct.shape
-        per_prompt = len(latents.z) // prompts
-        worth = self._of(candidates.prompts, candidates.responses).repeat_interleave(per_prompt, 0)
-        first, second = (torch.from_numpy(each) for each in np.triu_indices(count, 1))
+        worth = self._of(candidates.prompts, candidates.responses).repeat_interleave(len(latents.z) // prompts, 0)
+        first, second = every_pair(count)
         return PairMargins(first, second, worth[:, first] - worth[:, second])
 
     def over_base(self, base: Candidates) -> ValidationMargins:
@@ -74,14 +75,5 @@ class Utilities:
         return lambda found: self._of(base.prompts, [[ids] for ids in found]) - theirs
 
     def _of(self, prompts: Sequence[Ids], responses: Sequence[Sequence[Ids]]) -> Float[Tensor, "p samples"]:
-        items = [
-            (self._texts[_key(prompt)], self._policy.tokenizer.text(ids))
-            for prompt, group in zip(prompts, responses, strict=True)
-            for ids in group
-        ]
-        values, _ = self._reward.utilities(items, self._group)
-        return torch.from_numpy(np.asarray(values, np.float32)).view(len(prompts), -1)
-
-
-def _key(ids: Ids) -> bytes:
-    return np.ascontiguousarray(ids, np.int64).tobytes()
+        texts = [self._texts[ids.tobytes()] for ids in prompts]
+        return utilities_of(self._reward, self._policy, texts, responses, [self._group])[self._group].float()

@@ -49,13 +49,13 @@ def language_of(
     """
     own = [answers[row] for row in rows]
     theirs = [base.responses[row][0] for row in rows]
-    shorter = [min(len(one), len(other)) for one, other in zip(own, theirs, strict=True)]
+    distinct, base_distinct = distinct_beside(own, theirs)
     every = [part for row in rows for part in base.reference[row]]
     return Language(
         per_token([said[row] for row in rows]),
         per_token(every),
-        distinct_pairs([one[:length] for one, length in zip(own, shorter, strict=True)]),
-        distinct_pairs([one[:length] for one, length in zip(theirs, shorter, strict=True)]),
+        distinct,
+        base_distinct,
         sum(map(len, every)) / max(len(every), 1),
     )
 
@@ -73,6 +73,12 @@ def distinct_pairs(answers: Sequence[Ids]) -> float:
     """
     pairs = [pair for ids in answers for pair in zip(ids[:-1].tolist(), ids[1:].tolist(), strict=True)]
     return len(set(pairs)) / max(len(pairs), 1)
+
+
+def distinct_beside(own: Sequence[Ids], others: Sequence[Ids]) -> tuple[float, float]:
+    """Distinct-2 of answers and of others to the same prompts, each cut as the other one."""
+    both = [(one[: len(other)], other[: len(one)]) for one, other in zip(own, others, strict=True)]
+    return distinct_pairs([one for one, _ in both]), distinct_pairs([other for _, other in both])
 
 
 def refusals(limits: GuardConfig, kl: Mapping[str, float], language: Mapping[str, Language]) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -20,6 +20,7 @@ from fedvpa.data.schema import PairTable, Text
 from fedvpa.data.splits import prompt_name
 from fedvpa.features.extract import load_features
 from fedvpa.policy.policy import Policy
+from fedvpa.policy.rows import Ids
 from fedvpa.rewards.base import ExactReward
 from fedvpa.rewards.registry import REWARDS
 from fedvpa.selector.pairs import Pairs
@@ -88,7 +89,7 @@ def _by_judge(
     names = sorted({name for name in (known if following else everybody) if name is not None})
     if not names:
         return LabelCheck("", note=f"{by} knows no preference of the run's users")
-    utilities = _utilities(reward, policy, texts, candidates, names)
+    utilities = utilities_of(reward, policy, texts, candidates.responses, names)
     if following:
         return check_candidates(by, labelled, candidates, known, utilities)
     mean = torch.stack([utilities[name] for name in everybody if name is not None]).mean(0)
@@ -98,17 +99,26 @@ def _by_judge(
     )
 
 
-def _utilities(
-    reward: ExactReward, policy: Policy, texts: Sequence[Text], candidates: Candidates, names: Sequence[str]
+def utilities_of(
+    reward: ExactReward,
+    policy: Policy,
+    texts: Sequence[Text],
+    responses: Sequence[Sequence[Ids]],
+    preferences: Iterable[str],
 ) -> Mapping[str, Float[Tensor, "p samples"]]:
-    """Preference → what each candidate is worth."""
-    items = [
-        (text, policy.tokenizer.text(ids))
-        for text, group in zip(texts, candidates.responses, strict=True)
-        for ids in group
-    ]
-    shape = candidates.distinct.shape
-    return {name: torch.from_numpy(reward.utilities(items, name)[0]).double().view(shape) for name in names}
+    """Preference → what responses are worth under it.
+
+    Args:
+        reward: Knows it.
+        policy: Whose tokens the responses are.
+        texts: The prompts.
+        responses: As many to each prompt.
+        preferences: Names of groups, or of users.
+    """
+    items = [(text, policy.tokenizer.text(ids)) for text, group in zip(texts, responses, strict=True) for ids in group]
+    return {
+        name: torch.from_numpy(reward.utilities(items, name)[0]).double().view(len(texts), -1) for name in preferences
+    }
 
 
 def _by_held_out(stage: Stage1) -> LabelCheck:

@@ -78,12 +78,18 @@ MarginFunction = Callable[[Candidates, Latents], PairMargins]
 """What orders candidates: (candidates of P prompts, P·L latents, prompt by prompt) → margins."""
 
 
+def every_pair(count: int) -> tuple[Int[Tensor, " pairs"], Int[Tensor, " pairs"]]:
+    """The places of both responses of each pair of ``count`` candidates of a prompt."""
+    first, second = (torch.from_numpy(each) for each in np.triu_indices(count, 1))
+    return first, second
+
+
 def selector_margins(selector: Selector) -> MarginFunction:
     """All pairs of candidates, by a selector that reads their features."""
 
     def compare(candidates: Candidates, latents: Latents) -> PairMargins:
         scaled = selector.scale(candidates.features.numpy())
-        first, second = (torch.from_numpy(each) for each in np.triu_indices(scaled.shape[1], 1))
+        first, second = every_pair(scaled.shape[1])
         per_prompt, count = len(latents.z) // len(candidates.prompts), len(latents.z)
         parts = []
         for start in range(0, count, LATENTS_AT_ONCE):

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from fedvpa.algorithms.registry import METHODS, make
+from fedvpa.algorithms.registry import make
 from fedvpa.data.load import load
 from fedvpa.data.partition import partition
 from fedvpa.evaluation.own_wins import LEAST_SHARE, share_rated
+from fedvpa.experiments.methods import selector_of
 from fedvpa.runs.config import RunConfig
 from fedvpa.world.users import find_population
 
 
 def reading_groups(config: RunConfig, methods: Sequence[str]) -> list[str]:
-    """Those of the methods that read true groups, such as ``oracle``."""
-    return [name for name in methods if name in METHODS and make(name, config.method_config).reads_groups]
+    """Those of the methods that read true groups, such as ``oracle``, or whose policies start from one that does."""
+    return [name for name in methods if make(selector_of(name), config.method_config).reads_groups]
 
 
 def rate_the_same(config: RunConfig, clients: Sequence[int], seed: int) -> bool:

@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fedvpa.algorithms.registry import METHODS, make
+from fedvpa.alignment.exact_labels import needed
 from fedvpa.core.progress import say
 from fedvpa.data.load import load
 from fedvpa.data.prompt_files import read_prompts
 from fedvpa.data.schema import PairTable
 from fedvpa.data.text import plain_text
-from fedvpa.evaluation.judges.base import Duel
+from fedvpa.evaluation.judges.base import Duel, exact_reward_of
 from fedvpa.evaluation.judges.cost import CHARACTERS_PER_TOKEN
 from fedvpa.evaluation.judges.make import make_judge
 from fedvpa.evaluation.judges.planning import check_plan, plan, probe
@@ -19,6 +20,7 @@ from fedvpa.experiments.cells import Cell
 from fedvpa.experiments.contests import EVERYBODY, PATH_STEPS, preferences_of
 from fedvpa.experiments.judge_pairs import check_judge_pairs
 from fedvpa.experiments.judging import VERDICTS
+from fedvpa.experiments.methods import EXACT_LABELS
 from fedvpa.experiments.policy_cells import was_judged
 from fedvpa.experiments.policy_training import shows_path
 from fedvpa.runs.config import RunConfig
@@ -36,13 +38,15 @@ def check_judging(config: RunConfig, cells: Sequence[Cell], out: Path) -> None:
         out: The comparison's folder.
 
     Raises:
-        ConfigError: If no judge is set, it cannot judge such data or was trained on some of these pairs, or the plan
-            needs more calls than are allowed.
+        ConfigError: If no judge is set, it cannot judge such data or was trained on some of these pairs, a method
+            needs its utilities and it knows none, or the plan needs more calls than are allowed.
         DataError: If the data cannot be loaded.
         JudgeError: If the judge gives no verdict.
     """
     rules, name = config.policy.judging, config.judge_name
     judge = make_judge(name, rules.settings, out / VERDICTS, rules.max_calls)
+    if any(cell.method == EXACT_LABELS for cell in cells):
+        needed(exact_reward_of(judge))
     table = load(config.resolved_data())
     check_judge_pairs(judge, table.pairs)
     preferences = preferences_of(table.groups())

@@ -31,6 +31,19 @@ POLICY_METHODS = (*DEFAULT_POLICY_METHODS, EXACT_LABELS, "fedbiscuit_lora", *SEV
 """All methods that give a policy; the last ones are in no comparison unless they are asked for."""
 
 
+def selector_of(method: str) -> str:
+    """The method of the first stage that a policy's method starts from.
+
+    Methods whose clients train policies need no selector, only the pairs of a run: that of ``global``. Exact labels
+    need the groups of the oracle.
+    """
+    from fedvpa.algorithms.registry import METHODS
+
+    if method == EXACT_LABELS:
+        return "oracle"
+    return method if method in METHODS else "global"
+
+
 def policy_methods() -> list[str]:
     """The methods that give a policy, those of other packages included."""
     from fedvpa.algorithms import registry

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from fedvpa.algorithms.registry import METHODS
 from fedvpa.core.errors import InputError, JudgeError
 from fedvpa.core.identity import digest
 from fedvpa.core.progress import track
 from fedvpa.evaluation.judges.make import make_judge
 from fedvpa.experiments.cells import Cell, settings_of
 from fedvpa.experiments.judging import VERDICTS, is_judged, judge_policies, read_judged
-from fedvpa.experiments.methods import EXACT_LABELS
+from fedvpa.experiments.methods import selector_of
 from fedvpa.experiments.policies_compared import compare_judged, say_bias
 from fedvpa.experiments.policy_training import candidate_of, run_of, run_policy_cell, shows_path
 from fedvpa.experiments.processes import named, run_all
@@ -25,26 +24,15 @@ from fedvpa.runs.identity import policy_content, policy_settings, selector_conte
 def policy_cells(
     config: RunConfig, *, methods: Sequence[str], clients: Sequence[int], seeds: int, first_seed: int, out: Path
 ) -> list[Cell]:
-    """One cell for each method, number of clients and seed; the methods of one seed next to each other.
-
-    Methods whose clients train policies need no selector, only the pairs of a run: that of ``global``. Exact labels
-    need the groups of the oracle.
-    """
+    """One cell for each method, number of clients and seed; the methods of one seed next to each other."""
     content, cells = selector_content(config) | policy_content(config), []
     for setting in settings_of(config, clients, seeds, first_seed):
         for method in methods:
-            run = setting.with_method(_selector_of(method))
+            run = setting.with_method(selector_of(method))
             parts = selector_settings(run) | policy_settings(run) | content
             identity = digest(parts | {"trained by": method})
             cells.append(Cell("policy", method, run, identity, out))
     return cells
-
-
-def _selector_of(method: str) -> str:
-    """The method of the first stage whose run a policy's method starts from."""
-    if method == EXACT_LABELS:
-        return "oracle"
-    return method if method in METHODS else "global"
 
 
 def run_policies(cells: Sequence[Cell], jobs: int | None) -> PoliciesComparison:
