@@ -101,7 +101,7 @@ class GuardConfig(Config):
             below that of the base's own.
         min_distinct: Least distinct-2 (different pairs of neighbouring tokens over all of them; Li et al., arXiv
             1510.03055) relative to the base's own. A policy that has a way of its own repeats itself somewhat more than
-            its base does. With SmolLM2-135M the answers of one style lost their subject below 0.85, at 0.5 to 0.7.
+            its base does. With SmolLM2-135M answers of one style lost their subject at 0.5 to 0.7.
     """
 
     max_kl: Scale = 0.5
