@@ -36,10 +36,19 @@ class RulesConfig(Config):
     @classmethod
     def _limits(cls, value: Any) -> Any:
         """A number within bounds, ``auto`` or None."""
-        if value is None or value == "auto" or isinstance(value, bool):
-            return value  # a truth value is refused as for every key that holds a number
-        try:
-            number = float(value)  # of a text too: YAML reads 5e-2 as one
-        except (TypeError, ValueError):
-            raise ConfigError(f"{value!r} is no limit.", fix="Give a number, auto, or null for no limit.") from None
-        return _LIMIT(number)
+        return value if value is None else limit(value, "Give a number, auto, or null for no limit.")
+
+
+def limit(value: Any, fix: str) -> Any:
+    """A limit on updates as a configuration gives it: a number within bounds, or ``auto``.
+
+    Raises:
+        ConfigError: If it is neither; the caller adds the key.
+    """
+    if value == "auto" or isinstance(value, bool):
+        return value  # a truth value is refused as for every key that holds a number
+    try:
+        number = float(value)  # of a text too: YAML reads 5e-2 as one
+    except (TypeError, ValueError):
+        raise ConfigError(f"{value!r} is no limit.", fix=fix) from None
+    return _LIMIT(number)

@@ -36,6 +36,7 @@ from fedvpa.features.config import FeatureConfig
 from fedvpa.models.folder import check_folder, is_gguf, local_place
 from fedvpa.models.gguf_file import check_gguf
 from fedvpa.policy.config import JudgingConfig, PolicyConfig
+from fedvpa.privacy.config import PrivacyConfig
 from fedvpa.runs.presets import with_presets
 from fedvpa.selector.config import SelectorConfig
 
@@ -58,6 +59,7 @@ class RunConfig(Config):
         server: Rounds and aggregation.
         engine: Who runs the clients.
         policy: Stage 2.
+        privacy: User-level differential privacy of stage 1.
         seed: Names every random stream of the run.
     """
 
@@ -75,6 +77,7 @@ class RunConfig(Config):
     server: ServerConfig = ServerConfig()
     engine: EngineConfig = EngineConfig()
     policy: PolicyConfig = PolicyConfig()
+    privacy: PrivacyConfig = PrivacyConfig()
     seed: Seed = 0
 
     @model_validator(mode="before")

@@ -1,0 +1,73 @@
+"""The section ``privacy`` of a run: what must hold for one user, and how it is reached."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from fedvpa.core.config import Config
+from fedvpa.core.errors import ConfigError
+from fedvpa.core.numbers import Scale
+from fedvpa.core.rules import limit
+
+Features = Literal["none", "private"]
+
+
+class PrivacyConfig(Config):
+    """User-level (ε, δ)-differential privacy of stage 1; off unless ``epsilon`` or ``noise_multiplier`` is given.
+
+    The unit is all that one user holds, in all rounds; neighbouring federations differ by one user more or less.
+
+    Attributes:
+        epsilon: ε that the released model may cost in all rounds. The noise is calibrated to it.
+        delta: δ; None for N^−1.1, with N the number of clients. Must be below 1/N.
+        noise_multiplier: σ, the noise's standard deviation over the most that one client can change. In place of
+            ``epsilon``.
+        clip: C, the longest change of the weights that one client may make. ``auto``: it follows the quantile
+            ``clip_quantile`` of the clients' changes, from noised counts (Andrew et al., arXiv 1905.03871).
+        clip_start: Where ``auto`` starts. Chosen by us, below the changes of the bundled world's first rounds.
+        clip_quantile: The share of changes that are not shortened. Their 0.5.
+        clip_rate: η_C of ``auto``: a step multiplies C by exp(−η_C (share below − quantile)). Their 0.2.
+        statistics_share: a: how long the statistics of one client may be, with its change at length 1. What they take
+            makes the noise on the change √(1 + a²) times as large. Chosen by us.
+        sampling: ``poisson``: every user takes part in a round by an independent coin of probability cohort/N, which
+            amplifies privacy against those who do not see who took part. ``none``: cohorts are drawn as without
+            privacy, and ε counts every user as taking part in every round.
+        features: How features are scaled. ``none``: not by users' sums. ``private``: by sums of clipped moments with
+            noise, which is paid for.
+        seeded: Draw coins and noise from the run's seed, to repeat a simulation. Whoever knows the seed can take the
+            noise away, so nothing is private then, and the output says so.
+    """
+
+    epsilon: float | None = Field(default=None, gt=0, le=1e4)
+    delta: float | None = Field(default=None, gt=0, lt=1)
+    noise_multiplier: Scale | None = None
+    clip: float | Literal["auto"] = "auto"
+    clip_start: Scale = 0.1
+    clip_quantile: float = Field(default=0.5, gt=0, lt=1)
+    clip_rate: float = Field(default=0.2, gt=0, le=10)
+    statistics_share: float = Field(default=0.3, gt=0, le=10)
+    sampling: Literal["poisson", "none"] = "poisson"
+    features: Features = "none"
+    seeded: bool = False
+
+    @property
+    def on(self) -> bool:
+        """Whether anything is noised."""
+        return self.epsilon is not None or self.noise_multiplier is not None
+
+    @field_validator("clip", mode="before")
+    @classmethod
+    def _clip(cls, value: Any) -> Any:
+        return limit(value, "Give a number, or auto.")
+
+    @model_validator(mode="after")
+    def _one_of_two(self) -> Self:
+        if self.epsilon is not None and self.noise_multiplier is not None:
+            raise ConfigError(
+                "privacy.epsilon and privacy.noise_multiplier are both given, and each follows from the other.",
+                fix="Give one of them.",
+                where="configuration key 'privacy'",
+            )
+        return self
