@@ -1,0 +1,152 @@
+"""ε of a training with noise, against closed forms, planning values and simulated privacy losses."""
+
+import math
+import sys
+
+import numpy as np
+import pytest
+from scipy.optimize import brentq
+from scipy.stats import norm
+
+from fedvpa.core.errors import ConfigError
+from fedvpa.privacy.accounting import (
+    calibrate,
+    check_delta,
+    default_delta,
+    epsilon_released,
+    epsilon_server,
+    require,
+)
+
+pytestmark = pytest.mark.reference
+
+
+def delta_of_gaussian(sigma, epsilon):
+    """Balle and Wang 2018, theorem 8, sensitivity 1."""
+    a, b = 1 / (2 * sigma), epsilon * sigma
+    return norm.cdf(a - b) - math.exp(epsilon) * norm.cdf(-a - b)
+
+
+@pytest.mark.parametrize(("sigma", "times", "delta"), [(1.21, 5, 1e-4), (3.0, 1, 1e-5), (20.0, 50, 1e-3)])
+def test_without_sampling_epsilon_is_the_closed_form(sigma, times, delta):
+    expected = brentq(lambda epsilon: delta_of_gaussian(sigma / math.sqrt(times), epsilon) - delta, 0, 100)
+    assert epsilon_server(sigma, times, delta) == pytest.approx(expected, rel=1e-6)
+    assert epsilon_released(sigma, 1.0, times, delta) == pytest.approx(expected, rel=1e-6)
+
+
+def test_a_user_in_five_cohorts_of_a_server_that_sees_them():
+    assert epsilon_server(1.21, 5, 1e-4) == pytest.approx(8.0, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("clients", "cohort", "sigma", "digits"),
+    [
+        (100, 10, 2.0, "0.75"),
+        (100, 50, 8.0, "0.88"),
+        (1000, 100, 2.0, "1.1"),
+        (1000, 100, 8.0, "0.2"),
+        (10_000, 100, 2.0, "0.12"),
+    ],
+)
+def test_planning_values_of_fifty_rounds(clients, cohort, sigma, digits):
+    found = epsilon_released(sigma, cohort / clients, 50, default_delta(clients))
+    assert f"{found:.2g}" == digits
+
+
+def test_below_the_published_bound_of_the_moments_accountant():
+    """Abadi et al. 2016, section 3.2: q = 0.01, σ = 4, 10,000 steps, δ = 1e-5: 1.26, an upper bound."""
+    assert 0.7 * 1.26 < epsilon_released(4.0, 0.01, 10_000, 1e-5) < 1.26
+
+
+def losses(rng, sigma, rate, rounds, count, removed):
+    """Privacy losses of ``count`` simulated trainings: log P/Q of what is seen, drawn from P. Shape (count,)."""
+    seen = sigma * rng.standard_normal((count, rounds))
+    if removed:  # P is the federation with the user
+        seen += rng.random((count, rounds)) < rate
+    ratio = np.log1p(rate * np.expm1((seen - 0.5) / sigma**2)).sum(axis=1)
+    return ratio if removed else -ratio
+
+
+def test_simulated_privacy_losses_give_delta_at_epsilon():
+    """δ is the mean of (1 − exp(ε − loss))₊, the larger of the two directions; interval of 4 standard errors."""
+    sigma, rate, rounds, delta, count = 1.3, 0.3, 7, 0.03, 40_000
+    epsilon = epsilon_released(sigma, rate, rounds, delta)
+    rng = np.random.default_rng(5)
+    means, errors = [], []
+    for removed in (True, False):
+        excess = -np.expm1(np.minimum(epsilon - losses(rng, sigma, rate, rounds, count, removed), 0))
+        means.append(excess.mean())
+        errors.append(excess.std() / math.sqrt(count))
+    assert max(means) == pytest.approx(delta, abs=4 * errors[int(np.argmax(means))])
+    assert min(means) < delta
+
+
+def test_a_further_release_of_everybody_is_paid_for():
+    plain, paid = epsilon_released(1.5, 0.2, 10, 1e-3), epsilon_released(1.5, 0.2, 10, 1e-3, once=2.0)
+    alone = epsilon_server(2.0, 1, 1e-3)
+    assert max(plain, alone) < paid < plain + alone
+    assert epsilon_released(1.5, 1.0, 9, 1e-3, once=0.5) == pytest.approx(epsilon_server(1.5, 18, 1e-3))
+    assert epsilon_released(1.5, 0.2, 0, 1e-3) == 0
+    assert epsilon_released(1.5, 0.2, 0, 1e-3, once=2.0) == pytest.approx(alone)
+
+
+def test_calibrated_noise_for_one_in_ten_thousand():
+    assert calibrate(3, 1e-4, 0.1, 50) == pytest.approx(1.21, rel=0.01)
+    assert calibrate(3, 1e-4, 0.1, 200) == pytest.approx(1.94, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("epsilon", "rate", "rounds", "once"), [(2.0, 0.2, 20, None), (0.5, 0.05, 30, 30.0), (9.0, 1.0, 3, 4.0)]
+)
+def test_calibration_inverts_epsilon_released_from_below(epsilon, rate, rounds, once):
+    sigma = calibrate(epsilon, 1e-3, rate, rounds, once=once)
+    assert epsilon * 0.999 < epsilon_released(sigma, rate, rounds, 1e-3, once=once) <= epsilon
+
+
+def test_calibration_for_a_server_that_sees_the_cohorts():
+    sigma = calibrate(3.0, 1e-4, 0.1, 50, participations=5)
+    assert 2.99 < epsilon_server(sigma, 5, 1e-4) <= 3
+
+
+def test_hardly_any_user_needs_hardly_any_noise():
+    """δ alone may cover all that is released: then ε is 0, and calibration still ends."""
+    assert epsilon_released(5.0, 0.01, 3, 0.02) == 0
+    assert 0.09 < epsilon_released(calibrate(0.1, 0.02, 0.01, 3), 0.01, 3, 0.02) <= 0.1
+
+
+def test_delta_by_default_is_below_one_in_n():
+    assert default_delta(1000) == pytest.approx(5.01e-4, rel=1e-3)
+    check_delta(default_delta(2), 2)
+
+
+def test_a_delta_of_one_in_n_is_refused_with_the_value_to_use():
+    check_delta(0.00099, 1000)
+    with pytest.raises(ConfigError, match=r"privacy.delta: delta = 0.001 with 1,000 users.*0.000501 \(N\^-1.1\)"):
+        check_delta(0.001, 1000)
+    with pytest.raises(ConfigError, match="at least 2"):
+        check_delta(0.1, 1)
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda: epsilon_released(0, 0.1, 5, 1e-3), "noise multiplier is 0"),
+        (lambda: epsilon_released(1, 0, 5, 1e-3), "probability to take part is 0"),
+        (lambda: epsilon_released(1, 1.1, 5, 1e-3), "at most 1"),
+        (lambda: epsilon_server(1, -1, 1e-3), "rounds is -1"),
+        (lambda: epsilon_server(1, 1, 1e-30), "delta is 1e-30"),
+        (lambda: calibrate(0, 1e-3, 0.1, 5), "ε must be above 0"),
+        (lambda: calibrate(1, 1e-3, 0.1, 5, once=0.5), "alone costs ε = 7"),
+    ],
+)
+def test_what_cannot_be_is_one_message(call, words):
+    with pytest.raises(ConfigError, match=words):
+        call()
+
+
+def test_the_missing_extra_is_one_line_that_names_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "dp_accounting", None)
+    with pytest.raises(ConfigError) as caught:
+        require()
+    assert str(caught.value).endswith("pip install 'fedvpa[privacy]'.")
+    assert "\n" not in str(caught.value)
