@@ -172,7 +172,7 @@ def _one_round(noise_multiplier: float, rate: float) -> PrivacyLossDistribution:
 
 
 def _distribution(noise_multiplier: float, rate: float, step: float) -> PrivacyLossDistribution:
-    """The privacy loss of one Poisson-sampled Gaussian release under add/remove, rounded up to multiples of ``step``."""
+    """The privacy loss of one Poisson-sampled Gaussian release, add/remove, rounded up to multiples of ``step``."""
     require()
     from dp_accounting import NeighboringRelation
     from dp_accounting.pld.privacy_loss_distribution import from_gaussian_mechanism
@@ -230,16 +230,24 @@ def _at_least_two(clients: int) -> None:
         raise ConfigError(f"{clients} users: one user among others is protected, so there must be at least 2.")
 
 
-def _check(
-    noise_multiplier: float, delta: float, *, rounds: int, rate: float = 1.0, once: float | None = None
-) -> None:
+def _check(noise_multiplier: float, delta: float, *, rounds: int, rate: float = 1.0, once: float | None = None) -> None:
     """The ranges of what both figures take."""
     problems = [
-        (not (noise_multiplier > 0 and math.isfinite(noise_multiplier)), "the noise multiplier", noise_multiplier, ">0"),
+        (
+            not (noise_multiplier > 0 and math.isfinite(noise_multiplier)),
+            "the noise multiplier",
+            noise_multiplier,
+            ">0",
+        ),
         (not 0 < rate <= 1, "the probability to take part", rate, "above 0, at most 1"),
         (not SMALLEST_DELTA <= delta < 1, "delta", delta, f"at least {SMALLEST_DELTA:g}, below 1"),
         (rounds < 0, "the number of rounds", rounds, "0 or more"),
-        (once is not None and not (once > 0 and math.isfinite(once)), "the noise multiplier of one release", once, ">0"),
+        (
+            once is not None and not (once > 0 and math.isfinite(once)),
+            "the noise multiplier of one release",
+            once,
+            ">0",
+        ),
     ]
     for wrong, what, value, needed in problems:
         if wrong:
