@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -9,7 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from fedvpa.alignment.candidates import candidates_key, pair_candidates
+from fedvpa.alignment.candidates import Candidates, _assemble, candidates_key, pair_candidates
+from fedvpa.alignment.preferences import language_floor
 from fedvpa.data.schema import Message, Pair, PairTable
 from fedvpa.features.config import FeatureConfig
 from fedvpa.policy.config import CandidateConfig
@@ -91,3 +93,19 @@ def test_pairs_as_candidates_are_what_the_policy_could_have_said(monkeypatch, ba
         [False, True],
         [False, True],
     ]
+
+
+@pytest.mark.unit
+def test_samples_without_a_token_make_no_pairs(monkeypatch, base_folder: Path, tmp_path: Path):
+    """A model may end its answer before the first token; a file of an earlier release counts such samples."""
+    policy = new_policy(tiny_config(base_folder), str(base_folder), None, 3, device="cpu")
+    nothing = np.zeros(0, np.int32)
+    flat = [np.array(ids, np.int32) for ids in ([7, 8], [], [7, 8], [9], [], [])]
+    monkeypatch.setattr("fedvpa.alignment.candidates.features_of", lambda *_: torch.zeros(6, 2))
+    made = _assemble(policy, ["w1", "w2"], policy.tokenizer.prompts(["w1", "w2"]), flat, 3, None, FeatureConfig())
+    assert made.distinct.tolist() == [[True, False, False], [True, False, False]]
+    assert made.least[0, 1] == 0 and made.least[0, 0] == float(made.reference[0][0].min()) < 0
+    assert np.isfinite(language_floor(made))
+    replace(made, distinct=torch.ones(2, 3, dtype=torch.bool)).save(tmp_path / "earlier")
+    assert Candidates.load(tmp_path / "earlier").distinct.tolist() == [[True, False, True], [True, False, False]]
+    assert np.array_equal(Candidates.load(tmp_path / "earlier").responses[1][2], nothing)

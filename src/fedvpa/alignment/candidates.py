@@ -53,8 +53,8 @@ class Candidates:
         responses: For each prompt, the tokens of its K responses.
         features: Raw features of the responses, shape [P, K, d].
         reference: For each prompt, the log-probabilities of its responses' tokens under the reference policy, in nats.
-        distinct: Whether a response is the first of its text among those of its prompt, shape [P, K]; later copies
-            make no pairs.
+        distinct: Whether a response has tokens and is the first of its text among those of its prompt, shape [P, K];
+            others make no pairs.
     """
 
     prompts: list[Ids]
@@ -67,8 +67,8 @@ class Candidates:
 
     @property
     def least(self) -> Float[Tensor, "p samples"]:
-        """The reference's log-probability of each response's least likely token, in nats."""
-        return torch.tensor([[float(part.min()) for part in group] for group in self.reference])
+        """The reference's log-probability of each response's least likely token, in nats; 0 where it has no token."""
+        return torch.tensor([[float(part.min(initial=0.0)) for part in group] for group in self.reference])
 
     def content(self) -> str:
         """A hash of all tokens: the same draws on another device, or by other versions, may be other responses."""
@@ -104,7 +104,7 @@ class Candidates:
             _grouped(_split(saved["responses"], lengths), count),
             saved["features"],
             _grouped(_split(saved["reference"], lengths), count),
-            saved["distinct"],
+            saved["distinct"] & (lengths > 0).view(-1, count),  # files of earlier releases have empty ones as well
         )
 
 
@@ -256,7 +256,7 @@ def _finish(
 ) -> Candidates:
     reference = policy.reference_log_probs([ids for ids in prompts for _ in range(count)], flat)
     grouped = _grouped(flat, count)
-    distinct = torch.tensor([[_first(group, place) for place in range(count)] for group in grouped])
+    distinct = torch.tensor([[_makes_pairs(group, place) for place in range(count)] for group in grouped])
     return Candidates(prompts, grouped, features, _grouped(reference, count), distinct)
 
 
@@ -264,8 +264,9 @@ def _grouped(flat: list[Item], count: int) -> list[list[Item]]:
     return [flat[start : start + count] for start in range(0, len(flat), count)]
 
 
-def _first(group: Sequence[Ids], place: int) -> bool:
-    return not any(np.array_equal(group[place], group[earlier]) for earlier in range(place))
+def _makes_pairs(group: Sequence[Ids], place: int) -> bool:
+    """Not for a sample without a token: DPO has nothing to make likelier there."""
+    return bool(len(group[place])) and not any(np.array_equal(group[place], group[earlier]) for earlier in range(place))
 
 
 def _split(flat: Tensor, lengths: Tensor) -> list[NDArray[Any]]:
