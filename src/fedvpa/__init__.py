@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from fedvpa.api.generate import generate as generate
     from fedvpa.api.judge import judge as judge
     from fedvpa.api.personalize import personalize as personalize
+    from fedvpa.api.privacy_plan import privacy_plan as privacy_plan
     from fedvpa.api.register import register as register
     from fedvpa.api.report import report as report
     from fedvpa.api.simulate import simulate as simulate
@@ -50,6 +51,7 @@ _HOMES = {
     "generate": "fedvpa.api.generate",
     "judge": "fedvpa.api.judge",
     "personalize": "fedvpa.api.personalize",
+    "privacy_plan": "fedvpa.api.privacy_plan",
     "read_config": "fedvpa.runs.config",
     "register": "fedvpa.api.register",
     "report": "fedvpa.api.report",

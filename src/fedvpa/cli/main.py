@@ -21,6 +21,7 @@ from fedvpa.cli import (
     generate,
     judge,
     personalize,
+    privacy,
     report,
     simulate,
     train,
@@ -83,6 +84,7 @@ for module in (demo, simulate, train, align, evaluate, compare, personalize, gen
     name = module.__name__.rpartition(".")[2]
     app.command(name)(interruptible(getattr(module, name)))
 app.add_typer(export.export, name="export")
+app.add_typer(privacy.privacy, name="privacy")
 
 
 def main() -> None:

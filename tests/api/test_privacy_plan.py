@@ -1,0 +1,106 @@
+"""``fedvpa privacy plan``: what it says follows from shapes and the accountant, and wrong input is one message."""
+
+import json
+import math
+from dataclasses import asdict, replace
+
+import pytest
+
+from command_line import fedvpa
+from fedvpa import privacy_plan, read_config
+from fedvpa.core.errors import ConfigError
+from fedvpa.privacy import measured
+from fedvpa.privacy.measured import Measured
+
+FEW = ["--clients", "60", "--cohort", "20", "--rounds", "3"]
+
+
+@pytest.fixture(autouse=True)
+def nothing_measured(monkeypatch, tmp_path):
+    table = tmp_path / "world.json"
+    monkeypatch.setattr(measured.measurements, "__defaults__", (table,))
+    return table
+
+
+@pytest.fixture
+def plan():
+    return privacy_plan(60, cohort=20, rounds=3, noise_multiplier=4.0, dimension=7)
+
+
+@pytest.mark.unit
+def test_the_weights_of_a_method_are_those_of_its_shapes(plan):
+    """A bilinear head on 7 features with k = 32: w₀ has 7, W 32 × 7."""
+    assert plan.methods["fedem"].parameters == 7 + 32 * 7
+    wider = privacy_plan(60, cohort=20, rounds=3, noise_multiplier=4.0, dimension=14)
+    assert wider.methods["fedem"].parameters == 14 + 32 * 14
+
+
+@pytest.mark.unit
+def test_bytes_are_those_of_the_weights_and_a_few_statistics(plan):
+    found = plan.methods["fedem"]
+    assert 4 * found.parameters < found.uplink_bytes < 4 * (found.parameters + 20)
+    assert 4 * found.parameters < found.downlink_bytes
+    config = read_config(None, ["engine.codec=fp16"])
+    halved = privacy_plan(60, cohort=20, rounds=3, noise_multiplier=4.0, dimension=7, config=config)
+    assert halved.methods["fedem"].uplink_bytes == found.uplink_bytes - 2 * found.parameters
+
+
+@pytest.mark.unit
+def test_noise_beside_the_clip(plan):
+    """σ √(1 + a²) over the expected cohort, with a = 0.3 for the statistics."""
+    found = plan.methods["fedem"]
+    assert found.noise == pytest.approx(4.0 / 20 * math.sqrt(1.09))
+    assert found.noise_length == pytest.approx(found.noise * math.sqrt(found.parameters))
+
+
+@pytest.mark.unit
+def test_methods_that_cannot_be_private_are_left_out(plan):
+    assert {"fedem", "fedeb", "fedvpa_gp", "global"} <= plan.methods.keys()
+    assert not {"local", "oracle", "informed", "fedgd", "fedbiscuit"} & plan.methods.keys()
+
+
+@pytest.mark.unit
+def test_settings_come_from_a_configuration_unless_given():
+    config = read_config(None, ["engine.cohort=20", "server.rounds=3", "privacy.noise_multiplier=4"])
+    assert privacy_plan(60, config=config).budget == privacy_plan(60, cohort=20, rounds=3, noise_multiplier=4.0).budget
+    with pytest.raises(ConfigError, match="are both given"):
+        privacy_plan(60, epsilon=1.0, config=config)
+    with pytest.raises(ConfigError, match="A cohort of 20 cannot be drawn from 10 users"):
+        privacy_plan(10, config=config)
+
+
+@pytest.mark.end_to_end
+def test_the_command_prints_what_the_function_finds(nothing_measured):
+    done = fedvpa("privacy", "plan", *FEW, "--noise-multiplier", "4", "--json")
+    assert json.loads(done.stdout) == privacy_plan(60, cohort=20, rounds=3, noise_multiplier=4.0).to_dict()
+    done = fedvpa("privacy", "plan", *FEW, "--noise-multiplier", "4")
+    assert "noise multiplier 4\n" in done.stdout
+    assert "add or remove one user; delta 0.0111" in done.stdout
+    assert "accuracy on the bundled world: not measured" in done.stdout
+    row = Measured("fedem", 1000, 100, 50, 3.0, 1e-4, 1.2, 5, 0.75, 0.9, 0.2, 0.1)
+    rows = [asdict(replace(row, noise_multiplier=noise)) for noise in (1.2, 25.0)]
+    nothing_measured.write_text(json.dumps({"rows": rows}))
+    done = fedvpa("privacy", "plan", *FEW, "--noise-multiplier", "4")
+    assert "fedem: gap closed 0.75 (0.90 without privacy), 0.20 s a round (0.10); 1,000 users" in done.stdout
+    assert "noise multiplier 25," in done.stdout
+    assert "not measured" not in done.stdout
+
+
+@pytest.mark.end_to_end
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([*FEW], "Give --epsilon 3, for the noise that it needs, or --noise-multiplier 1.2"),
+        ([*FEW, "--epsilon", "3", "--noise-multiplier", "1"], "are both given"),
+        ([*FEW, "--epsilon", "3", "--delta", "0.02"], "Give 0.0111 (N^-1.1) or less"),
+        ([*FEW[:2], "--cohort", "61", "--epsilon", "3"], "Give --cohort from 1 to 60"),
+        ([*FEW, "--epsilon", "3", "--dimension", "0"], "Features of dimension 0"),
+        ([*FEW, "--epsilon", "-1"], "privacy.epsilon"),
+    ],
+)
+def test_wrong_input_is_one_message_and_exit_2(arguments, words):
+    done = fedvpa("privacy", "plan", *arguments)
+    assert done.returncode == 2
+    assert words in done.stderr
+    assert done.stdout == ""
+    assert len(done.stderr.splitlines()) == 1
