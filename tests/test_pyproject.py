@@ -23,6 +23,7 @@ EXTRAS = {
     "evaluation/judges": "judges",
     "models/gguf_file.py": "gguf",
     "privacy/accounting.py": "privacy",
+    "privacy/secure_sum.py": "flower",
 }
 """The folders and files whose imports an extra may declare."""
 

@@ -12,6 +12,7 @@ from fedvpa.core.version import __version__
 from fedvpa.deployment.network import PORTS
 from fedvpa.deployment.terms import Terms
 from fedvpa.engines.flower.simulation import FLOWER_VERSIONS, require_flower
+from fedvpa.engines.secure_aggregation import check_nodes, check_secure
 from fedvpa.runs.config import RunConfig, dump
 
 FLOWER = f"{FLOWER_VERSIONS[0]}.0"
@@ -125,6 +126,8 @@ def write_app(config: RunConfig, folder: Path, *, out: Path, terms: Terms, polic
         check_policy_method(config, policy_method)
     else:
         _check_method(config)
+        check_secure(config.engine, config.server, deployed=True)
+        check_nodes(config.engine, terms.nodes)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise RunError("holds files already.", fix="Choose an empty folder.", where=str(folder))
     place = toml_text(str(out.expanduser().resolve()))

@@ -36,6 +36,7 @@ from fedvpa.deployment.terms import Terms
 from fedvpa.engines.checkpoint import load_checkpoint, save_checkpoint
 from fedvpa.engines.flower.roster import Roster, gather
 from fedvpa.engines.flower.rotation import gather_moment
+from fedvpa.engines.flower.secure_server import secured
 from fedvpa.engines.flower.server import GridCohort
 from fedvpa.engines.training import TrainState, rounds, start
 from fedvpa.features.standardise import Standardiser
@@ -125,7 +126,8 @@ def _serve(grid: Grid, config: RunConfig, run: RunFolder, terms: Terms) -> None:
     algorithm = make(config.method, config.method_config)
     state, scaling = _begin(run, config, roster, terms)
     codec = config.engine.codec
-    cohort = GridCohort(grid, roster.hosts, False, terms.deadline, terms.quorum, codec, scaling, roster.refresh)
+    plain = GridCohort(grid, roster.hosts, False, terms.deadline, terms.quorum, codec, scaling, roster.refresh)
+    cohort = secured(plain, config.engine)
     meta = {
         "config": config.model_dump(mode="json"),
         "scaling": _plain(scaling.standardiser),

@@ -25,6 +25,11 @@ class EngineConfig(Config):
         codec: How weights travel, in both directions: ``fp32``, ``fp16`` or ``int8``; see ``engines/codecs.py``. Every
             engine rounds as the codec does, so that its cost in accuracy can be measured on one machine.
         checkpoint_every: Rounds between checkpoints; 0 for none but the last.
+        secure_aggregation: Whether the server sees the sum over the nodes of a round alone, and of no node its update
+            (:mod:`fedvpa.privacy.secure_sum`). With ``flower`` and in a deployment; it needs numbers for
+            ``server.clip_norm`` and ``server.max_weight``.
+        secure_share: More than this share of a round's nodes must stay to its end, three at least; otherwise nothing of
+            it can be read. With two thirds, which Bonawitz et al. (CCS 2017, section 6.2) want, 3 of 10 may drop out.
     """
 
     name: Literal["vectorised", "loop", "flower"] = "vectorised"
@@ -33,6 +38,8 @@ class EngineConfig(Config):
     workers: int = Field(default=0, ge=0, le=1024)
     codec: Codec = "fp32"
     checkpoint_every: int = Field(default=50, ge=0)
+    secure_aggregation: bool = False
+    secure_share: float = Field(default=2 / 3, ge=0.5, lt=1)
 
     def cohort_of(self, clients: int) -> int:
         """The size of a cohort of so many clients."""

@@ -13,6 +13,7 @@ from fedvpa.algorithms.server.limits import limited
 from fedvpa.algorithms.server.robust import Part
 from fedvpa.core.short_repr import short_repr
 from fedvpa.core.tree import Tree
+from fedvpa.privacy.quantised import Layout
 
 HeldT = TypeVar("HeldT", covariant=True)
 
@@ -77,6 +78,7 @@ class CohortTask:
         seed: The run's seed.
         transform: What is done to each client's update before it leaves the client.
         single: Whether the server needs each client's update by itself, and no sum over several.
+        layout: With secure aggregation, how updates become integers; None without.
     """
 
     algorithm: Algorithm[Any, Any]
@@ -88,6 +90,7 @@ class CohortTask:
     seed: int
     transform: Transform
     single: bool = True
+    layout: Layout | None = None
 
     __repr__ = short_repr
 
@@ -109,6 +112,17 @@ class CohortRunner(Protocol):
         Raises:
             FedvpaError: If a runner over a network has too few answers to go on.
         """
+
+
+@runtime_checkable
+class Metered(Protocol):
+    """A runner that sends more than updates, and counts what the last cohort cost."""
+
+    uplink_bytes: int
+    """All that the clients sent."""
+
+    downlink_bytes: int
+    """What they were sent beside the broadcast."""
 
 
 def unchanged(update: ClientUpdate, round_: int, client_id: str) -> ClientUpdate:

@@ -22,8 +22,9 @@ from fedvpa.core.tree import Tree, below
 from fedvpa.engines import loop, vectorised
 from fedvpa.engines.codecs import decode, encode, hint
 from fedvpa.engines.config import Codec, EngineConfig
-from fedvpa.engines.runner import CohortRunner, CohortTask, Holder, Members, unchanged
+from fedvpa.engines.runner import CohortRunner, CohortTask, Holder, Members, Metered, unchanged
 from fedvpa.engines.sampling import draw_cohort, draw_dropouts, identities, say_if_all
+from fedvpa.engines.secure_aggregation import check_additive, check_secure, layout_of
 
 MOST_REQUESTS = 8
 """How often one round may ask: a method whose round never ends is a mistake. Chosen by us."""
@@ -109,6 +110,8 @@ def rounds(
     if state.server.round >= algorithm.rounds:
         return
     say_if_all(engine.cohort or 1, len(members.client_ids), cohort_key)
+    check_secure(engine, algorithm.config.server, deployed=runner is not None)
+    check_additive(engine, algorithm, state.server, len(members.client_ids))
     with nullcontext(runner) if runner else _runner(engine, algorithm, members, transform) as run:
         training = _Rounds(algorithm, members, engine, seed, run, transform)
         for _ in range(state.server.round, algorithm.rounds):
@@ -160,8 +163,9 @@ class _Rounds:
         received = replace(sent, shared=decode(sent.shared, engine.codec))
         # A runner over a network, whose server holds no pairs, does not read the holder.
         holder, single = cast(Holder[Any], self._members), rules.rule != "mean" or state.guard.measures(rules, expected)
+        layout = layout_of(expected, rules, len(cohort)) if engine.secure_aggregation else None
         task = CohortTask(
-            algorithm, received, holder, cohort, reporting, state.private, self._seed, self._transform, single
+            algorithm, received, holder, cohort, reporting, state.private, self._seed, self._transform, single, layout
         )
         parts, kept = self._run(task)
         sums = [encode(part.update.sums, engine.codec) for part in parts]
@@ -175,6 +179,8 @@ class _Rounds:
         server, losses = algorithm.server_update(state.server, found.update)
         self._check_finite(round_, server)
         uplink, downlink = sum(map(tree.size, sums)) + _own_bytes(parts), _downlink(sent, len(cohort))
+        if isinstance(self._run, Metered):
+            uplink, downlink = self._run.uplink_bytes, downlink + self._run.downlink_bytes
         after = TrainState(server, {**state.private, **kept}, found.guard)
         limits = {"clip_norm": _shown(found.clip_norm), "max_weight": _shown(found.max_weight)}
         if algorithm.holds == "texts":
@@ -221,7 +227,10 @@ def _runner(
         from fedvpa.engines.flower.simulation import simulate
 
         with simulate(algorithm, cast(Holder[Any], members), engine.codec, transform) as run:
-            yield run
+            # deferred: like all of engines/flower, it needs an extra
+            from fedvpa.engines.flower.secure_server import secured
+
+            yield secured(run, engine)
     elif algorithm.holds != "features":
         raise ConfigError(
             f"engine.name=vectorised cannot run {algorithm.name!r}: its clients train a language model, one at a time, "

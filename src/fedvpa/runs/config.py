@@ -196,7 +196,12 @@ class RunConfig(Config):
         return self.model_copy(update={"data": data, "features": features, "policy": policy})
 
     def check_engine(self) -> None:
-        """Raise ConfigError if the engine needs packages that are not installed, before work is done for it."""
+        """Raise ConfigError if the engine cannot run, or needs packages that are not installed, before work is done."""
+        if self.engine.secure_aggregation:
+            # deferred: it imports torch
+            from fedvpa.engines.secure_aggregation import check_secure
+
+            check_secure(self.engine, self.server)
         if self.engine.name == "flower":
             from fedvpa.engines.flower.simulation import require_flower
 

@@ -13,6 +13,7 @@ from fedvpa.alignment.stage1 import Stage1, Users
 from fedvpa.core.errors import ConfigError
 from fedvpa.core.short_repr import short_repr
 from fedvpa.engines.config import EngineConfig
+from fedvpa.engines.secure_aggregation import check_additive
 from fedvpa.engines.training import TrainState, rounds, start
 from fedvpa.engines.vectorised import default_workers
 from fedvpa.evaluation.accuracy import Members
@@ -58,6 +59,7 @@ class SelectorJob:
             configuration, or what this machine has.
 
     Raises:
+        ConfigError: If secure aggregation cannot hide what the method's clients send.
         DataError: If the method reads true groups and a client has none.
     """
 
@@ -72,6 +74,7 @@ class SelectorJob:
         self.algorithm = make(config.method, config.method_config)
         check_groups(self.algorithm, prepared)
         self.state = state or start(self.algorithm, prepared.federation, config.seed)
+        check_additive(config.engine, self.algorithm, self.state.server, len(prepared.federation.client_ids))
 
     @property
     def title(self) -> str:

@@ -21,6 +21,7 @@ from fedvpa.core.tree import Tree
 from fedvpa.data.report import DataReport, say_report
 from fedvpa.engines import loop, vectorised
 from fedvpa.engines.federation import Federation
+from fedvpa.engines.flower import secure_node
 from fedvpa.engines.flower.records import (
     Introduction,
     Request,
@@ -33,6 +34,7 @@ from fedvpa.engines.flower.records import (
     unpack_request,
 )
 from fedvpa.engines.flower.rotation import ACTION, pack_moment, unpack_question
+from fedvpa.engines.flower.secure_records import SECURE, SETUP, SHARE, UNMASK
 from fedvpa.engines.runner import CohortTask, Holder, unchanged
 from fedvpa.features.standardise import Moments
 from fedvpa.selector.rotation import name_of
@@ -141,6 +143,21 @@ def client_app(load: Callable[[Context], Node], guard: Callable[[], AbstractCont
             moment = replace(federation, scaling=scaling).second_moment(names)
             return Message(pack_moment(moment), reply_to=message)
 
+    @app.query(SETUP)
+    def set_up(message: Message, context: Context) -> Message:
+        with guard():
+            return Message(secure_node.set_up(context, message.content), reply_to=message)
+
+    @app.query(SHARE)
+    def deal(message: Message, context: Context) -> Message:
+        with guard():
+            return Message(secure_node.deal(context, message.content), reply_to=message)
+
+    @app.query(UNMASK)
+    def unmask(message: Message, context: Context) -> Message:
+        with guard():
+            return Message(secure_node.unmask(context, message.content), reply_to=message)
+
     @app.train()
     def train(message: Message, context: Context) -> Message:
         with guard():
@@ -170,8 +187,11 @@ def client_app(load: Callable[[Context], Node], guard: Callable[[], AbstractCont
         node.devices.save(context, {**private, **kept}, round_)
         if not request.single:
             parts = [Part(request.clients, reduce(CohortUpdate.__add__, (part.update for part in parts)))]
-        simulated = request.private is not None
-        return Message(pack_reply(parts, request.clients, request.codec, kept if simulated else None), reply_to=message)
+        told = None if request.private is None else kept
+        if SECURE in message.content:
+            hidden = secure_node.hide(context, message.content, parts[0].update, len(names), told)
+            return Message(hidden, reply_to=message)
+        return Message(pack_reply(parts, request.clients, request.codec, told), reply_to=message)
 
     return app
 

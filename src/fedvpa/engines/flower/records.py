@@ -110,7 +110,7 @@ def pack_request(request: Request) -> RecordDict:
         records["scaling"] = arrays({"mean": mean, "scale": scale, **rotation})
     if broadcast.own:
         records["own"] = arrays(broadcast.own)
-    return _with_device(records, request.private)
+    return with_device(records, request.private)
 
 
 def unpack_request(records: RecordDict) -> Request:
@@ -120,7 +120,7 @@ def unpack_request(records: RecordDict) -> Request:
     codec = cast(Codec, task["codec"])
     shared = decode(tree_of(records.array_records["shared"]), codec)
     broadcast = Broadcast(shared, own, int(str(task["round"])))
-    private = _device(records) if task["simulated"] else None
+    private = device_of(records) if task["simulated"] else None
     scaling = rotation = None
     if "scaling" in records.array_records:
         sent = tree_of(records.array_records["scaling"])
@@ -151,7 +151,7 @@ def pack_reply(
             "parts": ConfigRecord({"clients": members}),
         }
     )
-    return _with_device(records, private)
+    return with_device(records, private)
 
 
 def unpack_reply(records: RecordDict, clients: Sequence[str], codec: Codec) -> tuple[list[Part], dict[str, Tree]]:
@@ -177,7 +177,7 @@ def _reply(records: RecordDict, clients: Sequence[str], codec: Codec) -> tuple[l
     for number, members in enumerate(told):
         own = {name: mine for name in members if (mine := below(str(numbers[name]), tensors))}
         parts.append(Part(tuple(members), CohortUpdate(decode(below(str(number), sums), codec), own)))
-    return parts, _device(records)
+    return parts, device_of(records)
 
 
 @dataclass(frozen=True)
@@ -240,13 +240,15 @@ def traffic(records: RecordDict) -> int:
     return sum(len(array.data) for record in counted for array in record.values())
 
 
-def _with_device(records: RecordDict, private: Mapping[str, Tree] | None) -> RecordDict:
+def with_device(records: RecordDict, private: Mapping[str, Tree] | None) -> RecordDict:
+    """The records with private state, if there is any and the node is simulated."""
     if private:
         records["device"] = pack_private(private)["private"]
     return records
 
 
-def _device(records: RecordDict) -> dict[str, Tree]:
+def device_of(records: RecordDict) -> dict[str, Tree]:
+    """The private state in a message of a simulation; empty if there is none."""
     if "device" not in records.array_records:
         return {}
     return unpack_private(RecordDict({"private": records["device"]}))

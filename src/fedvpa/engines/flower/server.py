@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from flwr.app import Message, MessageType
+from flwr.app import Message, MessageType, RecordDict
 from flwr.serverapp import Grid
 
-from fedvpa.algorithms.server.robust import Part
 from fedvpa.core.errors import DataError, FedvpaError
 from fedvpa.core.progress import say
 from fedvpa.core.tree import Tree
@@ -60,41 +59,60 @@ class GridCohort:
         """One round on the nodes that host the cohort; ``task.holder`` is not read."""
         if not task.reporting:
             return [], {}
-        broadcast, cohort = task.broadcast, task.cohort
-        asked = set(task.reporting)
-        shares: dict[int, list[int]] = {}
-        for position, name in enumerate(cohort):
-            if name in asked:
-                shares.setdefault(self.hosts[name], []).append(position)
-        messages, clients = [], {}
-        for node, positions in shares.items():
-            names = tuple(cohort[position] for position in positions)
-            device = self._device(names, task.private)
-            mine = vectorised.select(broadcast, positions)
-            request = self._scaled(node, Request(mine, names, task.seed, task.single, self.codec, None, device))
-            clients[node] = names
-            content, group = pack_request(request), str(broadcast.round)
-            ttl = self.deadline + CLOCK_SECONDS
-            train = Message(content, dst_node_id=node, message_type=MessageType.TRAIN, ttl=ttl, group_id=group)
-            messages.append(train)
-        outcomes = self._answers(messages, clients)
+        clients = self.hosted(task.cohort, set(task.reporting))
+        contents = {node: pack_request(self.request(task, node, names)) for node, names in clients.items()}
+        replies, silent = self.ask(contents, MessageType.TRAIN, task.broadcast.round)
+        outcomes = []
+        for node in clients:
+            if node in replies:
+                try:
+                    outcomes.append(unpack_reply(replies[node], clients[node], self.codec))
+                except DataError as error:
+                    silent[node] = str(error)
+        self.settle(clients, silent)
         kept = {name: own for _, mine in outcomes for name, own in mine.items()}
-        rank = {name: position for position, name in enumerate(cohort)}
+        rank = {name: position for position, name in enumerate(task.cohort)}
         parts = sorted((part for found, _ in outcomes for part in found), key=lambda part: rank[part.clients[0]])
-        return parts, {name: kept[name] for name in cohort if name in kept}
+        return parts, {name: kept[name] for name in task.cohort if name in kept}
 
-    def _answers(
-        self, messages: Sequence[Message], clients: Mapping[int, Sequence[str]]
-    ) -> list[tuple[list[Part], dict[str, Tree]]]:
-        """What the replies hold, in the order of the requests, so that sums do not depend on who was faster.
+    def hosted(self, cohort: Sequence[str], asked: Collection[str]) -> dict[int, tuple[str, ...]]:
+        """Node → those of its clients that are asked, in the order of the cohort."""
+        found: dict[int, tuple[str, ...]] = {}
+        for name in cohort:
+            if name in asked:
+                found[self.hosts[name]] = (*found.get(self.hosts[name], ()), name)
+        return found
 
-        Raises:
-            FedvpaError: If fewer clients than the quorum answered.
+    def request(self, task: CohortTask, node: int, names: tuple[str, ...]) -> Request:
+        """What a node is asked to train, for some of its clients."""
+        rank = {name: position for position, name in enumerate(task.cohort)}
+        mine = vectorised.select(task.broadcast, [rank[name] for name in names])
+        device = self._device(names, task.private)
+        return self._scaled(node, Request(mine, names, task.seed, task.single, self.codec, None, device))
+
+    def ask(
+        self, contents: Mapping[int, RecordDict], kind: str, round_: int
+    ) -> tuple[dict[int, RecordDict], dict[int, str]]:
+        """Send each node a message and wait for the answers.
+
+        Args:
+            contents: Node → what it is sent.
+            kind: The type of the messages.
+            round_: The round's number.
+
+        Returns:
+            Node → its answer, in the order of ``contents``, so that sums do not depend on who was faster; and node →
+            why there is none.
         """
+        ttl, group = self.deadline + CLOCK_SECONDS, str(round_)
+        messages = [
+            Message(content, dst_node_id=node, message_type=kind, ttl=ttl, group_id=group)
+            for node, content in contents.items()
+        ]
         poll = SIMULATED_POLL_SECONDS if self.simulated else POLL_SECONDS
         replies, gone = exchange(self.grid, messages, self.deadline, poll, self.on_poll)
-        silent, outcomes = {}, []
-        for node, names in clients.items():
+        answers, silent = dict[int, RecordDict](), dict[int, str]()
+        for node in contents:
             if node in gone:
                 silent[node] = "the node is gone"
             elif node not in replies:
@@ -102,10 +120,19 @@ class GridCohort:
             elif replies[node].has_error():
                 silent[node] = f"an error: {reason_of(replies[node])}"
             else:
-                try:
-                    outcomes.append(unpack_reply(replies[node].content, names, self.codec))
-                except DataError as error:
-                    silent[node] = str(error)
+                answers[node] = replies[node].content
+        return answers, silent
+
+    def settle(self, clients: Mapping[int, Sequence[str]], silent: Mapping[int, str]) -> None:
+        """Say which nodes' clients dropped out of a request for training, and why.
+
+        Args:
+            clients: Node → the clients that it was asked for.
+            silent: Node → why there is no update of it.
+
+        Raises:
+            FedvpaError: If fewer clients than the quorum answered.
+        """
         self._turned = (self._turned | clients.keys()) - silent.keys()
         for node, reason in silent.items():
             say(f"dropped out: {', '.join(clients[node])} ({reason})")
@@ -116,7 +143,6 @@ class GridCohort:
                 f"{answered} of {asked} clients answered, and the quorum is {self.quorum:.0%}: the run stops at its "
                 f"last checkpoint ({'; '.join(sorted(set(silent.values())))})."
             )
-        return outcomes
 
     def _scaled(self, node: int, request: Request) -> Request:
         """The request with how the node scales its features, in a deployment."""

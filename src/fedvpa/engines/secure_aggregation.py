@@ -1,0 +1,155 @@
+"""What secure aggregation asks of a run, and how large a tensor of one client may be.
+
+The server adds up integers that it cannot read one by one (:mod:`fedvpa.privacy.secure_sum`), so that each tensor needs
+a largest value that is known before anybody trains, and whatever reads single updates cannot be had.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from fedvpa.core.errors import ConfigError
+from fedvpa.core.options import option
+from fedvpa.core.rules import RulesConfig
+from fedvpa.engines.config import EngineConfig
+from fedvpa.privacy.quantised import Layout
+
+if TYPE_CHECKING:
+    from fedvpa.algorithms.base import Algorithm
+    from fedvpa.algorithms.server.validation import Expected
+
+FEWEST = 3
+"""Clients of a cohort, and nodes: as :data:`fedvpa.privacy.secure_sum.FEWEST_NODES`."""
+
+
+@dataclass(frozen=True)
+class Keys:
+    """Where the configuration says who runs the clients and by which rules, for messages.
+
+    Attributes:
+        engine: The key of the engine's name.
+        section: The section of ``secure_aggregation``, ``codec`` and ``cohort``.
+        rules: The section of the server's rules.
+    """
+
+    engine: str = "engine.name"
+    section: str = "engine"
+    rules: str = "server"
+
+
+KEYS = Keys()
+
+
+def check_secure(
+    engine: EngineConfig, rules: RulesConfig, *, keys: Keys = KEYS, deployed: bool = False, private: bool = False
+) -> None:
+    """What of a configuration cannot be had with secure aggregation; nothing if it is off.
+
+    Args:
+        engine: Who runs the clients.
+        rules: The server's rules.
+        keys: Where both are configured.
+        deployed: Whether nodes of a deployment run them, whatever ``engine.name`` says.
+        private: Whether differential privacy bounds every update, so that the server's own limits do not matter.
+
+    Raises:
+        ConfigError: For the first thing that cannot be.
+    """
+    if not engine.secure_aggregation:
+        return
+    switch = f"{keys.section}.secure_aggregation"
+    if engine.name != "flower" and not deployed:
+        raise ConfigError(
+            f"{switch} hides a node's update from the server, and on {keys.engine}={engine.name} there are no nodes.",
+            fix=f"Give {keys.engine}=flower, or leave {switch} out.",
+        )
+    if rules.rule != "mean":
+        raise ConfigError(
+            f"{keys.rules}.rule={rules.rule} compares single updates, and with {switch} the server sees their sum "
+            "alone.",
+            fix=f"Give {keys.rules}.rule=mean, or leave {switch} out.",
+        )
+    if engine.codec != "fp32":
+        raise ConfigError(
+            f"{keys.section}.codec={engine.codec} rounds single updates, and with {switch} they are masked integers "
+            "of 32 bits, which no codec makes smaller.",
+            fix=f"Give {keys.section}.codec=fp32.",
+        )
+    for name, what in (("clip_norm", "long a change"), ("max_weight", "heavy a client")):
+        value = getattr(rules, name)
+        if not private and not isinstance(value, float):
+            given = "null" if value is None else value
+            raise ConfigError(
+                f"{keys.rules}.{name}={given} does not say how {what} may be before the first round, and {switch} "
+                "needs to know, since the server never sees a single update.",
+                fix=f"Give a number: {keys.rules}.{name}={'1.0' if name == 'clip_norm' else '50'}, for example. A run "
+                f"without {switch} says what the clients' median is.",
+            )
+    if engine.cohort is not None and engine.cohort < FEWEST:
+        raise ConfigError(
+            f"{keys.section}.cohort={engine.cohort} is too small for {switch}: of the sum over two clients each of "
+            "them can take its own update out.",
+            fix=f"Give {keys.section}.cohort={FEWEST} or more.",
+        )
+
+
+def check_nodes(engine: EngineConfig, nodes: int) -> None:
+    """Raise ConfigError if a deployment of so many nodes is too small; nothing if secure aggregation is off."""
+    if engine.secure_aggregation and nodes < FEWEST:
+        raise ConfigError(
+            f"a deployment of {nodes} nodes is too small for engine.secure_aggregation: of the sum over two nodes each "
+            "of them can take its own part out.",
+            fix=f"Give {option('nodes', str(FEWEST))} or more.",
+        )
+
+
+def check_additive(engine: EngineConfig, algorithm: Algorithm[Any, Any], state: Any, clients: int) -> None:
+    """Whether the updates of a method can be hidden in a sum; nothing if secure aggregation is off.
+
+    Args:
+        engine: Who runs the clients.
+        algorithm: The method.
+        state: The server's.
+        clients: How many clients there are.
+
+    Raises:
+        ConfigError: If its updates hold more than sums, or there are too few clients.
+    """
+    if not engine.secure_aggregation or not algorithm.rounds:
+        return
+    if own := algorithm.expected(state).own:
+        raise ConfigError(
+            f"{algorithm.name!r} reads {', '.join(sorted(own)[:3])} of every single client under these settings, and "
+            "with secure aggregation the server sees sums alone.",
+            fix="Use another method (fedeb, fedem, global), variational.prior=mixture, or no secure aggregation.",
+        )
+    if engine.cohort_of(clients) < FEWEST:
+        raise ConfigError(
+            f"a round asks {engine.cohort_of(clients)} of {clients} clients, and secure aggregation adds up "
+            f"{FEWEST} at least.",
+            fix="Use more clients or a larger cohort, or no secure aggregation.",
+        )
+
+
+def layout_of(expected: Expected, rules: RulesConfig, clients: int) -> Layout:
+    """How the updates of a cohort become integers.
+
+    Args:
+        expected: What the update of one client must look like.
+        rules: With numbers for ``clip_norm`` and ``max_weight``.
+        clients: How many clients there are in the cohort.
+
+    Raises:
+        ConfigError: If one of the two is no number.
+    """
+    clip_norm, max_weight = rules.clip_norm, rules.max_weight
+    if not isinstance(clip_norm, float) or not isinstance(max_weight, float):
+        raise ConfigError("secure aggregation needs numbers for clip_norm and max_weight.")
+    shapes = {"weight": ()} | {f"delta.{name}": tuple(shape) for name, shape in expected.deltas.items()}
+    # A change is sent times the weight, and no element of it is longer than the whole.
+    largest = {name: max_weight * (clip_norm if name != "weight" else 1.0) for name in shapes}
+    for name, bounds in expected.sums.items():
+        times = max_weight if bounds.per == "weight" else 1.0
+        shapes[name], largest[name] = tuple(bounds.shape), times * max(abs(bounds.least), abs(bounds.most))
+    return Layout(largest, shapes, clients)
