@@ -15,11 +15,12 @@ from scipy import stats
 from conftest import make_federation
 from fedvpa.algorithms.base import CohortUpdate
 from fedvpa.algorithms.registry import make
+from fedvpa.algorithms.server.validation import Bounds, Expected
 from fedvpa.core.errors import ConfigError, DataError, FedvpaError
 from fedvpa.data.partition import Partition
 from fedvpa.engines.config import EngineConfig
 from fedvpa.engines.federation import Federation
-from fedvpa.engines.secure_aggregation import check_additive, check_nodes, check_secure
+from fedvpa.engines.secure_aggregation import check_additive, check_nodes, check_secure, layout_of
 from fedvpa.engines.training import rounds, start
 from tests_shared import config, replay
 
@@ -362,3 +363,15 @@ def test_methods_that_read_single_clients_and_federations_that_are_too_small_are
     with pytest.raises(ConfigError, match="a deployment of 2 nodes is too small"):
         check_nodes(ENGINE, 2)
     check_nodes(ENGINE, 3)
+
+
+@pytest.mark.unit
+def test_how_large_a_tensor_may_be_follows_from_the_limits_and_the_bounds():
+    bounds = {"kept": Bounds((), -3.0, 2.0), "loss": Bounds((3,), 0.0, 2.0, per="weight")}
+    rules = config(server={"clip_norm": 0.5, "max_weight": 8}).server
+    layout = layout_of(Expected({"w": (2, 5)}, bounds), rules, 7)
+    assert layout.largest == {"weight": 8.0, "delta.w": 4.0, "kept": 3.0, "loss": 16.0}
+    assert layout.shapes == {"weight": (), "delta.w": (2, 5), "kept": (), "loss": (3,)}
+    assert layout.clients == 7
+    with pytest.raises(ConfigError, match="needs numbers"):
+        layout_of(Expected({}), config().server, 7)
