@@ -16,6 +16,7 @@ import pytest
 from fedvpa.core.errors import ConfigError, DataError, ModelError, StorageError
 from fedvpa.core.schema import VERSIONS
 from fedvpa.data.schema import Pair, PairTable
+from fedvpa.features import precision
 from fedvpa.features import store as store_module
 from fedvpa.features.backbone import load_backbone
 from fedvpa.features.config import FeatureConfig
@@ -217,7 +218,7 @@ def test_a_disk_without_room_shows_before_the_work(config, table, monkeypatch):
 @pytest.mark.unit
 def test_features_from_another_kind_of_device_are_used_and_said(config, table, capsys, no_model):
     """bfloat16 is what ``auto`` means on a GPU; here it stands for one."""
-    sys.modules[EXTRACT]._say_precision.cache_clear()
+    precision._say_precision.cache_clear()
     there = load_features(table, config.model_copy(update={"dtype": "bfloat16"}))
     no_model()
     here = load_features(table, config)

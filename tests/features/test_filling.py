@@ -18,7 +18,8 @@ from fedvpa.data.schema import Message, Pair, PairTable
 from fedvpa.features.backbone import load_backbone
 from fedvpa.features.cache import CacheFolder
 from fedvpa.features.config import FeatureConfig
-from fedvpa.features.extract import extract, folder_for, load_features
+from fedvpa.features.extract import extract, load_features
+from fedvpa.features.identity import folder_for
 from fedvpa.models.locate import locate
 
 EXTRACT, FILLING = (sys.modules[f"fedvpa.features.{name}"] for name in ("extract", "filling"))

@@ -12,8 +12,9 @@ from fedvpa.core.errors import ConfigError, ModelError
 from fedvpa.features import forward as forward_module
 from fedvpa.features.backbone import load_backbone
 from fedvpa.features.config import FeatureConfig
-from fedvpa.features.extract import cache_key, extract, load_features
+from fedvpa.features.extract import extract, load_features
 from fedvpa.features.forward import check_causal, dimension, sharing_obstacle
+from fedvpa.features.identity import cache_key
 from fedvpa.models.locate import locate
 from fedvpa.runs.config import read_config
 

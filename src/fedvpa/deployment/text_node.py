@@ -22,7 +22,7 @@ from fedvpa.data.partition import partition
 from fedvpa.data.schema import Pair
 from fedvpa.data.unused import note_unused
 from fedvpa.engines.flower import client as node_side
-from fedvpa.features.extract import rendering_content
+from fedvpa.features.identity import rendering_content
 from fedvpa.models.loading_config import DEFAULT
 from fedvpa.models.locate import ModelSource, locate
 from fedvpa.policy.policy import Policy

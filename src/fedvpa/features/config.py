@@ -52,7 +52,9 @@ class FeatureConfig(Config):
             read as they are.
         template_arguments: Further arguments of the chat template, such as ``enable_thinking: false``. ``today``
             (2024-07-26 unless given) is the day that the template believes to have.
-        dtype: Precision of the forward pass; ``auto`` is bfloat16 on a GPU and float32 elsewhere.
+        dtype: Precision of the forward pass; ``auto`` is bfloat16 on a GPU and float32 elsewhere. ``calibrated`` tries
+            on a CPU, before much is computed, whether bfloat16 is faster and near enough; the run then names what was
+            taken, see :mod:`fedvpa.features.precision`.
         device: ``auto`` (a GPU if there is one), or any torch device.
         tokens_per_batch: Upper bound of rows × longest row, so that memory is bounded whatever the lengths; a single
             longer pair makes a batch of its own. None for the device's default:
@@ -69,7 +71,7 @@ class FeatureConfig(Config):
     surface: tuple[SurfaceName, ...] = ()
     template: TemplateKind = "plain"
     template_arguments: TemplateArguments = Field(default_factory=dict)
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    dtype: Literal["auto", "calibrated", "float32", "bfloat16", "float16"] = "auto"
     device: str = "auto"
     tokens_per_batch: int | None = Field(default=None, ge=1)
     storage: Literal["float16", "float32"] = "float16"

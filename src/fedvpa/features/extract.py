@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
-from collections.abc import Iterator, Mapping
-from functools import lru_cache
-from typing import Any
+from collections.abc import Iterator
 
 import numpy as np
 from filelock import FileLock, Timeout
@@ -19,22 +16,16 @@ from fedvpa.features.backbone import Backbone, load_backbone
 from fedvpa.features.cache import CacheFolder
 from fedvpa.features.config import FeatureConfig
 from fedvpa.features.filling import Filling
+from fedvpa.features.identity import folder_for
 from fedvpa.features.keys import Keys, pair_keys
+from fedvpa.features.precision import settled, with_precision
 from fedvpa.features.reader import Reader
 from fedvpa.features.records import report_of
 from fedvpa.features.store import FeatureStore, Gathered, stored
 from fedvpa.features.surface import with_surface
 from fedvpa.features.work import compute
-from fedvpa.models.chat_template import template_fingerprint
-from fedvpa.models.device import resolve_device, resolve_dtype
 from fedvpa.models.encoding import place_of
-from fedvpa.models.load import open_tokenizer
-from fedvpa.models.locate import ModelSource, locate
-
-POOLING = "mean over response tokens"
-
-AUTOMATIC = ("float32", "bfloat16")
-"""The precisions that ``auto`` means on one device or another; see :func:`fedvpa.models.device.resolve_dtype`."""
+from fedvpa.models.locate import locate
 
 
 def extract(table: PairTable, backbone: Backbone, config: FeatureConfig) -> FeatureStore:
@@ -73,40 +64,6 @@ def extract(table: PairTable, backbone: Backbone, config: FeatureConfig) -> Feat
     return with_surface(store, table, config.surface)
 
 
-def cache_key(config: FeatureConfig, source: ModelSource) -> dict[str, Any]:
-    """Everything that decides the features of a text, in clear.
-
-    Batch size and device only move rounding: they are no part. The language model is named by its content, since each
-    machine may have it from elsewhere. What the chat template writes for a probe is a part, since more than the
-    tokenizer's files decides it.
-    """
-    rounded = {} if source.loading.quantization is None else {"quantization": source.loading.quantization}
-    return {
-        "model": source.content(),
-        **rounded,
-        "tokenizer": source.tokenizer_hash(),
-        "rendering": rendering_content(source, config.template_arguments),
-        "layer": list(config.layers) if len(config.layers) > 1 else config.layers[0],
-        "pooling": POOLING,
-        "template": config.template,
-        "max_prompt_tokens": config.max_prompt_tokens,
-        "max_response_tokens": config.max_response_tokens,
-        "dtype": str(resolve_dtype(config.dtype, resolve_device(config.device))).removeprefix("torch."),
-        "storage": config.storage,
-    }
-
-
-def rendering_content(source: ModelSource, arguments: Mapping[str, Any]) -> str:
-    """What a model's chat template writes for fixed probes, as a hash: more than the tokenizer's files decides it."""
-    return _rendering(source, source.tokenizer_hash(), json.dumps(arguments, sort_keys=True))
-
-
-@lru_cache(maxsize=8)
-def _rendering(source: ModelSource, tokenizer_hash: str, arguments: str) -> str:
-    """The fingerprint of a model's chat template; the tokenizer's content is a part of the cache's key."""
-    return template_fingerprint(open_tokenizer(source), json.loads(arguments))
-
-
 def load_features(table: PairTable, config: FeatureConfig) -> FeatureStore:
     """Features of ``table`` from the cache, where what is missing is added first.
 
@@ -118,7 +75,8 @@ def load_features(table: PairTable, config: FeatureConfig) -> FeatureStore:
     Args:
         table: Pairs; row i of the result belongs to row i.
         config: The model and how to read it. Under ``dtype: auto`` features that another device computed in its own
-            precision are used too; what is used is said.
+            precision are used too; what is used is said. Under ``dtype: calibrated`` see
+            :mod:`fedvpa.features.precision`.
 
     Returns:
         Features [n, d] in ``config.storage`` precision, read-only and memory-mapped, and the report of the table.
@@ -133,7 +91,7 @@ def load_features(table: PairTable, config: FeatureConfig) -> FeatureStore:
     _check_some(table)
     source = locate(config.named_model(), config.loading)
     keys = pair_keys(table.pairs)
-    config = _with_precision(config, source, keys)
+    config = with_precision(settled(config, table), source, keys)
     folder = folder_for(config, source)
     found = _complete(folder, keys, table)
     if found is not None:
@@ -149,45 +107,9 @@ def load_features(table: PairTable, config: FeatureConfig) -> FeatureStore:
     return with_surface(found, table, config.surface)
 
 
-def folder_for(config: FeatureConfig, source: ModelSource) -> CacheFolder:
-    """Where features that are read in this way are kept."""
-    return CacheFolder.of(config.cache_root(), cache_key(config, source))
-
-
 def _check_some(table: PairTable) -> None:
     if not table.pairs:
         raise DataError("There are no pairs to extract features of.")
-
-
-def _with_precision(config: FeatureConfig, source: ModelSource, keys: Keys) -> FeatureConfig:
-    """The configuration with ``dtype`` as it is used.
-
-    ``auto`` is one precision on a GPU and another elsewhere. So that features from a GPU serve on a machine without
-    one, the other precision is taken where it has most of the pairs, and more of them than the device's own. What is
-    missing is then computed in it too, since the features of a table have one precision. (The rule is ours.)
-    """
-    own = str(resolve_dtype(config.dtype, resolve_device(config.device))).removeprefix("torch.")
-    exact = config.model_copy(update={"dtype": own})
-    if config.dtype != "auto":
-        return exact
-    (other,) = (dtype for dtype in AUTOMATIC if dtype != own)
-    foreign = config.model_copy(update={"dtype": other})
-    lacking = len(folder_for(exact, source).missing(keys))
-    if not lacking:
-        return exact
-    lacking_there = len(folder_for(foreign, source).missing(keys))
-    if lacking_there >= min(lacking, len(keys) / 2):
-        return exact
-    _say_precision(config.model, other, own)
-    return foreign
-
-
-@lru_cache(maxsize=8)
-def _say_precision(model: str, other: str, own: str) -> None:
-    say(
-        f"features of {model}: those that are kept were computed in {other}, on another kind of device, and are used; "
-        f"features.dtype={own} computes them anew"
-    )
 
 
 def _complete(folder: CacheFolder, keys: Keys, table: PairTable) -> FeatureStore | None:

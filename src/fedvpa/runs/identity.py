@@ -21,7 +21,7 @@ from fedvpa.core.version import __version__
 from fedvpa.data.load import load
 from fedvpa.data.partition import Partition
 from fedvpa.data.schema import Pair, PairTable
-from fedvpa.features.extract import rendering_content
+from fedvpa.features.identity import rendering_content
 from fedvpa.features.store import data_hash
 from fedvpa.models.loading_config import DEFAULT, LoadingConfig
 from fedvpa.models.locate import locate

@@ -31,7 +31,9 @@ from fedvpa.data.schema import PairTable, Unit
 from fedvpa.data.splits import FEW_UNITS, unit_names
 from fedvpa.features.backbone import count_layers
 from fedvpa.features.config import FeatureConfig, Layers
-from fedvpa.features.extract import cache_key, load_features
+from fedvpa.features.extract import load_features
+from fedvpa.features.identity import cache_key
+from fedvpa.features.precision import settled
 from fedvpa.features.standardise import Moments, Standardiser
 from fedvpa.features.store import FeatureStore, data_hash
 from fedvpa.features.surface import surface_of
@@ -110,6 +112,7 @@ def resolved(features: FeatureConfig, table: PairTable, clients: Partition, *, r
         )
     asked = features.model_copy(update={"layer": candidates, "surface": ()})
     chosen, unit = table.select(rows.tolist()), "prompt" if clients.rule is None else clients.rule.unit
+    asked = settled(asked, chosen)
     pairs = _folded(chosen, users, unit)
     facts = [__version__, cache_key(asked, source), features.surface, rms, data_hash(chosen.pairs)]
     facts += [part.tolist() for part in (pairs.user, pairs.fold, pairs.weight)]

@@ -26,7 +26,9 @@ from fedvpa.data.splits import HeldOut, Ints
 from fedvpa.data.unused import note_unused
 from fedvpa.engines.federation import Federation, federate
 from fedvpa.features.config import FeatureConfig
-from fedvpa.features.extract import cache_key, load_features
+from fedvpa.features.extract import load_features
+from fedvpa.features.identity import cache_key
+from fedvpa.features.precision import settled
 from fedvpa.features.store import FeatureReport, FeatureStore
 from fedvpa.models.encoding import SAME_TOKENS
 from fedvpa.models.folder import BUNDLED
@@ -119,6 +121,7 @@ def prepare(config: RunConfig, *, on_node: bool = False, aside: float = 0.0) -> 
     if features.layer == "auto" and not on_node:
         choose_by = never_aside(table, clients, aside, config.seed) if aside else clients
         features = resolved(features, table, choose_by, rms=config.selector.normalise == "rms")
+    features = settled(features, table)
     store = load_features(table, features)
     table = noted(table, store.report)
     if store.report.equal_rows:

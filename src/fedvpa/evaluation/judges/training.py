@@ -17,6 +17,7 @@ from fedvpa.evaluation.student import constant_interval, is_constant, t_interval
 from fedvpa.evaluation.variance import Spread
 from fedvpa.features.config import FeatureConfig
 from fedvpa.features.extract import load_features
+from fedvpa.features.precision import settled
 from fedvpa.models.locate import locate
 from fedvpa.rewards.base import HeldOutAccuracy
 from fedvpa.rewards.held_out import SURFACE, as_read
@@ -49,6 +50,7 @@ def train_judge(table: PairTable, model: str, data: str, features: FeatureConfig
     config = (features or FeatureConfig(surface=SURFACE)).model_copy(update={"model": model})
     by_group = _by_group(table)
     read = as_read(table)
+    config = settled(config, read)
     store = load_features(read, config)
     equal = set(store.report.equal_rows)
     weights, strengths, accuracy = dict[str, torch.Tensor](), dict[str, float](), dict[str, HeldOutAccuracy]()
