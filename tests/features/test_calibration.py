@@ -1,4 +1,4 @@
-"""``features.dtype=calibrated``: bfloat16 where it was measured to be faster and near enough, and the same ever after."""
+"""``features.dtype=calibrated``: bfloat16 where it was found to be faster and near enough, and the same ever after."""
 
 from __future__ import annotations
 

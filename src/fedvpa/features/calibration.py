@@ -98,10 +98,10 @@ def calibrate(pairs: Sequence[Pair], config: FeatureConfig, source: ModelSource)
                 return Calibration(_speed(ratios))
     except RuntimeError as error:  # what torch raises without a kernel; NotImplementedError is one too
         return Calibration(0.0, problem=type(error).__name__)
-    error = furthest(np.concatenate(half), np.concatenate(exact), len(config.layers))
-    if not np.isfinite(error):
+    off = furthest(np.concatenate(half), np.concatenate(exact), len(config.layers))
+    if not np.isfinite(off):
         return Calibration(_speed(ratios), problem="its features are not finite, or no pair has two responses")
-    return Calibration(_speed(ratios), error)
+    return Calibration(_speed(ratios), off)
 
 
 def furthest(found: Float[np.ndarray, "n d"], exact: Float[np.ndarray, "n d"], layers: int) -> float:
