@@ -23,7 +23,9 @@ from fedvpa.core.processes import current, lead, together
 from fedvpa.core.rendezvous import ProcessLost, first_to_speak
 from fedvpa.policy.adapters import snapshot
 from fedvpa.policy.dpo_trainer import DPOTrainer
+from fedvpa.policy.policy import load_policy
 from fedvpa.policy.sampling import Sampling
+from fedvpa.policy.sampling_together import sample_together
 from fedvpa.runs.config import read_config
 from policy_fixtures import latents, make_examples, make_policy, prompts_and_responses, save_model, tiny_config
 from run_fixtures import TINY, TINY_POLICY
@@ -64,6 +66,19 @@ def answers_and_steps(folder: Path) -> tuple[list[Any], int]:
     found = [[ids.tolist() for ids in drawn], [own.tolist() for own in said], losses]
     found += [[weight.flatten().tolist() for weight in snapshot(policy).values()]]
     return found, sum(isinstance(weight, DTensor) for weight in policy.parameters())
+
+
+def led_answers(folder: Path) -> list[Any]:
+    """What a policy and its reference answer where one process leads, as in ``evaluate --policy`` and ``simulate``."""
+    prompts, _ = prompts_and_responses(5)
+
+    def drawn() -> list[Any]:
+        make_policy(folder).save_pretrained(folder.parent / "policy")
+        policy, how = load_policy(folder.parent / "policy", tiny_config(folder)), Sampling(1.0, 1.0, 11, 2)
+        found = [sample_together(policy, prompts, latents(5), how, 0, "x", reference=base) for base in (False, True)]
+        return [[ids.tolist() for ids in own] for own in found]
+
+    return lead(drawn)
 
 
 def sharded_and_not(folder: Path) -> list[Any]:
@@ -110,6 +125,7 @@ def one_of_two(rank: int, port: int, out: Path) -> None:
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "FEDVPA_CACHE": str(out / "cache")}
     torch.set_num_threads(1)
     write_json(out / f"{rank}.json", both_stages(out))
+    write_json(out / f"led-{rank}.json", led_answers(out / "base"))
     write_json(out / f"sharded-{rank}.json", sharded_and_not(out / "base"))
     write_json(out / f"said-{rank}.json", messages(rank, out / "base"))
 
@@ -174,6 +190,10 @@ def test_two_processes_do_what_one_does(places: tuple[Path, Path], monkeypatch: 
         assert torch.allclose(theirs["features"], mine["features"], rtol=2**-10, atol=2**-10)  # kept in half precision
     scores = [(place / "trained" / "scores.jsonl").read_text() for place in places]
     assert scores[0] == scores[1]
+
+    led = [json.loads((two / f"led-{rank}.json").read_text()) for rank in range(2)]
+    assert led == [led_answers(one / "base")] * 2
+    assert led[0][0] != led[0][1]
 
     whole, shared, weights = json.loads((two / "sharded-1.json").read_text())
     assert shared[0] == whole[0]

@@ -13,6 +13,8 @@ import run_fixtures
 from command_line import fedvpa
 from fedvpa.api.align import align
 from fedvpa.api.train import resume, train
+from fedvpa.cli.main import _joined
+from fedvpa.core.errors import ConfigError
 from fedvpa.runs.config import read_config
 
 ROOT = Path(__file__).parents[2]
@@ -319,3 +321,18 @@ def test_doctor_and_version():
 def test_import_is_light():
     code = "import fedvpa, sys; assert 'torch' not in sys.modules; fedvpa.Selector; assert 'torch' in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize(("verb", "options", "shared"), [
+    ("train", {}, True), ("simulate", {}, True), ("evaluate", {"policy": True}, True),
+    ("evaluate", {"policy": False}, False), ("generate", {}, False),
+])  # fmt: skip
+def test_what_several_processes_do_together(verb, options, shared, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr("fedvpa.core.processes.joined", lambda: "joined")
+    if shared:
+        assert _joined(verb, options) == "joined"
+        return
+    with pytest.raises(ConfigError, match=f"fedvpa {verb} was started in 2 processes.*simulate, evaluate --policy"):
+        _joined(verb, options)

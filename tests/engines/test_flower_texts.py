@@ -90,7 +90,7 @@ def test_what_travels_to_another_process_is_the_data_and_not_the_model(texts: Te
 def test_a_worker_with_another_model_is_refused(texts: Texts):
     with pytest.raises(ModelError, match="'bundled' is another one in this process"):
         replace(texts.clients.packed(), content="sha256:other").opened()
-    loaded = fresh_policy(text_task())
-    loaded.again = None
-    with pytest.raises(ConfigError, match=r"was loaded from a folder.*Use engine loop"):
-        replace(texts.clients, policy=loaded).packed()
+    other = fresh_policy(text_task())
+    other.again = None
+    with pytest.raises(ConfigError, match=r"Nothing says how.*Use engine loop"):
+        replace(texts.clients, policy=other).packed()

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedvpa.core.errors import ConfigError
+from fedvpa.core.processes import lead
 from fedvpa.core.short_repr import short_repr
 from fedvpa.core.signals import interrupting
 from fedvpa.runs.folder import RunFolder
@@ -68,7 +69,14 @@ def evaluate_policy(run: str | PathLike[str], *, overrides: Sequence[str] = ()) 
         RunError: If the run holds no policy, or another program writes to it.
         JudgeError: If the judge gives no verdicts, or too few; answers and what was judged before are kept.
         Interrupted: After SIGINT or SIGTERM; answers and a paid judge's verdicts are kept.
+
+    Of several processes that a launcher started (:mod:`fedvpa.core.processes`), the first one judges, and the others
+    help with the answers; all return the same result.
     """
+    return lead(lambda: _evaluate(run, overrides))
+
+
+def _evaluate(run: str | PathLike[str], overrides: Sequence[str]) -> EvaluatePolicyResult:
     folder = RunFolder.open(run)
     folder.config(overrides)  # which overrides a run takes at all
     _check(overrides)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedvpa.core.files import output_folder, user_path
+from fedvpa.core.processes import lead
 from fedvpa.core.progress import say
 from fedvpa.styles.config import DEFAULT_POPULATION
 
@@ -114,28 +115,47 @@ def simulate(
         DataError: If the prompts cannot be read, or are too few.
         ModelError: If the model cannot be loaded or asked.
         RunError: If the folder holds something else, or another program writes to it.
+
+    Of several processes that a launcher started (:mod:`fedvpa.core.processes`), the first one simulates, and the others
+    help with the samples; all return the same result.
     """
+    given = {
+        "users": users, "clients": clients, "unseen": unseen, "pairs": pairs, "samples": samples,
+        "temperature": temperature, "top_p": top_p, "max_new_tokens": max_new_tokens,
+        "label_temperature": label_temperature, "pair_prompts": pair_prompts, "seed": seed,
+    }  # fmt: skip
+    files = (user_path(prompts), Path(out), None if samples_from is None else user_path(samples_from))
+    return lead(lambda: _simulate(model, *files, given, batch, loading, precision, device))
+
+
+def _simulate(
+    model: str,
+    prompts: Path,
+    out: Path,
+    samples_from: Path | None,
+    given: Mapping[str, Any],
+    batch: int,
+    loading: Mapping[str, Any] | None,
+    precision: Precision,
+    device: str,
+) -> SimulateResult:
+    """The work of :func:`simulate`; ``given`` are the settings of :class:`~fedvpa.styles.config.SimulationConfig`."""
     from fedvpa.runs.folder import RunFolder
     from fedvpa.runs.simulating import SAMPLES, check_place, label, sampled, take_samples
     from fedvpa.styles.config import SimulationConfig
     from fedvpa.styles.prompts import split_prompts
     from fedvpa.styles.simulation import Simulation
 
-    given = {
-        "users": users, "clients": clients, "unseen": unseen, "pairs": pairs, "samples": samples,
-        "temperature": temperature, "top_p": top_p, "max_new_tokens": max_new_tokens,
-        "label_temperature": label_temperature, "pair_prompts": pair_prompts, "seed": seed,
-    }  # fmt: skip
     config, folder = SimulationConfig.parse(given), output_folder(out, "a simulation")
     policy = _policy_config(config, precision, loading)
-    asked = _asked(config, policy, model, user_path(prompts), device)
+    asked = _asked(config, policy, model, prompts, device)
     parts = split_prompts(asked.prompts, config, asked.prompts_file)
     with RunFolder(folder).locked():
         if check_place(folder, asked):
             say(f"{folder} holds this simulation already")
             return _result(folder, asked, Simulation.load(folder))
         if samples_from is not None and not (folder / SAMPLES).is_file():
-            take_samples(folder, user_path(samples_from), asked)
+            take_samples(folder, samples_from, asked)
         drawn = sampled(folder, asked, policy, parts.pairs, batch, device)
         return _result(folder, asked, label(folder, asked, parts, drawn))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from typing import Annotated, Any
 
@@ -34,8 +34,9 @@ from fedvpa.core.signals import interrupting
 from fedvpa.core.streams import widen
 from fedvpa.core.version import __version__
 
-TOGETHER = ("train", "align")
-"""The verbs that several processes do together, as ``torchrun`` and ``accelerate launch`` start them."""
+TOGETHER = {"train": "", "align": "", "simulate": "", "evaluate": "policy"}
+"""The verbs that several processes do together, as ``torchrun`` and ``accelerate launch`` start them, and the flag
+without which they do not."""
 
 app = typer.Typer(
     name="fedvpa",
@@ -60,22 +61,24 @@ def interruptible(verb: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(verb)
     def guarded(*args: Any, **options: Any) -> None:
         kept = "stopped. Features and samples computed so far are kept, and the same command goes on."
-        with interrupting(kept), _joined(verb.__name__):
+        with interrupting(kept), _joined(verb.__name__, options):
             verb(*args, **options)
 
     return guarded
 
 
-def _joined(verb: str) -> AbstractContextManager[None]:
+def _joined(verb: str, options: Mapping[str, Any]) -> AbstractContextManager[None]:
     """The processes that a launcher started are connected before the verb begins, so that all end in one message.
 
     Raises:
         ConfigError: If the verb does its work in one process.
     """
-    if rendezvous.launched() and verb not in TOGETHER:
+    flag = TOGETHER.get(verb)
+    if rendezvous.launched() and (flag is None or (flag and not options.get(flag))):
+        shared = [f"{name} --{needed}" if needed else name for name, needed in TOGETHER.items()]
         raise ConfigError(
             f"fedvpa {verb} was started in {os.environ['WORLD_SIZE']} processes and does its work in one.",
-            fix=f"Start it without a launcher; {' and '.join(TOGETHER)} share their work out to several.",
+            fix=f"Start it without a launcher; {', '.join(shared)} share their work out to several.",
         )
     return processes.joined()
 

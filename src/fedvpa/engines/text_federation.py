@@ -59,7 +59,7 @@ class TextFederation(Generic[DataT]):
         """
         if self.policy.again is None:
             raise ConfigError(
-                "This policy was loaded from a folder, and Flower's workers can only make new ones.",
+                "Nothing says how Flower's workers can make this policy.",
                 fix="Use engine loop.",
             )
         return PackedTexts(self.policy.again, self.policy.source.content(), self.data, self.setting, self.groups)

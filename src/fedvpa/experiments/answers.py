@@ -1,7 +1,8 @@
 """Answers of policies, sampled once and kept: judging again, or by more prompts, samples only what is not there yet.
 
 Answers come in blocks of prompts, each with a random stream of its own, and only whole blocks are sampled. So the
-answers to the first prompts do not depend on how many prompts there are, nor on what was kept before.
+answers to the first prompts do not depend on how many prompts there are, nor on what was kept before. Processes that
+help this one (:func:`fedvpa.core.processes.lead`) sample their share of each block.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from fedvpa.core.version import __version__
 from fedvpa.data.schema import Text
 from fedvpa.policy.policy import Policy
 from fedvpa.policy.sampling import Sampling
+from fedvpa.policy.sampling_together import sample_together
 
 BLOCK = 50
 """Prompts of a block. Chosen by us: enough to fill a GPU, and few to sample beyond what is asked for."""
@@ -86,11 +88,9 @@ class Answers:
         policy = self._opened(name)
         asked = policy.tokenizer.prompts(prompts)
         path: tuple[Label, ...] = ("duel", *stream, block)
-        if name == BASE:
-            with policy.reference() as base:
-                samples = base.sample(asked, None, self._sampling, self._seed, *path)
-        else:
-            samples = policy.sample(asked, z, self._sampling, self._seed, *path)
+        base = name == BASE
+        latents = None if base else z
+        samples = sample_together(policy, asked, latents, self._sampling, self._seed, *path, reference=base)
         return [Answer(policy.tokenizer.text(ids), len(ids)) for ids in samples]
 
     def _keep(self, key: str, answers: list[Answer]) -> None:

@@ -13,6 +13,7 @@ from fedvpa.policy.partial_samples import PartialSamples
 from fedvpa.policy.policy import Policy
 from fedvpa.policy.rows import Ids
 from fedvpa.policy.sampling import Sampling
+from fedvpa.policy.sampling_together import sample_together
 
 Item = TypeVar("Item")
 
@@ -53,7 +54,7 @@ def as_asked(prompts: Sequence[Text], *, chat: bool) -> list[Text]:
 def sample_base(
     policy: Policy, prompts: Sequence[Text], count: int, sampling: Sampling, seed: int, kept: PartialSamples
 ) -> BaseSamples:
-    """Draw responses of the reference policy to each prompt.
+    """Draw responses of the reference policy to each prompt. Processes that help this one draw their share.
 
     Args:
         policy: Whose base answers.
@@ -68,8 +69,7 @@ def sample_base(
         DataError: If a prompt has no tokens, or the template refuses it.
     """
     repeated: list[Ids] = [ids for ids in policy.tokenizer.prompts(prompts) for _ in range(count)]
-    with policy.reference() as base:
-        drawn = base.sample(repeated, None, sampling, seed, "simulate", kept=kept)
+    drawn = sample_together(policy, repeated, None, sampling, seed, "simulate", reference=True, kept=kept)
     stops = policy.tokenizer.stops.tokens
     return BaseSamples(
         _grouped([policy.tokenizer.text(ids) for ids in drawn], count),

@@ -70,7 +70,7 @@ class Policy(PolicyModel):
         self.sampling = sampling
         self.prototypes = prototypes
         self.again: Callable[[], Policy] | None = None
-        """Makes it in another process as it was when it was new; None for one that was loaded."""
+        """Makes it in another process as it was when it was made or loaded; None where nothing says how."""
 
     def __repr__(self) -> str:
         z = "no z" if self.conditioner is None else f"z of {self.conditioner.latent} numbers"
@@ -300,6 +300,7 @@ def load_policy(folder: Path, config: PolicyConfig, *, device: str = "auto") -> 
     if (folder / PREFERENCES).is_file() and conditioner is not None:
         policy.preferences = read_preferences(folder)
     policy.prototypes = saved.get("prototypes", ())
+    policy.again = partial(load_policy, folder.resolve(), config, device=device)
     return policy
 
 
