@@ -104,7 +104,8 @@ def test_samples_without_a_token_make_no_pairs(monkeypatch, base_folder: Path, t
     monkeypatch.setattr("fedvpa.alignment.candidates.features_of", lambda *_: torch.zeros(6, 2))
     made = _assemble(policy, ["w1", "w2"], policy.tokenizer.prompts(["w1", "w2"]), flat, 3, None, FeatureConfig())
     assert made.distinct.tolist() == [[True, False, False], [True, False, False]]
-    assert made.least[0, 1] == 0 and made.least[0, 0] == float(made.reference[0][0].min()) < 0
+    assert made.least[0, 1] == 0
+    assert made.least[0, 0] == float(made.reference[0][0].min()) < 0
     assert np.isfinite(language_floor(made))
     replace(made, distinct=torch.ones(2, 3, dtype=torch.bool)).save(tmp_path / "earlier")
     assert Candidates.load(tmp_path / "earlier").distinct.tolist() == [[True, False, True], [True, False, False]]
