@@ -58,6 +58,20 @@ def test_below_the_published_bound_of_the_moments_accountant():
     assert 0.7 * 1.26 < epsilon_released(4.0, 0.01, 10_000, 1e-5) < 1.26
 
 
+@pytest.mark.parametrize(
+    ("epsilon", "sigma", "rate", "rounds", "delta"),
+    [
+        (1.0, 2.0, 0.01, 10_000, 0.010224911),
+        (1.0, 2.0, 0.02, 10_000, 0.149917330),
+        (1.283637380 - 0.01, 2.0, 0.05, 100, 1e-6),
+        (3.381220510 - 0.01, 3.0, 0.2, 100, 1e-6),
+    ],
+)
+def test_published_values_of_other_accountants(epsilon, sigma, rate, rounds, delta):
+    """The first two of the Fourier accountant, the others of the PRV accountant: see benchmarks/privacy_accountant.py."""
+    assert epsilon_released(sigma, rate, rounds, delta) == pytest.approx(epsilon, rel=0.01)
+
+
 def losses(rng, sigma, rate, rounds, count, removed):
     """Privacy losses of ``count`` simulated trainings: log P/Q of what is seen, drawn from P. Shape (count,)."""
     seen = sigma * rng.standard_normal((count, rounds))
