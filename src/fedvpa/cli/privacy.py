@@ -58,12 +58,13 @@ def text_of(result: PrivacyPlan) -> str:
     sampling = f"by coins of {budget.rate:.4g}" if result.sampling == "poisson" else "not sampled: all count as there"
     lines = [
         f"{budget.clients:,} users, {budget.cohort:,} expected in each of {budget.rounds:,} rounds, {sampling}",
-        f"unit: {UNIT}; neighbours: {RELATION}; delta {budget.delta:.3g}",
+        f"unit: {UNIT}; neighbouring federations: {RELATION}; delta {budget.delta:.3g}",
         f"noise multiplier {budget.noise_multiplier:.4g}",
-        f"epsilon_released {budget.epsilon_released:.3g}: for whoever does not see who takes part",
-        f"epsilon_server {budget.epsilon_server:.3g}: for a server that sees it, of the user who takes part most "
-        f"({budget.participations} rounds expected); {budget.epsilon_server_average:.3g} of one in "
+        f"epsilon_released {budget.epsilon_released:.3g}: for whoever sees the model and not who takes part",
+        f"epsilon_server {budget.epsilon_server:.3g}: for whoever sees that too, of the user who takes part most "
+        f"({budget.participations} rounds expected); {budget.epsilon_server_average:.3g} of a user in "
         f"{budget.participations_average}",
+        "neither holds for the machine that adds the noise: see docs/privacy.md",
         "",
         f"{'method':<12}{'weights':>9}{'up':>12}{'down':>12}{'noise / clip':>14}{'its length':>12}",
     ]

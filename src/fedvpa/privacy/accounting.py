@@ -10,9 +10,11 @@ Two figures, for two who look on:
   privacy. Tight composition by privacy loss distributions (Koskela, Jälkö, Honkela, AISTATS 2020; Doroshenko et al.,
   PoPETs 2022 for the discretisation), from the library dp-accounting. Discretisation rounds up: the true ε is never
   above.
-- ``epsilon_server``: for a server that sees the cohorts. A user who took part k times has k Gaussian releases, which
-  together are one of noise σ/√k; its (ε, δ) has a closed form (Balle and Wang, ICML 2018, theorem 8), so nothing is
-  approximated.
+- ``epsilon_server``: for whoever sees the cohorts beside the noised sums, as an operator with a server's logs does. A
+  user who took part k times has k Gaussian releases, which together are one of noise σ/√k; its (ε, δ) has a closed
+  form (Balle and Wang, ICML 2018, theorem 8), so nothing is approximated.
+
+Neither holds for the machine that adds the noise: it has the sums before, and the key of the noise.
 """
 
 from __future__ import annotations

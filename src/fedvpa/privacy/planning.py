@@ -23,7 +23,7 @@ class Budget:
         delta: δ.
         noise_multiplier: σ.
         epsilon_released: Against whoever does not see the cohorts.
-        epsilon_server: Against a server that sees them, for the user who takes part most.
+        epsilon_server: Against whoever sees them, for the user who takes part most.
         participations: In how many rounds that user is expected to take part.
         epsilon_server_average: The same for a user who takes part as often as the average.
         participations_average: q T, rounded up.
