@@ -68,7 +68,7 @@ def test_below_the_published_bound_of_the_moments_accountant():
     ],
 )
 def test_published_values_of_other_accountants(epsilon, sigma, rate, rounds, delta):
-    """The first two of the Fourier accountant, the others of the PRV accountant: see benchmarks/privacy_accountant.py."""
+    """Two of the Fourier accountant, two of the PRV accountant: see benchmarks/privacy_accountant.py."""
     assert epsilon_released(sigma, rate, rounds, delta) == pytest.approx(epsilon, rel=0.01)
 
 
