@@ -16,7 +16,8 @@ from fedvpa.algorithms.client import client_examples
 from fedvpa.alignment import federated_job
 from fedvpa.api.align import align
 from fedvpa.api.generate import generate
-from fedvpa.core.errors import ConfigError
+from fedvpa.api.report import report
+from fedvpa.core.errors import AlignmentError, ConfigError
 from fedvpa.core.signals import Interrupted
 from fedvpa.experiments.client_models import train_by_clients
 from fedvpa.policy.adapters import snapshot
@@ -27,6 +28,7 @@ from .test_align import stage_of
 SMALL = (
     "policy.lora_rank=3",
     "policy.candidates.max_new_tokens=17",
+    "policy.candidates.validation_prompts=3",
     "policy.feddpo.rounds=4",
     "policy.feddpo.cohort=2",
     "policy.feddpo.steps=2",
@@ -74,6 +76,10 @@ def test_what_it_leaves_behind(aligned: Path):
     found = metrics["policies"][""]
     assert metrics["method"] == "feddpo"
     assert (found["rounds"], found["averaging"], found["rejected"]) == (4, "avg", 0)
+    look = found["look"]
+    assert (found["looks"], found["admissible"], found["collapsed"]) == (1, 1, "")
+    assert (look["prompts"], look["refused"]) == (3, "")
+    assert look["distinct"] > 0.5 < look["base_distinct"]
     lines = history(aligned)
     assert [line["round"] for line in lines] == [1, 2, 3, 4]
     assert all(len(line["cohort"]) == 2 and line["rejected"] == [] for line in lines)
@@ -83,6 +89,19 @@ def test_what_it_leaves_behind(aligned: Path):
     assert "over 4 rounds" in card
     assert "--preference" not in card
     assert "averaged by the rule" in card
+
+
+@pytest.mark.end_to_end
+def test_a_policy_that_leaves_the_language_is_kept_and_ends_in_an_error(finished: Path, tmp_path: Path):
+    run = without_selector(finished, tmp_path / "run")
+    with pytest.raises(AlignmentError, match=r"collapsed: after its last round .*nats a token.*firm\.lr") as fallen:
+        align(run, overrides=(*SMALL, "policy.feddpo.rounds=1", "policy.lr=0.3"), method="feddpo")
+    assert fallen.value.exit_code == 1
+    found = json.loads((run / "policy" / "metrics.json").read_text())["policies"][""]
+    assert (found["looks"], found["admissible"]) == (1, 0)
+    assert found["collapsed"] == found["look"]["refused"] in str(fallen.value)
+    assert load_file(run / "policy" / "adapter_model.safetensors")
+    assert "and has left the base" in report(run).page.read_text()
 
 
 @pytest.mark.equivalence

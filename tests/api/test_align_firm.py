@@ -29,6 +29,7 @@ SMALL = (
     "firm.completions=2",
     "firm.max_new_tokens=60",
     "firm.preference=0.7,0.3",
+    "policy.candidates.validation_prompts=3",
 )
 NAMES = ["world:helpful", "world:harmless"]
 

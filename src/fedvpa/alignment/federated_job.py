@@ -14,12 +14,14 @@ from torch import Tensor
 
 from fedvpa.algorithms.policy_method import PolicyTask
 from fedvpa.algorithms.registry import POLICY_METHODS
+from fedvpa.alignment.language_look import look_at_language, look_notes, look_prompts
 from fedvpa.alignment.stage1 import ONE
 from fedvpa.core.errors import DataError
 from fedvpa.core.processes import current
+from fedvpa.core.progress import say
 from fedvpa.core.tree import Tree
 from fedvpa.data.report import DataReport
-from fedvpa.data.schema import Pair
+from fedvpa.data.schema import Pair, Text
 from fedvpa.engines.checkpoint import from_tree, to_tree
 from fedvpa.engines.config import EngineConfig
 from fedvpa.engines.runner import CohortRunner, Members
@@ -40,7 +42,8 @@ class Counted(Members, Protocol):
 class FederatedJob:
     """The policy of the last round.
 
-    It has no selector that could choose a stopping step on public prompts, so it runs to the end of its schedule.
+    It has no selector that could choose a stopping step on public prompts, so it runs to the end of its schedule. There
+    one look tells whether it has kept its language (:mod:`fedvpa.alignment.language_look`).
 
     Args:
         method: Its name in ``POLICY_METHODS``.
@@ -69,7 +72,8 @@ class FederatedJob:
             raise DataError(
                 f"None of the {len(pairs)} clients has a preference pair, so {method!r} has nothing to learn."
             )
-        self._begin(method, task, policy, clients, report=held.report)
+        prompts = [pair.prompt for own in pairs.values() for pair in own]
+        self._begin(method, task, policy, clients, prompts, report=held.report, strict=strict)
 
     @classmethod
     def deployed(cls, method: str, task: PolicyTask, policy: Policy, clients: Counted, runner: CohortRunner) -> Self:
@@ -92,15 +96,26 @@ class FederatedJob:
         task: PolicyTask,
         policy: Policy,
         clients: Counted,
+        prompts: Sequence[Text] = (),
         *,
         report: DataReport | None = None,
         runner: CohortRunner | None = None,
+        strict: bool = False,
     ) -> None:
         self.method, self._task, self._entry = method, task, POLICY_METHODS.get(method)
         self._algorithm = self._entry.algorithm(task)
         self._policy, self._clients, self._report, self._runner = policy, clients, report, runner
         self._state = start(self._algorithm, clients, task.seed)
         self._counts: dict[str, Any] = {"uplink_bytes": 0, "rejected": 0}
+        world = task.population is not None
+        # Read now, so that a file that cannot be read shows before the rounds.
+        looked = look_prompts(task.settings, task.seed, prompts, world=world, strict=strict)
+        self._prompts = policy.tokenizer.prompts(looked)
+        if not looked:
+            say(
+                f"WARNING: {method}: no prompts are here, so nothing will tell whether the policy keeps its language "
+                "(policy.candidates.prompt_file=FILE gives some)"
+            )
 
     @property
     def clients(self) -> Counted:
@@ -172,12 +187,13 @@ class FederatedJob:
         self._state, self._counts = state, json.loads(notes["told"])
 
     def finish(self) -> tuple[Policy, dict[str, Any]]:
-        """The policy of the last round; rounds, the method's notes, bytes of the last round, rejected updates."""
+        """The policy of the last round; rounds, the method's notes, bytes of the last round, rejections, language."""
         server = self._state.server
         self._entry.settle(self._task, self._policy, server)
         notes = {"rounds": server.round, **self._entry.notes(self._task, server), **self._counts}
+        look = look_at_language(self._policy, self._prompts, self.settings, self.seed) if self._prompts else None
         found = {} if self._report is None else {"data": self._report.to_dict()}
-        return self._policy.eval(), notes | found
+        return self._policy.eval(), notes | look_notes(look) | found
 
 
 def fresh_policy(task: PolicyTask) -> Policy:

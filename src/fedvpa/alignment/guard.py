@@ -8,11 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
+import torch
+from jaxtyping import Float
 from numpy.typing import NDArray
+from torch import Tensor
 
-from fedvpa.alignment.candidates import Candidates
 from fedvpa.policy.config import GuardConfig
 from fedvpa.policy.rows import Ids
 
@@ -36,8 +39,31 @@ class Language:
     base_tokens: float
 
 
+class BaseAnswers(Protocol):
+    """Samples of the base policy, such as :class:`~fedvpa.alignment.candidates.Candidates`."""
+
+    @property
+    def responses(self) -> Sequence[Sequence[Ids]]:
+        """For each prompt the tokens of its samples."""
+
+    @property
+    def reference(self) -> Sequence[Sequence[NDArray[Any]]]:
+        """For each prompt the log-probabilities of its samples' tokens under the base, in nats."""
+
+
+def divergences(own: Sequence[NDArray[np.float32]], said: Sequence[NDArray[np.float32]]) -> Float[Tensor, " p"]:
+    """Differences log π − log π_ref of a policy's own answers, in nats; the mean estimates KL(π ‖ π_ref).
+
+    Args:
+        own: The log-probabilities of the tokens of each answer under the policy.
+        said: The same under the base.
+    """
+    ours, theirs = (torch.tensor([float(part.sum()) for part in parts]) for parts in (own, said))
+    return ours - theirs
+
+
 def language_of(
-    answers: Sequence[Ids], said: Sequence[NDArray[np.float32]], base: Candidates, rows: Sequence[int]
+    answers: Sequence[Ids], said: Sequence[NDArray[np.float32]], base: BaseAnswers, rows: Sequence[int]
 ) -> Language:
     """The language of some answers.
 

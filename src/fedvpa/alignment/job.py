@@ -12,7 +12,9 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
+from fedvpa.core.errors import AlignmentError
 from fedvpa.core.loop import Job, run_in_memory
+from fedvpa.core.options import option
 from fedvpa.core.progress import say
 from fedvpa.core.tree import Tree
 from fedvpa.policy.config import PolicyConfig
@@ -63,5 +65,35 @@ def train_in_memory(job: AlignmentJob, history: Path | None = None) -> tuple[Pol
     run_in_memory(job, history)
     policy, notes = job.finish()
     if notes.get("collapsed"):
-        say(f"COLLAPSE: {job.title}: no look since step 0 was admissible, so the base is kept: {notes['collapsed']}")
+        say(f"COLLAPSE: {job.title}: {collapse_of(notes)}: {notes['collapsed']}")
     return policy, notes
+
+
+def check_collapse(policies: Mapping[str, Mapping[str, Any]], method: str, where: str) -> None:
+    """Raise AlignmentError, once everything is written, if a policy lost its language.
+
+    Args:
+        policies: Name → what ``metrics.json`` says about it.
+        method: What trained them.
+        where: The run.
+    """
+    fallen = {name: notes for name, notes in policies.items() if notes.get("collapsed")}
+    if not fallen:
+        return
+    why = "; ".join(f"{name or method}: {notes['collapsed']}" for name, notes in fallen.items())
+    found = next(iter(fallen.values()))
+    less = "Raise policy.beta or policy.sft_weight, lower policy.lr and policy.conditioner_lr"
+    if "stopped" not in found:
+        less = "Take fewer rounds or a lower learning rate (policy.lr, towards objectives firm.lr)"
+    raise AlignmentError(
+        f"the policy collapsed: {collapse_of(found)} ({why}).",
+        fix=f"{less}, or allow more: policy.guard. Then align again with {option('overwrite', 'True')}.",
+        where=where,
+    )
+
+
+def collapse_of(notes: Mapping[str, Any]) -> str:
+    """What became of a policy that lost its language, in words: of one that clients trained, no other is there."""
+    if "stopped" in notes:
+        return "no look since step 0 was admissible, so that the base policy is kept"
+    return "after its last round it has left the base's language; it is kept as its clients trained it"

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fedvpa.alignment.candidates import Candidates
-from fedvpa.alignment.guard import language_of, refusals
+from fedvpa.alignment.guard import divergences, language_of, refusals
 from fedvpa.alignment.latents import Latents
 from fedvpa.core.seeds import Label
 from fedvpa.core.short_repr import short_repr
@@ -117,11 +117,8 @@ class Validation:
         margin = self.margins(found)
         wins = ((margin > 0).float() + 0.5 * (margin == 0).float()).mean(1)
         said = policy.reference_log_probs(prompts, found)
-        reference, ours = (
-            torch.tensor([float(part.sum()) for part in parts])
-            for parts in (said, policy.token_log_probs(prompts, found, z))
-        )
-        return self._result(int(step), found, said, wins, ours - reference, config)
+        kl = divergences(policy.token_log_probs(prompts, found, z), said)
+        return self._result(int(step), found, said, wins, kl, config)
 
     def start(self, config: PolicyConfig) -> ValidationResult:
         """The base policy itself, which a policy is before its first step: it wins one half of the time."""

@@ -14,7 +14,7 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fedvpa.core.errors import AlignmentError, ConfigError, RunError, nearest
+from fedvpa.core.errors import ConfigError, RunError, nearest
 from fedvpa.core.options import option
 from fedvpa.core.processes import together
 from fedvpa.core.progress import speaks
@@ -117,7 +117,8 @@ def align(
         InputError: If the run or the configuration cannot be used, or another program writes to the run.
         RunError: If what is resumed would be made from something else now; said before anything is sampled.
         AlignmentError: If the labels of its pairs fail the check before the first step; or if a policy collapsed, after
-            the run was left whole, with the base policy in its place.
+            the run was left whole, with the base policy in its place; of a method whose clients train the policy, with
+            that policy.
         Interrupted: After SIGINT or SIGTERM; a checkpoint was saved.
         ProcessLost: If a launcher started several processes (see :mod:`fedvpa.core.processes`) and one has ended.
     """
@@ -248,23 +249,11 @@ def _train(
 def _finish(
     folder: RunFolder, method: str, policies: Mapping[str, AlignedPolicy], alarms: Sequence[str] = ()
 ) -> AlignResult:
+    from fedvpa.alignment.job import check_collapse
     from fedvpa.core.files import write_json
 
     result = AlignResult(folder.path, method, policies, folder.metrics().get("data"), tuple(alarms))
     if speaks():
         write_json(folder.policy / "metrics.json", result.to_dict())
-    _check_collapse(result)
+    check_collapse(result.to_dict()["policies"], method, str(result.run))
     return result
-
-
-def _check_collapse(result: AlignResult) -> None:
-    """Raise AlignmentError, once everything is written, if a policy lost its language at every look."""
-    fallen = {name: str(one.notes["collapsed"]) for name, one in result.policies.items() if one.notes.get("collapsed")}
-    if fallen:
-        why = "; ".join(f"{name or result.method}: {reason}" for name, reason in fallen.items())
-        raise AlignmentError(
-            f"the policy collapsed: no look since step 0 was admissible, so that the base policy is kept ({why}).",
-            fix="Raise policy.beta or policy.sft_weight, lower policy.lr and policy.conditioner_lr, or allow more: "
-            f"policy.guard. Then align again with {option('overwrite', 'True')}.",
-            where=str(result.run),
-        )

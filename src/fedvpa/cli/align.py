@@ -80,4 +80,6 @@ def _by_selector(notes: Mapping[str, Any]) -> str:
 def _by_clients(notes: Mapping[str, Any]) -> str:
     rejected = f"; {notes['rejected']} updates rejected" if notes["rejected"] else ""
     averaged = f", adapters averaged by {notes['averaging']}" if "averaging" in notes else ""
-    return f"{notes['rounds']} rounds{averaged}{rejected}"
+    from fedvpa.alignment.language_look import look_line
+
+    return f"{notes['rounds']} rounds{averaged}{rejected}; {look_line(notes)}"

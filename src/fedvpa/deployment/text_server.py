@@ -15,6 +15,8 @@ from flwr.serverapp import Grid
 from fedvpa.algorithms.client.text_client import AdapterSetting
 from fedvpa.algorithms.server.rejections import Rejections
 from fedvpa.alignment.federated_job import FederatedJob, fresh_policy
+from fedvpa.alignment.job import check_collapse
+from fedvpa.alignment.language_look import look_line
 from fedvpa.alignment.stage1 import ONE
 from fedvpa.core.errors import RunError
 from fedvpa.core.files import read_own_lines, write_json
@@ -66,6 +68,7 @@ def serve_texts(grid: Grid, config: RunConfig, method: str, run: RunFolder, term
         RunError: If ``run`` holds a run of another configuration or method.
         FedvpaError: If too few nodes come, or too few clients answer.
         TrainingError: If the training has diverged.
+        AlignmentError: If the policy has left the language of its base, after everything was written.
     """
     roster = gather(grid, terms.nodes, terms.deadline, terms.quorum, base_source(config).content())
     say_who(roster)
@@ -87,7 +90,8 @@ def serve_texts(grid: Grid, config: RunConfig, method: str, run: RunFolder, term
         say(str(rejections))
     again = shlex.join(["fedvpa", "export", "flower", "APP", "--method", method, "--config", str(run.config_file)])
     write_json(run.path / "metrics.json", metrics(method, history, rejections, roster) | {"command": again})
-    say(f"policy: {run.policy}")
+    say(f"policy: {run.policy}; {look_line(notes)}")
+    check_collapse({ONE: notes}, method, str(run))
 
 
 def policy_metrics(method: str, notes: Mapping[str, Any], roster: Roster) -> dict[str, Any]:

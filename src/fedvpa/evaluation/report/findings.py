@@ -63,7 +63,8 @@ def stage2_sentences(policy: Mapping[str, Any]) -> list[str]:
         look = notes.get("stopped")
         whose = f"The policy for {name}" if name else f"The policy of {policy['method']}"
         if look is None:
-            found.append(f"{whose} was trained{asked}.")
+            left = f" and has left the base's language ({notes['collapsed']})" if notes.get("collapsed") else ""
+            found.append(f"{whose} was trained{left}{asked}.")
             continue
         if look["step"] == 0:
             found.append(f"{whose} is the base policy: no look at the validation prompts was better and admissible.")

@@ -19,7 +19,7 @@ NORMAL = 1.96
 
 KEPT = ("kept", "switched")
 
-SHOWN = ("stopped", "steps", "seconds", "data", "labels", "collapsed", "looks", "admissible")
+SHOWN = ("stopped", "steps", "seconds", "data", "labels", "collapsed", "looks", "admissible", "look")
 """What stands in tables of their own."""
 
 
@@ -31,7 +31,8 @@ def policies_text(policy: Mapping[str, Any]) -> TableText:
     """
     rows = []
     for name, notes in policy["policies"].items():
-        look, pairs = notes.get("stopped"), notes.get("pairs", {})
+        stop, pairs = notes.get("stopped"), notes.get("pairs", {})
+        look = stop or notes.get("look")
         labels = notes.get("labels") or {}
         rows.append(
             (
@@ -42,8 +43,8 @@ def policies_text(policy: Mapping[str, Any]) -> TableText:
                 _share(labels.get("trained")),
                 _share(labels.get("all")),
                 _plain(notes.get("steps", notes.get("rounds"))),
-                MISSING if look is None else str(look["step"]),
-                MISSING if look is None else f"{look['win_rate']:.1%} ± {look['error']:.1%}",
+                MISSING if stop is None else str(stop["step"]),
+                MISSING if stop is None else f"{stop['win_rate']:.1%} ± {stop['error']:.1%}",
                 worded(None if look is None else look["kl"], digits=1),
                 worded(None if look is None else look["tokens"], digits=1),
                 worded(notes.get("seconds"), digits=1),
