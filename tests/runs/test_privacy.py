@@ -11,10 +11,27 @@ pytestmark = pytest.mark.unit
 TABLE = ["data.source=table", "data.path=pairs.jsonl", "features.model=some/model"]
 
 
-def said(*overrides, method=None, deployed=False, policy=None, base=TABLE):
+FOUND = {
+    "noise_multiplier": 1.21,
+    "rate": 0.1,
+    "rounds": 50,
+    "delta": 1e-4,
+    "epsilon_released": 3.0,
+    "epsilon_server": 15.8,
+    "unit": "user",
+    "relation": "add or remove one user",
+    "clip": {"all": 0.1},
+    "seeded": False,
+    "covered": "the selector",
+    "not_covered": "the user's own z",
+}
+PRIOR = {"preferences": {"posteriors": 0.0}}
+
+
+def said(*overrides, method=None, deployed=False, policy=None, base=TABLE, noise=None):
     config = read_config(None, [*base, *overrides])
     trained = PolicyConfig.parse(policy or {})
-    return " ".join(what_left(Setting(method or config.method, config, trained, 7, deployed)))
+    return " ".join(what_left(Setting(method or config.method, config, trained, 7, deployed, noise)))
 
 
 def test_by_default_stage_2_reads_users_prompts_and_that_is_said():
@@ -80,3 +97,17 @@ def test_users_own_latents_are_named_where_stage_2_took_them():
     assert "own posteriors" not in said("method=global")
     alone = said("method=fedvpl", policy={"preferences": {"posteriors": 0.0}})
     assert "For all of its latents, stage 2 took the users' own posteriors" in alone
+
+
+def test_noise_is_said_with_what_it_covers():
+    text = said("method=fedem", noise=FOUND, policy={"candidates": {"prompt_file": "p.txt"}, **PRIOR})
+    assert "ε = 3 at δ = 0.0001" in text
+    assert "No noise was added" not in text
+    assert "names of users and their numbers of pairs left once; in each round an update" in text
+    assert "clipped, and with the same weight for every user; noise was added to the sum." in text
+    assert "outside of that ε" not in text
+
+
+@pytest.mark.parametrize("policy", [PRIOR, {"candidates": {"prompt_file": "p.txt"}}])
+def test_a_policy_from_users_prompts_or_latents_is_outside_of_epsilon(policy):
+    assert "This policy is outside of that ε" in said("method=fedem", noise=FOUND, policy=policy)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from fedvpa.algorithms.registry import POLICY_METHODS
 from fedvpa.alignment.job import AlignmentJob
 from fedvpa.policy.origin import describe
@@ -34,7 +37,7 @@ BY_SELECTOR = """DPO on the base model's own samples, ordered by a selector that
 BY_CLIENTS = "{seen} clients {trained}, and their LoRA adapters were averaged over {rounds} rounds."
 
 
-def card(job: AlignmentJob, policy: Policy, config: RunConfig, clients: int, *, deployed: bool) -> str:
+def card(job: AlignmentJob, policy: Policy, config: RunConfig, clients: int, *, deployed: bool, noise: Mapping[str, Any] | None = None) -> str:
     """The text for one policy.
 
     Args:
@@ -43,12 +46,13 @@ def card(job: AlignmentJob, policy: Policy, config: RunConfig, clients: int, *, 
         config: The run.
         clients: How many trained.
         deployed: Whether their pairs were on other machines.
+        noise: What ``metrics.json`` has under ``privacy``; None where nothing was noised.
     """
     alone, follows = job.method in POLICY_METHODS, policy.conditioner is not None
     whose = f"for the group {job.name!r}" if job.name else "for all users" + (", which follows z" if follows else "")
     rounds = job.total if alone else config.server.rounds
     trained = POLICY_METHODS.get(job.method).trained if alone else ""
-    setting = Setting(job.method, config, job.settings, clients, deployed)
+    setting = Setting(job.method, config, job.settings, clients, deployed, noise)
     return CARD.format(
         base=policy.source.label,
         origin=describe(policy.source),

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from fedvpa.algorithms.registry import make
+from fedvpa.algorithms.registry import POLICY_METHODS, make
 from fedvpa.alignment.dpo_job import refresh_file
 from fedvpa.alignment.job import AlignmentJob
 from fedvpa.alignment.stage1 import ONE
@@ -132,7 +132,9 @@ def train_in_run(run: RunFolder, job: AlignmentJob, inputs: Inputs, command: str
     if job.is_main:
         save_policy(run, policy, job.method, job.name, job.settings, notes)
         deployed = not run.clients.is_dir()
-        about = card(job, policy, inputs.config, inputs.clients, deployed=deployed)
+        # Clients that train a policy are no part of what stage 1 promised.
+        noise = (notes if job.method in POLICY_METHODS else run.metrics()).get("privacy")
+        about = card(job, policy, inputs.config, inputs.clients, deployed=deployed, noise=noise)
         write_text(run.policy / job.name / "README.md", about)
     return current().told({**notes, f"{job.unit}s": job.total, "seconds": seconds})
 

@@ -6,10 +6,13 @@ said beside it. Stage 2 reads prompts where the policy is trained, and whose pro
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from fedvpa.algorithms.registry import POLICY_METHODS, make
 from fedvpa.policy.config import PolicyConfig
+from fedvpa.privacy.statement import sentences
 from fedvpa.runs.config import RunConfig
 
 ROUNDS: dict[str, str] = {
@@ -47,6 +50,11 @@ TRAINED_BY_CLIENTS = (
 ROTATED = ", and so did second moments of the differences of their pairs (selector.rotation)"
 """What else left once where the features are turned."""
 
+NO_NOISE = "No noise was added to anything, so no (ε, δ) is claimed; updates of weights can tell about pairs."
+
+CLIPPED = ", clipped, and with the same weight for every user; noise was added to the sum"
+"""How it left where sums are noised."""
+
 NOTHING = "local"
 """The method whose clients send no weights."""
 
@@ -61,6 +69,7 @@ class Setting:
         policy: Stage 2 as it was trained.
         users: How many trained.
         deployed: Whether the users' pairs were on other machines.
+        noise: What ``metrics.json`` has under ``privacy``; None where nothing was noised.
     """
 
     method: str
@@ -68,6 +77,7 @@ class Setting:
     policy: PolicyConfig
     users: int
     deployed: bool
+    noise: Mapping[str, Any] | None = None
 
 
 def what_left(setting: Setting) -> list[str]:
@@ -78,7 +88,7 @@ def what_left(setting: Setting) -> list[str]:
     else:
         found += [_stage1(setting), _stage2(setting), *_latents(setting)]
     found += _judging(setting)
-    return [*found, "No noise was added to anything, so no (ε, δ) is claimed; updates of weights can tell about pairs."]
+    return [*found, NO_NOISE] if setting.noise is None else [*found, *sentences(setting.noise), *_outside(setting)]
 
 
 def _place(setting: Setting) -> str:
@@ -94,12 +104,28 @@ def _stage1(setting: Setting) -> str:
     method, rule = setting.config.method, setting.config.server.rule
     turned = ROTATED if setting.config.selector.rotation != "none" else ""
     once = f"names of users, their numbers of pairs and sums of their features' moments left once{turned}"
+    if setting.noise is not None:
+        once = "names of users and their numbers of pairs left once"
     if method == NOTHING:
         return f"Stage 1: {once}; no weights left."
     if method == "fedvpa_gp" and setting.config.variational.prior == "posteriors":
         return f"Stage 1: {once}; in each round {EXCHANGED}."
     alone = "" if rule == "mean" else f", each user's by itself, as the rule {rule} needs"
-    return f"Stage 1: {once}; in each round {ROUNDS.get(method, OTHER)}{alone}."
+    noised = "" if setting.noise is None else CLIPPED
+    return f"Stage 1: {once}; in each round {ROUNDS.get(method, OTHER)}{alone}{noised}."
+
+
+def _public_prompts(setting: Setting) -> bool:
+    """Whether stage 2 read no prompt of a user."""
+    limits = setting.policy.candidates
+    return limits.source == "samples" and (limits.prompt_file is not None or setting.config.data.source == "world")
+
+
+def _outside(setting: Setting) -> list[str]:
+    """What of stage 2 is no function of the private selector alone."""
+    if setting.method in POLICY_METHODS or (_public_prompts(setting) and not _latents(setting)):
+        return []
+    return ["This policy is outside of that ε: stage 2 read more of users than the selector."]
 
 
 def _stage2(setting: Setting) -> str:

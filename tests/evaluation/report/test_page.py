@@ -1,4 +1,5 @@
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
@@ -164,3 +165,16 @@ def test_a_judge_that_names_a_place_is_loud_and_data_that_are_not_used_are_count
     )
     assert "Alarm: the judge" not in quiet.words
     assert "70.0% of verdicts flipped" in quiet.words
+
+
+def test_the_page_says_what_noise_promises(report, compared):
+    assert "Privacy" not in Page(render_report(report)).words
+    noise = {"noise_multiplier": 1.21, "rate": 0.1, "rounds": 50, "delta": 1e-4, "epsilon_released": 3.0}
+    noise |= {"epsilon_server": 15.8, "unit": "user", "relation": "add or remove one user", "clip": {"all": 0.1}}
+    noise |= {"seeded": False, "covered": "the selector", "not_covered": "the user's own z"}
+    page = Page(render_report(replace(report, comparison={**compared, "privacy": noise})))
+    for words in ("Privacy", "(epsilon_released) 3", "(epsilon_server) 15.8", "δ 0.0001", "not covered the user's own z"):
+        assert words in page.words
+    assert "Simulation" not in page.words
+    seeded = replace(report, comparison={**compared, "privacy": noise | {"seeded": True}})
+    assert "Simulation: seeded noise" in Page(render_report(seeded)).words

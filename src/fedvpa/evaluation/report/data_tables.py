@@ -1,4 +1,4 @@
-"""What the numbers rest on: users, pairs, what was held out, and what of the data is not used."""
+"""What the numbers rest on: users, pairs, what was held out, what of the data is not used, and what noise promises."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 
 from fedvpa.evaluation.report.cells import TableText
 from fedvpa.evaluation.report.drawing import counted
+from fedvpa.privacy.statement import rows as privacy_rows
 
 
 def counts_text(compared: Mapping[str, Any]) -> TableText:
@@ -44,6 +45,12 @@ def unused_text(compared: Mapping[str, Any]) -> TableText:
             for one in (compared.get(key) or {}).get("findings", ())
         ),
     )
+
+
+def privacy_text(compared: Mapping[str, Any]) -> TableText:
+    """ε in both readings, δ, unit, relation, and what they cover; no rows where nothing was noised."""
+    found = compared.get("privacy")
+    return TableText(("what", "value"), () if found is None else tuple(privacy_rows(found)))
 
 
 def _one_per_size(compared: Mapping[str, Any]) -> list[Mapping[str, Any]]:

@@ -19,7 +19,7 @@ from fedvpa.core.files import write_text
 from fedvpa.evaluation.judge_bias import bias_warnings, judge_lines
 from fedvpa.evaluation.latents import LatentReport
 from fedvpa.evaluation.report.cells import TableText
-from fedvpa.evaluation.report.data_tables import counts_text, unused_text
+from fedvpa.evaluation.report.data_tables import counts_text, privacy_text, unused_text
 from fedvpa.evaluation.report.detail_tables import (
     controls_text,
     differences_text,
@@ -32,6 +32,7 @@ from fedvpa.evaluation.report.stage2 import labels_text, left_out_text, looks_te
 from fedvpa.evaluation.report.style import figure_uri
 from fedvpa.evaluation.report.tables import interval_key, policy_summary_text, summary_text
 from fedvpa.evaluation.samples import SideBySide
+from fedvpa.privacy.statement import SIMULATION
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +103,8 @@ def render_report(report: Report) -> str:
         interval_key=None if compared is None else interval_key(compared["summary"], "models"),
         counts=None if compared is None else counts_text(compared),
         unused=None if compared is None else unused_text(compared),
+        privacy=None if compared is None else privacy_text(compared),
+        simulation=SIMULATION if compared is not None and (compared.get("privacy") or {}).get("seeded") else "",
         further=[] if compared is None else protocol_tables(compared),
         controls=None if compared is None else controls_text(compared),
         differences=None if compared is None else differences_text(compared),

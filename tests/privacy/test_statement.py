@@ -1,0 +1,47 @@
+"""What a card and a report say of a run's noise."""
+
+import pytest
+
+from fedvpa.privacy.statement import SIMULATION, rows, sentences
+
+pytestmark = pytest.mark.unit
+
+FOUND = {
+    "noise_multiplier": 1.2097,
+    "rate": 0.1,
+    "rounds": 50,
+    "clients": 1000,
+    "delta": 1e-4,
+    "epsilon_released": 2.9998,
+    "epsilon_server": 15.83,
+    "unit": "user",
+    "relation": "add or remove one user",
+    "clip": {"scores": 2.5, "curvature": 11.25},
+    "seeded": False,
+    "covered": "the selector",
+    "not_covered": "the user's own z",
+}
+
+
+def test_everything_that_is_promised_is_said():
+    said = " ".join(sentences(FOUND))
+    assert "ε = 3 at δ = 0.0001 for whoever sees what is released and not who took part; ε = 15.8 for whoever" in said
+    assert "Neither holds for the machine that added the noise." in said
+    assert "Unit: user. Neighbouring federations: add or remove one user." in said
+    assert "noise multiplier 1.21, in 50 rounds in each of which a user takes part with probability 0.1" in said
+    assert "Covered: the selector. Not covered: the user's own z." in said
+    assert SIMULATION not in said
+
+
+def test_seeded_noise_is_called_a_simulation():
+    assert sentences({**FOUND, "seeded": True})[-1] == SIMULATION
+
+
+def test_the_table_says_the_same():
+    found = dict(rows(FOUND))
+    assert found["ε for whoever does not see who took part (epsilon_released)"] == "3"
+    assert found["ε for whoever sees who took part (epsilon_server)"] == "15.8"
+    assert (found["δ"], found["unit"], found["rounds released"]) == ("0.0001", "user", "50")
+    assert found["longest change of one user, at the end"] == "scores 2.5, curvature 11.2"
+    assert dict(rows({**FOUND, "clip": 0.1}))["longest change of one user, at the end"] == "0.1"
+    assert found["not covered"] == "the user's own z"
