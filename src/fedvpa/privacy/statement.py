@@ -1,4 +1,4 @@
-"""What a run promises about its users, from the key ``privacy`` of its ``metrics.json``: as sentences, and as a table."""
+"""What a run promises its users, from the key ``privacy`` of its ``metrics.json``, as sentences and as a table."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ def sentences(found: Mapping[str, Any]) -> list[str]:
     """
     said = [
         f"User-level differential privacy: ε = {found['epsilon_released']:.3g} at δ = {found['delta']:.2g} for whoever "
-        f"sees what is released and not who took part; ε = {found['epsilon_server']:.3g} for whoever also sees who took "
-        "part. Neither holds for the machine that added the noise.",
+        f"sees what is released and not who took part; ε = {found['epsilon_server']:.3g} for whoever also sees who "
+        "took part. Neither holds for the machine that added the noise.",
         f"Unit: {found['unit']}. Neighbouring federations: {found['relation']}.",
         f"Reached by clipping each user's update and by Gaussian noise on the sum of each round, with noise multiplier "
         f"{found['noise_multiplier']:.4g}, in {found['rounds']} rounds in each of which a user takes part with "

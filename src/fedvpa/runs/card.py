@@ -37,7 +37,15 @@ BY_SELECTOR = """DPO on the base model's own samples, ordered by a selector that
 BY_CLIENTS = "{seen} clients {trained}, and their LoRA adapters were averaged over {rounds} rounds."
 
 
-def card(job: AlignmentJob, policy: Policy, config: RunConfig, clients: int, *, deployed: bool, noise: Mapping[str, Any] | None = None) -> str:
+def card(
+    job: AlignmentJob,
+    policy: Policy,
+    config: RunConfig,
+    clients: int,
+    *,
+    deployed: bool,
+    noise: Mapping[str, Any] | None = None,
+) -> str:
     """The text for one policy.
 
     Args:

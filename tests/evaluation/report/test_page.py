@@ -173,7 +173,13 @@ def test_the_page_says_what_noise_promises(report, compared):
     noise |= {"epsilon_server": 15.8, "unit": "user", "relation": "add or remove one user", "clip": {"all": 0.1}}
     noise |= {"seeded": False, "covered": "the selector", "not_covered": "the user's own z"}
     page = Page(render_report(replace(report, comparison={**compared, "privacy": noise})))
-    for words in ("Privacy", "(epsilon_released) 3", "(epsilon_server) 15.8", "δ 0.0001", "not covered the user's own z"):
+    for words in (
+        "Privacy",
+        "(epsilon_released) 3",
+        "(epsilon_server) 15.8",
+        "δ 0.0001",
+        "not covered the user's own z",
+    ):
         assert words in page.words
     assert "Simulation" not in page.words
     seeded = replace(report, comparison={**compared, "privacy": noise | {"seeded": True}})
