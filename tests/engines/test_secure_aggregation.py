@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -16,13 +17,19 @@ from conftest import make_federation
 from fedvpa.algorithms.base import CohortUpdate
 from fedvpa.algorithms.registry import make
 from fedvpa.algorithms.server.validation import Bounds, Expected
+from fedvpa.alignment.federated_job import check_clients
+from fedvpa.api.export import export_flower
+from fedvpa.api.train import train as train_run
 from fedvpa.core.errors import ConfigError, DataError, FedvpaError
 from fedvpa.data.partition import Partition
 from fedvpa.engines.config import EngineConfig
 from fedvpa.engines.federation import Federation
 from fedvpa.engines.secure_aggregation import check_additive, check_nodes, check_secure, layout_of
 from fedvpa.engines.training import rounds, start
+from fedvpa.runs.config import read_config
+from policy_fixtures import world_config
 from tests_shared import config, replay
+from text_clients import Texts, text_task
 
 pytest.importorskip("flwr", reason="fedvpa[flower] is not installed")
 from flwr.app import Error, Message, RecordDict
@@ -34,6 +41,7 @@ from fedvpa.engines.flower.secure_server import SecureCohort
 from fedvpa.engines.flower.server import GridCohort
 from fedvpa.privacy.secure_sum import PublicKeys
 from here_grid import HereGrid, context, task
+from text_grid import TextGrid
 
 LIMITS = {"clip_norm": 1.0, "max_weight": 8}
 SETTING = config(server={"rounds": 2, **LIMITS})
@@ -361,8 +369,9 @@ def test_methods_that_read_single_clients_and_federations_that_are_too_small_are
     with pytest.raises(ConfigError, match="a round asks 2 of 2 clients"):
         check_additive(ENGINE, algorithm, start(algorithm, FEDERATION, 5).server, 2)
     with pytest.raises(ConfigError, match="a deployment of 2 nodes is too small"):
-        check_nodes(ENGINE, 2)
-    check_nodes(ENGINE, 3)
+        check_nodes(True, 2)
+    check_nodes(True, 3)
+    check_nodes(False, 1)
 
 
 @pytest.mark.unit
@@ -375,3 +384,56 @@ def test_how_large_a_tensor_may_be_follows_from_the_limits_and_the_bounds():
     assert layout.clients == 7
     with pytest.raises(ConfigError, match="needs numbers"):
         layout_of(Expected({}), config().server, 7)
+
+
+@pytest.mark.unit
+def test_policies_are_asked_under_their_own_keys():
+    given = {"secure_aggregation": True, "clip_norm": 1.0, "max_weight": 8}
+    task = text_task()
+
+    def check(method: str = "feddpo", deployed: bool = False, feddpo: dict[str, Any] | None = None, **clients: Any):
+        settings = world_config(clients={**given, **clients}, feddpo=feddpo or {"cohort": 3})
+        check_clients(method, replace(task, settings=settings), deployed=deployed)
+
+    for clients, said in [
+        ({}, r"policy\.clients\.engine=loop there are no nodes\. Give policy\.clients\.engine=flower"),
+        ({"engine": "flower", "max_weight": "auto"}, r"policy\.clients\.max_weight=auto"),
+        ({"engine": "flower", "rule": "krum"}, r"policy\.clients\.rule=krum"),
+        ({"engine": "flower", "feddpo": {"cohort": 2}}, r"policy\.feddpo\.cohort=2 is too small"),
+    ]:
+        with pytest.raises(ConfigError, match=said):
+            check(**clients)
+    check(engine="flower")
+    check(deployed=True)
+
+
+@pytest.mark.equivalence
+def test_clients_that_train_a_language_model_give_the_same_sum():
+    texts = Texts.of("feddpo")
+    grid = TextGrid(
+        {number: Node(texts.algorithm, texts.share([name])) for number, name in enumerate(texts.clients.client_ids)}
+    )
+    hosts = {name: number for number, node in grid.nodes.items() for name in node.holder.client_ids}
+    plain = GridCohort(grid, hosts, False, 0.0, 1.0, "fp32")
+    begin = start(texts.algorithm, texts.clients, 3)
+    reached = [
+        next(rounds(texts.algorithm, texts.clients, EngineConfig(cohort=3, secure_aggregation=secure), 3, begin, run))[
+            0
+        ]
+        for secure, run in ((False, plain), (True, SecureCohort(plain, 2 / 3)))
+    ]
+    for name, leaf in reached[0].server.params.items():
+        torch.testing.assert_close(reached[1].server.params[name], leaf, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.end_to_end
+def test_a_run_and_an_exported_app_are_refused_before_anything_is_written(tmp_path: Path):
+    numbers = ["server.clip_norm=1.0", "server.max_weight=8", "engine.secure_aggregation=true"]
+    with pytest.raises(ConfigError, match=r"engine\.name=vectorised there are no nodes"):
+        train_run(read_config(None, numbers), tmp_path / "run")
+    with pytest.raises(ConfigError, match="2 nodes is too small for secure aggregation"):
+        export_flower(read_config(None, numbers), tmp_path / "app", out=tmp_path / "out", nodes=2)
+    with pytest.raises(ConfigError, match=r"server\.max_weight=auto"):
+        export_flower(read_config(None, [numbers[0], numbers[2]]), tmp_path / "app", out=tmp_path / "out", nodes=3)
+    assert not list(tmp_path.iterdir())
+    export_flower(read_config(None, numbers), tmp_path / "app", out=tmp_path / "out", nodes=3)

@@ -25,6 +25,7 @@ from fedvpa.data.schema import Pair, Text
 from fedvpa.engines.checkpoint import from_tree, to_tree
 from fedvpa.engines.config import EngineConfig
 from fedvpa.engines.runner import CohortRunner, Members
+from fedvpa.engines.secure_aggregation import check_additive, check_secure, text_keys
 from fedvpa.engines.text_federation import TextFederation
 from fedvpa.engines.training import rounds, start
 from fedvpa.policy.config import PolicyConfig
@@ -64,6 +65,7 @@ class FederatedJob:
     ) -> None:
         entry = POLICY_METHODS.get(method)
         entry.algorithm(task)  # what it has against its settings, before anything is loaded
+        check_clients(method, task)
         policy = fresh_policy(task)
         entry.check(task, lambda: policy, pairs)
         held = entry.clients(task, policy, pairs, strict=strict)
@@ -106,6 +108,8 @@ class FederatedJob:
         self._algorithm = self._entry.algorithm(task)
         self._policy, self._clients, self._report, self._runner = policy, clients, report, runner
         self._state = start(self._algorithm, clients, task.seed)
+        engine = text_engine(task.settings, self._entry.cohort(task))
+        check_additive(engine, self._algorithm, self._state.server, len(clients.client_ids))
         self._counts: dict[str, Any] = {"uplink_bytes": 0, "rejected": 0}
         world = task.population is not None
         # Read now, so that a file that cannot be read shows before the rounds.
@@ -202,7 +206,27 @@ def fresh_policy(task: PolicyTask) -> Policy:
     return new_policy(settings, task.features.model, None, task.seed, device=task.features.device)
 
 
-def text_engine(settings: PolicyConfig, cohort: int) -> EngineConfig:
+def text_engine(settings: PolicyConfig, cohort: int | None) -> EngineConfig:
     """Who runs the clients of a policy, and how many a round asks."""
     own = settings.clients
-    return EngineConfig(name=own.engine, cohort=cohort, codec=own.codec, dropout=own.dropout)
+    return EngineConfig(
+        name=own.engine,
+        cohort=cohort,
+        codec=own.codec,
+        dropout=own.dropout,
+        secure_aggregation=own.secure_aggregation,
+        secure_share=own.secure_share,
+    )
+
+
+def check_clients(method: str, task: PolicyTask, *, deployed: bool = False) -> None:
+    """Raise ConfigError if the clients of a policy cannot be run as they are configured, before anything is loaded.
+
+    Args:
+        method: Its name in ``POLICY_METHODS``.
+        task: The run.
+        deployed: Whether the clients are on the nodes of a deployment.
+    """
+    entry, settings = POLICY_METHODS.get(method), task.settings
+    engine, keys = text_engine(settings, entry.cohort(task)), text_keys(entry.cohort_key)
+    check_secure(engine, settings.clients, keys=keys, deployed=deployed)

@@ -124,10 +124,11 @@ def write_app(config: RunConfig, folder: Path, *, out: Path, terms: Terms, polic
     config = config.model_copy(update={"data": data})
     if policy_method:
         check_policy_method(config, policy_method)
+        check_nodes(config.policy.clients.secure_aggregation, terms.nodes)
     else:
         _check_method(config)
         check_secure(config.engine, config.server, deployed=True)
-        check_nodes(config.engine, terms.nodes)
+        check_nodes(config.engine.secure_aggregation, terms.nodes)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise RunError("holds files already.", fix="Choose an empty folder.", where=str(folder))
     place = toml_text(str(out.expanduser().resolve()))
@@ -168,6 +169,7 @@ def _check_method(config: RunConfig) -> None:
 
 def check_policy_method(config: RunConfig, name: str) -> None:
     """Raise ConfigError if a method whose clients train a language model cannot be deployed under these settings."""
+    from fedvpa.alignment.federated_job import check_clients
     from fedvpa.runs.policy_task import task_of_config
 
     method, task = POLICY_METHODS.get(name), task_of_config(config)
@@ -178,6 +180,7 @@ def check_policy_method(config: RunConfig, name: str) -> None:
         )
     if method.algorithm(task).reads_groups:
         raise ConfigError(f"{name!r} cannot be deployed: it reads true groups.", fix="Use feddpo.")
+    check_clients(name, task, deployed=True)
 
 
 def toml_text(text: str) -> str:

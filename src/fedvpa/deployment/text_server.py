@@ -14,7 +14,7 @@ from flwr.serverapp import Grid
 
 from fedvpa.algorithms.client.text_client import AdapterSetting
 from fedvpa.algorithms.server.rejections import Rejections
-from fedvpa.alignment.federated_job import FederatedJob, fresh_policy
+from fedvpa.alignment.federated_job import FederatedJob, fresh_policy, text_engine
 from fedvpa.alignment.job import check_collapse
 from fedvpa.alignment.language_look import look_line
 from fedvpa.alignment.stage1 import ONE
@@ -27,6 +27,7 @@ from fedvpa.deployment.taking_part import metrics, read_alike, say_who
 from fedvpa.deployment.terms import Terms
 from fedvpa.deployment.text_node import base_source
 from fedvpa.engines.flower.roster import Roster, gather
+from fedvpa.engines.flower.secure_server import secured
 from fedvpa.engines.flower.server import GridCohort
 from fedvpa.policy.files import PREFERENCES
 from fedvpa.runs.config import RunConfig
@@ -79,7 +80,8 @@ def serve_texts(grid: Grid, config: RunConfig, method: str, run: RunFolder, term
     policy = fresh_policy(task)
     roster.setting = AdapterSetting.of(policy)
     codec = config.policy.clients.codec
-    cohort = GridCohort(grid, roster.hosts, False, terms.deadline, terms.quorum, codec, on_poll=roster.refresh)
+    plain = GridCohort(grid, roster.hosts, False, terms.deadline, terms.quorum, codec, on_poll=roster.refresh)
+    cohort = secured(plain, text_engine(config.policy, None))
     job = DeployedJob.deployed(method, task, policy, roster, cohort)
     notes = train_in_run(run, job, Inputs(config, parts, len(roster.client_ids)), GO_ON, resume=resume)
     write_json(run.policy / PREFERENCES, {})

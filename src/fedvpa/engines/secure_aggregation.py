@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from fedvpa.algorithms.base import Algorithm
     from fedvpa.algorithms.server.validation import Expected
 
+INSTEAD = {"features": "fedeb, fedem or fedvpa_gp with variational.prior=mixture", "texts": "feddpo with avg or ffa"}
+"""What clients hold → methods whose updates are sums."""
+
 FEWEST = 3
 """Clients of a cohort, and nodes: as :data:`fedvpa.privacy.secure_sum.FEWEST_NODES`."""
 
@@ -29,16 +32,24 @@ class Keys:
 
     Attributes:
         engine: The key of the engine's name.
-        section: The section of ``secure_aggregation``, ``codec`` and ``cohort``.
+        section: The section of ``secure_aggregation`` and ``codec``.
         rules: The section of the server's rules.
+        cohort: The key of how many clients a round asks.
     """
 
     engine: str = "engine.name"
     section: str = "engine"
     rules: str = "server"
+    cohort: str = "engine.cohort"
 
 
 KEYS = Keys()
+"""Of methods whose clients train a selector."""
+
+
+def text_keys(cohort: str) -> Keys:
+    """Of a method whose clients train a language model, with its own key of the cohort."""
+    return Keys("policy.clients.engine", "policy.clients", "policy.clients", cohort)
 
 
 def check_secure(
@@ -88,18 +99,18 @@ def check_secure(
             )
     if engine.cohort is not None and engine.cohort < FEWEST:
         raise ConfigError(
-            f"{keys.section}.cohort={engine.cohort} is too small for {switch}: of the sum over two clients each of "
+            f"{keys.cohort}={engine.cohort} is too small for {switch}: of the sum over two clients each of "
             "them can take its own update out.",
-            fix=f"Give {keys.section}.cohort={FEWEST} or more.",
+            fix=f"Give {keys.cohort}={FEWEST} or more.",
         )
 
 
-def check_nodes(engine: EngineConfig, nodes: int) -> None:
+def check_nodes(secure: bool, nodes: int) -> None:
     """Raise ConfigError if a deployment of so many nodes is too small; nothing if secure aggregation is off."""
-    if engine.secure_aggregation and nodes < FEWEST:
+    if secure and nodes < FEWEST:
         raise ConfigError(
-            f"a deployment of {nodes} nodes is too small for engine.secure_aggregation: of the sum over two nodes each "
-            "of them can take its own part out.",
+            f"a deployment of {nodes} nodes is too small for secure aggregation: of the sum over two nodes each of "
+            "them can take its own part out.",
             fix=f"Give {option('nodes', str(FEWEST))} or more.",
         )
 
@@ -122,7 +133,7 @@ def check_additive(engine: EngineConfig, algorithm: Algorithm[Any, Any], state: 
         raise ConfigError(
             f"{algorithm.name!r} reads {', '.join(sorted(own)[:3])} of every single client under these settings, and "
             "with secure aggregation the server sees sums alone.",
-            fix="Use another method (fedeb, fedem, global), variational.prior=mixture, or no secure aggregation.",
+            fix=f"Use {INSTEAD[algorithm.holds]}, or no secure aggregation.",
         )
     if engine.cohort_of(clients) < FEWEST:
         raise ConfigError(

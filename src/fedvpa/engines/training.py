@@ -24,7 +24,7 @@ from fedvpa.engines.codecs import decode, encode, hint
 from fedvpa.engines.config import Codec, EngineConfig
 from fedvpa.engines.runner import CohortRunner, CohortTask, Holder, Members, Metered, unchanged
 from fedvpa.engines.sampling import draw_cohort, draw_dropouts, identities, say_if_all
-from fedvpa.engines.secure_aggregation import check_additive, check_secure, layout_of
+from fedvpa.engines.secure_aggregation import KEYS, check_additive, check_secure, layout_of, text_keys
 
 MOST_REQUESTS = 8
 """How often one round may ask: a method whose round never ends is a mistake. Chosen by us."""
@@ -110,7 +110,8 @@ def rounds(
     if state.server.round >= algorithm.rounds:
         return
     say_if_all(engine.cohort or 1, len(members.client_ids), cohort_key)
-    check_secure(engine, algorithm.config.server, deployed=runner is not None)
+    keys = KEYS if algorithm.holds == "features" else text_keys(cohort_key)
+    check_secure(engine, algorithm.config.server, keys=keys, deployed=runner is not None)
     check_additive(engine, algorithm, state.server, len(members.client_ids))
     with nullcontext(runner) if runner else _runner(engine, algorithm, members, transform) as run:
         training = _Rounds(algorithm, members, engine, seed, run, transform)

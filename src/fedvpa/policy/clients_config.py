@@ -19,11 +19,16 @@ class ClientsConfig(RulesConfig):
         engine: ``loop`` (one client after the other, in this process) or ``flower`` (Flower's simulation).
         codec: How adapters travel, as ``engine.codec``.
         dropout: As ``engine.dropout``.
+        secure_aggregation: As ``engine.secure_aggregation``; for methods whose updates are sums, such as ``feddpo``
+            with ``policy.feddpo.averaging=avg`` or ``ffa``.
+        secure_share: As ``engine.secure_share``.
     """
 
     engine: Literal["loop", "flower"] = "loop"
     codec: Literal["fp32", "fp16", "int8"] = "fp32"
     dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
+    secure_aggregation: bool = False
+    secure_share: float = Field(default=2 / 3, ge=0.5, lt=1)
 
     @field_validator("engine", mode="before")
     @classmethod
