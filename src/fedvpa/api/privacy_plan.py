@@ -101,27 +101,25 @@ def privacy_plan(
         ConfigError: A number is out of range, δ is 1/N or more, a cohort is larger than all users, both or none of ε
             and the noise multiplier are given, or the extra ``privacy`` is not installed.
     """
-    from fedvpa.privacy.config import PrivacyConfig
     from fedvpa.privacy.measured import measurements, nearest
     from fedvpa.privacy.planning import plan_budget
-    from fedvpa.runs.config import RunConfig
+    from fedvpa.runs.config import RunConfig, with_settings
 
-    settings = RunConfig() if config is None else config
-    given = {"epsilon": epsilon, "noise_multiplier": noise_multiplier, "delta": delta}
-    section = settings.privacy.model_dump() | {name: value for name, value in given.items() if value is not None}
-    privacy = PrivacyConfig.parse(section, "privacy")
+    values = {"epsilon": epsilon, "noise_multiplier": noise_multiplier, "delta": delta}
+    given = {"privacy": {name: value for name, value in values.items() if value is not None}}
+    settings = RunConfig.parse(given) if config is None else with_settings(config, given)
     if dimension < 1:
         raise ConfigError(f"Features of dimension {dimension} do not exist.", fix=f"Give {option('dimension', '768')}.")
     if cohort is None:
         cohort = settings.engine.cohort or settings.engine.cohort_of(clients)
-    budget = plan_budget(clients, cohort, settings.server.rounds if rounds is None else rounds, privacy)
-    methods = method_plans(settings, privacy, budget, dimension)
+    budget = plan_budget(clients, cohort, settings.server.rounds if rounds is None else rounds, settings.privacy)
+    methods = method_plans(settings, budget, dimension)
     rows = measurements()
     found = {name: nearest(rows, name, budget.relative_noise, budget.rounds) for name in methods}
-    return PrivacyPlan(budget, privacy.sampling, methods, found)
+    return PrivacyPlan(budget, settings.privacy.sampling, methods, found)
 
 
-def method_plans(config: RunConfig, privacy: PrivacyConfig, budget: Budget, dimension: int) -> dict[str, MethodPlan]:
+def method_plans(config: RunConfig, budget: Budget, dimension: int) -> dict[str, MethodPlan]:
     """What clients of each method send, by the shapes of its weights; methods that read true groups are left out."""
     from fedvpa.algorithms.base import FeatureSetting
     from fedvpa.algorithms.config import ServerConfig
@@ -137,7 +135,7 @@ def method_plans(config: RunConfig, privacy: PrivacyConfig, budget: Budget, dime
             state = algorithm.init(setting, config.seed)
             expected = algorithm.expected(state)
             if not expected.own:
-                found[name] = _method_plan(algorithm, state, expected, privacy, budget, config.engine.codec)
+                found[name] = _method_plan(algorithm, state, expected, config.privacy, budget, config.engine.codec)
     return found
 
 

@@ -87,6 +87,7 @@ for module in (demo, simulate, train, align, evaluate, compare, personalize, gen
     name = module.__name__.rpartition(".")[2]
     app.command(name)(interruptible(getattr(module, name)))
 app.add_typer(export.export, name="export")
+privacy.privacy.command("plan")(interruptible(privacy.plan))
 app.add_typer(privacy.privacy, name="privacy")
 
 

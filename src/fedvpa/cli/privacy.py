@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from fedvpa.privacy.measured import Measured
 
 privacy = typer.Typer(no_args_is_help=True, help="Plan user-level differential privacy.")
+"""Its verbs join it in :mod:`fedvpa.cli.main`, which makes them interruptible."""
 
 
 @privacy.callback()
@@ -20,7 +21,6 @@ def _group() -> None:
     """A group of one verb is still a group."""
 
 
-@privacy.command()
 def plan(
     clients: Annotated[int, typer.Option(help="How many users there are.")],
     overrides: OverrideArgument = None,
@@ -37,16 +37,11 @@ def plan(
     from fedvpa.api.privacy_plan import privacy_plan
     from fedvpa.runs.config import read_config
 
-    result = privacy_plan(
-        clients,
-        cohort=cohort,
-        rounds=rounds,
-        epsilon=epsilon,
-        noise_multiplier=noise_multiplier,
-        delta=delta,
-        dimension=dimension,
-        config=read_config(config, overrides or []),
-    )
+    # As overrides, so that what a configuration fills in where sums are noised is filled in here too.
+    flags = {"epsilon": epsilon, "noise_multiplier": noise_multiplier, "delta": delta}
+    given = [f"privacy.{name}={value}" for name, value in flags.items() if value is not None]
+    settings = read_config(config, [*(overrides or []), *given])
+    result = privacy_plan(clients, cohort=cohort, rounds=rounds, dimension=dimension, config=settings)
     finish(result.to_dict(), as_json, lambda: text_of(result))
 
 
