@@ -111,3 +111,12 @@ def test_noise_is_said_with_what_it_covers():
 @pytest.mark.parametrize("policy", [PRIOR, {"candidates": {"prompt_file": "p.txt"}}])
 def test_a_policy_from_users_prompts_or_latents_is_outside_of_epsilon(policy):
     assert "This policy is outside of that ε" in said("method=fedem", noise=FOUND, policy=policy)
+
+
+def test_secure_aggregation_is_said_where_updates_were_masked():
+    of_no_node = "the server received the sum over its nodes, three at least, and of no node what it sent"
+    assert of_no_node in said("engine.secure_aggregation=true")
+    assert of_no_node not in said()
+    assert of_no_node not in said("engine.secure_aggregation=true", "method=local")
+    assert of_no_node in said(method="feddpo", policy={"clients": {"secure_aggregation": True}})
+    assert of_no_node not in said("engine.secure_aggregation=true", method="feddpo")

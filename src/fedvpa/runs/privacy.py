@@ -55,6 +55,12 @@ NO_NOISE = "No noise was added to anything, so no (ε, δ) is claimed; updates o
 CLIPPED = ", clipped, and with the same weight for every user; noise was added to the sum"
 """How it left where sums are noised."""
 
+SUMMED = (
+    "Of each round the server received the sum over its nodes, three at least, and of no node what it sent (secure "
+    "aggregation)."
+)
+"""What else is true where updates are masked."""
+
 NOTHING = "local"
 """The method whose clients send no weights."""
 
@@ -85,8 +91,10 @@ def what_left(setting: Setting) -> list[str]:
     found = [_place(setting)]
     if setting.method in POLICY_METHODS:
         found += [TRAINED_BY_CLIENTS, POLICY_METHODS.get(setting.method).sent(setting.policy)]
+        found += [SUMMED] if setting.policy.clients.secure_aggregation else []
     else:
-        found += [_stage1(setting), _stage2(setting), *_latents(setting)]
+        summed = [SUMMED] if setting.config.engine.secure_aggregation and setting.config.method != NOTHING else []
+        found += [_stage1(setting), *summed, _stage2(setting), *_latents(setting)]
     found += _judging(setting)
     return [*found, NO_NOISE] if setting.noise is None else [*found, *sentences(setting.noise), *_outside(setting)]
 
