@@ -8,7 +8,9 @@ import pytest
 import torch
 from filelock import FileLock
 
+from conftest import make_federation
 from fedvpa.core.errors import ConfigError, FedvpaError, RunError, TrainingError
+from fedvpa.data.partition import Partition
 from fedvpa.runs.config import RunConfig
 from fedvpa.runs.folder import RunFolder
 from fedvpa.selector.selector import Selector
@@ -155,3 +157,28 @@ def test_what_stops_the_server_is_said_in_one_line(error: Exception, said: str, 
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("fedvpa: ")
     assert said in line
+
+
+@pytest.mark.equivalence
+def test_secure_aggregation_gives_the_same_selector_and_wants_three_nodes(tmp_path: Path):
+    numbers = {**SETTING.model_dump()["server"], "rounds": 2, "clip_norm": 1.0, "max_weight": 9}
+    found = {}
+    for secure in (False, True):
+        engine = {"cohort": 6, "secure_aggregation": secure, "secure_share": 0.5}
+        config = RunConfig.parse({**CONFIG.model_dump(), "server": numbers, "engine": engine})
+        grid, folder = HereGrid(tmp_path / f"nodes {secure}"), tmp_path / f"{secure}"
+        if secure:
+            with pytest.raises(ConfigError, match="a deployment of 2 nodes is too small for secure aggregation"):
+                deployment.serve(HereGrid(tmp_path / "few"), config, given(folder))
+        federation, plain = make_federation(), grid.nodes[0]
+        grid.nodes = {
+            number: replace(
+                plain, holder=replace(federation, partition=Partition(federation.partition.clients[number::3]))
+            )
+            for number in range(3)
+        }
+        deployment.serve(grid, config, given(folder, nodes=3))
+        found[secure] = Selector.from_pretrained(folder / "selector").params
+        assert [line["dropped"] for line in history(folder)] == [[], []]
+    for name, leaf in found[False].items():
+        torch.testing.assert_close(found[True][name], leaf, rtol=1e-4, atol=1e-5)

@@ -38,6 +38,7 @@ from fedvpa.engines.flower.roster import Roster, gather
 from fedvpa.engines.flower.rotation import gather_moment
 from fedvpa.engines.flower.secure_server import secured
 from fedvpa.engines.flower.server import GridCohort
+from fedvpa.engines.secure_aggregation import check_nodes
 from fedvpa.engines.training import TrainState, rounds, start
 from fedvpa.features.standardise import Standardiser
 from fedvpa.runs.config import RunConfig, read_config
@@ -122,6 +123,7 @@ def serve(grid: Grid, config: RunConfig, given: Mapping[str, Any], policy_method
 def _serve(grid: Grid, config: RunConfig, run: RunFolder, terms: Terms) -> None:
     roster = gather(grid, terms.nodes, terms.deadline, terms.quorum)
     say_who(roster)
+    check_nodes(config.engine.secure_aggregation, len(roster.introductions))
     config = read_alike(config, roster.reads)
     algorithm = make(config.method, config.method_config)
     state, scaling = _begin(run, config, roster, terms)

@@ -29,6 +29,7 @@ from fedvpa.deployment.text_node import base_source
 from fedvpa.engines.flower.roster import Roster, gather
 from fedvpa.engines.flower.secure_server import secured
 from fedvpa.engines.flower.server import GridCohort
+from fedvpa.engines.secure_aggregation import check_nodes
 from fedvpa.policy.files import PREFERENCES
 from fedvpa.runs.config import RunConfig
 from fedvpa.runs.environment import environment
@@ -73,6 +74,7 @@ def serve_texts(grid: Grid, config: RunConfig, method: str, run: RunFolder, term
     """
     roster = gather(grid, terms.nodes, terms.deadline, terms.quorum, base_source(config).content())
     say_who(roster)
+    check_nodes(config.policy.clients.secure_aggregation, len(roster.introductions))
     config = read_alike(config, roster.reads)
     parts = checkpoint_parts(config, method=method, data="", selector="", users="")
     resume = _begin(run, config, parts)

@@ -87,7 +87,10 @@ class SecureCohort:
 def _too_few(nodes: int, asked: int, threshold: int) -> str:
     """Why a round cannot be; empty if it can."""
     if nodes < FEWEST_NODES:
-        return f"its clients are on {nodes} nodes, and secure aggregation adds up {FEWEST_NODES} at least"
+        return (
+            f"its clients are on {nodes} nodes, and secure aggregation adds up {FEWEST_NODES} at least. A larger "
+            "cohort makes this rare"
+        )
     if asked < threshold:
         return f"{asked} of {nodes} nodes stay after engine.dropout, and secure aggregation needs {threshold}"
     return ""
