@@ -8,14 +8,27 @@
 
 Reads the runs alone: ``history.jsonl`` and ``policy/history.jsonl``, the selector's and the policy's weights, and the
 base model's, which policies name. Bytes are what the codec sent, per client asked and round. Stage 1 of a run is left
-out of a method whose clients train the policy themselves, since that needs none. The run whose policy is of
-``--beside`` is 1 in the last column. Runs that are compared have to be made on one quiet machine.
+out of a method whose clients train the policy themselves, since that needs none. Seconds are of rounds and steps alone:
+features, samples and their log-probabilities are in none of these files. The run whose policy is of ``--beside`` is 1
+in the last column. Runs that are compared have to be made on one quiet machine.
+
+    python benchmarks/overhead.py --measure runs/cost --config configs/world_two_groups.yaml partition.clients=10
+
+trains each of ``--methods``, by turns and so often as ``--repetitions`` says, into a folder that does not exist yet,
+with an empty cache each time, and measures all that a user waits for: of a method with a selector both stages from the
+pairs on, of one whose clients train the policy stage 2 (its run is begun with one round of ``global``, which is not
+counted). Wall clock, and processor time, which programs beside disturb less; ratios are to the last method, repetition
+by repetition: least, median, greatest.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping, Sequence
+import os
+import statistics
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -23,8 +36,13 @@ from typing import Any
 from safetensors import safe_open
 
 from fedvpa.algorithms.registry import POLICY_METHODS
+from fedvpa.api.align import align
+from fedvpa.api.train import train
+from fedvpa.core.cache import CACHE_VARIABLE
+from fedvpa.core.errors import RunError
 from fedvpa.core.files import read_own_lines, read_own_object, write_json
 from fedvpa.models.locate import locate
+from fedvpa.runs.config import read_config
 from fedvpa.runs.folder import RunFolder
 
 
@@ -135,14 +153,112 @@ def lines_of(costs: Sequence[Cost], beside: str) -> list[str]:
     return found
 
 
+@dataclass(frozen=True)
+class Taken:
+    """What making a policy took, from pairs to the finished folder.
+
+    Attributes:
+        method: That made it.
+        wall: Seconds of wall clock.
+        processor: Seconds of processor time, of all threads.
+    """
+
+    method: str
+    wall: float
+    processor: float
+
+
+def take(method: str, place: Path, config: Path | None, overrides: Sequence[str]) -> Taken:
+    """Make a policy with an empty cache and measure it.
+
+    Args:
+        method: With a selector, or one whose clients train the policy.
+        place: A folder for the run and its cache.
+        config: As of ``fedvpa train``.
+        overrides: The same.
+    """
+    by_clients = method in POLICY_METHODS
+    begun = ["method=global", "server.rounds=1"] if by_clients else [f"method={method}"]
+    with _cache(place / "cache"):
+        if by_clients:
+            train(read_config(config, [*overrides, *begun]), place / "run")
+        wall, processor = time.perf_counter(), time.process_time()
+        if not by_clients:
+            train(read_config(config, [*overrides, *begun]), place / "run")
+        align(place / "run", method=method if by_clients else None)
+        return Taken(method, time.perf_counter() - wall, time.process_time() - processor)
+
+
+@contextmanager
+def _cache(place: Path) -> Iterator[None]:
+    """While inside, features and samples are kept in this folder."""
+    before = os.environ.get(CACHE_VARIABLE)
+    os.environ[CACHE_VARIABLE] = str(place)
+    try:
+        yield
+    finally:
+        os.environ.pop(CACHE_VARIABLE)
+        if before is not None:
+            os.environ[CACHE_VARIABLE] = before
+
+
+def ratios_of(taken: Sequence[Taken], beside: str) -> list[str]:
+    """The table in Markdown: medians of seconds, and each method over ``beside``, repetition by repetition."""
+    found = [
+        "| method | wall clock, s | processor, s | wall clock beside | processor beside |",
+        "|---|---|---|---|---|",
+    ]
+    by_method = {name: [one for one in taken if one.method == name] for name in dict.fromkeys(t.method for t in taken)}
+    for name, own in by_method.items():
+        pairs = list(zip(own, by_method[beside], strict=True))
+        wall, processor = ([getattr(one, key) for one in own] for key in ("wall", "processor"))
+        over = (
+            _spread([one.wall / two.wall for one, two in pairs]),
+            _spread([a.processor / b.processor for a, b in pairs]),
+        )
+        found.append(
+            f"| `{name}` | {statistics.median(wall):.1f} | {statistics.median(processor):.1f} | {over[0]} | {over[1]} |"
+        )
+    return found
+
+
+def _spread(values: Sequence[float]) -> str:
+    return f"{statistics.median(values):.2f}× [{min(values):.2f}, {max(values):.2f}]"
+
+
+def measure(options: argparse.Namespace) -> None:
+    """Train every method by turns and print the table."""
+    methods = options.methods.split(",")
+    taken = []
+    for number in range(options.repetitions):
+        for method in methods if number % 2 == 0 else reversed(methods):
+            place = options.measure / f"{method}-{number}"
+            if place.exists():
+                raise RunError(
+                    "is there already, and its cache would not be empty.", fix="Delete it.", where=str(place)
+                )
+            taken.append(take(method, place, options.config, options.given))
+    taken.sort(key=lambda one: methods.index(one.method))
+    if options.json is not None:
+        write_json(options.json, [asdict(one) for one in taken])
+    print("\n".join(ratios_of(taken, methods[-1])))
+
+
 def main() -> None:
-    """Read every run and print the table."""
+    """Read every run, or make some, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("runs", type=Path, nargs="+")
+    parser.add_argument("given", nargs="*", help="run directories; of --measure settings, such as partition.clients=10")
     parser.add_argument("--beside", default="feddpo", help="the method that counts as 1")
     parser.add_argument("--json", type=Path, default=None, help="write the numbers there, too")
+    parser.add_argument("--measure", type=Path, help="make runs in this folder and measure them")
+    parser.add_argument("--config", type=Path, help="of the runs to make")
+    parser.add_argument("--methods", default="fedeb,feddpo", help="to make; the last one counts as 1")
+    parser.add_argument("--repetitions", type=int, default=3)
     options = parser.parse_args()
-    costs = [cost_of(run) for run in options.runs]
+    if options.measure is not None:
+        measure(options)
+        return
+    costs = [cost_of(Path(run)) for run in options.given]
     if options.json is not None:
         write_json(options.json, [asdict(cost) for cost in costs])
     print("\n".join(lines_of(costs, options.beside)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -139,3 +140,19 @@ def test_what_a_run_costs_is_read_from_its_folder(config, monkeypatch, tmp_path)
     assert ours.startswith("| `global` |")
     assert ours.endswith("| 0.50× |")
     assert theirs == f"| `feddpo` | 0 | 0.00% | 2,310 | 10 | 8 | 2 | 0.0 | {2 * first.seconds:.1f} | 1.00× |"
+
+
+@pytest.mark.end_to_end
+def test_what_a_policy_takes_is_measured_from_pairs_to_policy(config, monkeypatch, tmp_path):
+    overhead = load("overhead", monkeypatch)
+    small = [*TINY, *TINY_POLICY, "policy.feddpo.rounds=1", "policy.feddpo.steps=1", "policy.feddpo.batch=2"]
+    before = os.environ.get("FEDVPA_CACHE")
+    taken = [overhead.take(method, tmp_path / method, None, small) for method in ("fedeb", "feddpo")]
+    assert os.environ.get("FEDVPA_CACHE") == before
+    assert list((tmp_path / "fedeb" / "cache").rglob("candidates/*.safetensors"))
+    assert overhead.cost_of(tmp_path / "feddpo" / "run").method == "feddpo"
+    assert all(one.wall > 0 < one.processor for one in taken)
+    given = [overhead.Taken("fedeb", 3.0, 2.0), overhead.Taken("fedeb", 6.0, 2.0), overhead.Taken("feddpo", 2.0, 1.0)]
+    rows = overhead.ratios_of([*given, overhead.Taken("feddpo", 3.0, 4.0)], "feddpo")[2:]
+    assert rows[0] == "| `fedeb` | 4.5 | 2.0 | 1.75× [1.50, 2.00] | 1.25× [0.50, 2.00] |"
+    assert rows[1].endswith("| 1.00× [1.00, 1.00] | 1.00× [1.00, 1.00] |")
