@@ -17,8 +17,8 @@ from fedvpa.policy.examples import Examples
 from fedvpa.policy.policy import Policy, new_policy
 from fedvpa.policy.rows import Ids
 from fedvpa.runs.presets import BUNDLED_MODEL
-from fedvpa.selector.config import SelectorConfig
-from fedvpa.selector.selector import InferenceConfig, Selector
+from fedvpa.selector.config import InferenceConfig, SelectorConfig
+from fedvpa.selector.selector import Selector
 
 WORDS = [f"w{number}" for number in range(53)]
 VOCABULARY = {token: row for row, token in enumerate(["<pad>", "<bos>", "<eos>", "<unk>", "user", "assistant", *WORDS])}

@@ -19,7 +19,8 @@ from fedvpa.engines.config import EngineConfig
 from fedvpa.engines.federation import Federation
 from fedvpa.engines.training import TrainState, rounds, start
 from fedvpa.runs.fit import members_of
-from fedvpa.selector.selector import InferenceConfig, Selector
+from fedvpa.selector.config import InferenceConfig
+from fedvpa.selector.selector import Selector
 from tests_shared import config
 
 FEDERATION = make_federation((12, 7, 9, 1))

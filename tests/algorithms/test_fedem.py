@@ -17,8 +17,8 @@ from fedvpa.algorithms.registry import make
 from fedvpa.core.errors import ConfigError
 from fedvpa.engines.config import EngineConfig
 from fedvpa.engines.training import rounds, start
-from fedvpa.selector.config import SelectorConfig
-from fedvpa.selector.selector import InferenceConfig, Selector
+from fedvpa.selector.config import InferenceConfig, SelectorConfig
+from fedvpa.selector.selector import Selector
 from tests_shared import config
 
 

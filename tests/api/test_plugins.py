@@ -25,7 +25,7 @@ CODE = """
     from fedvpa.algorithms.fixed_latent import FixedLatent
     from fedvpa.data.schema import Pair, PairTable
     from fedvpa.data.sources.base import Source, SourceKeys
-    from fedvpa.selector.selector import InferenceConfig
+    from fedvpa.selector.config import InferenceConfig
 
     def one_head(config):
         return FixedLatent(config, "one_head", reads_groups=False, inference=InferenceConfig(method="none"))

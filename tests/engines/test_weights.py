@@ -16,9 +16,10 @@ from fedvpa.data.partition import ClientRows, Partition
 from fedvpa.data.schema import Pair
 from fedvpa.engines.federation import Federation, federate
 from fedvpa.features.standardise import Moments
+from fedvpa.selector.config import InferenceConfig
 from fedvpa.selector.inference import INFERENCES
 from fedvpa.selector.pairs import Pairs
-from fedvpa.selector.selector import InferenceConfig, Selector
+from fedvpa.selector.selector import Selector
 from tests_shared import config
 
 SIZES = (11, 7, 5)

@@ -12,13 +12,13 @@ from scipy.integrate import quad
 from torch.distributions import Normal
 from torch.nn.functional import logsigmoid
 
-from fedvpa.selector.config import EncoderConfig, SelectorConfig
+from fedvpa.selector.config import EncoderConfig, InferenceConfig, SelectorConfig
 from fedvpa.selector.encoder import encode, init_encoder
 from fedvpa.selector.heads import HEADS
 from fedvpa.selector.pairs import Pairs
 from fedvpa.selector.prior import Prior, isotropic
 from fedvpa.selector.refinement import at_prototypes, evidence, laplace
-from fedvpa.selector.selector import InferenceConfig, Selector
+from fedvpa.selector.selector import Selector
 
 D, K, N = 7, 3, 11
 ONE = torch.ones(()).double()

@@ -13,7 +13,7 @@ import fedvpa
 from fedvpa.core.errors import ConfigError, RunError
 from fedvpa.core.tree import below
 from fedvpa.features.standardise import Moments, Standardiser
-from fedvpa.selector.config import EncoderConfig, SelectorConfig
+from fedvpa.selector.config import EncoderConfig, InferenceConfig, SelectorConfig
 from fedvpa.selector.encoder import encode, init_encoder
 from fedvpa.selector.heads import HEADS
 from fedvpa.selector.inference import INFERENCES, Inference
@@ -23,7 +23,7 @@ from fedvpa.selector.prior import Prior, isotropic
 from fedvpa.selector.prototypes import balanced_assignment, init_prototypes
 from fedvpa.selector.refinement import at_prototypes, laplace, modes
 from fedvpa.selector.scaling import Scaling
-from fedvpa.selector.selector import InferenceConfig, Selector
+from fedvpa.selector.selector import Selector
 
 D, K, N = 11, 3, 7
 

@@ -62,10 +62,10 @@ from fedvpa.core.errors import ConfigError
 from fedvpa.core.seeds import torch_generator
 from fedvpa.core.tree import Tree, below, prefixed
 from fedvpa.objectives.bradley_terry import choice_log_likelihood, weighted_mean
-from fedvpa.selector.config import SelectorConfig
+from fedvpa.selector.config import InferenceConfig, SelectorConfig
 from fedvpa.selector.heads import HEADS
 from fedvpa.selector.pairs import Pairs
-from fedvpa.selector.selector import InferenceConfig, Selector
+from fedvpa.selector.selector import Selector
 
 HEAD = HEADS["bilinear"]
 SELECTORS = "head.personal"

@@ -61,12 +61,13 @@ from fedvpa.algorithms.server.hierarchy import EmpiricalBayes, component_means
 from fedvpa.algorithms.server.validation import Bounds, Expected
 from fedvpa.core.seeds import numpy_generator
 from fedvpa.core.tree import Tree, below, combine, prefixed
+from fedvpa.selector.config import InferenceConfig
 from fedvpa.selector.heads import HEADS
 from fedvpa.selector.pairs import Pairs
 from fedvpa.selector.posterior import Posterior
 from fedvpa.selector.prior import Prior, isotropic
 from fedvpa.selector.refinement import laplace
-from fedvpa.selector.selector import InferenceConfig, Selector
+from fedvpa.selector.selector import Selector
 
 CANDIDATES = (1, 2, 3, 4, 6, 8)
 """Numbers of components that are tried, as long as two clients are left for each. Chosen by us."""

@@ -77,11 +77,12 @@ from fedvpa.core.tree import Tree, below, prefixed
 from fedvpa.objectives.bradley_terry import choice_log_likelihood, weighted_mean
 from fedvpa.objectives.mixture_prior import mixture_prior_kl
 from fedvpa.objectives.orthogonality import prototype_gram_penalty, prototype_pull
+from fedvpa.selector.config import InferenceConfig
 from fedvpa.selector.encoder import encode, init_encoder
 from fedvpa.selector.heads import Head
 from fedvpa.selector.pairs import Pairs
 from fedvpa.selector.prototypes import init_prototypes
-from fedvpa.selector.selector import InferenceConfig, Selector
+from fedvpa.selector.selector import Selector
 
 INFERENCE = {"off": "amortised", "laplace": "amortised_laplace", "responsibilities": "amortised_responsibilities"}
 """``variational.refinement`` → how z is inferred; see the module's docstring."""

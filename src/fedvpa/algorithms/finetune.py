@@ -39,10 +39,11 @@ from fedvpa.algorithms.server.validation import Bounds, Expected
 from fedvpa.core.seeds import torch_generator
 from fedvpa.core.tree import Tree, below, prefixed
 from fedvpa.objectives.bradley_terry import choice_log_likelihood, weighted_mean
+from fedvpa.selector.config import InferenceConfig
 from fedvpa.selector.heads import HEADS, Head
 from fedvpa.selector.pairs import Pairs
 from fedvpa.selector.refinement import modes
-from fedvpa.selector.selector import InferenceConfig, Selector
+from fedvpa.selector.selector import Selector
 
 STRENGTHS = (100.0, 30.0, 10.0, 3.0, 1.0, 0.3, 0.1, 0.03, 0.01)
 """Strengths that are tried, each as τ over the number of features d, the strongest first. Features have root mean

@@ -25,10 +25,11 @@ from fedvpa.algorithms.server.validation import Expected
 from fedvpa.core.seeds import torch_generator
 from fedvpa.core.tree import Tree, below, prefixed
 from fedvpa.objectives.bradley_terry import choice_log_likelihood, weighted_mean
+from fedvpa.selector.config import InferenceConfig
 from fedvpa.selector.heads import HEADS
 from fedvpa.selector.pairs import Pairs
 from fedvpa.selector.prototypes import init_prototypes
-from fedvpa.selector.selector import InferenceConfig, Selector
+from fedvpa.selector.selector import Selector
 
 
 @dataclass(frozen=True)

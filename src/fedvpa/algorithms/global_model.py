@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fedvpa.algorithms.config import MethodConfig
 from fedvpa.algorithms.fixed_latent import FixedLatent
-from fedvpa.selector.selector import InferenceConfig
+from fedvpa.selector.config import InferenceConfig
 
 
 def global_model(config: MethodConfig) -> FixedLatent:

@@ -44,12 +44,13 @@ from fedvpa.algorithms.server.empirical_bayes import best_precision
 from fedvpa.algorithms.server.validation import Bounds, Expected
 from fedvpa.core.short_repr import short_repr
 from fedvpa.core.tree import Tree
+from fedvpa.selector.config import InferenceConfig
 from fedvpa.selector.heads import HEADS
 from fedvpa.selector.pairs import Pairs
 from fedvpa.selector.posterior import Posterior
 from fedvpa.selector.prior import isotropic
 from fedvpa.selector.refinement import at_prototypes, evidence
-from fedvpa.selector.selector import InferenceConfig, Selector
+from fedvpa.selector.selector import Selector
 
 LARGEST = 1e12
 """The bound of an honest sum, per pair. Chosen by us: far above the square of any scaled feature."""

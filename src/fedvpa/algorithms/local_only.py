@@ -19,8 +19,9 @@ from fedvpa.algorithms.config import MethodConfig
 from fedvpa.algorithms.server.aggregation import Averaged
 from fedvpa.algorithms.server.validation import Expected
 from fedvpa.core.tree import Tree
+from fedvpa.selector.config import InferenceConfig
 from fedvpa.selector.pairs import Pairs
-from fedvpa.selector.selector import InferenceConfig, Selector
+from fedvpa.selector.selector import Selector
 
 SMALLEST_DECAY = 1e-6
 

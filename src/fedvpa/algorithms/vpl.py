@@ -46,10 +46,11 @@ from fedvpa.core.seeds import torch_generator
 from fedvpa.core.tree import Tree, below, prefixed
 from fedvpa.objectives.bradley_terry import choice_log_likelihood, weighted_mean
 from fedvpa.objectives.gaussian import standard_normal_kl
+from fedvpa.selector.config import InferenceConfig
 from fedvpa.selector.encoder import encode, init_encoder
 from fedvpa.selector.heads import HEADS, Head
 from fedvpa.selector.pairs import Pairs
-from fedvpa.selector.selector import InferenceConfig, Selector
+from fedvpa.selector.selector import Selector
 
 
 @dataclass(frozen=True, repr=False, kw_only=True)

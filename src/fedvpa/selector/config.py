@@ -84,3 +84,29 @@ class SelectorConfig(Config):
                 "raise selector.latent or lower selector.prototypes"
             )
         return self
+
+
+class InferenceConfig(Config):
+    """How z is inferred from labelled pairs.
+
+    Attributes:
+        method: ``amortised`` (the encoder alone), ``responsibilities`` (the likelihood at the prototypes), ``laplace``
+            (a Newton mode per prototype), ``ridge`` (the same for a z that is a whole head, under another prior),
+            ``none`` (z is the prior mean: one model for all) or ``vote`` (every prototype alike: one model for all,
+            whose margins are the majority vote of the selectors at the prototypes), ``simplex`` (z is the mixture of
+            the prototypes that fits the pairs best), or one that a package or program added; see
+            :mod:`fedvpa.selector.inference`.
+        component_log_var: The log-variance of the prior's components in all directions, where ``log_vars`` of a
+            selector do not say it.
+        decay: The L2 penalty of ``ridge``, relative to the mean loss of n pairs: the prior precision is decay · n.
+        precision: The prior precision of ``ridge`` whatever n is: more pairs then move z further. None for decay · n.
+        steps: Gradient steps of ``simplex`` from the prior's weights, of size ``rate``. None for convergence.
+        rate: Their size.
+    """
+
+    method: str = "responsibilities"
+    component_log_var: float = -4.0
+    decay: float = 1.0
+    precision: float | None = Field(default=None, gt=0)
+    steps: int | None = Field(default=None, ge=1)
+    rate: float = Field(default=1.0, gt=0)

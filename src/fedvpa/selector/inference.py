@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float
@@ -19,9 +18,7 @@ from fedvpa.selector.prior import Prior
 from fedvpa.selector.refinement import at_prototypes, evidence, laplace
 from fedvpa.selector.simplex import adapt_weights, fit_weights
 from fedvpa.selector.vote import majority_margins
-
-if TYPE_CHECKING:
-    from fedvpa.selector.selector import Selector
+from fedvpa.selector.weights import SelectorWeights
 
 
 def mean_margins(each: Float[Tensor, "*batch m n"], weights: Float[Tensor, "*#batch m"]) -> Float[Tensor, "*batch n"]:
@@ -42,45 +39,45 @@ class Inference:
         newton: Whether it solves systems of equations, for which a batch of clients needs memory.
     """
 
-    infer: Callable[[Selector, Pairs], Posterior]
+    infer: Callable[[SelectorWeights, Pairs], Posterior]
     margins: Callable[[Tensor, Tensor], Tensor] = mean_margins
     reads_pairs: bool = True
     latent: bool = True
     newton: bool = False
 
 
-def _amortised(selector: Selector, context: Pairs) -> Posterior:
+def _amortised(selector: SelectorWeights, context: Pairs) -> Posterior:
     encoder = below("encoder", selector.params)
     return single(*encode(encoder, context.delta, context.weight, selector.config.encoder))
 
 
-def _responsibilities(selector: Selector, context: Pairs) -> Posterior:
+def _responsibilities(selector: SelectorWeights, context: Pairs) -> Posterior:
     likelihood = evidence(selector.head, below("head", selector.params), context, selector.prototypes)
     return at_prototypes(likelihood, selector.prior, selector.gain)
 
 
-def _laplace(selector: Selector, context: Pairs) -> Posterior:
+def _laplace(selector: SelectorWeights, context: Pairs) -> Posterior:
     return laplace(selector.head, below("head", selector.params), context, selector.prior, selector.gain)
 
 
-def _updated(selector: Selector, context: Pairs) -> Prior:
+def _updated(selector: SelectorWeights, context: Pairs) -> Prior:
     """The prior times the amortised posterior."""
     encoder = below("encoder", selector.params)
     return selector.prior.times(*encode(encoder, context.delta, context.weight, selector.config.encoder))
 
 
-def _amortised_laplace(selector: Selector, context: Pairs) -> Posterior:
+def _amortised_laplace(selector: SelectorWeights, context: Pairs) -> Posterior:
     head = below("head", selector.params)
     return laplace(selector.head, head, context, _updated(selector, context), selector.gain)
 
 
-def _amortised_responsibilities(selector: Selector, context: Pairs) -> Posterior:
+def _amortised_responsibilities(selector: SelectorWeights, context: Pairs) -> Posterior:
     prior = replace(selector.prior, log_weights=_updated(selector, context).log_weights)
     likelihood = evidence(selector.head, below("head", selector.params), context, prior.means)
     return at_prototypes(likelihood, prior, selector.gain)
 
 
-def _ridge(selector: Selector, context: Pairs) -> Posterior:
+def _ridge(selector: SelectorWeights, context: Pairs) -> Posterior:
     fixed = selector.inference.precision
     precision = selector.inference.decay * context.count.where(context.count > 0, 1.0)  # of nothing, z = 0 anyhow
     log_var = -(precision if fixed is None else torch.full_like(precision, fixed)).log()
@@ -89,7 +86,7 @@ def _ridge(selector: Selector, context: Pairs) -> Posterior:
     return laplace(selector.head, below("head", selector.params), context, prior, selector.gain)
 
 
-def _simplex(selector: Selector, context: Pairs) -> Posterior:
+def _simplex(selector: SelectorWeights, context: Pairs) -> Posterior:
     margins = selector.head.margins(below("head", selector.params), context, selector.prototypes, None)
     steps, rate = selector.inference.steps, selector.inference.rate
     if steps is None:

@@ -11,129 +11,57 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
-from pydantic import Field, field_validator
+from jaxtyping import Float
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from fedvpa.core.config import Config
 from fedvpa.core.errors import ConfigError, RunError
 from fedvpa.core.files import write_json
 from fedvpa.core.schema import VERSIONS, check_version
 from fedvpa.core.short_repr import short_repr
 from fedvpa.core.tensors import write_tensors
-from fedvpa.core.tree import Tree, below
+from fedvpa.core.tree import below
 from fedvpa.features.standardise import Standardiser
-from fedvpa.selector.config import SelectorConfig
-from fedvpa.selector.heads import HEADS, Head
+from fedvpa.selector.config import InferenceConfig, SelectorConfig
 from fedvpa.selector.inference import INFERENCES, Inference
 from fedvpa.selector.pairs import Pairs
-from fedvpa.selector.posterior import Posterior, single
-from fedvpa.selector.prior import Prior, isotropic
+from fedvpa.selector.posterior import Posterior
 from fedvpa.selector.scaling import Scaling
-
-
-class InferenceConfig(Config):
-    """How z is inferred from labelled pairs.
-
-    Attributes:
-        method: ``amortised`` (the encoder alone), ``responsibilities`` (the likelihood at the prototypes), ``laplace``
-            (a Newton mode per prototype), ``ridge`` (the same for a z that is a whole head, under another prior),
-            ``none`` (z is the prior mean: one model for all) or ``vote`` (every prototype alike: one model for all,
-            whose margins are the majority vote of the selectors at the prototypes), ``simplex`` (z is the mixture of
-            the prototypes that fits the pairs best), or one that a package or program added; see
-            :mod:`fedvpa.selector.inference`.
-        component_log_var: The log-variance of the prior's components in all directions, where ``log_vars`` of a
-            selector do not say it.
-        decay: The L2 penalty of ``ridge``, relative to the mean loss of n pairs: the prior precision is decay · n.
-        precision: The prior precision of ``ridge`` whatever n is: more pairs then move z further. None for decay · n.
-        steps: Gradient steps of ``simplex`` from the prior's weights, of size ``rate``. None for convergence.
-        rate: Their size.
-    """
-
-    method: str = "responsibilities"
-    component_log_var: float = -4.0
-    decay: float = 1.0
-    precision: float | None = Field(default=None, gt=0)
-    steps: int | None = Field(default=None, ge=1)
-    rate: float = Field(default=1.0, gt=0)
-
-    @field_validator("method")
-    @classmethod
-    def _known(cls, value: str) -> str:
-        return INFERENCES.check(value)
+from fedvpa.selector.weights import SelectorWeights
 
 
 @dataclass(frozen=True, repr=False)
-class Selector:
+class Selector(SelectorWeights):
     """A preference model r(h; z) with the inference of z. Immutable; works for one user or a batch of them.
 
+    Beside what :class:`~fedvpa.selector.weights.SelectorWeights` has:
+
     Attributes:
-        config: Its shape.
-        inference: How z is inferred.
-        params: Weights: ``head.*``, ``prototypes`` [m, k], for amortised inference ``encoder.*``, and, where a method
-            learned how far users differ from their prototype, ``log_vars`` [m, k].
-        log_prior: log π over prototypes, shape [m].
-        gain: Inverse temperature of the context's likelihood, a scalar.
         scaling: What turns a language model's features into the selector's; None if they are scaled already.
         feature_key: Names the features it was trained on (model, pooling, truncation); empty if unknown.
+
+    Raises:
+        ConfigError: If nobody has added the way of inferring z that its configuration names.
     """
 
-    config: SelectorConfig
-    inference: InferenceConfig
-    params: Tree
-    log_prior: Float[Tensor, " m"]
-    gain: Tensor
     scaling: Scaling | None = None
     feature_key: str = ""
 
     __repr__ = short_repr
 
-    @property
-    def head(self) -> Head:
-        """The functions of its kind of head."""
-        return HEADS[self.config.head]
+    def __post_init__(self) -> None:
+        INFERENCES.check(self.inference.method)
 
     @property
     def way(self) -> Inference:
-        """How it infers z.
-
-        Raises:
-            ConfigError: If nobody has added what its configuration names.
-        """
+        """How it infers z."""
         return INFERENCES.get(self.inference.method)
-
-    @property
-    def prototypes(self) -> Float[Tensor, "m k"]:
-        """The prototypes."""
-        return self.params["prototypes"]
-
-    @property
-    def prior(self) -> Prior:
-        """The prior over z: components at the prototypes, as wide as was learned, else as ``inference`` says."""
-        means = self.prototypes
-        if "log_vars" in self.params:
-            return Prior(self.log_prior, means, self.params["log_vars"])
-        return isotropic(self.log_prior, means, self.inference.component_log_var)
 
     @torch.no_grad()
     def infer(self, context: Pairs) -> Posterior:
         """The posterior over z from labelled pairs (scaled features), and from nothing else; for any leading axes."""
         return self.way.infer(self, context)
-
-    def prior_mean(self, leading: tuple[int, ...] = ()) -> Posterior:
-        """The posterior that knows nothing: z at the prior's mean. A control: it scores about as one global model."""
-        return self.prior.at_mean(leading)
-
-    def each_prototype(self, leading: tuple[int, ...] = ()) -> Posterior:
-        """The posterior that weighs all prototypes alike, whatever the prior: one vote for each."""
-        known = self.prior.posterior(leading)
-        return replace(known, weights=torch.full_like(known.weights, 1 / known.weights.shape[-1]))
-
-    def at_prototype(self, index: Int[Tensor, "*clients"]) -> Posterior:
-        """The posterior that sits on one prototype."""
-        return single(self.prototypes[index], self.prior.log_vars[index])
 
     @torch.no_grad()
     def rewards(self, posterior: Posterior, h: Float[Tensor, "*clients n d"]) -> Float[Tensor, "*clients n"]:
@@ -240,7 +168,7 @@ class Selector:
         Raises:
             ConfigError: If there is no such way.
         """
-        return replace(self, inference=self.inference.model_copy(update={"method": INFERENCES.check(method)}))
+        return replace(self, inference=self.inference.model_copy(update={"method": method}))
 
 
 def _scaling(tensors: Mapping[str, Tensor], config: SelectorConfig) -> Scaling:
@@ -259,7 +187,9 @@ def _configs(saved: Mapping[str, Any], folder: Path) -> tuple[SelectorConfig, In
     """The two sections of a saved selector's configuration; releases without ``rotation`` had none."""
     shape = {"rotation": "none"} | saved["selector"]
     try:
-        return SelectorConfig.parse(shape, "selector"), InferenceConfig.parse(saved["inference"], "inference")
+        inference = InferenceConfig.parse(saved["inference"], "inference")
+        INFERENCES.check(inference.method, "configuration key 'inference.method'")
+        return SelectorConfig.parse(shape, "selector"), inference
     except ConfigError as error:
         problem = f"cannot be used here: {error.where}: {error.problem}" if error.where else error.problem
         raise RunError(problem, fix=error.fix, where=str(folder / "config.json")) from error
