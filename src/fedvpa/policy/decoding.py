@@ -12,7 +12,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -29,11 +29,9 @@ from fedvpa.models.budget import token_budget
 from fedvpa.policy.buffer import Buffer
 from fedvpa.policy.drawing import pick
 from fedvpa.policy.generation import StopTexts, generated
+from fedvpa.policy.network import PolicyNetwork
 from fedvpa.policy.rows import Ids, alike
 from fedvpa.policy.sampling import Sampling
-
-if TYPE_CHECKING:
-    from fedvpa.policy.model import PolicyModel
 
 GONE = 0.25
 """Share of finished rows from which on they are taken out of the buffer, which copies it. Chosen by us."""
@@ -57,7 +55,7 @@ class _State:
 
 
 def draw_responses(
-    policy: PolicyModel, prompts: Sequence[Ids], z: Tensor | None, sampling: Sampling, numbers: np.ndarray
+    policy: PolicyNetwork, prompts: Sequence[Ids], z: Tensor | None, sampling: Sampling, numbers: np.ndarray
 ) -> list[Ids]:
     """One response to each prompt, up to the tokens that end it or the limit.
 
@@ -84,7 +82,7 @@ def draw_responses(
 
 
 def _decoded(
-    policy: PolicyModel, prompts: Sequence[Ids], z: Tensor | None, longest: int, draw: Draw, stop: StopTexts
+    policy: PolicyNetwork, prompts: Sequence[Ids], z: Tensor | None, longest: int, draw: Draw, stop: StopTexts
 ) -> list[np.ndarray]:
     """The tokens of each response as far as it was drawn; ``stop`` may notice an end only after it."""
     device = policy.device
@@ -119,7 +117,7 @@ def _decoded(
     return [row[:length] for row, length in zip(drawn.cpu().numpy(), lengths.tolist(), strict=True)]
 
 
-def _prefilled(policy: PolicyModel, prompts: Sequence[Ids], z: Tensor | None) -> _State:
+def _prefilled(policy: PolicyNetwork, prompts: Sequence[Ids], z: Tensor | None) -> _State:
     """Compute every distinct prompt once, and repeat what is kept of it for each response."""
     keys = alike(prompts, z)
     first = {key: row for row, key in reversed(list(enumerate(keys)))}
@@ -165,7 +163,7 @@ def _positions(attention: Tensor) -> Tensor:
 
 
 def _logits(
-    policy: PolicyModel, cache: DynamicCache | None, attention: Tensor, positions: Tensor, **inputs: Tensor
+    policy: PolicyNetwork, cache: DynamicCache | None, attention: Tensor, positions: Tensor, **inputs: Tensor
 ) -> Tensor:
     """The logits behind the last token of each row."""
     model = policy.model
@@ -178,7 +176,7 @@ def _logits(
     return found
 
 
-def decoding_obstacle(policy: PolicyModel) -> str:
+def decoding_obstacle(policy: PolicyNetwork) -> str:
     """Why responses cannot be drawn here; empty if they can. Found once for each base, and said.
 
     Two prompts are computed, one of them twice, and continued by a token; the logits must be those of whole rows.
@@ -192,7 +190,7 @@ def decoding_obstacle(policy: PolicyModel) -> str:
 
 
 @torch.no_grad()
-def _obstacle(policy: PolicyModel) -> str:
+def _obstacle(policy: PolicyNetwork) -> str:
     causal = policy.model.get_base_model()
     tokens = probe_tokens(causal, 9)
     prompts = [tokens[:5], tokens[5:8], tokens[:5]]

@@ -8,18 +8,16 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessor, StoppingCriteria
 
+from fedvpa.policy.network import PolicyNetwork
 from fedvpa.policy.rows import Ids, PolicyTokenizer
 from fedvpa.policy.sampling import Sampling
-
-if TYPE_CHECKING:
-    from fedvpa.policy.model import PolicyModel
 
 
 def settings_of(sampling: Sampling, tokenizer: PolicyTokenizer) -> GenerationConfig:
@@ -122,7 +120,7 @@ def response_of(drawn: Ids, tokenizer: PolicyTokenizer, texts: Sequence[str]) ->
 
 
 def generated(
-    policy: PolicyModel,
+    policy: PolicyNetwork,
     prompts: Sequence[Ids],
     z: Tensor | None,
     sampling: Sampling,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
@@ -12,15 +12,13 @@ import torch
 from fedvpa.core.progress import say
 from fedvpa.models.agreement import AGREEMENT, REJECTIONS, probe_tokens, relative_difference
 from fedvpa.models.architecture import attention_window
+from fedvpa.policy.network import PolicyNetwork
 from fedvpa.policy.trees import trees
-
-if TYPE_CHECKING:
-    from fedvpa.policy.model import PolicyModel
 
 _found: WeakKeyDictionary[Any, int] = WeakKeyDictionary()
 
 
-def sharing_room(policy: PolicyModel) -> int:
+def sharing_room(policy: PolicyNetwork) -> int:
     """The most tokens of a row that holds several responses: the attention window of the base; 0 where it cannot.
 
     Computed once for each base, by a few tokens both ways; that a base cannot is said.
@@ -36,7 +34,7 @@ def sharing_room(policy: PolicyModel) -> int:
 
 
 @torch.no_grad()
-def sharing_obstacle(policy: PolicyModel) -> str:
+def sharing_obstacle(policy: PolicyNetwork) -> str:
     """Why a prompt cannot be computed once for several responses; empty if it can.
 
     Compares the log-probabilities of a small batch under the reference by rows of their own and by shared ones.
