@@ -26,7 +26,7 @@ from fedvpa.selector.scaling import Scaling
 from tests_shared import config
 
 ROUNDS = 4
-SENT = {"log_prior", "gain", "temperature", "z_scale", "prior.means", "prior.log_vars", "prior.keys"}
+SENT = {"log_prior", "gain", "spread", "temperature", "z_scale", "prior.means", "prior.log_vars", "prior.keys"}
 """What FedVPA-GP sends to all beside weights and limits: as many components as there are prototypes."""
 
 

@@ -58,7 +58,7 @@ from fedvpa.algorithms.config import MethodConfig
 from fedvpa.algorithms.server.aggregation import loss_bounds, mean_losses, shapes, weighted_delta
 from fedvpa.algorithms.server.empirical_bayes import fewest, segments
 from fedvpa.algorithms.server.hierarchy import EmpiricalBayes, component_means
-from fedvpa.algorithms.server.validation import Bounds, Expected
+from fedvpa.algorithms.server.validation import Bounds, Expected, PrivatePart
 from fedvpa.core.seeds import numpy_generator
 from fedvpa.core.tree import Tree, below, combine, prefixed
 from fedvpa.selector.config import InferenceConfig
@@ -84,6 +84,13 @@ SMALLEST_SHARE = 0.02
 WORST = -1.0
 """Evidence is reported per pair, in nats above chance, and not below this, so that no client decides alone. No report
 can exceed log 2. Chosen by us."""
+
+PAIRS = 32
+"""How many pairs of a client the first clip under differential privacy is made for. Chosen by us."""
+
+CURVATURE_SHARE = 0.3
+"""The share of curvature in a client's vector under differential privacy. It is much alike among clients, so it bears
+more noise than scores. Chosen by us."""
 
 CONCENTRATION = 5.0
 """Memberships at the start are drawn from Dirichlet(5): near even. Chosen by us."""
@@ -124,7 +131,7 @@ class FedEB(Plain):
         even = torch.cat([torch.full((size,), 1 / size) for size in sizes])
         empty = torch.zeros(components, setting.dimension)
         return EmpiricalBayes(
-            {"scores": empty, "curvature": empty.clone()},
+            {"scores": empty, "curvature": self._reduced(empty).clone()},
             setting.clients,
             members=even,
             squares=even.square(),
@@ -157,12 +164,12 @@ class FedEB(Plain):
         candidates, tried = state.evidence.shape
         most = max(WORST**2, math.log(2) ** 2)
         sums = {
-            "members": Bounds((components,), 0.0, 1.0, per="weight"),
-            "squares": Bounds((components,), 0.0, 1.0, per="weight"),
+            "members": Bounds((components,), 0.0, 1.0, per="weight", longest=math.sqrt(candidates)),
+            "squares": Bounds((components,), 0.0, 1.0, per="weight", longest=math.sqrt(candidates)),
             "evidence": Bounds((candidates, tried), WORST, math.log(2), per="weight"),
             "products": Bounds((candidates, candidates), -most, most, per="weight"),
         }
-        return Expected(shapes(state.params), sums | loss_bounds("evidence"))
+        return Expected(shapes(state.params), sums | loss_bounds("evidence"), parts=self._parts(state))
 
     def draw(self, seed: int, broadcast: Broadcast, client_id: str, size: int) -> Draws:
         """Random memberships for the first rounds, the same for a client in each of them, each component's its own."""
@@ -182,8 +189,8 @@ class FedEB(Plain):
         """The client's own part of the running means: nothing at first."""
         if private:
             return private
-        empty = torch.zeros_like(received["params.scores"])
-        return {"scores": empty, "curvature": empty.clone(), "clock": received["clock"].clone()}
+        empty = {name: torch.zeros_like(received[f"params.{name}"]) for name in STATISTICS}
+        return empty | {"clock": received["clock"].clone()}
 
     def store_private(self, private: Tree, tensors: Tree, received: Tree) -> Tree:
         """The same after this visit."""
@@ -202,7 +209,8 @@ class FedEB(Plain):
         member = _softmax(received["log_prior"] + self.config.eb.gain * evidence[..., HERE], sizes)
         if draws.memberships.shape[-1]:
             member = draws.memberships
-        statistics = dict(zip(STATISTICS, contribution(held, spectrum, variance), strict=True))
+        score, curvature = contribution(held, spectrum, variance)
+        statistics = dict(zip(STATISTICS, (score, self._reduced(curvature)), strict=True))
         mine = {name: member.unsqueeze(-1) * leaf for name, leaf in statistics.items()}
         count = held.weight.sum(-1)
         weight = (count > 0).to(count.dtype)
@@ -279,6 +287,16 @@ class FedEB(Plain):
         place = self._place(state)
         start = sum(sizes[:place])
         return slice(start, start + sizes[place])
+
+    def _parts(self, state: EmpiricalBayes) -> dict[str, PrivatePart]:
+        """Scores and curvature, each bounded on its own: starting from those of random pairs of features of norm √d."""
+        size = math.prod(state.params["scores"].shape[1:])
+        score, curvature = math.sqrt(PAIRS * size / 2), PAIRS / 2 * math.sqrt(state.params["curvature"].shape[1])
+        return {"scores": PrivatePart(1.0, score), "curvature": PrivatePart(CURVATURE_SHARE, curvature)}
+
+    def _reduced(self, curvature: Float[Tensor, "*clients C d"]) -> Float[Tensor, "*clients C e"]:
+        """Curvature as it is kept: in every direction, or the same in all."""
+        return curvature if self.config.eb.curvature == "diagonal" else curvature.mean(-1, keepdim=True)
 
     # What follows from the state
 

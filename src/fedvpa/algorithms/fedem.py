@@ -46,6 +46,7 @@ from fedvpa.algorithms.server.evidence import (
     evidence_gain,
     evidence_statistics,
     follow_evidence,
+    told_spread,
     warming_up,
 )
 from fedvpa.algorithms.server.validation import Expected
@@ -107,6 +108,7 @@ class FedEM(Plain):
         shared = prefixed("params", state.params) | {
             "log_prior": state.log_prior,
             "gain": evidence_gain(state.spread, self.config.variational.gain),
+            "spread": told_spread(state),
             "z_scale": torch.tensor(0.0 if warming_up(self.config, state.round) else 1.0),
         }
         return Broadcast(shared, {}, state.round)
@@ -137,7 +139,7 @@ class FedEM(Plain):
         for tree in (before, after):
             tree.pop(FIXED)
         known, share = e_step(self.head, below("params.head", received), held, received[f"params.{FIXED}"], received)
-        statistics = evidence_statistics(known, share, held.count)
+        statistics = evidence_statistics(known, share, held.count, received["spread"])
         return ClientUpdate(weighted_delta(before, after, held.count) | statistics | means.losses(held.count)), {}
 
     def server_update(self, state: EvidenceState, update: CohortUpdate) -> tuple[EvidenceState, dict[str, float]]:

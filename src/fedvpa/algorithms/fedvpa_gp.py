@@ -67,6 +67,7 @@ from fedvpa.algorithms.server.evidence import (
     evidence_gain,
     evidence_statistics,
     follow_evidence,
+    told_spread,
     warming_up,
 )
 from fedvpa.algorithms.server.mixture_state import MixtureState, components_of, each_ones, temperature
@@ -143,6 +144,7 @@ class FedVPAGP(Plain):
             **components_of(state, self.config.selector.latent),
             "log_prior": state.log_prior,
             "gain": evidence_gain(state.spread, self.config.variational.gain),
+            "spread": told_spread(state),
             "temperature": temperature(self.config, state.round),
             "z_scale": torch.tensor(0.0 if warming_up(self.config, state.round) else 1.0),
         }
@@ -282,7 +284,7 @@ class FedVPAGP(Plain):
         posterior, statistics = {"mean": mean, "log_var": log_var}, dict[str, Tensor]()
         if self.reads_evidence:
             known, share = e_step(self.head, below("head", before), data, before["prototypes"], received)
-            statistics = evidence_statistics(known, share, data.count)
+            statistics = evidence_statistics(known, share, data.count, received["spread"])
         if self.config.variational.prior == "mixture":
             statistics |= moment_statistics(statistics["responsibility"], mean, log_var)
         return statistics, posterior

@@ -41,6 +41,7 @@ class TrainResult:
         rejected_updates: How many updates were rejected in all rounds; ``history.jsonl`` says whose.
         held_out: What tested, and how much of it there was.
         data: What was read, and what of it was left out, cut or changed.
+        privacy: What the run's noise promises (:func:`fedvpa.runs.noise.summary`); None where nothing is noised.
     """
 
     run: Path
@@ -53,6 +54,7 @@ class TrainResult:
     held_out: HeldOut
     rejected_updates: int = 0
     data: DataReport = field(default_factory=DataReport)
+    privacy: Mapping[str, Any] | None = None
 
     __repr__ = short_repr
 
@@ -79,6 +81,7 @@ class TrainResult:
             "rejected_updates": self.rejected_updates,
             "held_out": self.held_out.to_dict(),
             "data": self.data.to_dict(),
+            **({} if self.privacy is None else {"privacy": dict(self.privacy)}),
         }
 
 
@@ -111,6 +114,7 @@ def _train(config: RunConfig, out: str | PathLike[str], *, overwrite: bool) -> T
     from fedvpa.runs.earlier import warn_of_new_meaning
     from fedvpa.runs.environment import environment
     from fedvpa.runs.fit import SelectorJob
+    from fedvpa.runs.noise import keep_key
     from fedvpa.runs.prepare import prepare, say_features
     from fedvpa.runs.unread import say_unread
 
@@ -127,6 +131,7 @@ def _train(config: RunConfig, out: str | PathLike[str], *, overwrite: bool) -> T
     with run.locked():
         _check_place(run, overwrite=overwrite)  # another program may have trained here since
         run.begin(config, environment(config.seed).to_dict())
+        keep_key(job.privacy, run.checkpoint)
         return _finish(run, job, 0.0)
 
 
@@ -175,6 +180,7 @@ def _resume(run: str | PathLike[str], rounds: int | None) -> TrainResult:
     from fedvpa.engines.checkpoint import load_checkpoint
     from fedvpa.runs.fit import SelectorJob, longer, with_rounds
     from fedvpa.runs.identity import check_content
+    from fedvpa.runs.noise import key_of
     from fedvpa.runs.prepare import prepare
 
     state, meta = load_checkpoint(folder.checkpoint, make(config.method, config.method_config).state_type)
@@ -199,7 +205,8 @@ def _resume(run: str | PathLike[str], rounds: int | None) -> TrainResult:
         say(f"resuming {folder} at round {state.server.round}")
         if rounds is not None:
             folder.lengthen(config)
-        job = SelectorJob(config, prepared, state, workers=saved.workers if saved else None)
+        key = key_of(config, folder.checkpoint)
+        job = SelectorJob(config, prepared, state, workers=saved.workers if saved else None, key=key)
         return _finish(folder, job, sum(line["seconds"] for line in kept))
 
 
@@ -215,6 +222,7 @@ def _finish(run: RunFolder, job: SelectorJob, seconds: float) -> TrainResult:
     from fedvpa.evaluation.scores import save_scores
     from fedvpa.runs.fit import run_users
     from fedvpa.runs.identity import selector_content
+    from fedvpa.runs.noise import said
     from fedvpa.runs.scores import conflict_rows, conflict_scores, latents, run_scores, say_alarms
     from fedvpa.runs.users import save_users
 
@@ -230,6 +238,9 @@ def _finish(run: RunFolder, job: SelectorJob, seconds: float) -> TrainResult:
     rejections = Rejections.of(run.lines())
     if rejections.rejected:
         say(str(rejections))
+    privacy = job.spent()
+    if privacy is not None:
+        say(said(privacy))
     trained = job.finish(seconds)
     trained.selector.save_pretrained(run.selector)
     save_clients(run.clients / "clients.safetensors", trained.state.private)
@@ -248,6 +259,7 @@ def _finish(run: RunFolder, job: SelectorJob, seconds: float) -> TrainResult:
         rejected_updates=rejections.rejected,
         held_out=prepared.held_out,
         data=prepared.table.report,
+        privacy=privacy,
     )
     write_json(run.path / "metrics.json", result.to_dict())
     say_alarms(() if result.latents is None else result.latents.alarms, config.method)

@@ -23,6 +23,7 @@ from fedvpa.core.schema import VERSIONS, check_version
 from fedvpa.core.stacked import decode_each, encode_each
 from fedvpa.core.tensors import write_tensors
 from fedvpa.core.tree import Tree, below, prefixed
+from fedvpa.engines.private import Ledger
 from fedvpa.engines.training import TrainState
 
 EARLIER = "Go on with the release that wrote it (environment.json names it), or train again."
@@ -68,9 +69,10 @@ def load_checkpoint(path: Path, state_type: type[Any]) -> tuple[TrainState, dict
 
 
 def to_tree(state: TrainState) -> Tree:
-    """Server, clients and what is known of their updates, as named tensors."""
+    """Server, clients, what is known of their updates and what was released, as named tensors."""
     server, guard = prefixed("state", to_tensors(state.server)), prefixed("guard", to_tensors(state.guard))
-    return server | guard | prefixed("private", encode_each(state.private))
+    ledger = {} if state.ledger is None else prefixed("ledger", to_tensors(state.ledger))
+    return server | guard | ledger | prefixed("private", encode_each(state.private))
 
 
 def from_tree(tensors: Mapping[str, Tensor], state_type: type[Any]) -> TrainState:
@@ -80,7 +82,9 @@ def from_tree(tensors: Mapping[str, Tensor], state_type: type[Any]) -> TrainStat
         ValueError: If a tensor of the server's state is missing, or belongs to no field of ``state_type``.
     """
     server, guard = from_tensors(state_type, below("state", tensors)), from_tensors(Guard, below("guard", tensors))
-    return TrainState(server, decode_each(below("private", tensors)), guard)
+    released = below("ledger", tensors)
+    ledger = from_tensors(Ledger, released) if released else None
+    return TrainState(server, decode_each(below("private", tensors)), guard, ledger)
 
 
 def previous(path: Path) -> Path:

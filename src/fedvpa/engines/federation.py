@@ -147,6 +147,7 @@ def federate(
     weights: NDArray[np.float32] | None = None,
     rotation: Rotation = "none",
     blocks: tuple[int, ...] = (),
+    scaling: Scaling | None = None,
 ) -> Federation:
     """Fit the scaling and put the clients together.
 
@@ -160,14 +161,17 @@ def federate(
         weights: Importance weights of all pairs; 1 if not given.
         rotation: Whether scaled features are turned (``selector.rotation``).
         blocks: How many dimensions each layer has; empty for a single one.
+        scaling: Given from elsewhere, so that no sum over users enters it; ``rms``, ``rotation`` and ``blocks`` are
+            not read then.
 
     Raises:
         DataError: If no seen client holds a pair, or a rotation is asked for and no two responses differ.
     """
     if weights is None:
         weights = np.ones(len(store.chosen), dtype=np.float32)
-    moments = sum_moments(store, partition, weights)
-    scaling = Scaling(Standardiser.from_moments(moments), rms, blocks=blocks)
+    if scaling is not None:
+        return Federation(store, partition, scaling, weights)
+    scaling = Scaling(Standardiser.from_moments(sum_moments(store, partition, weights)), rms, blocks=blocks)
     plain = Federation(store, partition, scaling, weights)
     if rotation == "none":
         return plain

@@ -17,11 +17,13 @@ from fedvpa.algorithms.server.robust import Part, aggregate
 from fedvpa.core import tree
 from fedvpa.core.errors import ConfigError, TrainingError
 from fedvpa.core.progress import say
+from fedvpa.core.rules import RulesConfig
 from fedvpa.core.short_repr import short_repr
 from fedvpa.core.tree import Tree, below
 from fedvpa.engines import loop, vectorised
 from fedvpa.engines.codecs import decode, encode, hint
 from fedvpa.engines.config import Codec, EngineConfig
+from fedvpa.engines.private import WITHOUT_MEDIANS, Ledger, Privacy, begin, check_private, within
 from fedvpa.engines.runner import CohortRunner, CohortTask, Holder, Members, Metered, unchanged
 from fedvpa.engines.sampling import draw_cohort, draw_dropouts, identities, say_if_all
 from fedvpa.engines.secure_aggregation import KEYS, check_additive, check_secure, layout_of, text_keys
@@ -38,11 +40,13 @@ class TrainState:
         server: What the algorithm knows on the server.
         private: Client id → what a simulated client keeps to itself.
         guard: What the server has found out about the clients' updates: the limits on them.
+        ledger: What was released under differential privacy; None without it.
     """
 
     server: Any
     private: dict[str, Tree] = field(default_factory=dict)
     guard: Guard = field(default_factory=Guard)
+    ledger: Ledger | None = None
 
     __repr__ = short_repr
 
@@ -86,6 +90,7 @@ def rounds(
     runner: CohortRunner | None = None,
     transform: Transform = unchanged,
     cohort_key: str = "engine.cohort",
+    privacy: Privacy | None = None,
 ) -> Generator[tuple[TrainState, dict[str, Any]], None, None]:
     """Run the rounds that are left, yielding the state after each and its line of ``history.jsonl``.
 
@@ -101,6 +106,7 @@ def rounds(
         runner: Runs the cohorts in place of the engine that ``engine.name`` names: nodes of a deployment.
         transform: What is done to each client's update before it leaves the client. A node of a deployment has its own.
         cohort_key: The configuration key of ``engine.cohort``, for messages.
+        privacy: The noise on every sum; None for none.
 
     Raises:
         ConfigError: If the engine cannot run the method.
@@ -110,15 +116,18 @@ def rounds(
     if state.server.round >= algorithm.rounds:
         return
     say_if_all(engine.cohort or 1, len(members.client_ids), cohort_key)
+    if privacy is not None:
+        state = replace(state, ledger=begin(algorithm, state.server, state.ledger, privacy))
     keys = KEYS if algorithm.holds == "features" else text_keys(cohort_key)
     check_secure(engine, algorithm.config.server, keys=keys, deployed=runner is not None)
     check_additive(engine, algorithm, state.server, len(members.client_ids))
     with nullcontext(runner) if runner else _runner(engine, algorithm, members, transform) as run:
-        training = _Rounds(algorithm, members, engine, seed, run, transform)
+        training = _Rounds(algorithm, members, engine, seed, run, transform, privacy)
         for _ in range(state.server.round, algorithm.rounds):
             began = time.perf_counter()
             state, answers = training.round(state)
-            yield state, _line(state.server.round - 1, answers, time.perf_counter() - began)
+            line = _line(state.server.round - 1, answers, time.perf_counter() - began)
+            yield state, line if privacy is None else privacy.line(line, state.ledger)
 
 
 class _Rounds:
@@ -132,7 +141,9 @@ class _Rounds:
         seed: int,
         run: CohortRunner,
         transform: Transform,
+        privacy: Privacy | None,
     ) -> None:
+        self._privacy = privacy
         self._algorithm, self._members, self._engine, self._seed = algorithm, members, engine, seed
         self._run, self._transform = run, transform
         self._known, self._hashed = members.client_ids, identities(members.client_ids)
@@ -144,11 +155,16 @@ class _Rounds:
             self._known, self._hashed = self._members.client_ids, identities(self._members.client_ids)
         round_, answers = state.server.round, list[Answer]()
         size = self._engine.cohort_of(len(self._hashed))
-        drawn = draw_cohort(self._known, self._hashed, size, self._seed, round_)
+        if self._privacy is not None and self._privacy.config.sampling == "poisson":
+            drawn = self._privacy.cohort(round_, self._known)
+        else:
+            drawn = draw_cohort(self._known, self._hashed, size, self._seed, round_)
         while state.server.round == round_:
             if len(answers) == MOST_REQUESTS:
                 raise TrainingError(f"round {round_}: {self._algorithm.name} asks for ever and never ends its round.")
             everyone = self._algorithm.asks_everyone(state.server)
+            if self._privacy is not None:
+                check_private(self._algorithm, self._algorithm.expected(state.server), everyone=everyone)
             state, answer = self._request(state, list(self._known) if everyone else drawn)
             answers.append(answer)
         return state, answers
@@ -156,11 +172,14 @@ class _Rounds:
     def _request(self, state: TrainState, cohort: list[str]) -> tuple[TrainState, Answer]:
         """Ask a cohort, check and add up what comes back, and let the server learn from it."""
         algorithm, engine, round_ = self._algorithm, self._engine, state.server.round
-        rules, expected = algorithm.config.server, algorithm.expected(state.server)
+        release = None if self._privacy is None else self._privacy.next(state.ledger, algorithm.expected(state.server))
+        rules: RulesConfig = algorithm.config.server if release is None else WITHOUT_MEDIANS
+        expected = algorithm.expected(state.server) if release is None else release.answers
         dropped = draw_dropouts(cohort, engine.dropout, self._seed, round_)
         reporting = [name for name in cohort if name not in dropped]
         sent = algorithm.broadcast(state.server, cohort)
-        sent = replace(sent, shared=encode(sent.shared | state.guard.announced(rules, expected), engine.codec))
+        told = state.guard.announced(rules, expected) | ({} if release is None else release.told)
+        sent = replace(sent, shared=encode(sent.shared | told, engine.codec))
         received = replace(sent, shared=decode(sent.shared, engine.codec))
         # A runner over a network, whose server holds no pairs, does not read the holder.
         holder, single = cast(Holder[Any], self._members), rules.rule != "mean" or state.guard.measures(rules, expected)
@@ -171,18 +190,21 @@ class _Rounds:
         parts, kept = self._run(task)
         sums = [encode(part.update.sums, engine.codec) for part in parts]
         parts = [_arrived(part, tree_, engine.codec) for part, tree_ in zip(parts, sums, strict=True)]
+        parts = parts if release is None else within(parts, received.shared)
         answered = frozenset(name for part in parts for name in part.clients)
         found = aggregate(parts, expected, state.guard, rules)
         rejected = {name: reason + hint(reason, engine.codec) for name, reason in found.rejected.items()}
         self._check(round_, answered, rejected)
         for line in said(state.guard, found.guard, rules):
             say(f"round {round_}: {line}")
-        server, losses = algorithm.server_update(state.server, found.update)
+        update, ledger = (found.update, None) if release is None else release.noised(found.update, round_)
+        server, losses = algorithm.server_update(state.server, update)
         self._check_finite(round_, server)
         uplink, downlink = sum(map(tree.size, sums)) + _own_bytes(parts), _downlink(sent, len(cohort))
         if isinstance(self._run, Metered):
             uplink, downlink = self._run.uplink_bytes, downlink + self._run.downlink_bytes
-        after = TrainState(server, {**state.private, **kept}, found.guard)
+        guard = found.guard if release is None else state.guard  # norms of single updates are not for keeping
+        after = TrainState(server, {**state.private, **kept}, guard, ledger)
         limits = {"clip_norm": _shown(found.clip_norm), "max_weight": _shown(found.max_weight)}
         if algorithm.holds == "texts":
             losses = losses | _drift([part for part in parts if not rejected.keys() & set(part.clients)])

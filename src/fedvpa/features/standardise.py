@@ -110,6 +110,11 @@ class Standardiser:
         constant = variance <= RELATIVE_EPS**2 * mean_square
         return cls(mean, np.sqrt(np.where(constant, 1.0, variance)))
 
+    @classmethod
+    def identity(cls, dimension: int) -> Standardiser:
+        """Features as they are."""
+        return cls(np.zeros(dimension), np.ones(dimension))
+
     def apply(self, features: Float[np.ndarray, "*batch d"]) -> NDArray[np.float32]:
         """Standardised responses' features, float32, same shape."""
         return self.exact(features).astype(np.float32)

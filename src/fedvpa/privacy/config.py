@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
@@ -10,8 +11,6 @@ from fedvpa.core.config import Config
 from fedvpa.core.errors import ConfigError
 from fedvpa.core.numbers import Scale
 from fedvpa.core.rules import limit
-
-Features = Literal["none", "private"]
 
 
 class PrivacyConfig(Config):
@@ -26,7 +25,7 @@ class PrivacyConfig(Config):
             ``epsilon``.
         clip: C, the longest change of the weights that one client may make. ``auto``: it follows the quantile
             ``clip_quantile`` of the clients' changes, from noised counts (Andrew et al., arXiv 1905.03871).
-        clip_start: Where ``auto`` starts. Chosen by us, below the changes of the bundled world's first rounds.
+        clip_start: Where ``auto`` starts; None for the method's own, which follows from the sizes of what it sends.
         clip_quantile: The share of changes that are not shortened. Their 0.5.
         clip_rate: η_C of ``auto``: a step multiplies C by exp(−η_C (share below − quantile)). Their 0.2.
         statistics_share: a: how long the statistics of one client may be, with its change at length 1. What they take
@@ -34,8 +33,8 @@ class PrivacyConfig(Config):
         sampling: ``poisson``: every user takes part in a round by an independent coin of probability cohort/N, which
             amplifies privacy against those who do not see who took part. ``none``: cohorts are drawn as without
             privacy, and ε counts every user as taking part in every round.
-        features: How features are scaled. ``none``: not by users' sums. ``private``: by sums of clipped moments with
-            noise, which is paid for.
+        public_pairs: A table of public pairs, whose features are what users' are standardised by. None for no
+            standardisation: that of a run without privacy is by exact sums over users, which noise does not cover.
         seeded: Draw coins and noise from the run's seed, to repeat a simulation. Whoever knows the seed can take the
             noise away, so nothing is private then, and the output says so.
     """
@@ -44,12 +43,12 @@ class PrivacyConfig(Config):
     delta: float | None = Field(default=None, gt=0, lt=1)
     noise_multiplier: Scale | None = None
     clip: float | Literal["auto"] = "auto"
-    clip_start: Scale = 0.1
+    clip_start: Scale | None = None
     clip_quantile: float = Field(default=0.5, gt=0, lt=1)
     clip_rate: float = Field(default=0.2, gt=0, le=10)
     statistics_share: float = Field(default=0.3, gt=0, le=10)
     sampling: Literal["poisson", "none"] = "poisson"
-    features: Features = "none"
+    public_pairs: Path | None = None
     seeded: bool = False
 
     @property

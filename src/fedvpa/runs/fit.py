@@ -17,8 +17,10 @@ from fedvpa.engines.secure_aggregation import check_additive
 from fedvpa.engines.training import TrainState, rounds, start
 from fedvpa.engines.vectorised import default_workers
 from fedvpa.evaluation.accuracy import Members
+from fedvpa.privacy.keyed import Key
 from fedvpa.runs.config import RunConfig
 from fedvpa.runs.held import HeldPairs
+from fedvpa.runs.noise import privacy_of, summary
 from fedvpa.runs.prepare import Prepared
 from fedvpa.runs.tastes import known_tastes
 from fedvpa.runs.users import RunUsers, infer_users
@@ -57,9 +59,11 @@ class SelectorJob:
         state: A state to go on from; by default the one before the first round.
         workers: Threads that share out a cohort, as in the run that is gone on with; by default those of the
             configuration, or what this machine has.
+        key: Of coins and noise, where the run is private; None for a new one that is kept nowhere.
 
     Raises:
-        ConfigError: If secure aggregation cannot hide what the method's clients send.
+        ConfigError: If the run cannot be as private as its configuration says, or secure aggregation cannot hide what
+            the method's clients send.
         DataError: If the method reads true groups and a client has none.
     """
 
@@ -67,12 +71,20 @@ class SelectorJob:
     is_main = True
 
     def __init__(
-        self, config: RunConfig, prepared: Prepared, state: TrainState | None = None, *, workers: int | None = None
+        self,
+        config: RunConfig,
+        prepared: Prepared,
+        state: TrainState | None = None,
+        *,
+        workers: int | None = None,
+        key: Key | None = None,
     ) -> None:
         self.config, self.prepared = config, prepared
         self.workers = workers_of(config.engine) if workers is None else workers
         self.algorithm = make(config.method, config.method_config)
         check_groups(self.algorithm, prepared)
+        clients = prepared.federation.client_ids
+        self.privacy = privacy_of(config, len(clients), self.algorithm.rounds, key)
         self.state = state or start(self.algorithm, prepared.federation, config.seed)
         check_additive(config.engine, self.algorithm, self.state.server, len(prepared.federation.client_ids))
 
@@ -101,9 +113,17 @@ class SelectorJob:
         """The rounds that are left; yields their lines of ``history.jsonl``."""
         federation = self.prepared.federation
         engine = self.config.engine.model_copy(update={"workers": self.workers or self.config.engine.workers})
-        for state, line in rounds(self.algorithm, federation, engine, self.config.seed, self.state):
+        for state, line in rounds(
+            self.algorithm, federation, engine, self.config.seed, self.state, privacy=self.privacy
+        ):
             self.state = state
             yield line
+
+    def spent(self) -> dict[str, Any] | None:
+        """What was spent of the privacy that was promised; None where nothing is noised."""
+        if self.privacy is None or self.state.ledger is None:
+            return None
+        return summary(self.privacy, self.state.ledger, self.prepared.federation.client_ids)
 
     def finish(self, seconds: float) -> Trained:
         """The selector and what it infers of every user."""

@@ -36,7 +36,10 @@ FOLDERS = ("policy", "selector", "clients", "checkpoints", "figures")
 FILES = ("config.yaml", "environment.json", "history.jsonl", "scores.jsonl", "metrics.json", "report.html")
 """What a run writes, and all that ``overwrite`` removes."""
 
-TRAINED = ("method", "partition", "selector", "local", "variational", "biscuit", "server", "engine")
+TRAINED = (
+    *("method", "partition", "selector", "local", "variational", "biscuit", "lore", "eb", "server", "engine"),
+    "privacy",
+)
 """The sections that a trained run cannot change any more; the others say where things are, or are stage 2's."""
 
 

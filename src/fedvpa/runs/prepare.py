@@ -40,6 +40,7 @@ from fedvpa.models.rendering import is_conversational, say_header
 from fedvpa.runs.config import RunConfig
 from fedvpa.runs.identity import data_fingerprint
 from fedvpa.runs.layers import resolved
+from fedvpa.runs.noise import public_scaling
 from fedvpa.selector.pairs import Pairs
 from fedvpa.selector.scaling import Scaling
 from fedvpa.selector.selector import Selector
@@ -129,13 +130,15 @@ def prepare(config: RunConfig, *, on_node: bool = False, aside: float = 0.0) -> 
         held_out = clients.held_out(table, check=not on_node)
     clients, taken = set_aside(table, clients, aside, config.seed) if aside else (clients, {})
     weights = np.array([pair.weight for pair in table.pairs], dtype=np.float32)
+    blocks = features.widths(store.chosen.shape[1])
     federation = federate(
         store,
         clients,
         rms=config.selector.normalise == "rms",
         weights=weights,
         rotation="none" if on_node else config.selector.rotation,  # a node's comes from the server
-        blocks=features.widths(store.chosen.shape[1]),
+        blocks=blocks,
+        scaling=public_scaling(config, features, store.chosen.shape[1], blocks) if config.privacy.on else None,
     )
     return Prepared(table, federation, features, json.dumps(feature_key(features), sort_keys=True), held_out, taken)
 

@@ -64,8 +64,19 @@ both rewards rise.
 """
 
 
+PRIVATE: Mapping[str, Any] = MappingProxyType({"eb": {"components": 4, "width": 0.0, "curvature": "isotropic"}})
+"""Where sums are noised. Which number of components and which width are likeliest cannot be told from noised evidence,
+and curvature in every direction would take most of what noise leaves. Chosen by us on the bundled world
+(``benchmarks/privacy_world.py``)."""
+
+
+UNTURNED: Mapping[str, Any] = MappingProxyType({"method": "fedem", "selector": {"rotation": "none"}})
+"""Where sums are noised and no public pairs say how features are turned: ``fedem`` learns as well without, and
+``fedeb`` nothing, since its isotropic curvature fits no other features."""
+
+
 def with_presets(given: Mapping[str, Any]) -> dict[str, Any]:
-    """The values of a configuration, with those of the bundled world or of a source filled in where none are given.
+    """The values of a configuration, with those of the world, of a source or of noised sums where none are given.
 
     Args:
         given: Section → its values, as a mapping or as a section that is already built; the latter stays as it is.
@@ -76,7 +87,12 @@ def with_presets(given: Mapping[str, Any]) -> dict[str, Any]:
     source = _value(given, "data", "source", "world")
     filled = _filled(given, WORLD if source == "world" else _of_source(source, given))
     base = _value(filled, "policy", "model", None) or _value(filled, "features", "model", None)
-    return _filled(filled, BUNDLED_MODEL) if base == BUNDLED else filled
+    filled = _filled(filled, BUNDLED_MODEL) if base == BUNDLED else filled
+    noised = any(_value(given, "privacy", key, None) is not None for key in ("epsilon", "noise_multiplier"))
+    if not noised:
+        return filled
+    public = _value(given, "privacy", "public_pairs", None) is not None
+    return _filled(filled, PRIVATE if public else {**PRIVATE, **UNTURNED})
 
 
 def _of_source(source: Any, given: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -86,7 +86,7 @@ def shapes(params: Tree) -> dict[str, tuple[int, ...]]:
     return {name: tuple(leaf.shape) for name, leaf in params.items()}
 
 
-LOSS = Bounds((), -1e6, 1e6, per="weight")
+LOSS = Bounds((), -1e6, 1e6, per="weight", released="kept")
 """A mean loss per pair, in nats. Chosen by us: far above any loss of a training that has not diverged."""
 
 

@@ -28,11 +28,16 @@ STANDARD_WEIGHT = 1e-4
 belongs to is N(0, I). Chosen by us: too small to matter elsewhere."""
 
 
+LONGEST_MEAN = 2.0
+"""The longest μ that differential privacy lets count in full, and its square the longest σ² + μ². Chosen by us: twice
+the norm of a prototype, towards which posteriors are pulled."""
+
+
 def moment_bounds(prototypes: int, latent: int) -> dict[str, Bounds]:
     """The bounds of :func:`moment_statistics`."""
     return {
-        "moment.first": Bounds((prototypes, latent), -1e3, 1e3),
-        "moment.second": Bounds((prototypes, latent), 0.0, 1e6),
+        "moment.first": Bounds((prototypes, latent), -1e3, 1e3, longest=LONGEST_MEAN),
+        "moment.second": Bounds((prototypes, latent), 0.0, 1e6, longest=LONGEST_MEAN**2),
     }
 
 

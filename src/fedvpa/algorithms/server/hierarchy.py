@@ -64,7 +64,8 @@ class EmpiricalBayes:
         Args:
             sizes: How many components each candidate has.
         """
-        scores, curvature = self.worth * self.params["scores"], self.worth * self.params["curvature"]
+        scores = self.worth * self.params["scores"]
+        curvature = (self.worth * self.params["curvature"]).expand_as(scores)
         noise = curvature * (self.squares / self.members.clamp(min=1e-6)).unsqueeze(-1)
         parts = zip(*(leaf.split(list(sizes)) for leaf in (scores, curvature, noise)), strict=True)
         return torch.stack([best_precision(*part).float() for part in parts])[segments(sizes)]

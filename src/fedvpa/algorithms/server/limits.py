@@ -42,6 +42,7 @@ from fedvpa.algorithms.server.validation import Bounds, Expected, lighter
 from fedvpa.core.rules import RulesConfig
 from fedvpa.core.short_repr import short_repr
 from fedvpa.core.tree import Tree, below, prefixed
+from fedvpa.privacy.mechanism import bounded, is_told
 
 CLIP_NORM = "limits.clip_norm"
 """In a broadcast: the norm that the configuration gives."""
@@ -163,6 +164,8 @@ def limited(update: ClientUpdate, received: Mapping[str, Tensor]) -> ClientUpdat
         received: What the client was sent.
     """
     sums, own = update.sums, update.own
+    if is_told(received):
+        return ClientUpdate(bounded(sums, received, frozenset(below(BY_WEIGHT, received))))
     if MAX_WEIGHT in received:
         most = float(received[MAX_WEIGHT])
         by_weight = {"weight", *(name for name in sums if name.startswith("delta.")), *below(BY_WEIGHT, received)}

@@ -6,6 +6,7 @@ between which values, and the server rejects anything else before it counts.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
@@ -33,12 +34,40 @@ class Bounds:
         most: The greatest.
         per: What the bounds are counted by: ``client``, so that the sum over n clients lies within n times of them, or
             ``weight``, so that the sum lies within its weight times of them (a loss times the number of pairs).
+        released: What differential privacy makes of it. ``noised``: it leaves a client within ``longest``, and counts
+            once noise is added to the sum. ``counted``: every client adds 1, so the expected number of clients stands
+            for it. ``kept``: it does not leave a client at all.
+        longest: The norm within which it leaves a client then; None for that of a tensor that is everywhere at its
+            greatest bound.
     """
 
     shape: Shape
     least: float
     most: float
     per: Literal["client", "weight"] = "client"
+    released: Literal["noised", "counted", "kept"] = "noised"
+    longest: float | None = None
+
+    @property
+    def norm(self) -> float:
+        """The norm within which one client's may be."""
+        if self.longest is not None:
+            return self.longest
+        return max(abs(self.least), abs(self.most)) * math.sqrt(math.prod(self.shape))
+
+
+@dataclass(frozen=True)
+class PrivatePart:
+    """A part of the change under differential privacy.
+
+    Attributes:
+        share: a_p: how long the part may be beside the others, in units of noise.
+        start: The norm that ``privacy.clip=auto`` starts from, unless ``privacy.clip_start`` is given. It must follow
+            from nothing that clients hold.
+    """
+
+    share: float = 1.0
+    start: float = 0.2
 
 
 @dataclass(frozen=True, repr=False)
@@ -49,11 +78,14 @@ class Expected:
         deltas: Name of each trained weight → its shape; the update has ``delta.<name>``.
         sums: Name of each statistic beside ``weight`` → its bounds.
         own: Name of each tensor that is not additive → its bounds. One called ``weight`` is cut as the weight is.
+        parts: Parts of the change that differential privacy bounds each on its own
+            (:mod:`fedvpa.privacy.mechanism`); empty for the whole change at once.
     """
 
     deltas: Mapping[str, Shape]
     sums: Mapping[str, Bounds] = field(default_factory=dict)
     own: Mapping[str, Bounds] = field(default_factory=dict)
+    parts: Mapping[str, PrivatePart] = field(default_factory=dict)
 
     __repr__ = short_repr
 

@@ -1,0 +1,195 @@
+"""The differential privacy of a run: what its configuration comes to, and what its results say about it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fedvpa.core.errors import ConfigError
+from fedvpa.core.progress import say
+from fedvpa.data.config import DataConfig
+from fedvpa.data.load import load
+from fedvpa.engines.config import EngineConfig
+from fedvpa.engines.private import Ledger, Privacy, Terms
+from fedvpa.features.config import FeatureConfig
+from fedvpa.features.extract import load_features
+from fedvpa.features.standardise import Moments, Standardiser
+from fedvpa.privacy.accounting import calibrate, check_delta, default_delta, epsilon_released, epsilon_server
+from fedvpa.privacy.config import PrivacyConfig
+from fedvpa.privacy.keyed import KEY_FILE, Key, read_key, write_key
+from fedvpa.runs.config import RunConfig
+from fedvpa.selector.rotation import rotation_of, second_moment
+from fedvpa.selector.scaling import Scaling
+
+COVERED = (
+    "all that one user holds, in all rounds: the sums that the server releases, so the selector and all that is made "
+    "of it without users' data"
+)
+NOT_COVERED = (
+    "what a server sees that receives each update by itself; who takes part, for a server that sees it; the user's own "
+    "z, which is inferred on the device; prompts and latents of users in stage 2; timing and floating-point noise"
+)
+
+
+def terms_of(privacy: PrivacyConfig, engine: EngineConfig, clients: int, rounds: int) -> Terms:
+    """σ, q and δ of a federation.
+
+    Raises:
+        ConfigError: If δ is not below 1/N, the cohort is larger than the federation, or there are no rounds.
+    """
+    if engine.cohort is not None and engine.cohort > clients:
+        raise ConfigError(
+            f"a cohort of {engine.cohort} is larger than the federation of {clients} clients, and what sampling gives "
+            "to privacy follows from their ratio.",
+            fix=f"Give {clients} at most; fewer clients a round are more private.",
+            where="configuration key 'engine.cohort'",
+        )
+    delta = default_delta(clients) if privacy.delta is None else privacy.delta
+    check_delta(delta, clients)
+    cohort = engine.cohort_of(clients)
+    rate = cohort / clients if privacy.sampling == "poisson" else 1.0
+    noise = privacy.noise_multiplier
+    if noise is None:
+        assert privacy.epsilon is not None
+        noise = calibrate(privacy.epsilon, delta, rate, rounds)
+    return Terms(noise, rate, float(cohort), clients, rounds, delta)
+
+
+def privacy_of(config: RunConfig, clients: int, rounds: int, key: Key | None) -> Privacy | None:
+    """The mechanism of a run; None where nothing is noised.
+
+    Args:
+        config: The run.
+        clients: N.
+        rounds: How many sums are released.
+        key: The run's; None for a new one that nobody keeps.
+
+    Raises:
+        ConfigError: If the method releases nothing, or as :func:`terms_of`.
+    """
+    if not config.privacy.on:
+        return None
+    if not rounds:
+        raise ConfigError(
+            f"nothing of {config.method!r} is released, so there is nothing to add noise to.",
+            fix="Leave the section privacy out, or use another method.",
+            where="configuration key 'method'",
+        )
+    terms = terms_of(config.privacy, config.engine, clients, rounds)
+    if config.privacy.seeded:
+        say("simulation: coins and noise follow from the seed (privacy.seeded=true), so nothing is private")
+        key = Key.of_seed(config.seed)
+    return Privacy(config.privacy, terms, key or Key.new())
+
+
+def key_of(config: RunConfig, checkpoint: Path) -> Key | None:
+    """The key of a run that goes on; None where it has none.
+
+    Raises:
+        RunError: If the run has lost it.
+    """
+    return read_key(checkpoint.with_name(KEY_FILE)) if config.privacy.on and not config.privacy.seeded else None
+
+
+def keep_key(privacy: Privacy | None, checkpoint: Path) -> None:
+    """Write the key of a run that begins beside its checkpoint; not one that follows from the seed."""
+    if privacy is not None and not privacy.config.seeded:
+        write_key(checkpoint.with_name(KEY_FILE), privacy.key)
+
+
+def summary(privacy: Privacy, ledger: Ledger, client_ids: tuple[str, ...]) -> dict[str, Any]:
+    """The key ``privacy`` of ``metrics.json``: what was promised, what was spent, and what it covers.
+
+    ``epsilon_released`` is against those who do not see who took part, ``epsilon_server`` against a server that does:
+    for the user who took part most often.
+    """
+    terms, most = privacy.terms, participations(privacy, ledger.releases, client_ids)
+    amplified = privacy.config.sampling == "poisson"
+    released = (
+        epsilon_released(terms.noise_multiplier, terms.rate, ledger.releases, terms.delta)
+        if amplified
+        else epsilon_server(terms.noise_multiplier, ledger.releases, terms.delta)
+    )
+    return {
+        "noise_multiplier": terms.noise_multiplier,
+        "rate": terms.rate,
+        "rounds": ledger.releases,
+        "clients": terms.clients,
+        "delta": terms.delta,
+        "epsilon_released": released,
+        "epsilon_server": epsilon_server(terms.noise_multiplier, most, terms.delta) if most else 0.0,
+        "most_participations": most,
+        "unit": "user",
+        "relation": "add or remove one user",
+        "sampling": privacy.config.sampling,
+        "clip": {part: float(clip) for part, clip in ledger.clips.items()},
+        "seeded": privacy.config.seeded,
+        "covered": COVERED,
+        "not_covered": NOT_COVERED,
+    }
+
+
+def participations(privacy: Privacy, rounds: int, client_ids: tuple[str, ...]) -> int:
+    """In how many of the first rounds the most frequent client took part; all of them where cohorts are not sampled."""
+    if privacy.config.sampling != "poisson":
+        return rounds
+    counts = np.zeros(len(client_ids), dtype=np.int64)
+    for round_ in range(rounds):
+        counts += privacy.key.uniform(round_, client_ids) < privacy.terms.rate
+    return int(counts.max(initial=0))
+
+
+def said(found: dict[str, Any]) -> str:
+    """The summary in one line."""
+    simulated = "; seeded noise, a simulation" if found["seeded"] else ""
+    return (
+        f"privacy: ε = {found['epsilon_released']:.3g} at δ = {found['delta']:.2g} for one user more or less, for all "
+        f"that is released; ε = {found['epsilon_server']:.3g} for a server that sees the cohorts{simulated}"
+    )
+
+
+def public_scaling(config: RunConfig, features: FeatureConfig, dimension: int, blocks: tuple[int, ...]) -> Scaling:
+    """How features are scaled and turned where sums over users may not say it: by public pairs, or not at all.
+
+    Args:
+        config: The run.
+        features: As the users' pairs are read.
+        dimension: Of a feature.
+        blocks: How many dimensions each layer has.
+
+    Raises:
+        ConfigError: For settings of the features that are computed from users' pairs.
+        DataError: If the public pairs cannot be read.
+    """
+    rms, public, rotation = config.selector.normalise == "rms", config.privacy.public_pairs, config.selector.rotation
+    if config.features.layer == "auto":
+        raise ConfigError(
+            "auto chooses layers by users' pairs, which noise does not cover.",
+            fix="Give numbers of layers.",
+            where="configuration key 'features.layer'",
+        )
+    if public is None and config.method == "fedeb":
+        raise ConfigError(
+            "fedeb learns nothing from noised sums unless its features are standardised and turned, which follows from "
+            "users' pairs here.",
+            fix="Give public pairs (privacy.public_pairs=FILE, a table), or method=fedem.",
+            where="configuration key 'method'",
+        )
+    if public is None:
+        if rotation != "none":
+            raise ConfigError(
+                f"a rotation ({rotation}) follows from users' pairs, which noise does not cover.",
+                fix="Give public pairs, from which it is computed then: privacy.public_pairs=FILE. Or give none.",
+                where="configuration key 'selector.rotation'",
+            )
+        return Scaling(Standardiser.identity(dimension), rms, blocks=blocks)
+    store = load_features(load(DataConfig(source="table", path=str(public))), features)
+    chosen, rejected = (np.asarray(side, dtype=np.float64) for side in (store.chosen, store.rejected))
+    scaling = Scaling(Standardiser.from_moments(Moments.of(chosen) + Moments.of(rejected)), rms, blocks=blocks)
+    if rotation == "none":
+        return scaling
+    moment = second_moment(scaling.exact(chosen), scaling.exact(rejected), np.ones(len(chosen), dtype=np.float32))
+    return replace(scaling, rotation=rotation_of(moment, rotation, scaling.beside))

@@ -1,0 +1,113 @@
+"""A run under differential privacy from its configuration to its files."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from fedvpa.api.train import resume, train
+from fedvpa.core.errors import ConfigError, RunError
+from fedvpa.engines.config import EngineConfig
+from fedvpa.privacy.config import PrivacyConfig
+from fedvpa.runs.config import read_config, with_overrides
+from fedvpa.runs.noise import privacy_of, terms_of
+
+PRIVATE = ["method=fedem", "selector.rotation=none", "privacy.noise_multiplier=2.0"]
+
+
+@pytest.mark.end_to_end
+def test_a_private_run_says_what_it_costs_and_goes_on_with_its_own_noise(tiny, tmp_path: Path, monkeypatch):
+    config = with_overrides(tiny, [*PRIVATE, "engine.checkpoint_every=1"])
+    stop = {"after": 2}
+    from fedvpa.runs.fit import SelectorJob
+
+    plain = SelectorJob.run
+
+    def stopped(self):
+        for line in plain(self):
+            yield line
+            stop["after"] -= 1
+            if stop["after"] == 0:
+                raise KeyboardInterrupt
+
+    monkeypatch.setattr(SelectorJob, "run", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        train(config, tmp_path / "run")
+    found = resume(tmp_path / "run").privacy
+    assert found is not None
+    assert found["rounds"] == config.server.rounds
+    assert found["epsilon_server"] > 0
+    assert (found["unit"], found["seeded"]) == ("user", False)
+    assert json.loads((tmp_path / "run" / "metrics.json").read_text())["privacy"] == found
+    key = tmp_path / "run" / "checkpoints" / "privacy.key"
+    for file in (tmp_path / "run").rglob("*"):
+        if file.is_file() and file != key:
+            assert key.read_bytes() not in file.read_bytes(), file
+            assert key.read_bytes().hex().encode() not in file.read_bytes(), file
+    lines = (tmp_path / "run" / "history.jsonl").read_text().splitlines()
+    assert [json.loads(line)["privacy"]["releases"] for line in lines] == list(range(1, config.server.rounds + 1))
+    key.unlink()
+    with pytest.raises(RunError, match="noise and cohorts"):
+        resume(tmp_path / "run")
+
+
+@pytest.mark.unit
+def test_terms_of_a_federation():
+    terms = terms_of(PrivacyConfig(epsilon=3, delta=1e-4), EngineConfig(cohort=100), 1000, 50)
+    assert (terms.rate, terms.cohort) == (0.1, 100)
+    assert terms.noise_multiplier == pytest.approx(1.21, abs=0.005), "the design's value"
+    whole = terms_of(PrivacyConfig(epsilon=3, delta=1e-4, sampling="none"), EngineConfig(cohort=100), 1000, 50)
+    assert whole.rate == 1
+    assert whole.noise_multiplier > 5 * terms.noise_multiplier
+    with pytest.raises(ConfigError, match="larger than the federation of 50 clients"):
+        terms_of(PrivacyConfig(noise_multiplier=1), EngineConfig(cohort=100), 50, 50)
+    with pytest.raises(ConfigError, match="1/N"):
+        terms_of(PrivacyConfig(noise_multiplier=1, delta=0.02), EngineConfig(cohort=10), 50, 50)
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize(
+    ("overrides", "reason"),
+    [
+        (["method=fedeb"], "fedeb learns nothing"),
+        (["selector.rotation=8"], "follows from users' pairs"),
+        (["features.layer=auto"], "chooses layers by users' pairs"),
+        (["method=local"], "nothing of 'local' is released"),
+    ],
+)
+def test_what_cannot_be_private_is_refused_before_anything_is_written(tiny, overrides, reason, tmp_path: Path):
+    with pytest.raises(ConfigError, match=reason):
+        train(with_overrides(tiny, [*PRIVATE, *overrides]), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.unit
+def test_noise_brings_settings_that_bear_it():
+    plain, noised = read_config(None, []), read_config(None, ["privacy.epsilon=3"])
+    assert (plain.method, noised.method, noised.selector.rotation) == ("fedeb", "fedem", "none")
+    public = read_config(None, ["privacy.epsilon=3", "privacy.public_pairs=some.jsonl"])
+    assert (public.method, public.eb.components, public.eb.curvature) == ("fedeb", 4, "isotropic")
+    assert public.selector.rotation == plain.selector.rotation
+    assert privacy_of(plain, 10, 5, None) is None
+    assert read_config(None, ["privacy.epsilon=3", "method=fedvpl"]).method == "fedvpl", "what is given wins"
+
+
+@pytest.mark.unit
+def test_public_pairs_scale_and_turn_features(tiny, tmp_path: Path):
+    from fedvpa.runs.prepare import prepare
+
+    public = tmp_path / "public.jsonl"
+    rows = [{"prompt": "Tell me.", "chosen": f"It is {a} of {b}.", "rejected": f"{b}, not {a}!"} for a, b in WORDS]
+    public.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = prepare(with_overrides(tiny, [*PRIVATE, f"privacy.public_pairs={public}", "selector.rotation=4"]))
+    scaling = found.federation.scaling
+    assert scaling.dimension == 4
+    untouched = prepare(with_overrides(tiny, PRIVATE)).federation.scaling
+    assert not untouched.standardiser.mean.any()
+    assert (untouched.standardiser.scale == 1).all()
+    assert scaling.standardiser.mean.any()
+
+
+WORDS = [("the door", "wood"), ("a lamp", "glass"), ("the road", "stone"), ("a coat", "wool"), ("the boat", "tin")]

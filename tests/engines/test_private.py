@@ -1,0 +1,111 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from conftest import make_federation
+from fedvpa.algorithms.registry import make
+from fedvpa.core.errors import ConfigError, RunError
+from fedvpa.core.frozen import to_tensors
+from fedvpa.engines.checkpoint import load_checkpoint, save_checkpoint
+from fedvpa.engines.config import EngineConfig
+from fedvpa.engines.private import Privacy, Terms
+from fedvpa.engines.training import rounds, start
+from fedvpa.privacy.config import PrivacyConfig
+from fedvpa.privacy.keyed import Key
+from tests_shared import config
+
+SETTING = config(server={"rounds": 4}, eb={"components": 2, "width": 0.0, "curvature": "isotropic"})
+METHODS = ["fedem", "fedvpa_gp", "fedvpl", "fedeb", "global", "lore", "finetune", "oracle"]
+
+
+def privacy(noise: float = 0.7, *, rate: float = 0.5, sampling: str = "poisson", clip="auto", seed: int = 1) -> Privacy:
+    settings = PrivacyConfig(noise_multiplier=noise, sampling=sampling, clip=clip)
+    return Privacy(settings, Terms(noise, rate, rate * 6, 6, 4, 0.01), Key.of_seed(seed))
+
+
+def run(method: str, noise: Privacy | None, engine: str = "loop", state=None, *, seed: int = 7):
+    federation, algorithm = make_federation(), make(method, SETTING)
+    lines, state = [], state or start(algorithm, federation, seed)
+    states = [state]
+    for reached, line in rounds(algorithm, federation, EngineConfig(name=engine), seed, state, privacy=noise):
+        states.append(reached)
+        lines.append(line)
+    return states, lines
+
+
+def assert_same(one, two, **tolerance: float) -> None:
+    first, second = to_tensors(one.server), to_tensors(two.server)
+    for name, leaf in first.items():
+        torch.testing.assert_close(leaf, second[name], equal_nan=True, **tolerance)
+
+
+@pytest.mark.equivalence
+@pytest.mark.parametrize("method", METHODS)
+def test_engines_agree_and_history_names_nobody(method: str):
+    (*_, slow), lines = run(method, privacy(), "loop")
+    (*_, fast), again = run(method, privacy(), "vectorised")
+    assert_same(slow, fast, rtol=2e-4, atol=2e-4)
+    for line in [*lines, *again]:
+        assert not line["cohort"] + line["dropped"] + line["rejected"]
+        assert not line["losses"]
+    assert lines[-1]["privacy"]["releases"] == 4
+    assert not any("client-" in str(line) for line in lines)
+    assert len(slow.guard.norms) == 0, "no norm of a single update is kept"
+
+
+@pytest.mark.equivalence
+def test_a_resumed_run_draws_the_same_coins_and_noise(tmp_path: Path):
+    whole, _ = run("fedem", privacy())
+    save_checkpoint(tmp_path / "two", whole[2], {})
+    state, _ = load_checkpoint(tmp_path / "two", type(whole[2].server))
+    assert state.ledger is not None
+    assert state.ledger.releases == 2
+    rest, _ = run("fedem", privacy(), state=state)
+    assert_same(rest[-1], whole[-1], rtol=0, atol=0)
+    with pytest.raises(RunError, match="another key"):
+        run("fedem", privacy(seed=2), state=state)
+
+
+@pytest.mark.unit
+def test_noise_and_cohorts_do_not_follow_from_the_seed_of_the_run():
+    (_, one, *_), _ = run("fedem", privacy(seed=1))
+    (_, two, *_), _ = run("fedem", privacy(seed=2))
+    assert not torch.equal(one.server.params["head.base"], two.server.params["head.base"])
+
+
+@pytest.mark.unit
+def test_without_noise_and_clips_a_round_is_the_mean_over_clients_that_count_alike():
+    noise = replace(privacy(1e-6, rate=1.0, clip=1e6), terms=Terms(1e-12, 1.0, 6.0, 6, 4, 0.01))
+    (_, private, *_), _ = run("global", noise)
+    algorithm, federation = make("global", SETTING), make_federation()
+    first = start(algorithm, federation, 7).server
+    changes = []
+    for name in federation.client_ids:
+        received = algorithm.broadcast(first, [name]).client(0)
+        draws = algorithm.draw(7, algorithm.broadcast(first, [name]), name, federation.size(name))
+        update, _ = algorithm.client_update(received, federation.held(name), {}, draws)
+        weight = update.sums["weight"]
+        changes.append(update.sums["delta.head.base"] / weight if weight > 0 else update.sums["delta.head.base"])
+    torch.testing.assert_close(
+        private.server.params["head.base"], first.params["head.base"] + sum(changes) / 6, rtol=1e-4, atol=1e-6
+    )
+
+
+@pytest.mark.unit
+def test_a_round_of_nobody_is_released_with_noise():
+    states, _ = run("global", privacy(rate=1e-12))
+    assert not torch.equal(states[0].server.params["head.base"], states[1].server.params["head.base"])
+    assert states[-1].ledger.releases == 4
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize(
+    ("method", "reason"), [("fedbiscuit", "by itself"), ("informed", "all clients"), ("vpl", "all")]
+)
+def test_what_is_no_sum_over_a_cohort_is_refused(method: str, reason: str):
+    with pytest.raises(ConfigError, match=reason):
+        run(method, privacy())
