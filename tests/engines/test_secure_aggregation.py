@@ -19,7 +19,10 @@ from fedvpa.core.errors import DataError, FedvpaError
 from fedvpa.data.partition import Partition
 from fedvpa.engines.config import EngineConfig
 from fedvpa.engines.federation import Federation
+from fedvpa.engines.private import Privacy, Terms
 from fedvpa.engines.training import rounds, start
+from fedvpa.privacy.config import PrivacyConfig
+from fedvpa.privacy.keyed import Key
 from tests_shared import config, replay
 from text_clients import Texts
 
@@ -338,3 +341,23 @@ def test_clients_that_train_a_language_model_give_the_same_sum():
     ]
     for name, leaf in reached[0].server.params.items():
         torch.testing.assert_close(reached[1].server.params[name], leaf, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.equivalence
+@pytest.mark.parametrize("clip", ["auto", 0.01])
+def test_noise_on_a_sum_that_the_server_alone_sees_gives_the_same(clip: str | float, tmp_path: Path):
+    setting = config(server={"rounds": 2})  # no numbers: privacy bounds every update
+    algorithm, grid = make("fedvpa_gp", setting), Nodes(tmp_path, "fedvpa_gp")
+    noise = PrivacyConfig(noise_multiplier=0.3, clip=clip, seeded=True)
+    private = Privacy(noise, Terms(0.3, 0.9, 9.0, 10, 2, 0.01), Key.of_seed(1))
+    found = [
+        list(rounds(algorithm, FEDERATION, engine, 5, start(algorithm, FEDERATION, 5), run, privacy=private))
+        for engine, run in ((EngineConfig(name="loop", cohort=9), None), (ENGINE, runner(grid)))
+    ]
+    for (want, plain), (got, line) in zip(*found, strict=True):
+        assert line["privacy"]["clip"] == pytest.approx(plain["privacy"]["clip"], rel=1e-3)
+        for name, leaf in want.server.params.items():
+            torch.testing.assert_close(got.server.params[name], leaf, rtol=1e-4, atol=1e-5)
+    vectors = [one for _, kind, _, one in grid.said if kind == "train"]
+    assert len(vectors) > 10
+    assert not any("sums" in one.array_records for one in vectors)

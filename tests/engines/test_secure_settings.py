@@ -79,12 +79,12 @@ def test_methods_that_read_single_clients_and_federations_that_are_too_small_are
 def test_how_large_a_tensor_may_be_follows_from_the_limits_and_the_bounds():
     bounds = {"kept": Bounds((), -3.0, 2.0), "loss": Bounds((3,), 0.0, 2.0, per="weight")}
     rules = config(server={"clip_norm": 0.5, "max_weight": 8}).server
-    layout = layout_of(Expected({"w": (2, 5)}, bounds), rules, 7)
+    layout = layout_of(Expected({"w": (2, 5)}, bounds), rules, {}, 7)
     assert layout.largest == {"weight": 8.0, "delta.w": 4.0, "kept": 3.0, "loss": 16.0}
     assert layout.shapes == {"weight": (), "delta.w": (2, 5), "kept": (), "loss": (3,)}
     assert layout.clients == 7
     with pytest.raises(ConfigError, match="needs numbers"):
-        layout_of(Expected({}), config().server, 7)
+        layout_of(Expected({}), config().server, {}, 7)
 
 
 @pytest.mark.unit

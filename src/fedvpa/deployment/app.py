@@ -127,7 +127,7 @@ def write_app(config: RunConfig, folder: Path, *, out: Path, terms: Terms, polic
         check_nodes(config.policy.clients.secure_aggregation, terms.nodes)
     else:
         _check_method(config)
-        check_secure(config.engine, config.server, deployed=True)
+        check_secure(config.engine, config.server, deployed=True, private=config.privacy.on)
         check_nodes(config.engine.secure_aggregation, terms.nodes)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise RunError("holds files already.", fix="Choose an empty folder.", where=str(folder))

@@ -6,6 +6,7 @@ a largest value that is known before anybody trains, and whatever reads single u
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,9 +14,12 @@ from fedvpa.core.errors import ConfigError
 from fedvpa.core.options import option
 from fedvpa.core.rules import RulesConfig
 from fedvpa.engines.config import EngineConfig
+from fedvpa.privacy.mechanism import is_told, largest_told
 from fedvpa.privacy.quantised import Layout
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from fedvpa.algorithms.base import Algorithm
     from fedvpa.algorithms.server.validation import Expected
 
@@ -143,24 +147,32 @@ def check_additive(engine: EngineConfig, algorithm: Algorithm[Any, Any], state: 
         )
 
 
-def layout_of(expected: Expected, rules: RulesConfig, clients: int) -> Layout:
+def layout_of(expected: Expected, rules: RulesConfig, told: Mapping[str, Tensor], clients: int) -> Layout:
     """How the updates of a cohort become integers.
 
     Args:
         expected: What the update of one client must look like.
-        rules: With numbers for ``clip_norm`` and ``max_weight``.
+        rules: With numbers for ``clip_norm`` and ``max_weight``, unless differential privacy bounds every update.
+        told: What the cohort is sent; the bounds of differential privacy are among it.
         clients: How many clients there are in the cohort.
 
     Raises:
-        ConfigError: If one of the two is no number.
+        ConfigError: If a limit is no number.
     """
+    shapes = {"weight": ()} | {f"delta.{name}": tuple(shape) for name, shape in expected.deltas.items()}
+    shapes |= {name: tuple(bounds.shape) for name, bounds in expected.sums.items()}
+    largest = largest_told(shapes, told) if is_told(told) else _largest(expected, rules)
+    return Layout(largest, shapes, clients)
+
+
+def _largest(expected: Expected, rules: RulesConfig) -> dict[str, float]:
+    """Name → the largest absolute value of an element of one client's tensor, under the server's limits."""
     clip_norm, max_weight = rules.clip_norm, rules.max_weight
     if not isinstance(clip_norm, float) or not isinstance(max_weight, float):
         raise ConfigError("secure aggregation needs numbers for clip_norm and max_weight.")
-    shapes = {"weight": ()} | {f"delta.{name}": tuple(shape) for name, shape in expected.deltas.items()}
     # A change is sent times the weight, and no element of it is longer than the whole.
-    largest = {name: max_weight * (clip_norm if name != "weight" else 1.0) for name in shapes}
+    found = {"weight": max_weight} | {f"delta.{name}": clip_norm * max_weight for name in expected.deltas}
     for name, bounds in expected.sums.items():
         times = max_weight if bounds.per == "weight" else 1.0
-        shapes[name], largest[name] = tuple(bounds.shape), times * max(abs(bounds.least), abs(bounds.most))
-    return Layout(largest, shapes, clients)
+        found[name] = times * max(abs(bounds.least), abs(bounds.most))
+    return found

@@ -119,7 +119,8 @@ def rounds(
     if privacy is not None:
         state = replace(state, ledger=begin(algorithm, state.server, state.ledger, privacy))
     keys = KEYS if algorithm.holds == "features" else text_keys(cohort_key)
-    check_secure(engine, algorithm.config.server, keys=keys, deployed=runner is not None)
+    deployed, private = runner is not None, privacy is not None
+    check_secure(engine, algorithm.config.server, keys=keys, deployed=deployed, private=private)
     check_additive(engine, algorithm, state.server, len(members.client_ids))
     with nullcontext(runner) if runner else _runner(engine, algorithm, members, transform) as run:
         training = _Rounds(algorithm, members, engine, seed, run, transform, privacy)
@@ -183,7 +184,7 @@ class _Rounds:
         received = replace(sent, shared=decode(sent.shared, engine.codec))
         # A runner over a network, whose server holds no pairs, does not read the holder.
         holder, single = cast(Holder[Any], self._members), rules.rule != "mean" or state.guard.measures(rules, expected)
-        layout = layout_of(expected, rules, len(cohort)) if engine.secure_aggregation else None
+        layout = layout_of(expected, rules, told, len(cohort)) if engine.secure_aggregation else None
         task = CohortTask(
             algorithm, received, holder, cohort, reporting, state.private, self._seed, self._transform, single, layout
         )

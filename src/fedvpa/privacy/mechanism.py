@@ -19,7 +19,7 @@ bits are statistics like others, so they are paid for in S.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -139,6 +139,20 @@ def shortened(sums: Mapping[str, Tensor], received: Mapping[str, Tensor], client
     kept = {name: leaf * factors[part_of(name, clips)] for name, leaf in deltas.items()}
     short = {name: sums[name] * _factor(sums[name].norm(), clients * limits[name]) for name in limits}
     return {**sums, **prefixed("delta", kept), **short}
+
+
+def largest_told(names: Collection[str], received: Mapping[str, Tensor]) -> dict[str, float]:
+    """Name → the largest absolute value of an element of what leaves one client that was told these norms.
+
+    Args:
+        names: ``weight``, ``delta.*``, statistics with a limit, and bits.
+        received: What the client was sent.
+    """
+    clips, limits = below(CLIP, received), below(LIMIT, received)
+    norms = {"weight": 1.0} | {f"{WITHIN}.{part}": HALF for part in clips}
+    norms |= {name: float(limit) for name, limit in limits.items()}
+    leaves = {name: name.removeprefix("delta.") for name in names if name.startswith("delta.")}
+    return {name: float(clips[part_of(leaves[name], clips)]) if name in leaves else norms[name] for name in names}
 
 
 def noised(

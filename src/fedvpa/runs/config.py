@@ -201,7 +201,7 @@ class RunConfig(Config):
             # deferred: it imports torch
             from fedvpa.engines.secure_aggregation import check_secure
 
-            check_secure(self.engine, self.server)
+            check_secure(self.engine, self.server, private=self.privacy.on)
         if self.engine.name == "flower":
             from fedvpa.engines.flower.simulation import require_flower
 
