@@ -7,9 +7,14 @@ from dataclasses import asdict, replace
 import pytest
 
 from command_line import fedvpa
+from conftest import make_federation
 from fedvpa import privacy_plan, read_config
+from fedvpa.algorithms.registry import make
 from fedvpa.core.errors import ConfigError
+from fedvpa.engines.private import Privacy, Terms
+from fedvpa.engines.training import rounds, start
 from fedvpa.privacy import measured
+from fedvpa.privacy.keyed import Key
 from fedvpa.privacy.measured import Measured
 
 FEW = ["--clients", "60", "--cohort", "20", "--rounds", "3"]
@@ -54,9 +59,35 @@ def test_noise_beside_the_clip(plan):
 
 
 @pytest.mark.unit
+def test_noise_of_parts_that_are_clipped_each_on_its_own(plan):
+    """fedeb: scores at share 1 and curvature at 0.3, so S² = 1 + 0.09 + 0.09; curvature is noised more, and shorter."""
+    found = plan.methods["fedeb"]
+    each = 4.0 / 20 * math.sqrt(1.18)
+    assert found.noise == pytest.approx(each / 0.3)
+    assert found.noise_length == pytest.approx(max(each * math.sqrt(4 * 7), each / 0.3 * math.sqrt(4)))
+
+
+@pytest.mark.unit
+def test_bytes_are_those_of_a_training_with_noise():
+    federation = make_federation((5, 7, 3))
+    config = read_config(None, ["method=fedem", "privacy.noise_multiplier=4", "engine.name=loop", "engine.cohort=3"])
+    algorithm = make("fedem", config.method_config)
+    terms = Terms(4.0, 1.0, 3.0, 3, 1, 0.1)
+    state = start(algorithm, federation, 0)
+    given = Privacy(config.privacy, terms, Key.new())
+    _, line = next(rounds(algorithm, federation, config.engine, 0, state, privacy=given))
+    ids = federation.client_ids
+    found = privacy_plan(3, cohort=3, rounds=1, dimension=federation.dimension, config=config)
+    assert line["uplink_bytes"] == len(ids) * found.methods["fedem"].uplink_bytes
+    assert line["downlink_bytes"] == len(ids) * found.methods["fedem"].downlink_bytes
+
+
+@pytest.mark.unit
 def test_methods_that_cannot_be_private_are_left_out(plan):
     assert {"fedem", "fedeb", "fedvpa_gp", "global"} <= plan.methods.keys()
-    assert not {"local", "oracle", "informed", "fedgd", "fedbiscuit"} & plan.methods.keys()
+    assert plan.refused.keys() == {"local", "vpl", "fedbiscuit"}
+    assert "each by itself" in plan.refused["fedbiscuit"]
+    assert not {"oracle", "informed", "fedgd"} & (plan.methods.keys() | plan.refused.keys())
 
 
 @pytest.mark.unit
@@ -76,6 +107,7 @@ def test_the_command_prints_what_the_function_finds(nothing_measured):
     done = fedvpa("privacy", "plan", *FEW, "--noise-multiplier", "4")
     assert "noise multiplier 4\n" in done.stdout
     assert "add or remove one user; delta 0.0111" in done.stdout
+    assert "not with noise: fedbiscuit, local, vpl" in done.stdout
     assert "accuracy on the bundled world: not measured" in done.stdout
     row = Measured("fedem", 1000, 100, 50, 3.0, 1e-4, 1.2, 5, 0.75, 0.9, 0.2, 0.1)
     rows = [asdict(replace(row, noise_multiplier=noise)) for noise in (1.2, 25.0)]

@@ -15,6 +15,7 @@ import pytest
 
 from fedvpa.api.train import train
 from fedvpa.core.errors import ConfigError
+from fedvpa.privacy.measured import Measured, measurements
 from fedvpa.runs.config import RunConfig, read_config
 from fedvpa.selector.selector import Selector
 from run_fixtures import TINY, TINY_POLICY
@@ -64,6 +65,26 @@ def test_a_choice_of_stage_2_has_win_rates(config, monkeypatch):
     found = load("policy_choices", monkeypatch).judged(config(*TINY_POLICY))
     assert 0 <= found["helpful"] <= 1
     assert found["step"] in (0, 1, 2)
+
+
+@pytest.mark.end_to_end
+def test_noise_costs_accuracy_and_a_table_is_kept(monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    world = load("privacy_world", monkeypatch)
+    cell = world.Cell.read("7,3,2,50")
+    more = [entry for entry in TINY if entry.split("=")[0] not in ("server.rounds", "selector.rotation")]
+    (found,) = world.measure(cell, ["fedem"], [0], None, more)
+    row = found["row"]
+    assert (row["clients"], row["cohort"], row["rounds"], row["seeds"]) == (7, 3, 2, 1)
+    assert 49 < row["epsilon"] <= 50
+    (plain,), (private,) = (found["gaps"][kind]["accuracy"] for kind in ("plain", "private"))
+    (worst,), (best,) = found["global"], found["oracle"]
+    assert row["gap_closed"] == pytest.approx((private - worst) / (best - worst))
+    assert row["gap_closed_without"] == pytest.approx((plain - worst) / (best - worst))
+    kept = Measured(**row)
+    for gap in (0.5, 0.25):
+        world.write([replace(kept, gap_closed=gap)], tmp_path / "world.json")
+    assert measurements(tmp_path / "world.json") == (replace(kept, gap_closed=0.25),)
 
 
 @pytest.mark.unit

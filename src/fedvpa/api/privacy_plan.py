@@ -12,9 +12,6 @@ from fedvpa.core.options import option
 
 if TYPE_CHECKING:
     from fedvpa.algorithms.base import SelectorAlgorithm
-    from fedvpa.algorithms.server.validation import Expected
-    from fedvpa.engines.config import Codec
-    from fedvpa.privacy.config import PrivacyConfig
     from fedvpa.privacy.measured import Measured
     from fedvpa.privacy.planning import Budget
     from fedvpa.runs.config import RunConfig
@@ -36,7 +33,8 @@ class MethodPlan:
         downlink_bytes: What it receives in a round.
         noise: Standard deviation of the noise on each element of the cohort's mean change, over the clip. Of several
             parts that are clipped each on its own, the greatest.
-        noise_length: The length of that noise over the clip: ``noise`` times the square root of the number of elements.
+        noise_length: The length of that noise over the clip: the deviation times the square root of the number of
+            elements; of several parts the greatest.
     """
 
     parameters: int
@@ -54,12 +52,14 @@ class PrivacyPlan:
         budget: σ, δ, and ε in both readings.
         sampling: ``poisson`` or ``none``.
         methods: Method → bytes and noise; those that can be trained with privacy.
+        refused: Method → why it cannot be trained with privacy.
         measured: Method → what was measured on the bundled world with at least as much noise; None where nothing was.
     """
 
     budget: Budget
     sampling: str
     methods: Mapping[str, MethodPlan]
+    refused: Mapping[str, str]
     measured: Mapping[str, Measured | None]
 
     def to_dict(self) -> dict[str, Any]:
@@ -70,6 +70,7 @@ class PrivacyPlan:
             "unit": UNIT,
             "relation": RELATION,
             "methods": {name: asdict(plan) for name, plan in self.methods.items()},
+            "refused": dict(self.refused),
             "measured": {name: row and asdict(row) for name, row in self.measured.items()},
         }
 
@@ -113,56 +114,72 @@ def privacy_plan(
     if cohort is None:
         cohort = settings.engine.cohort or settings.engine.cohort_of(clients)
     budget = plan_budget(clients, cohort, settings.server.rounds if rounds is None else rounds, settings.privacy)
-    methods = method_plans(settings, budget, dimension)
+    methods, refused = method_plans(settings, budget, dimension)
     rows = measurements()
     found = {name: nearest(rows, name, budget.relative_noise, budget.rounds) for name in methods}
-    return PrivacyPlan(budget, settings.privacy.sampling, methods, found)
+    return PrivacyPlan(budget, settings.privacy.sampling, methods, refused, found)
 
 
-def method_plans(config: RunConfig, budget: Budget, dimension: int) -> dict[str, MethodPlan]:
-    """What clients of each method send, by the shapes of its weights; methods that read true groups are left out."""
+def method_plans(config: RunConfig, budget: Budget, dimension: int) -> tuple[dict[str, MethodPlan], dict[str, str]]:
+    """What clients of each method send, by the shapes of its weights, and why others cannot be trained with noise.
+
+    Methods that read true groups are in neither.
+    """
     from fedvpa.algorithms.base import FeatureSetting
     from fedvpa.algorithms.config import ServerConfig
     from fedvpa.algorithms.registry import METHODS, make
+    from fedvpa.engines.private import check_private
 
     # No shape depends on the number of rounds, and some methods want more of them than are planned for others.
     rounds = {"rounds": ServerConfig().rounds}
     methods = config.model_copy(update={"server": config.server.model_copy(update=rounds)}).method_config
-    setting, found = FeatureSetting(dimension, clients=budget.clients), {}
+    setting, found, refused = FeatureSetting(dimension, clients=budget.clients), dict[str, MethodPlan](), {}
     for name in sorted(METHODS.names()):
         algorithm = make(name, methods)
-        if algorithm.rounds and not algorithm.reads_groups:
-            state = algorithm.init(setting, config.seed)
-            expected = algorithm.expected(state)
-            if not expected.own:
-                found[name] = _method_plan(algorithm, state, expected, config.privacy, budget, config.engine.codec)
-    return found
+        if algorithm.reads_groups:
+            continue
+        if not algorithm.rounds:
+            refused[name] = "its clients send nothing"
+            continue
+        state = algorithm.init(setting, config.seed)
+        try:
+            check_private(algorithm, algorithm.expected(state), everyone=algorithm.asks_everyone(state))
+        except ConfigError as error:
+            refused[name] = error.problem
+            continue
+        found[name] = _method_plan(algorithm, state, config, budget)
+    return found, refused
 
 
-def _method_plan(
-    algorithm: SelectorAlgorithm[Any],
-    state: Any,
-    expected: Expected,
-    privacy: PrivacyConfig,
-    budget: Budget,
-    codec: Codec,
-) -> MethodPlan:
+def _method_plan(algorithm: SelectorAlgorithm[Any], state: Any, config: RunConfig, budget: Budget) -> MethodPlan:
+    """Of one method: one client's vector as it travels, and the noise on each part of it that is clipped on its own."""
     import torch
 
+    from fedvpa.algorithms.server.limits import Guard
     from fedvpa.core import tree
     from fedvpa.engines.codecs import encode
+    from fedvpa.engines.private import WITHOUT_MEDIANS, Privacy, Terms
+    from fedvpa.privacy.keyed import Key
+    from fedvpa.privacy.mechanism import part_of
 
-    broadcast = algorithm.broadcast(state, ["a user"])
-    statistics = {name: torch.ones(bounds.shape) for name, bounds in expected.sums.items()}
-    deltas = {f"delta.{name}": torch.ones(shape) for name, shape in expected.deltas.items()}
-    update = {"weight": torch.ones(()), **deltas, **statistics}
-    parameters = sum(leaf.numel() for leaf in deltas.values())
-    sensitivity = math.hypot(1.0, privacy.statistics_share) if statistics else 1.0
-    noise = sensitivity * budget.relative_noise
+    terms = Terms(
+        budget.noise_multiplier, budget.rate, float(budget.cohort), budget.clients, budget.rounds, budget.delta
+    )
+    release = Privacy(config.privacy, terms, Key.new()).next(None, algorithm.expected(state))
+    shape, answers, broadcast = release.shape, release.answers, algorithm.broadcast(state, ["a user"])
+    shared = broadcast.shared | Guard().announced(WITHOUT_MEDIANS, answers) | release.told
+    deltas = {name: torch.ones(size) for name, size in answers.deltas.items()}
+    statistics = {name: torch.ones(bounds.shape) for name, bounds in answers.sums.items()}
+    update = {"weight": torch.ones(()), **tree.prefixed("delta", deltas), **statistics}
+    sizes = dict.fromkeys(shape.parts, 0)
+    for name, leaf in deltas.items():
+        sizes[part_of(name, shape.parts)] += leaf.numel()
+    unit = {part: torch.ones(()) for part in shape.parts}  # clips of 1, so that noise is in units of them
+    noise = {part: shape.deviations(unit, budget.noise_multiplier)[part] / budget.cohort for part in shape.parts}
     return MethodPlan(
-        parameters,
-        tree.size(encode(update, codec)),
-        tree.size(encode(broadcast.shared, codec)) + tree.size(broadcast.own),
-        noise,
-        noise * math.sqrt(parameters),
+        sum(sizes.values()),
+        tree.size(encode(update, config.engine.codec)),
+        tree.size(encode(shared, config.engine.codec)) + tree.size(broadcast.own),
+        max(noise.values()),
+        max(noise[part] * math.sqrt(sizes[part]) for part in shape.parts),
     )

@@ -69,6 +69,7 @@ def text_of(result: PrivacyPlan) -> str:
     lines += [
         "up, down: bytes of one client in one round. noise / clip: standard deviation of the noise on each weight of",
         "the mean change, over the longest change of one client; its length: of the noise on all weights together.",
+        *([f"not with noise: {', '.join(result.refused)} (--json says why)"] if result.refused else []),
         "",
         *_measured(result),
     ]
