@@ -14,6 +14,7 @@ from fedvpa.engines.checkpoint import load_checkpoint, save_checkpoint
 from fedvpa.engines.config import EngineConfig
 from fedvpa.engines.private import Privacy, Terms
 from fedvpa.engines.training import rounds, start
+from fedvpa.privacy.audit import auc_of
 from fedvpa.privacy.config import PrivacyConfig
 from fedvpa.privacy.keyed import Key
 from tests_shared import config
@@ -109,3 +110,34 @@ def test_a_round_of_nobody_is_released_with_noise():
 def test_what_is_no_sum_over_a_cohort_is_refused(method: str, reason: str):
     with pytest.raises(ConfigError, match=reason):
         run(method, privacy())
+
+
+def planted(noise: float, count: int = 60) -> Privacy:
+    settings = PrivacyConfig(noise_multiplier=noise, clip=0.2, canaries=count)
+    return Privacy(settings, Terms(noise, 0.9, 0.9 * 6, 6, 4, 0.01), Key.of_seed(1))
+
+
+@pytest.mark.equivalence
+def test_canaries_are_the_same_on_both_engines_and_after_a_resume(tmp_path: Path):
+    states, _ = run("fedem", planted(0.7), "loop")
+    (*_, fast), _ = run("fedem", planted(0.7), "vectorised")
+    assert_same(states[-1], fast, rtol=2e-4, atol=2e-4)
+    for name, leaf in states[-1].ledger.evidence.items():
+        torch.testing.assert_close(leaf, fast.ledger.evidence[name], rtol=2e-4, atol=2e-4)
+    save_checkpoint(tmp_path / "two", states[2], {})
+    state, _ = load_checkpoint(tmp_path / "two", type(states[2].server))
+    rest, _ = run("fedem", planted(0.7), state=state)
+    assert_same(rest[-1], states[-1], rtol=0, atol=0)
+    for name, leaf in states[-1].ledger.evidence.items():
+        assert torch.equal(leaf, rest[-1].ledger.evidence[name])
+
+
+@pytest.mark.unit
+def test_who_knows_all_but_the_coins_reads_them_without_noise_and_not_with_it():
+    for noise, count, least, most in ((1e-6, 8, 0.95, 1.0), (30.0, 60, 0.2, 0.8)):
+        (*_, last), _ = run("global", planted(noise, count))
+        release = planted(noise, count).next(last.ledger, make("global", SETTING).expected(last.server))
+        canaries, deviation = release.canaries, noise * release.shape.sensitivity
+        scores = canaries.released_scores(last.ledger.evidence, 4, deviation)
+        for found in (scores, canaries.server_scores(last.ledger.evidence, deviation)):
+            assert least <= auc_of(found[canaries.planted], found[~canaries.planted]) <= most

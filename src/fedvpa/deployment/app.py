@@ -120,6 +120,7 @@ def write_app(config: RunConfig, folder: Path, *, out: Path, terms: Terms, polic
             "unseen.",
             fix="Leave the partition section out.",
         )
+    config.privacy.check_no_canaries("a deployment")
     data = config.data.model_copy(update={"source": "table", "path": "set by data-path"})
     config = config.model_copy(update={"data": data})
     if policy_method:

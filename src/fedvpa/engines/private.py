@@ -23,7 +23,8 @@ from fedvpa.algorithms.server.validation import Bounds, Expected, PrivatePart
 from fedvpa.core.errors import ConfigError, RunError
 from fedvpa.core.rules import RulesConfig
 from fedvpa.core.short_repr import short_repr
-from fedvpa.core.tree import Tree, prefixed
+from fedvpa.core.tree import Tree, below, prefixed
+from fedvpa.privacy.canaries import Canaries, check_size
 from fedvpa.privacy.config import PrivacyConfig
 from fedvpa.privacy.keyed import KEY_FILE, Key
 from fedvpa.privacy.mechanism import HALF, WHOLE, WITHIN, Shape, adapted, noised, shortened
@@ -62,11 +63,14 @@ class Ledger:
         clips: C_p of each part.
         releases: How many sums were released.
         key: Which key coins and noise are of (:attr:`~fedvpa.privacy.keyed.Key.name`).
+        evidence: What an attacker makes of the sums released so far, where canaries are planted; see
+            :meth:`fedvpa.privacy.canaries.Canaries.evidence`.
     """
 
     clips: Tree = field(default_factory=dict)
     releases: int = 0
     key: str = ""
+    evidence: Tree = field(default_factory=dict)
 
     __repr__ = short_repr
 
@@ -140,6 +144,15 @@ class Release:
         return Shape(shares, limits, config.statistics_share, config.clip == "auto")
 
     @property
+    def canaries(self) -> Canaries | None:
+        """Those that are planted; None without."""
+        privacy = self.privacy
+        if not privacy.config.canaries:
+            return None
+        shapes = {name: tuple(shape) for name, shape in self.expected.deltas.items()}
+        return Canaries(privacy.key, privacy.config.canaries, privacy.terms.rate, shapes, self.shape.parts)
+
+    @property
     def told(self) -> Tree:
         """What clients are told beside the broadcast."""
         by_weight = [name for name in self.shape.limits if self.expected.sums[name].per == "weight"]
@@ -162,15 +175,21 @@ class Release:
         sums = {**self._nothing, **update.sums}
         if not self.shape.adaptive:
             sums = {name: leaf for name, leaf in sums.items() if not name.startswith(f"{WITHIN}.")}
+        canaries, evidence = self.canaries, ledger.evidence
+        joined = sums if canaries is None else canaries.joined(round_, sums, ledger.clips, self.told)
         generator = self.privacy.key.generator(round_, f"sum {ledger.releases}")
-        found = noised(sums, self.shape, ledger.clips, terms.noise_multiplier, generator)
+        found = noised(joined, self.shape, ledger.clips, terms.noise_multiplier, generator)
+        if canaries is not None:
+            users = below("delta", sums)
+            excess = {name: leaf - users[name] for name, leaf in below("delta", found).items()}
+            evidence = canaries.evidence(evidence, round_, excess, ledger.clips)
         clips = ledger.clips
         if self.shape.adaptive:
             clips = adapted(clips, found, terms.cohort, config.clip_quantile, config.clip_rate)
         counted = [name for name, bounds in self.expected.sums.items() if bounds.released == "counted"]
         counts = {name: torch.tensor(terms.cohort) for name in ("weight", *counted)}
         kept = {name: self._clamped(name, leaf) for name, leaf in found.items() if not name.startswith(f"{WITHIN}.")}
-        return CohortUpdate(kept | counts), Ledger(clips, ledger.releases + 1, ledger.key)
+        return CohortUpdate(kept | counts), Ledger(clips, ledger.releases + 1, ledger.key, evidence)
 
     @property
     def _nothing(self) -> Tree:
@@ -201,6 +220,9 @@ def begin(algorithm: Any, server: Any, ledger: Ledger | None, privacy: Privacy) 
         RunError: If the key is not the one that it was begun with.
     """
     check_private(algorithm, algorithm.expected(server))
+    canaries = privacy.next(ledger, algorithm.expected(server)).canaries
+    if canaries is not None:
+        check_size(canaries)
     if ledger is None:
         return privacy.start(algorithm.expected(server))
     if ledger.key != privacy.key.name:

@@ -35,6 +35,10 @@ STEPS_PER_DEVIATION = 20
 """How many discretisation steps one standard deviation of a round's privacy loss has. Chosen by us: ε is then within
 0.1% of what ten times as many give."""
 
+SMALLEST_SAMPLED = 0.01
+"""Below this noise multiplier the loss of a sampled round is no number that a computer holds, and ε is stated without
+amplification, which is never less: above a thousand for one release in any case."""
+
 PRECISION = 1e-4
 """How far above the smallest noise ``calibrate`` may be, relative to it. Chosen by us."""
 
@@ -81,7 +85,7 @@ def epsilon_released(
         ConfigError: A number is outside its range, or the extra ``privacy`` is not installed.
     """
     _check(noise_multiplier, delta, rounds=rounds, rate=rate, once=once)
-    if rate == 1 or rounds == 0:
+    if rate == 1 or rounds == 0 or noise_multiplier < SMALLEST_SAMPLED:
         return _gaussian(noise_multiplier, rounds, delta, once)
     return _sampled(float(noise_multiplier), float(rate), rounds, float(delta), once)
 

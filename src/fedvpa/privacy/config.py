@@ -37,6 +37,8 @@ class PrivacyConfig(Config):
             standardisation: that of a run without privacy is by exact sums over users, which noise does not cover.
         seeded: Draw coins and noise from the run's seed, to repeat a simulation. Whoever knows the seed can take the
             noise away, so nothing is private then, and the output says so.
+        canaries: m: extra clients of a simulation, each planted by a secret coin, for ``fedvpa audit`` to guess the
+            coins (:mod:`fedvpa.privacy.canaries`). The model is for auditing then, not for use.
     """
 
     epsilon: float | None = Field(default=None, gt=0, le=1e4)
@@ -50,11 +52,22 @@ class PrivacyConfig(Config):
     sampling: Literal["poisson", "none"] = "poisson"
     public_pairs: Path | None = None
     seeded: bool = False
+    canaries: int = Field(default=0, ge=0, le=100_000)
 
     @property
     def on(self) -> bool:
         """Whether anything is noised."""
         return self.epsilon is not None or self.noise_multiplier is not None
+
+    def check_no_canaries(self, where: str) -> None:
+        """Raise ConfigError where canaries are asked for on other machines: what they spoil is for auditing alone."""
+        if self.canaries:
+            raise ConfigError(
+                f"{self.canaries} canaries are asked for with {where}, and canaries spoil a model on purpose, so that "
+                "it is fit for an audit and for nothing else.",
+                fix="Leave them out, or audit the same settings in a simulation: engine.name=vectorised.",
+                where="configuration key 'privacy.canaries'",
+            )
 
     @field_validator("clip", mode="before")
     @classmethod
@@ -68,5 +81,11 @@ class PrivacyConfig(Config):
                 "privacy.epsilon and privacy.noise_multiplier are both given, and each follows from the other.",
                 fix="Give one of them.",
                 where="configuration key 'privacy'",
+            )
+        if self.canaries and not self.on:
+            raise ConfigError(
+                f"{self.canaries} canaries are asked for, and without privacy there is no length that they could have.",
+                fix="Give privacy.epsilon too; to see what canaries show without noise, privacy.noise_multiplier=1e-6.",
+                where="configuration key 'privacy.canaries'",
             )
         return self

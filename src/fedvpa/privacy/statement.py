@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from fedvpa.privacy.canaries import SAID as CANARIES
+
 SIMULATION = (
     "Simulation: seeded noise. Coins and noise follow from the run's seed, and whoever knows the seed can take the "
     "noise away, so this training is private to nobody. ε is what the same training costs with a secret key."
@@ -28,6 +30,7 @@ def sentences(found: Mapping[str, Any]) -> list[str]:
         f"Covered: {found['covered']}.",
         f"Not covered: {found['not_covered']}.",
     ]
+    said += [f"{CANARIES[0].upper()}{CANARIES[1:]}."] if found.get("canaries") else []
     return [*said, SIMULATION] if found["seeded"] else said
 
 
@@ -35,7 +38,9 @@ def rows(found: Mapping[str, Any]) -> list[tuple[str, str]]:
     """The same as names and values."""
     clip = found["clip"]
     clips = ", ".join(f"{part} {value:.3g}" for part, value in clip.items()) if isinstance(clip, Mapping) else f"{clip}"
+    planted = [(CANARIES, f"{found['canaries']}")] if found.get("canaries") else []
     return [
+        *planted,
         ("ε for whoever does not see who took part (epsilon_released)", f"{found['epsilon_released']:.3g}"),
         ("ε for whoever sees who took part (epsilon_server)", f"{found['epsilon_server']:.3g}"),
         ("δ", f"{found['delta']:.2g}"),

@@ -197,6 +197,8 @@ class RunConfig(Config):
 
     def check_engine(self) -> None:
         """Raise ConfigError if the engine cannot run, or needs packages that are not installed, before work is done."""
+        if self.engine.name == "flower":
+            self.privacy.check_no_canaries("engine.name=flower")
         if self.engine.secure_aggregation:
             # deferred: it imports torch
             from fedvpa.engines.secure_aggregation import check_secure

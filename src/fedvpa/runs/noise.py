@@ -18,6 +18,7 @@ from fedvpa.features.config import FeatureConfig
 from fedvpa.features.extract import load_features
 from fedvpa.features.standardise import Moments, Standardiser
 from fedvpa.privacy.accounting import calibrate, check_delta, default_delta, epsilon_released, epsilon_server
+from fedvpa.privacy.canaries import SAID as CANARIES
 from fedvpa.privacy.config import PrivacyConfig
 from fedvpa.privacy.keyed import KEY_FILE, Key, read_key, write_key
 from fedvpa.runs.config import RunConfig
@@ -82,6 +83,8 @@ def privacy_of(config: RunConfig, clients: int, rounds: int, key: Key | None) ->
     if config.privacy.seeded:
         say("simulation: coins and noise follow from the seed (privacy.seeded=true), so nothing is private")
         key = Key.of_seed(config.seed)
+    if config.privacy.canaries:
+        say(CANARIES)
     return Privacy(config.privacy, terms, key or Key.new())
 
 
@@ -129,6 +132,7 @@ def summary(privacy: Privacy, ledger: Ledger, client_ids: tuple[str, ...]) -> di
         "seeded": privacy.config.seeded,
         "covered": COVERED,
         "not_covered": NOT_COVERED,
+        **({"canaries": privacy.config.canaries} if privacy.config.canaries else {}),
     }
 
 
@@ -145,6 +149,7 @@ def participations(privacy: Privacy, rounds: int, client_ids: tuple[str, ...]) -
 def said(found: dict[str, Any]) -> str:
     """The summary in one line."""
     simulated = "; seeded noise, a simulation" if found["seeded"] else ""
+    simulated += f"; {CANARIES}" if found.get("canaries") else ""
     return (
         f"privacy: ε = {found['epsilon_released']:.3g} at δ = {found['delta']:.2g} for one user more or less, for all "
         f"that is released; ε = {found['epsilon_server']:.3g} for a server that sees the cohorts{simulated}"
