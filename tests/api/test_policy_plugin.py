@@ -25,7 +25,7 @@ from plugin import install
 from run_fixtures import TINY_POLICY
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "plugins.md").read_text(encoding="utf-8")
-SMALL = ("policy.lora_rank=3", "policy.candidates.max_new_tokens=17")
+SMALL = ("policy.lora_rank=3", "policy.candidates.max_new_tokens=17", "policy.candidates.validation_prompts=3")
 
 
 @pytest.fixture
