@@ -25,7 +25,6 @@ FOUND = {
     "covered": "the selector",
     "not_covered": "the user's own z",
 }
-PRIOR = {"preferences": {"posteriors": 0.0}}
 
 
 def said(*overrides, method=None, deployed=False, policy=None, base=TABLE, noise=None):
@@ -100,23 +99,10 @@ def test_users_own_latents_are_named_where_stage_2_took_them():
 
 
 def test_noise_is_said_with_what_it_covers():
-    text = said("method=fedem", noise=FOUND, policy={"candidates": {"prompt_file": "p.txt"}, **PRIOR})
+    text = said("method=fedem", noise=FOUND, policy={"candidates": {"prompt_file": "p.txt"}})
     assert "ε = 3 at δ = 0.0001" in text
     assert "No noise was added" not in text
     assert "names of users and their numbers of pairs left once; in each round an update" in text
     assert "clipped, and with the same weight for every user; noise was added to the sum." in text
-    assert "outside of that ε" not in text
-
-
-@pytest.mark.parametrize("policy", [PRIOR, {"candidates": {"prompt_file": "p.txt"}}])
-def test_a_policy_from_users_prompts_or_latents_is_outside_of_epsilon(policy):
-    assert "This policy is outside of that ε" in said("method=fedem", noise=FOUND, policy=policy)
-
-
-def test_secure_aggregation_is_said_where_updates_were_masked():
-    of_no_node = "the server received the sum over its nodes, three at least, and of no node what it sent"
-    assert of_no_node in said("engine.secure_aggregation=true")
-    assert of_no_node not in said()
-    assert of_no_node not in said("engine.secure_aggregation=true", "method=local")
-    assert of_no_node in said(method="feddpo", policy={"clients": {"secure_aggregation": True}})
-    assert of_no_node not in said("engine.secure_aggregation=true", method="feddpo")
+    assert "no user's text, z or group entered: ε covers this policy, too." in text
+    assert "own posteriors" not in text

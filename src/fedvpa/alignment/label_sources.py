@@ -57,7 +57,7 @@ def check_labels(
         except DataError as error:  # the bundled world's knows no other prompts than its own
             note = f"the judge {reward.name!r} cannot score these candidates ({error.problem})"
     if not stage.seen.ids or stage.seen.posterior is None:
-        return LabelCheck("", note=note or "the run's users are on other machines, and its judge is not exact")
+        return LabelCheck("", note=note or "no user of the run is at hand, and its judge is not exact")
     if not stage.has_text:
         return LabelCheck("", note=note or "the run's pairs are not here, and its judge is not exact")
     found = _by_held_out(stage)

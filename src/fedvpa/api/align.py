@@ -161,12 +161,16 @@ def _by_selector(folder: RunFolder, config: RunConfig, command: str, stopped: St
     from fedvpa.core.content import hash_files
     from fedvpa.core.files import write_json
     from fedvpa.policy.files import PREFERENCES
+    from fedvpa.runs.released import released
     from fedvpa.runs.scores import say_alarms
     from fedvpa.runs.stage1 import open_stage1
 
     stage = open_stage1(folder, config)
     if config.data != folder.config().data:
         _ = stage.pairs  # whoever says where the data are now is told at once if they are others
+    promised = folder.metrics().get("privacy") or {}  # there the history names nobody
+    clients = len(stage.seen.ids) or len(folder.trained_clients()) or int(promised.get("clients", 0))
+    stage = released(stage, config)
     if not stage.policies:
         raise RunError(
             f"{config.method!r} has a policy for each true group, and no user of the run has a group.",
@@ -178,7 +182,6 @@ def _by_selector(folder: RunFolder, config: RunConfig, command: str, stopped: St
         "selector": hash_files(folder.selector.iterdir()),
         "users": hash_files([folder.users] if folder.users.is_file() else []),
     }
-    clients = len(stage.seen.ids) or len(folder.trained_clients())
     inputs = _inputs(config, config.method, clients, made_from, stopped)
     alarms = (folder.metrics().get("latents") or {}).get("alarms", ()) if stage.personal else ()
     say_alarms(alarms, config.method)  # before hours are spent on a z that says nothing
@@ -203,8 +206,10 @@ def _by_clients(
     from fedvpa.policy.files import PREFERENCES
     from fedvpa.runs.identity import data_fingerprint
     from fedvpa.runs.policy_task import task_of_run
+    from fedvpa.runs.released import check_clients
     from fedvpa.runs.stage1 import open_pairs
 
+    check_clients(config, method)
     if config.policy.clients.engine == "flower":
         require_flower()
     task, entry = task_of_run(folder, config), POLICY_METHODS.get(method)

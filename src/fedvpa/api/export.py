@@ -248,6 +248,7 @@ def export_candidates(
     from fedvpa.alignment.questions import questions
     from fedvpa.data.question_table import check_table, write_questions
     from fedvpa.runs.folder import RunFolder
+    from fedvpa.runs.released import released
     from fedvpa.runs.stage1 import open_stage1
 
     path = user_path(file)
@@ -255,7 +256,8 @@ def export_candidates(
     if pairs < 1:
         raise ConfigError(f"{option('pairs', str(pairs))} is no number of pairs.", fix="Give at least 1.")
     source = RunFolder.open(run)
-    stage = open_stage1(source, source.config(overrides))
+    config = source.config(overrides)
+    stage = released(open_stage1(source, config), config)
     asked = questions(stage, public_prompts(stage)[0][:pairs])
     write_questions(path, [(one.prompt, one.first, one.second) for one in asked], user)
     return ExportedCandidates(path, len(asked), sum(one.disagreement > 0 for one in asked))

@@ -22,6 +22,7 @@ from fedvpa.policy.files import PREFERENCES
 from fedvpa.policy.policy import Policy
 from fedvpa.runs.environment import environment
 from fedvpa.runs.fit import fit, run_users, stage1_of
+from fedvpa.runs.released import released
 from fedvpa.runs.folder import RunFolder
 from fedvpa.runs.policies import save_policy
 from fedvpa.runs.prepare import prepare
@@ -58,6 +59,8 @@ def _train(cell: Cell) -> dict[str, Policy]:
     run.begin(config, environment(config.seed).to_dict())
     trained = fit(config, prepared)
     stage = stage1_of(config, prepared, trained)
+    if cell.method == config.method:  # others are trained by clients or by exact labels: yardsticks, of no selector
+        stage = released(stage, config)
     trained.selector.save_pretrained(run.selector)
     save_users(run.users, run_users(prepared, trained))
     started = time.monotonic()

@@ -61,6 +61,9 @@ SUMMED = (
 )
 """What else is true where updates are masked."""
 
+COVERED = "Its latents came from the released prior, and no user's text, z or group entered: ε covers this policy, too."
+"""Of a policy of a run with noise (:mod:`fedvpa.runs.released`)."""
+
 NOTHING = "local"
 """The method whose clients send no weights."""
 
@@ -96,7 +99,7 @@ def what_left(setting: Setting) -> list[str]:
         summed = [SUMMED] if setting.config.engine.secure_aggregation and setting.config.method != NOTHING else []
         found += [_stage1(setting), *summed, _stage2(setting), *_latents(setting)]
     found += _judging(setting)
-    return [*found, NO_NOISE] if setting.noise is None else [*found, *sentences(setting.noise), *_outside(setting)]
+    return [*found, NO_NOISE] if setting.noise is None else [*found, *sentences(setting.noise)]
 
 
 def _place(setting: Setting) -> str:
@@ -123,19 +126,6 @@ def _stage1(setting: Setting) -> str:
     return f"Stage 1: {once}; in each round {ROUNDS.get(method, OTHER)}{alone}{noised}."
 
 
-def _public_prompts(setting: Setting) -> bool:
-    """Whether stage 2 read no prompt of a user."""
-    limits = setting.policy.candidates
-    return limits.source == "samples" and (limits.prompt_file is not None or setting.config.data.source == "world")
-
-
-def _outside(setting: Setting) -> list[str]:
-    """What of stage 2 is no function of the private selector alone."""
-    if setting.method in POLICY_METHODS or (_public_prompts(setting) and not _latents(setting)):
-        return []
-    return ["This policy is outside of that ε: stage 2 read more of users than the selector."]
-
-
 def _stage2(setting: Setting) -> str:
     limits = setting.policy.candidates
     if limits.prompt_file is not None and limits.source == "samples":
@@ -150,7 +140,9 @@ def _stage2(setting: Setting) -> str:
 
 
 def _latents(setting: Setting) -> list[str]:
-    """Users' own latents, which only a simulation has at hand."""
+    """Users' own latents, which only a simulation has at hand, and no policy of a run with noise takes."""
+    if setting.noise is not None:
+        return [COVERED]
     algorithm, share = make(setting.method, setting.config.method_config), setting.policy.preferences.posteriors
     if not algorithm.personal or setting.deployed or not (share or not algorithm.has_prototypes):
         return []
