@@ -62,7 +62,11 @@ def test_latents_are_the_same_whoever_the_users_are(opened):
 @pytest.mark.parametrize(
     ("candidates", "world", "words"),
     [
-        ({"source": "pairs", "prompt_file": "p.txt"}, True, "policy.candidates.source': the responses of users' own pairs"),
+        (
+            {"source": "pairs", "prompt_file": "p.txt"},
+            True,
+            "policy.candidates.source': the responses of users' own pairs",
+        ),
         ({}, False, "policy.candidates.prompt_file': the prompts of users' pairs would train"),
     ],
 )

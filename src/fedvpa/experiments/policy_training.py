@@ -22,10 +22,10 @@ from fedvpa.policy.files import PREFERENCES
 from fedvpa.policy.policy import Policy
 from fedvpa.runs.environment import environment
 from fedvpa.runs.fit import fit, run_users, stage1_of
-from fedvpa.runs.released import released
 from fedvpa.runs.folder import RunFolder
 from fedvpa.runs.policies import save_policy
 from fedvpa.runs.prepare import prepare
+from fedvpa.runs.released import released
 from fedvpa.runs.users import save_users
 
 

@@ -43,7 +43,9 @@ def released(stage: Stage1, config: RunConfig) -> Stage1:
             where="configuration key 'policy.candidates.prompt_file'",
         )
     if stage.by_group:
-        raise ConfigError(f"{stage.method!r} has a policy for each true group of users, {WHY}.", fix="Use another method.")
+        raise ConfigError(
+            f"{stage.method!r} has a policy for each true group of users, {WHY}.", fix="Use another method."
+        )
     say("privacy: z comes from the released prior; no user's text, z or group enters the policy")
     none = nobody(config.partition, config.seed)
     return replace(
