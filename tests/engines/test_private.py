@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from math import prod
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from conftest import make_federation
 from fedvpa.algorithms.registry import make
 from fedvpa.core.errors import ConfigError, RunError
 from fedvpa.core.frozen import to_tensors
+from fedvpa.core.tree import size
 from fedvpa.engines.checkpoint import load_checkpoint, save_checkpoint
 from fedvpa.engines.config import EngineConfig
 from fedvpa.engines.private import Privacy, Terms
@@ -141,3 +143,32 @@ def test_who_knows_all_but_the_coins_reads_them_without_noise_and_not_with_it():
         scores = canaries.released_scores(last.ledger.evidence, 4, deviation)
         for found in (scores, canaries.server_scores(last.ledger.evidence, deviation)):
             assert least <= auc_of(found[canaries.planted], found[~canaries.planted]) <= most
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize("rate", [1e-12, 1.0])
+def test_bytes_are_those_of_one_client_times_the_expected_cohort_whoever_came(rate: float):
+    noise = replace(privacy(), terms=replace(privacy().terms, rate=rate, cohort=3.0))
+    _, lines = run("fedem", noise)
+    federation = make_federation()
+    algorithm = make("fedem", SETTING)
+    server = start(algorithm, federation, 7).server
+    weights = sum(prod(shape) for shape in algorithm.expected(server).deltas.values())
+    statistics = 1 + 1 + 2 + 1  # the weight, octaves, two memberships, the bit of the clip
+    assert [line["uplink_bytes"] for line in lines] == [3 * 4 * (weights + statistics)] * 4
+    sent = size(algorithm.broadcast(server, federation.client_ids[:1]).shared)
+    told = 4 * (1 + 2)  # a clip, and limits of octaves and memberships
+    assert lines[0]["downlink_bytes"] == 3 * (sent + told)
+
+
+@pytest.mark.unit
+def test_messages_of_a_private_round_name_and_count_nobody(capsys):
+    from fedvpa.algorithms.server.rejections import check_rejected, say_rejected
+    from fedvpa.core.errors import TrainingError
+
+    rejected = {"client-1": "its weight is 3, and it may be from 0 to 2", "client-2": "delta.head.base is not finite"}
+    say_rejected(3, rejected, hidden=True)
+    assert capsys.readouterr().err.strip() == "round 3: updates were rejected (not finite, not of the form asked for)"
+    with pytest.raises(TrainingError, match=r"all updates that came were rejected \(not finite") as caught:
+        check_rejected(3, rejected, rejected, dict.fromkeys(rejected, True), {"local.head_lr": 0.1}, hidden=True)
+    assert "client-" not in str(caught.value)

@@ -1,3 +1,4 @@
+import json
 import shutil
 from pathlib import Path
 
@@ -6,7 +7,7 @@ import pytest
 from fedvpa.api.align import align
 from fedvpa.api.train import resume, train
 from fedvpa.core.errors import ConfigError, RunError
-from fedvpa.runs.config import RunConfig
+from fedvpa.runs.config import RunConfig, with_overrides
 from fedvpa.runs.folder import TRAINED, RunFolder
 from fedvpa.runs.prepare import prepare
 
@@ -85,3 +86,20 @@ def test_a_second_align_is_refused_before_it_samples(finished: Path, tmp_path: P
         for method in (None, "feddpo"):
             with pytest.raises(RunError, match="another program writes to it"):
                 align(run.path, method=method)
+
+
+def test_a_checkpoint_of_a_release_without_a_key_has_its_default(tiny: RunConfig, tmp_path: Path):
+    run, saved = RunFolder(tmp_path), tiny.model_dump(mode="json")
+    del saved["privacy"], saved["engine"]["secure_aggregation"], saved["policy"]["guard"]["min_distinct"]
+    run.check_config(tiny, saved)
+    noised = with_overrides(tiny, ["privacy.noise_multiplier=1"])
+    with pytest.raises(RunError, match=r"says privacy\.noise_multiplier = 1.0, and the checkpoint was made with –"):
+        run.check_config(noised, saved)
+
+
+def test_where_noise_hides_who_took_part_the_federation_is_counted(finished: Path, tmp_path: Path):
+    run = RunFolder(Path(shutil.copytree(finished, tmp_path / "run")))
+    assert run.clients_trained() == len(run.trained_clients()) > 0
+    metrics = json.loads((run.path / "metrics.json").read_text())
+    (run.path / "metrics.json").write_text(json.dumps(metrics | {"privacy": {"clients": 7}}))
+    assert run.clients_trained() == 7

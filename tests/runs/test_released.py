@@ -7,22 +7,28 @@ import torch
 
 from command_line import fedvpa
 from fedvpa.alignment.setup import latents_of
+from fedvpa.api.compare import compare
 from fedvpa.api.train import train
 from fedvpa.core.errors import ConfigError
 from fedvpa.core.files import read_own_object
 from fedvpa.policy.config import PolicyConfig
 from fedvpa.privacy.config import PrivacyConfig
-from fedvpa.runs.config import with_overrides
+from fedvpa.runs.config import read_config, with_overrides
 from fedvpa.runs.folder import RunFolder
-from fedvpa.runs.released import check_clients, released
+from fedvpa.runs.released import check_clients, check_methods, released
 from fedvpa.runs.stage1 import open_stage1
 from run_fixtures import TINY_POLICY
+
+
+PRIOR = "policy.preferences.posteriors=0"
+PRIVATE = ["method=fedem", "selector.rotation=none", "privacy.noise_multiplier=2"]
+NO_Z = {"preferences": {"posteriors": 0.0}}
 
 
 @pytest.fixture(scope="module")
 def opened(finished):
     folder = RunFolder.open(finished)
-    config = folder.config()
+    config = folder.config([PRIOR])
     return open_stage1(folder, config), config.model_copy(update={"privacy": PrivacyConfig(noise_multiplier=1.0)})
 
 
@@ -54,7 +60,8 @@ def test_latents_are_the_same_whoever_the_users_are(opened):
     others = replace(stage, seen=replace(stage.seen, posterior=posterior[torch.arange(len(stage.seen.ids)).flip(0)]))
     first, second = (latents_of(released(one, config), "", 40).z for one in (stage, others))
     assert torch.equal(first, second)
-    assert not torch.equal(latents_of(stage, "", 40).z, latents_of(others, "", 40).z)
+    own = PolicyConfig.parse({"preferences": {"posteriors": 0.4}})
+    assert not torch.equal(*(latents_of(replace(one, policy=own), "", 40).z for one in (stage, others)))
     assert bool((latents_of(released(stage, config), "", 40).user < 0).all())
 
 
@@ -68,6 +75,7 @@ def test_latents_are_the_same_whoever_the_users_are(opened):
             "policy.candidates.source': the responses of users' own pairs",
         ),
         ({}, False, "policy.candidates.prompt_file': the prompts of users' pairs would train"),
+        ({"prompt_file": "p.txt"}, False, "policy.preferences.posteriors': 40% of the latents would be users' own"),
     ],
 )
 def test_users_texts_are_refused(opened, candidates, world, words):
@@ -80,7 +88,7 @@ def test_users_texts_are_refused(opened, candidates, world, words):
 @pytest.mark.unit
 def test_public_prompts_will_do_for_own_data(opened):
     stage, config = opened
-    policy = PolicyConfig.parse({"candidates": {"prompt_file": "p.txt"}})
+    policy = PolicyConfig.parse({"candidates": {"prompt_file": "p.txt"}, **NO_Z})
     assert released(replace(stage, policy=policy, world=False), config).seen.ids == ()
 
 
@@ -96,14 +104,38 @@ def test_policies_of_groups_and_of_clients_are_refused(opened):
 
 @pytest.mark.end_to_end
 def test_the_policy_of_a_private_run_says_what_covers_it(tiny, tmp_path):
-    private = ["method=fedem", "selector.rotation=none", "privacy.noise_multiplier=2"]
-    train(with_overrides(tiny, private), tmp_path / "run")
+    train(with_overrides(tiny, PRIVATE), tmp_path / "run")
     done = fedvpa("align", tmp_path / "run", "--method", "feddpo")
     assert (done.returncode, "without noise" in done.stderr) == (2, True)
-    done = fedvpa("align", tmp_path / "run", *TINY_POLICY)
+    done = fedvpa("align", tmp_path / "run", *TINY_POLICY, PRIOR)
     assert done.returncode == 0, done.stderr
     assert "privacy: z comes from the released prior" in done.stderr
     card = (tmp_path / "run" / "policy" / "README.md").read_text()
     assert "ε covers this policy, too." in card
     assert "selector that 7 clients trained" in card
     assert read_own_object(tmp_path / "run" / "policy" / "preferences.json") == {}
+
+
+@pytest.mark.unit
+def test_noise_brings_latents_of_the_prior_unless_others_are_given():
+    assert read_config(None, ["privacy.epsilon=3"]).policy.preferences.posteriors == 0
+    assert read_config(None, []).policy.preferences.posteriors == 0.4
+    assert read_config(None, ["privacy.epsilon=3", "policy.preferences.posteriors=0.3"]).policy.preferences.posteriors
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize(
+    ("methods", "words"),
+    [
+        (["fedem", "feddpo"], "clients of 'feddpo' would send adapters"),
+        (["fedem", "fedbiscuit_lora"], "clients of 'fedbiscuit_lora' would send"),
+        (["fedem", "oracle"], "'oracle' has a policy for each true group"),
+    ],
+)
+def test_a_comparison_of_private_policies_is_checked_before_it_trains(tiny, tmp_path, methods, words):
+    config = with_overrides(tiny, [*PRIVATE, PRIOR])
+    with pytest.raises(ConfigError, match=words):
+        compare(config, stage="policy", methods=methods, out=tmp_path / "compared", seeds=1)
+    assert not (tmp_path / "compared").exists()
+    check_methods(config, ["fedem", "global", "exact_labels"])
+    check_methods(tiny, methods)

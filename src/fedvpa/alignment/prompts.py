@@ -87,7 +87,8 @@ def evaluation_prompts(stage: Stage1, count: int) -> list[Text]:
         say(f"the run's own texts are not there, so policies are judged on prompts of {public} that none trains on")
         texts = [text for text in read_prompts(public, strict=stage.strict) if stage.holds_out(text)]
     else:
-        texts = stage.pairs.test_prompts()
+        trained = set(read_prompts(public, strict=stage.strict)) if public and stage.private else set()
+        texts = [text for text in stage.pairs.test_prompts() if text not in trained]
     if not texts:
         raise DataError(
             "No prompt is left that no policy trains on.",

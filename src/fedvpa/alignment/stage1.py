@@ -77,6 +77,8 @@ class Stage1:
         strict: Whether a prompt that would be changed is an error (``data.strict``).
         open_tastes: Gives user → the name under which an exact judge knows what that user likes, where users have no
             groups.
+        private: Whether the selector's sums were noised. Policies are then trained without a look at users, so also
+            at what they hold out; see :mod:`fedvpa.runs.released`.
     """
 
     method: str
@@ -94,6 +96,7 @@ class Stage1:
     world: bool
     strict: bool
     open_tastes: Callable[[], Mapping[str, str]] = dict
+    private: bool = False
 
     __repr__ = short_repr
 

@@ -168,8 +168,7 @@ def _by_selector(folder: RunFolder, config: RunConfig, command: str, stopped: St
     stage = open_stage1(folder, config)
     if config.data != folder.config().data:
         _ = stage.pairs  # whoever says where the data are now is told at once if they are others
-    promised = folder.metrics().get("privacy") or {}  # there the history names nobody
-    clients = len(stage.seen.ids) or len(folder.trained_clients()) or int(promised.get("clients", 0))
+    clients = len(stage.seen.ids) or folder.clients_trained()
     stage = released(stage, config)
     if not stage.policies:
         raise RunError(
@@ -180,7 +179,7 @@ def _by_selector(folder: RunFolder, config: RunConfig, command: str, stopped: St
     made_from = {
         "data": stage.data,
         "selector": hash_files(folder.selector.iterdir()),
-        "users": hash_files([folder.users] if folder.users.is_file() else []),
+        "users": hash_files([folder.users] if folder.users.is_file() and not config.privacy.on else []),
     }
     inputs = _inputs(config, config.method, clients, made_from, stopped)
     alarms = (folder.metrics().get("latents") or {}).get("alarms", ()) if stage.personal else ()

@@ -89,6 +89,10 @@ def compare(
     check_views(config, stage, names, variants, shots, protocol)
     config.check_engine()
     config.check_paths()
+    if stage == "policy" and config.privacy.on:
+        from fedvpa.runs.released import check_methods
+
+        check_methods(config, names)
     from fedvpa.experiments.cells import Views
     from fedvpa.experiments.population import default_clients
     from fedvpa.experiments.variants import read_variants

@@ -16,14 +16,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fedvpa.algorithms.base import CohortUpdate
+from fedvpa.algorithms.base import Broadcast, CohortUpdate
 from fedvpa.algorithms.server.limits import BY_WEIGHT
 from fedvpa.algorithms.server.robust import Part
 from fedvpa.algorithms.server.validation import Bounds, Expected, PrivatePart
+from fedvpa.core import tree
 from fedvpa.core.errors import ConfigError, RunError
 from fedvpa.core.rules import RulesConfig
 from fedvpa.core.short_repr import short_repr
 from fedvpa.core.tree import Tree, below, prefixed
+from fedvpa.engines.codecs import encode
+from fedvpa.engines.config import Codec
 from fedvpa.privacy.canaries import Canaries, check_size
 from fedvpa.privacy.config import PrivacyConfig
 from fedvpa.privacy.keyed import KEY_FILE, Key
@@ -165,6 +168,20 @@ class Release:
         sums = {name: replace(self.expected.sums[name], per="client") for name in self.shape.limits}
         bits = {f"{WITHIN}.{part}": Bounds((), -HALF, HALF) for part in self.shape.parts}
         return Expected(self.expected.deltas, sums | bits)
+
+    def traffic(self, broadcast: Broadcast, codec: Codec) -> tuple[int, int]:
+        """Bytes up and down: those of one client times the expected cohort. The true ones tell how many took part.
+
+        Args:
+            broadcast: To one client, without the norms.
+            codec: How weights travel.
+        """
+        one = {
+            name: torch.ones_like(leaf) for name, leaf in self._nothing.items()
+        }  # a change of 0 is sent as its shape
+        up = tree.size(encode({"weight": torch.ones(()), **one}, codec))
+        down = tree.size(encode(broadcast.shared | self.told, codec)) + tree.size(broadcast.own)
+        return round(self.privacy.terms.cohort * up), round(self.privacy.terms.cohort * down)
 
     def noised(self, update: CohortUpdate, round_: int) -> tuple[CohortUpdate, Ledger]:
         """The sum with noise, as the update of a cohort of the expected size; and what is known after it.

@@ -79,6 +79,7 @@ class CohortTask:
         transform: What is done to each client's update before it leaves the client.
         single: Whether the server needs each client's update by itself, and no sum over several.
         layout: With secure aggregation, how updates become integers; None without.
+        hidden: Whether no message may tell who, or how many, took part.
     """
 
     algorithm: Algorithm[Any, Any]
@@ -91,6 +92,7 @@ class CohortTask:
     transform: Transform
     single: bool = True
     layout: Layout | None = None
+    hidden: bool = False
 
     __repr__ = short_repr
 

@@ -12,7 +12,7 @@ from typing import Any, cast
 from fedvpa.algorithms.base import Algorithm, Broadcast, CohortUpdate, State, Transform
 from fedvpa.algorithms.server.aggregation import drift
 from fedvpa.algorithms.server.limits import Guard, said
-from fedvpa.algorithms.server.rejections import check_rejected, lower
+from fedvpa.algorithms.server.rejections import check_rejected, lower, say_rejected
 from fedvpa.algorithms.server.robust import Part, aggregate
 from fedvpa.core import tree
 from fedvpa.core.errors import ConfigError, TrainingError
@@ -184,9 +184,12 @@ class _Rounds:
         received = replace(sent, shared=decode(sent.shared, engine.codec))
         # A runner over a network, whose server holds no pairs, does not read the holder.
         holder, single = cast(Holder[Any], self._members), rules.rule != "mean" or state.guard.measures(rules, expected)
-        layout = layout_of(expected, rules, told, len(cohort)) if engine.secure_aggregation else None
+        hidden, most = release is not None, len(cohort) if release is None else len(self._known)
+        layout = layout_of(expected, rules, told, most) if engine.secure_aggregation else None
         task = CohortTask(
-            algorithm, received, holder, cohort, reporting, state.private, self._seed, self._transform, single, layout
+            *(algorithm, received, holder, cohort, reporting, state.private, self._seed, self._transform, single),
+            layout=layout,
+            hidden=hidden,
         )
         parts, kept = self._run(task)
         sums = [encode(part.update.sums, engine.codec) for part in parts]
@@ -204,6 +207,8 @@ class _Rounds:
         uplink, downlink = sum(map(tree.size, sums)) + _own_bytes(parts), _downlink(sent, len(cohort))
         if isinstance(self._run, Metered):
             uplink, downlink = self._run.uplink_bytes, downlink + self._run.downlink_bytes
+        if release is not None:
+            uplink, downlink = release.traffic(algorithm.broadcast(state.server, self._known[:1]), engine.codec)
         guard = found.guard if release is None else state.guard  # norms of single updates are not for keeping
         after = TrainState(server, {**state.private, **kept}, guard, ledger)
         limits = {"clip_norm": _shown(found.clip_norm), "max_weight": _shown(found.max_weight)}
@@ -212,10 +217,11 @@ class _Rounds:
         return after, Answer(cohort, answered, rejected, losses, limits, uplink, downlink)
 
     def _check(self, round_: int, answered: frozenset[str], rejected: dict[str, str]) -> None:
-        for name, reason in rejected.items():
-            say(f"round {round_}: the update of client {name!r} was rejected: {reason}")
+        hidden = self._privacy is not None
+        say_rejected(round_, rejected, hidden=hidden)
         self._last_rejected |= {name: name in rejected for name in answered}
-        check_rejected(round_, answered, rejected, self._last_rejected, self._algorithm.learning_rates)
+        rates = self._algorithm.learning_rates
+        check_rejected(round_, answered, rejected, self._last_rejected, rates, hidden=hidden)
 
     def _check_finite(self, round_: int, server: State) -> None:
         if not all(bool(leaf.isfinite().all()) for leaf in server.params.values()):

@@ -248,7 +248,7 @@ def _served(run: RunFolder, stage: Stage1, metrics: Mapping[str, Any], config: R
     nobody = not (stage.seen.ids or stage.unseen.ids)
     return Served(
         method=metrics["method"],
-        n_clients=len(stage.seen.ids) or len(run.trained_clients()),
+        n_clients=len(stage.seen.ids) or run.clients_trained(),
         seed=stage.seed,
         policies=names,
         personal=personal,

@@ -25,7 +25,7 @@ from fedvpa.runs.fit import fit, run_users, stage1_of
 from fedvpa.runs.folder import RunFolder
 from fedvpa.runs.policies import save_policy
 from fedvpa.runs.prepare import prepare
-from fedvpa.runs.released import released
+from fedvpa.runs.released import check_methods, released
 from fedvpa.runs.users import save_users
 
 
@@ -54,6 +54,7 @@ def run_policy_cell(cell: Cell) -> None:
 
 def _train(cell: Cell) -> dict[str, Policy]:
     config = cell.config.model_copy(update={"engine": cell.config.engine.model_copy(update={"workers": 1})})
+    check_methods(config, [cell.method])
     prepared, run = prepare(config), run_of(cell)
     config = config.model_copy(update={"features": prepared.features})
     run.begin(config, environment(config.seed).to_dict())

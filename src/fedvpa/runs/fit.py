@@ -223,6 +223,7 @@ def stage1_of(config: RunConfig, prepared: Prepared, trained: Trained) -> Stage1
         world=config.data.source == "world",
         strict=config.data.strict,
         open_tastes=lambda: known_tastes(config, trained.seen.ids),
+        private=config.privacy.on,
     )
 
 

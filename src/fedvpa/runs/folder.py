@@ -179,6 +179,11 @@ class RunFolder:
         rounds = read_own_lines(self.history) if self.history.is_file() else []
         return {name for line in rounds for name in line["cohort"] if name not in line["dropped"]}
 
+    def clients_trained(self) -> int:
+        """How many clients there were: by the files, or, where noise hides who took part, all of the federation."""
+        noise = self.metrics().get("privacy")
+        return int(noise["clients"]) if noise else len(self.trained_clients())
+
     def begin(self, config: RunConfig, environment: Mapping[str, Any]) -> None:
         """Remove an earlier run and write the files that a run starts with."""
         self.remove()
@@ -214,10 +219,14 @@ class RunFolder:
     def check_config(self, config: RunConfig, saved: Mapping[str, Any]) -> None:
         """Compare the configuration with the one in a checkpoint.
 
+        A key that the release which wrote the checkpoint did not have counts as its default, as it does when the run's
+        configuration is read.
+
         Raises:
             RunError: Naming the first key that differs.
         """
-        now, then = dict(flat(config.model_dump(mode="json"))), dict(flat(saved))
+        whole = RunConfig.parse(saved)
+        now, then = (dict(flat(one.model_dump(mode="json"))) for one in (config, whole))
         for key in sorted(now.keys() | then.keys()):
             if now.get(key) != then.get(key):
                 raise RunError(

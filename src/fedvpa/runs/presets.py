@@ -64,10 +64,15 @@ both rewards rise.
 """
 
 
-PRIVATE: Mapping[str, Any] = MappingProxyType({"eb": {"components": 4, "width": 0.0, "curvature": "isotropic"}})
+PRIVATE: Mapping[str, Any] = MappingProxyType(
+    {
+        "eb": {"components": 4, "width": 0.0, "curvature": "isotropic"},
+        "policy": {"preferences": {"posteriors": 0.0}},
+    }
+)
 """Where sums are noised. Which number of components and which width are likeliest cannot be told from noised evidence,
 and curvature in every direction would take most of what noise leaves. Chosen by us on the bundled world
-(``benchmarks/privacy_world.py``)."""
+(``benchmarks/privacy_world.py``). Stage 2 takes no user's own z, which noise does not cover."""
 
 
 UNTURNED: Mapping[str, Any] = MappingProxyType({"method": "fedem", "selector": {"rotation": "none"}})

@@ -7,12 +7,18 @@ enters: the way of a deployment's server, which has none of them.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
+from fedvpa.algorithms.base import SelectorAlgorithm
+from fedvpa.algorithms.fedbiscuit_lora import NAME as FEDBISCUIT_LORA
+from fedvpa.algorithms.registry import METHODS, POLICY_METHODS, make
 from fedvpa.alignment.stage1 import Stage1
 from fedvpa.core.errors import ConfigError
 from fedvpa.core.progress import say
 from fedvpa.data.client_pairs import ClientPairs
+from fedvpa.policy.config import PolicyConfig
 from fedvpa.runs.config import RunConfig
 from fedvpa.runs.users import nobody
 
@@ -25,27 +31,11 @@ def released(stage: Stage1, config: RunConfig) -> Stage1:
     Public prompts are left out by their hash where it holds them out, and not because a user has them.
 
     Raises:
-        ConfigError: If stage 2 would read users' texts or groups.
+        ConfigError: If stage 2 would read users' texts, latents or groups, as its settings are.
     """
     if not config.privacy.on:
         return stage
-    limits = stage.policy.candidates
-    if limits.source == "pairs":
-        raise ConfigError(
-            f"the responses of users' own pairs would train the policy, {WHY}.",
-            fix="Give policy.candidates.source=samples, and public prompts: policy.candidates.prompt_file=FILE.",
-            where="configuration key 'policy.candidates.source'",
-        )
-    if limits.prompt_file is None and not stage.world:
-        raise ConfigError(
-            f"the prompts of users' pairs would train the policy, {WHY}.",
-            fix="Give public prompts, one a line: policy.candidates.prompt_file=FILE.",
-            where="configuration key 'policy.candidates.prompt_file'",
-        )
-    if stage.by_group:
-        raise ConfigError(
-            f"{stage.method!r} has a policy for each true group of users, {WHY}.", fix="Use another method."
-        )
+    _check(stage.policy, stage.method, stage.algorithm, world=stage.world)
     say("privacy: z comes from the released prior; no user's text, z or group enters the policy")
     none = nobody(config.partition, config.seed)
     return replace(
@@ -57,6 +47,45 @@ def released(stage: Stage1, config: RunConfig) -> Stage1:
         holds_out=none.holds_out,
         open_tastes=dict,
     )
+
+
+def check_methods(config: RunConfig, methods: Sequence[str]) -> None:
+    """Raise ConfigError for the first method whose policy would read more than a run with noise releases.
+
+    Args:
+        config: The run, with the settings of stage 2.
+        methods: As of a comparison of policies; ``exact_labels`` is a yardstick, of no selector.
+    """
+    for name in methods if config.privacy.on else ():
+        if name in POLICY_METHODS or name == FEDBISCUIT_LORA:
+            check_clients(config, name)
+        elif name in METHODS:
+            algorithm = make(name, config.method_config)
+            _check(config.policy, name, algorithm, world=config.data.source == "world")
+
+
+def _check(policy: PolicyConfig, method: str, algorithm: SelectorAlgorithm[Any], *, world: bool) -> None:
+    limits = policy.candidates
+    if limits.source == "pairs":
+        raise ConfigError(
+            f"the responses of users' own pairs would train the policy, {WHY}.",
+            fix="Give policy.candidates.source=samples, and public prompts: policy.candidates.prompt_file=FILE.",
+            where="configuration key 'policy.candidates.source'",
+        )
+    if limits.prompt_file is None and not world:
+        raise ConfigError(
+            f"the prompts of users' pairs would train the policy, {WHY}.",
+            fix="Give public prompts, one a line: policy.candidates.prompt_file=FILE.",
+            where="configuration key 'policy.candidates.prompt_file'",
+        )
+    if algorithm.personal and policy.preferences.posteriors:
+        raise ConfigError(
+            f"{policy.preferences.posteriors:.0%} of the latents would be users' own, {WHY}.",
+            fix="Take all from the released prior: policy.preferences.posteriors=0.",
+            where="configuration key 'policy.preferences.posteriors'",
+        )
+    if algorithm.reads_groups and algorithm.has_prototypes:
+        raise ConfigError(f"{method!r} has a policy for each true group of users, {WHY}.", fix="Use another method.")
 
 
 def check_clients(config: RunConfig, method: str) -> None:

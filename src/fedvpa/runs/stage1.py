@@ -84,6 +84,7 @@ def open_stage1(run: RunFolder, config: RunConfig) -> Stage1:
         world=config.data.source == "world",
         strict=config.data.strict,
         open_tastes=lambda: known_tastes(config, users.seen.ids),
+        private=config.privacy.on,
     )
 
 

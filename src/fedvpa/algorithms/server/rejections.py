@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fedvpa.core.errors import TrainingError
+from fedvpa.core.progress import say
 
 NOT_FINITE = "is not finite"
 """What is said of a tensor with NaN or infinity."""
@@ -21,6 +22,9 @@ OUT_OF_BOUNDS = "and may have"
 
 ABSURD = "absurd"
 """What is said of a change that is far too long."""
+
+KINDS = {NOT_FINITE: "not finite", OUT_OF_BOUNDS: "out of bounds", ABSURD: "far too long"}
+"""What :func:`kinds` calls them."""
 
 TOLERATED = 0.5
 """The largest share of clients whose last update may be rejected in a round that accepts none. Chosen by us: up to half
@@ -33,6 +37,8 @@ def check_rejected(
     rejected: Mapping[str, str],
     last: Mapping[str, bool],
     rates: Mapping[str, float],
+    *,
+    hidden: bool = False,
 ) -> None:
     """Stop a run whose updates are rejected.
 
@@ -42,6 +48,7 @@ def check_rejected(
         rejected: Client id → why its update was rejected.
         last: Client id → whether its last update was rejected, of all clients heard so far, this round's included.
         rates: Configuration key → value of the learning rates.
+        hidden: Whether the message may not tell how many updates came.
 
     Raises:
         TrainingError: If all updates of the round were rejected, and more than ``TOLERATED`` of ``last`` with them.
@@ -52,10 +59,32 @@ def check_rejected(
     advice = f"The training has diverged: {lower(rates)}"
     if not any(sign in reason for reason in reasons for sign in (NOT_FINITE, OUT_OF_BOUNDS, ABSURD)):
         advice = "Give all clients the same version of fedvpa and the same configuration."
-    raise TrainingError(
-        f"round {round_}: all {len(answered)} updates were rejected ({'; '.join(reasons)}), so nothing is learned. "
-        f"{advice}"
-    )
+    what = "all updates that came" if hidden else f"all {len(answered)} updates"
+    why = kinds(reasons) if hidden else "; ".join(reasons)
+    raise TrainingError(f"round {round_}: {what} were rejected ({why}), so nothing is learned. {advice}")
+
+
+def say_rejected(round_: int, rejected: Mapping[str, str], *, hidden: bool) -> None:
+    """Say whose updates were rejected in a round and why; if it is hidden who took part, what was wrong alone.
+
+    Args:
+        round_: The round's number.
+        rejected: Client id → the reason.
+        hidden: Whether nobody may be named and nothing counted.
+    """
+    if hidden and rejected:
+        say(f"round {round_}: updates were rejected ({kinds(rejected.values())})")
+    for name, reason in {} if hidden else rejected.items():
+        say(f"round {round_}: the update of client {name!r} was rejected: {reason}")
+
+
+def kinds(reasons: Iterable[str]) -> str:
+    """What is wrong with updates, without numbers: sizes and bounds of a sum tell how many clients it is of."""
+    found = {
+        next((kind for sign, kind in KINDS.items() if sign in reason), "not of the form asked for")
+        for reason in reasons
+    }
+    return ", ".join(sorted(found))
 
 
 def lower(rates: Mapping[str, float]) -> str:

@@ -78,20 +78,23 @@ class SecureCohort:
         threshold = threshold_of(len(nodes), self.share)
         if not asked:
             return [], {}
-        if problem := _too_few(len(nodes), len(asked), threshold):
+        if problem := _too_few(len(nodes), len(asked), threshold, hidden=task.hidden):
             say(f"round {task.broadcast.round}: nobody is asked: {problem}")
             return [], {}
         return _Exchange(self, task, nodes, asked, threshold).run()
 
 
-def _too_few(nodes: int, asked: int, threshold: int) -> str:
-    """Why a round cannot be; empty if it can."""
+def _too_few(nodes: int, asked: int, threshold: int, *, hidden: bool) -> str:
+    """Why a round cannot be, without its numbers if they are hidden; empty if it can."""
     if nodes < FEWEST_NODES:
+        where = "too few nodes" if hidden else f"{nodes} nodes"
         return (
-            f"its clients are on {nodes} nodes, and secure aggregation adds up {FEWEST_NODES} at least. A larger "
-            "cohort makes this rare"
+            f"its clients are on {where}, and secure aggregation adds up {FEWEST_NODES} at least. A larger cohort "
+            "makes this rare"
         )
     if asked < threshold:
+        if hidden:
+            return "too few nodes stay after engine.dropout for secure aggregation"
         return f"{asked} of {nodes} nodes stay after engine.dropout, and secure aggregation needs {threshold}"
     return ""
 
@@ -124,7 +127,8 @@ class _Exchange:
         sealed = self._share(keys)
         keys = {node: keys[node] for node in sealed}
         vectors, kept = self._collect(sealed)
-        self.cohort.plain.settle(self.asked, {node: why for node, why in self.silent.items() if node in self.asked})
+        silent = {node: why for node, why in self.silent.items() if node in self.asked}
+        self.cohort.plain.settle(self.asked, silent, hidden=self.task.hidden)
         total = self._unmask(keys, vectors)
         names = {name for node in vectors for name in self.asked[node]}
         clients = tuple(name for name in self.task.cohort if name in names)
@@ -206,7 +210,8 @@ class _Exchange:
 
     def _check(self, stage: str, stayed: int) -> None:
         if stayed < self.threshold:
-            raise self._failed(f"{stayed} of {len(self.nodes)} nodes {stage}, and {self.threshold} must")
+            counted = f"{stayed} of {len(self.nodes)} nodes {stage}, and {self.threshold} must"
+            raise self._failed(f"too few nodes {stage}" if self.task.hidden else counted)
 
     def _failed(self, why: str) -> FedvpaError:
         reasons = "; ".join(sorted(set(self.silent.values())))

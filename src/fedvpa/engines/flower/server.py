@@ -69,7 +69,7 @@ class GridCohort:
                     outcomes.append(unpack_reply(replies[node], clients[node], self.codec))
                 except DataError as error:
                     silent[node] = str(error)
-        self.settle(clients, silent)
+        self.settle(clients, silent, hidden=task.hidden)
         kept = {name: own for _, mine in outcomes for name, own in mine.items()}
         rank = {name: position for position, name in enumerate(task.cohort)}
         parts = sorted((part for found, _ in outcomes for part in found), key=lambda part: rank[part.clients[0]])
@@ -123,25 +123,30 @@ class GridCohort:
                 answers[node] = replies[node].content
         return answers, silent
 
-    def settle(self, clients: Mapping[int, Sequence[str]], silent: Mapping[int, str]) -> None:
+    def settle(self, clients: Mapping[int, Sequence[str]], silent: Mapping[int, str], *, hidden: bool = False) -> None:
         """Say which nodes' clients dropped out of a request for training, and why.
 
         Args:
             clients: Node → the clients that it was asked for.
             silent: Node → why there is no update of it.
+            hidden: Whether to say why alone, since who was asked, and how many, is a secret of the server's.
 
         Raises:
             FedvpaError: If fewer clients than the quorum answered.
         """
         self._turned = (self._turned | clients.keys()) - silent.keys()
-        for node, reason in silent.items():
+        reasons = "; ".join(sorted(set(silent.values())))
+        for node, reason in {} if hidden else silent.items():
             say(f"dropped out: {', '.join(clients[node])} ({reason})")
+        if hidden and silent:
+            say(f"some of those asked dropped out ({reasons})")
         asked = sum(len(names) for names in clients.values())
         answered = asked - sum(len(clients[node]) for node in silent)
         if answered < self.quorum * asked:
+            who = "too few of the clients asked" if hidden else f"{answered} of {asked} clients"
             raise FedvpaError(
-                f"{answered} of {asked} clients answered, and the quorum is {self.quorum:.0%}: the run stops at its "
-                f"last checkpoint ({'; '.join(sorted(set(silent.values())))})."
+                f"{who} answered, and the quorum is {self.quorum:.0%}: the run stops at its last checkpoint "
+                f"({reasons})."
             )
 
     def _scaled(self, node: int, request: Request) -> Request:
