@@ -42,7 +42,14 @@ def stage(pairs, prompt_file=None):
     users = RunUsers(some, some, pairs.partition, "", HeldPairs.of(pairs))
     there = bool(len(pairs.table))
     return SimpleNamespace(
-        world=False, pairs=pairs, has_text=there, holds_out=users.holds_out, policy=policy, seed=0, strict=False
+        world=False,
+        pairs=pairs,
+        has_text=there,
+        holds_out=users.holds_out,
+        policy=policy,
+        seed=0,
+        strict=False,
+        private=False,
     )
 
 
