@@ -19,7 +19,6 @@ from fedvpa.runs.released import check_clients, check_methods, released
 from fedvpa.runs.stage1 import open_stage1
 from run_fixtures import TINY_POLICY
 
-
 PRIOR = "policy.preferences.posteriors=0"
 PRIVATE = ["method=fedem", "selector.rotation=none", "privacy.noise_multiplier=2"]
 NO_Z = {"preferences": {"posteriors": 0.0}}
