@@ -88,7 +88,7 @@ def test_noise_brings_settings_that_bear_it():
     plain, noised = read_config(None, []), read_config(None, ["privacy.epsilon=3"])
     assert (plain.method, noised.method, noised.selector.rotation) == ("fedeb", "fedem", "none")
     public = read_config(None, ["privacy.epsilon=3", "privacy.public_pairs=some.jsonl"])
-    assert (public.method, public.eb.components, public.eb.curvature) == ("fedeb", 4, "isotropic")
+    assert (public.method, public.eb.components, public.eb.curvature) == ("fedeb", 4, "shared")
     assert public.selector.rotation == plain.selector.rotation
     assert privacy_of(plain, 10, 5, None) is None
     assert read_config(None, ["privacy.epsilon=3", "method=fedvpl"]).method == "fedvpl", "what is given wins"

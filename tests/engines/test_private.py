@@ -21,7 +21,7 @@ from fedvpa.privacy.config import PrivacyConfig
 from fedvpa.privacy.keyed import Key
 from tests_shared import config
 
-SETTING = config(server={"rounds": 4}, eb={"components": 2, "width": 0.0, "curvature": "isotropic"})
+SETTING = config(server={"rounds": 4}, eb={"components": 2, "width": 0.0, "curvature": "shared"})
 METHODS = ["fedem", "fedvpa_gp", "fedvpl", "fedeb", "global", "lore", "finetune", "oracle"]
 
 

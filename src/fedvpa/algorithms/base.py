@@ -58,11 +58,14 @@ class FeatureSetting:
         dimension: D, the size of a feature.
         groups: The distinct true groups; only the yardsticks ``oracle``, ``informed`` and ``fedgd`` read them.
         clients: N, how many clients there are; 0 where nobody knows.
+        spectrum: Mean squares of the differences of public pairs, shape [D], relative to their mean; empty where
+            nothing is public.
     """
 
     dimension: int
     groups: tuple[str, ...] = ()
     clients: int = 0
+    spectrum: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, repr=False)

@@ -191,8 +191,8 @@ class EmpiricalBayesConfig(Config):
             groups without individuals; with one component that is one model for all.
         precision: τ, the prior precision of the components' means. None: found by evidence.
         curvature: Of the clients' likelihoods, as it is sent: ``diagonal``, one number for each direction, or
-            ``isotropic``, their mean. The second is for sums with noise: features are standardised, so directions
-            differ little.
+            ``shared``, their mean, which is shared out over directions as the spectrum of public pairs says
+            (``privacy.public_pairs``), evenly without any. The second is for sums with noise.
         gain: Inverse temperature of the evidence in memberships while training. 1 is EM; 1.5, the default of 0.4.0,
             changed the accuracy on no data by more than 0.001 (``configs/variants/fedeb.yaml``).
         step: Weight of a round in the running means, before they become plain means of the last rounds. Chosen by us:
@@ -206,7 +206,7 @@ class EmpiricalBayesConfig(Config):
     components: int | None = Field(default=None, ge=1, le=64)
     width: float | None = Field(default=None, ge=0, le=1e3)
     precision: float | None = Field(default=None, ge=1e-6, le=1e12)
-    curvature: Literal["diagonal", "isotropic"] = "diagonal"
+    curvature: Literal["diagonal", "shared"] = "diagonal"
     gain: Margin = 1.0
     step: float = Field(default=0.15, ge=1e-3, le=0.9)
     start: float = Field(default=0.05, ge=0, le=0.5)

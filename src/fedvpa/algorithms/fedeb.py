@@ -58,7 +58,7 @@ from fedvpa.algorithms.config import MethodConfig
 from fedvpa.algorithms.server.aggregation import loss_bounds, mean_losses, shapes, weighted_delta
 from fedvpa.algorithms.server.empirical_bayes import fewest, segments
 from fedvpa.algorithms.server.hierarchy import EmpiricalBayes, component_means
-from fedvpa.algorithms.server.validation import Bounds, Expected, PrivatePart
+from fedvpa.algorithms.server.validation import Bounds, Expected, PrivatePart, Released
 from fedvpa.core.seeds import numpy_generator
 from fedvpa.core.tree import Tree, below, combine, prefixed
 from fedvpa.selector.config import InferenceConfig
@@ -141,6 +141,7 @@ class FedEB(Plain):
             clock=zero,
             shares=zero.clone(),
             rounds=zero.clone(),
+            spectrum=self._spectrum(setting),
         )
 
     def broadcast(self, state: EmpiricalBayes, client_ids: Sequence[str]) -> Broadcast:
@@ -151,6 +152,7 @@ class FedEB(Plain):
             "precision": self._precision(state),
             "width": torch.nn.functional.one_hot(state.width, len(self.widths)).to(torch.float32),
             "worth": state.worth,
+            "spectrum": state.spectrum,
             "clock": state.clock,
             "share": torch.tensor(step / max(len(client_ids), 1)),
             "left": torch.tensor(_left(step)),
@@ -163,11 +165,12 @@ class FedEB(Plain):
         components = len(state.members)
         candidates, tried = state.evidence.shape
         most = max(WORST**2, math.log(2) ** 2)
+        chosen: Released = "noised" if candidates * tried > 1 else "kept"  # one candidate is chosen by nothing
         sums = {
             "members": Bounds((components,), 0.0, 1.0, per="weight", longest=math.sqrt(candidates)),
-            "squares": Bounds((components,), 0.0, 1.0, per="weight", longest=math.sqrt(candidates)),
-            "evidence": Bounds((candidates, tried), WORST, math.log(2), per="weight"),
-            "products": Bounds((candidates, candidates), -most, most, per="weight"),
+            "squares": Bounds((components,), 0.0, 1.0, per="weight", released="kept"),
+            "evidence": Bounds((candidates, tried), WORST, math.log(2), per="weight", released=chosen),
+            "products": Bounds((candidates, candidates), -most, most, per="weight", released=chosen),
         }
         return Expected(shapes(state.params), sums | loss_bounds("evidence"), parts=self._parts(state))
 
@@ -235,14 +238,16 @@ class FedEB(Plain):
         params = combine(lambda old, delta: old + step * delta / weight, state.params, below("delta", sums))
 
         def follow(old: Tensor, name: str) -> Tensor:
-            return torch.lerp(old, sums[name] / weight, step)
+            return torch.lerp(old, sums[name] / weight, step) if name in sums else old
 
         evidence, left = follow(state.evidence, "evidence"), _left(step)
+        # Where squares do not leave a client, memberships bound them: both are alike where they are 0 or 1.
+        squares = follow(state.squares, "squares" if "squares" in sums else "members")
         new = replace(
             state,
             params=params,
             members=follow(state.members, "members"),
-            squares=follow(state.squares, "squares"),
+            squares=squares,
             evidence=evidence,
             products=follow(state.products, "products"),
             width=self._width(state, evidence),
@@ -294,8 +299,14 @@ class FedEB(Plain):
         score, curvature = math.sqrt(PAIRS * size / 2), PAIRS / 2 * math.sqrt(state.params["curvature"].shape[1])
         return {"scores": PrivatePart(1.0, score), "curvature": PrivatePart(CURVATURE_SHARE, curvature)}
 
+    def _spectrum(self, setting: FeatureSetting) -> Float[Tensor, " d"]:
+        """How curvature is shared out over directions where one number is sent for all of them."""
+        if self.config.eb.curvature == "diagonal" or not setting.spectrum:
+            return torch.ones(setting.dimension)
+        return torch.tensor(setting.spectrum, dtype=torch.float32)
+
     def _reduced(self, curvature: Float[Tensor, "*clients C d"]) -> Float[Tensor, "*clients C e"]:
-        """Curvature as it is kept: in every direction, or the same in all."""
+        """Curvature as it is kept: in every direction, or its mean."""
         return curvature if self.config.eb.curvature == "diagonal" else curvature.mean(-1, keepdim=True)
 
     # What follows from the state
@@ -315,7 +326,7 @@ class FedEB(Plain):
         return torch.where(single | torch.tensor(apart), evidence.argmax(-1), state.width)
 
     def _shared(self, state: EmpiricalBayes) -> Tree:
-        return {"worth": state.worth, "precision": self._precision(state)}
+        return {"worth": state.worth, "precision": self._precision(state), "spectrum": state.spectrum}
 
     def _precision(self, state: EmpiricalBayes) -> Float[Tensor, " C"]:
         """τ of each component: one for each candidate."""

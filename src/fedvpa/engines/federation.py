@@ -31,6 +31,21 @@ its features. Chosen by us."""
 
 
 @dataclass(frozen=True, repr=False)
+class PublicScaling:
+    """How features are scaled by what no user holds.
+
+    Attributes:
+        scaling: The scaling.
+        spectrum: As of :class:`~fedvpa.algorithms.base.FeatureSetting`; empty where there are no public pairs.
+    """
+
+    scaling: Scaling
+    spectrum: tuple[float, ...] = ()
+
+    __repr__ = short_repr
+
+
+@dataclass(frozen=True, repr=False)
 class Federation:
     """Features, and who holds which.
 
@@ -39,12 +54,14 @@ class Federation:
         partition: Rows of each client.
         scaling: Fitted on the training pairs of the seen clients.
         weights: Importance weights of all pairs: 2 is the pair twice.
+        spectrum: As of :class:`~fedvpa.algorithms.base.FeatureSetting`.
     """
 
     store: FeatureStore
     partition: Partition
     scaling: Scaling
     weights: NDArray[np.float32]
+    spectrum: tuple[float, ...] = ()
 
     __repr__ = short_repr
 
@@ -84,7 +101,7 @@ class Federation:
     @property
     def setting(self) -> FeatureSetting:
         """What a method has to know before the first round."""
-        return FeatureSetting(self.dimension, self.groups, len(self.client_ids))
+        return FeatureSetting(self.dimension, self.groups, len(self.client_ids), self.spectrum)
 
     def size(self, client_id: str) -> int:
         """How many training pairs a client holds."""
@@ -147,7 +164,7 @@ def federate(
     weights: NDArray[np.float32] | None = None,
     rotation: Rotation = "none",
     blocks: tuple[int, ...] = (),
-    scaling: Scaling | None = None,
+    public: PublicScaling | None = None,
 ) -> Federation:
     """Fit the scaling and put the clients together.
 
@@ -161,16 +178,16 @@ def federate(
         weights: Importance weights of all pairs; 1 if not given.
         rotation: Whether scaled features are turned (``selector.rotation``).
         blocks: How many dimensions each layer has; empty for a single one.
-        scaling: Given from elsewhere, so that no sum over users enters it; ``rms``, ``rotation`` and ``blocks`` are
-            not read then.
+        public: Scaling and spectrum from elsewhere, so that no sum over users enters them; ``rms``, ``rotation`` and
+            ``blocks`` are not read then.
 
     Raises:
         DataError: If no seen client holds a pair, or a rotation is asked for and no two responses differ.
     """
     if weights is None:
         weights = np.ones(len(store.chosen), dtype=np.float32)
-    if scaling is not None:
-        return Federation(store, partition, scaling, weights)
+    if public is not None:
+        return Federation(store, partition, public.scaling, weights, public.spectrum)
     scaling = Scaling(Standardiser.from_moments(sum_moments(store, partition, weights)), rms, blocks=blocks)
     plain = Federation(store, partition, scaling, weights)
     if rotation == "none":

@@ -13,6 +13,7 @@ from fedvpa.core.progress import say
 from fedvpa.data.config import DataConfig
 from fedvpa.data.load import load
 from fedvpa.engines.config import EngineConfig
+from fedvpa.engines.federation import PublicScaling
 from fedvpa.engines.private import Ledger, Privacy, Terms
 from fedvpa.features.config import FeatureConfig
 from fedvpa.features.extract import load_features
@@ -156,7 +157,9 @@ def said(found: dict[str, Any]) -> str:
     )
 
 
-def public_scaling(config: RunConfig, features: FeatureConfig, dimension: int, blocks: tuple[int, ...]) -> Scaling:
+def public_scaling(
+    config: RunConfig, features: FeatureConfig, dimension: int, blocks: tuple[int, ...]
+) -> PublicScaling:
     """How features are scaled and turned where sums over users may not say it: by public pairs, or not at all.
 
     Args:
@@ -190,11 +193,12 @@ def public_scaling(config: RunConfig, features: FeatureConfig, dimension: int, b
                 fix="Give public pairs, from which it is computed then: privacy.public_pairs=FILE. Or give none.",
                 where="configuration key 'selector.rotation'",
             )
-        return Scaling(Standardiser.identity(dimension), rms, blocks=blocks)
+        return PublicScaling(Scaling(Standardiser.identity(dimension), rms, blocks=blocks))
     store = load_features(load(DataConfig(source="table", path=str(public))), features)
     chosen, rejected = (np.asarray(side, dtype=np.float64) for side in (store.chosen, store.rejected))
     scaling = Scaling(Standardiser.from_moments(Moments.of(chosen) + Moments.of(rejected)), rms, blocks=blocks)
-    if rotation == "none":
-        return scaling
-    moment = second_moment(scaling.exact(chosen), scaling.exact(rejected), np.ones(len(chosen), dtype=np.float32))
-    return replace(scaling, rotation=rotation_of(moment, rotation, scaling.beside))
+    if rotation != "none":
+        moment = second_moment(scaling.exact(chosen), scaling.exact(rejected), np.ones(len(chosen), dtype=np.float32))
+        scaling = replace(scaling, rotation=rotation_of(moment, rotation, scaling.beside))
+    squares = (scaling(chosen) - scaling(rejected)).double().square().mean(0)
+    return PublicScaling(scaling, tuple((squares / squares.mean()).tolist()))

@@ -138,7 +138,7 @@ def prepare(config: RunConfig, *, on_node: bool = False, aside: float = 0.0) -> 
         weights=weights,
         rotation="none" if on_node else config.selector.rotation,  # a node's comes from the server
         blocks=blocks,
-        scaling=public_scaling(config, features, store.chosen.shape[1], blocks) if config.privacy.on else None,
+        public=public_scaling(config, features, store.chosen.shape[1], blocks) if config.privacy.on else None,
     )
     return Prepared(table, federation, features, json.dumps(feature_key(features), sort_keys=True), held_out, taken)
 

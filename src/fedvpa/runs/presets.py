@@ -66,7 +66,7 @@ both rewards rise.
 
 PRIVATE: Mapping[str, Any] = MappingProxyType(
     {
-        "eb": {"components": 4, "width": 0.0, "curvature": "isotropic"},
+        "eb": {"components": 4, "width": 0.0, "curvature": "shared"},
         "policy": {"preferences": {"posteriors": 0.0}},
     }
 )
@@ -77,7 +77,7 @@ and curvature in every direction would take most of what noise leaves. Chosen by
 
 UNTURNED: Mapping[str, Any] = MappingProxyType({"method": "fedem", "selector": {"rotation": "none"}})
 """Where sums are noised and no public pairs say how features are turned: ``fedem`` learns as well without, and
-``fedeb`` nothing, since its isotropic curvature fits no other features."""
+``fedeb`` nothing, since its shared curvature fits no other features."""
 
 
 def with_presets(given: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import torch
 from fedvpa.algorithms.base import CohortUpdate
 from fedvpa.algorithms.server import posterior_exchange
 from fedvpa.algorithms.server.components import follow_moments, m_step, moment_statistics
-from fedvpa.algorithms.server.evidence import EvidenceState, evidence_statistics, follow_evidence
+from fedvpa.algorithms.server.evidence import EvidenceState, evidence_statistics, follow_evidence, told_spread
 
 STATE = EvidenceState(params={}, log_prior=torch.tensor([0.5, 0.5]).log())
 
@@ -19,7 +19,8 @@ STATE = EvidenceState(params={}, log_prior=torch.tensor([0.5, 0.5]).log())
 def test_statistics_add_up_and_a_client_without_pairs_sends_zeros():
     likelihood = torch.tensor([[-1.0, -3.0, -5.0], [-2.0, -2.0, -2.0], [-9.0, 0.0, 0.0]])
     share = torch.tensor([[0.7, 0.2, 0.1], [0.3, 0.3, 0.4], [0.0, 1.0, 0.0]])
-    sent = evidence_statistics(likelihood, share, torch.tensor([5.0, 2.0, 0.0]))
+    sent = evidence_statistics(likelihood, share, torch.tensor([5.0, 2.0, 0.0]), torch.tensor(1.0))
+    assert sent["octaves"].tolist() == [2, -3, 0], "log2 of 4, and of 0 no further than three octaves"
     assert sent["clients"].tolist() == [1, 1, 0]
     assert sent["spread"].tolist() == [4, 0, 0]
     assert torch.equal(sent["responsibility"], torch.stack([share[0], share[1], torch.zeros(3)]))
@@ -43,6 +44,23 @@ def test_prior_and_spread_follow_the_cohort_and_no_prototype_is_forgotten():
     assert gone.tolist() == pytest.approx([1 / 1.02, 0.02 / 1.02])
     for nobody in (CohortUpdate({**sums, "clients": torch.tensor(0.0)}), CohortUpdate({})):
         assert follow_evidence(STATE, nobody, 0.25, learn_prior=True) is STATE
+
+
+@pytest.mark.unit
+def test_the_spread_follows_octaves_where_it_does_not_leave_the_clients():
+    sums = {"clients": torch.tensor(4.0), "octaves": torch.tensor(6.0), "responsibility": torch.tensor([2.0, 2.0])}
+    state = STATE
+    for octaves in (3.0, 3.0, 2.0, 0.0):
+        assert told_spread(state) == pytest.approx(1e-3 if state is STATE else float(state.spread))
+        sums["octaves"] = torch.tensor(4 * octaves)
+        state = follow_evidence(state, CohortUpdate(sums), 0.1, learn_prior=False)
+    assert float(state.spread) == pytest.approx(1e-3 * 2**8)
+    known = torch.tensor([[-1.0, 1.0]])
+    for _ in range(10):  # one client of spread 2, again and again
+        one = evidence_statistics(known, torch.tensor([[0.5, 0.5]]), torch.ones(1), told_spread(state))
+        sent = {name: leaf.sum(0) for name, leaf in one.items() if name != "spread"}
+        state = follow_evidence(state, CohortUpdate(sent), 0.1, learn_prior=False)
+    assert float(state.spread) == pytest.approx(2.0, rel=1e-5)
 
 
 def cohort(share: torch.Tensor, mean: torch.Tensor, log_var: torch.Tensor) -> CohortUpdate:

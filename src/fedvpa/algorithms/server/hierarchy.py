@@ -29,6 +29,7 @@ class EmpiricalBayes:
         clock: Σ log(1 − ρ) of all rounds: how much of an old visit is left.
         shares: Σ over visits of their squared weight in the running means.
         rounds: Σ over rounds of the squared weight of their cohort.
+        spectrum: What the curvature of a direction is relative to the mean [d]; ones unless it is public.
         round: Rounds completed.
     """
 
@@ -42,6 +43,7 @@ class EmpiricalBayes:
     clock: Float[Tensor, ""]
     shares: Float[Tensor, ""]
     rounds: Float[Tensor, ""]
+    spectrum: Float[Tensor, " d"]
     round: int = 0
 
     __repr__ = short_repr
@@ -65,7 +67,7 @@ class EmpiricalBayes:
             sizes: How many components each candidate has.
         """
         scores = self.worth * self.params["scores"]
-        curvature = (self.worth * self.params["curvature"]).expand_as(scores)
+        curvature = self.worth * self.params["curvature"] * self.spectrum
         noise = curvature * (self.squares / self.members.clamp(min=1e-6)).unsqueeze(-1)
         parts = zip(*(leaf.split(list(sizes)) for leaf in (scores, curvature, noise)), strict=True)
         return torch.stack([best_precision(*part).float() for part in parts])[segments(sizes)]
@@ -87,4 +89,5 @@ def component_means(params: Tree, own: Tree | None, shared: Tree) -> Float[Tenso
     if own is not None:
         scores, curvature = scores - own["scores"], (curvature - own["curvature"]).clamp(min=0)
     worth = shared["worth"][..., None, None]
+    curvature = curvature * shared["spectrum"].unsqueeze(-2)
     return worth * scores / (worth * curvature + shared["precision"].unsqueeze(-1))

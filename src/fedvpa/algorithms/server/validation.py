@@ -20,6 +20,9 @@ from fedvpa.core.tree import Tree
 
 Shape = tuple[int, ...] | Size
 
+Released = Literal["noised", "counted", "kept"]
+"""What differential privacy makes of a statistic; see :class:`Bounds`."""
+
 SLACK = 1e-4
 """By how much of a bound a statistic may exceed it: sums over many clients are rounded, and so are int8 and fp16."""
 
@@ -45,7 +48,7 @@ class Bounds:
     least: float
     most: float
     per: Literal["client", "weight"] = "client"
-    released: Literal["noised", "counted", "kept"] = "noised"
+    released: Released = "noised"
     longest: float | None = None
 
     @property
