@@ -7,6 +7,7 @@ from fedvpa.core.version import __version__
 
 if TYPE_CHECKING:
     from fedvpa.api.align import align as align
+    from fedvpa.api.audit import audit as audit
     from fedvpa.api.compare import compare as compare
     from fedvpa.api.demo import demo as demo
     from fedvpa.api.doctor import doctor as doctor
@@ -37,6 +38,7 @@ _HOMES = {
     "RunConfig": "fedvpa.runs.config",
     "Selector": "fedvpa.selector.selector",
     "align": "fedvpa.api.align",
+    "audit": "fedvpa.api.audit",
     "compare": "fedvpa.api.compare",
     "demo": "fedvpa.api.demo",
     "doctor": "fedvpa.api.doctor",

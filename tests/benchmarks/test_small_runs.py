@@ -87,6 +87,17 @@ def test_noise_costs_accuracy_and_a_table_is_kept(monkeypatch, tmp_path):
     assert measurements(tmp_path / "world.json") == (replace(kept, gap_closed=0.25),)
 
 
+@pytest.mark.end_to_end
+def test_attacks_are_averaged_over_seeds(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    attacks = load("privacy_audit", monkeypatch)
+    named = {name: own for name, own in attacks.settings(5.0, 1e-3, 20).items() if name == "clipped"}
+    found = attacks.measure([*TINY, "method=fedvpa_gp", "selector.rotation=none"], named, [0], None)
+    assert 0 <= found["clipped"]["who trained, AUC"]["mean"] <= 1
+    assert found["clipped"]["canaries, released: claimed"]["lowest"] > 1e9
+    assert 0 <= found["clipped"]["canaries, released: share of the most"]["highest"] <= 1
+
+
 @pytest.mark.unit
 @pytest.mark.parametrize("path", sorted(BENCHMARKS.glob("[a-z]*.py")), ids=lambda path: path.stem)
 def test_every_benchmark_can_be_imported(path: Path, monkeypatch: pytest.MonkeyPatch):

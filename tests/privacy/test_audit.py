@@ -63,12 +63,12 @@ def test_more_delta_more_errors_and_fewer_guesses_prove_less():
 
 @pytest.mark.unit
 def test_the_surest_are_guessed():
-    scores, planted = np.array([5.0, 1.0, 0.1, -0.1, -1.0, -5.0]), np.array([True, True, False, True, False, False])
-    assert guess(scores, planted, 1.0) == Guesses(6, 6, 4)
-    assert guess(scores, planted, 2 / 3) == Guesses(6, 4, 4)
-    bound, best = best_bound(scores, planted, 0.0)
+    log_odds, planted = np.array([5.0, 1.0, 0.1, -0.2, -1.0, -5.0]), np.array([True, True, False, True, False, False])
+    assert guess(log_odds, planted, 1.0) == Guesses(6, 6, 4)
+    assert guess(log_odds, planted, 2 / 3) == Guesses(6, 4, 4)
+    bound, best = best_bound(log_odds, planted, 0.0)
     assert best.guessed in (6, 2)
-    assert bound == max(epsilon_lower(guess(scores, planted, share), 0.0, 0.975) for share in (1.0, 0.25))
+    assert bound == max(epsilon_lower(guess(log_odds, planted, share), 0.0, 0.975) for share in (1.0, 0.25))
 
 
 @pytest.mark.reference

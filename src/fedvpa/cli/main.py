@@ -13,6 +13,7 @@ import typer
 
 from fedvpa.cli import (
     align,
+    audit,
     compare,
     demo,
     doctor,
@@ -83,7 +84,7 @@ def _joined(verb: str, options: Mapping[str, Any]) -> AbstractContextManager[Non
     return processes.joined()
 
 
-for module in (demo, simulate, train, align, evaluate, compare, personalize, generate, judge, report, doctor):
+for module in (demo, simulate, train, align, evaluate, compare, personalize, generate, judge, audit, report, doctor):
     name = module.__name__.rpartition(".")[2]
     app.command(name)(interruptible(getattr(module, name)))
 app.add_typer(export.export, name="export")

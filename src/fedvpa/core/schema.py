@@ -24,6 +24,7 @@ Kind = Literal[
     "converted model",
     "judge",
     "simulation",
+    "audit",
 ]
 """What a file holds."""
 

@@ -105,26 +105,25 @@ def largest_bound(canaries: int, confidence: float = CONFIDENCE) -> float:
     return math.log(share / (1 - share))
 
 
-def guess(scores: Float[np.ndarray, " m"], planted: Bool[np.ndarray, " m"], share: float) -> Guesses:
-    """Say "planted" of the highest scores and "not planted" of the lowest, as many of each, and count.
+def guess(log_odds: Float[np.ndarray, " m"], planted: Bool[np.ndarray, " m"], share: float) -> Guesses:
+    """Guess the coins that the attacker is surest of, and count.
 
     Args:
-        scores: Of each canary; higher where it seems to be planted.
+        log_odds: Of each canary, that it is planted, as the attacker sees it.
         planted: The coins.
         share: Of the canaries about which something is said.
     """
-    half = max(1, round(share * len(scores) / 2))
-    order = np.argsort(scores, kind="stable")
-    right = int(planted[order[-half:]].sum() + (~planted[order[:half]]).sum())
-    return Guesses(len(scores), 2 * half, right)
+    guessed = max(1, round(share * len(log_odds)))
+    surest = np.argsort(-np.abs(log_odds), kind="stable")[:guessed]
+    return Guesses(len(log_odds), guessed, int(((log_odds > 0) == planted)[surest].sum()))
 
 
 def best_bound(
-    scores: Float[np.ndarray, " m"], planted: Bool[np.ndarray, " m"], delta: float, shares: Sequence[float] = SHARES
+    log_odds: Float[np.ndarray, " m"], planted: Bool[np.ndarray, " m"], delta: float, shares: Sequence[float] = SHARES
 ) -> tuple[float, Guesses]:
     """The highest lower bound on ε over ``shares``, at 95% for all of them together, and its guesses."""
     each = 1 - (1 - CONFIDENCE) / len(shares)
-    found = [guess(scores, planted, share) for share in shares]
+    found = [guess(log_odds, planted, share) for share in shares]
     bounds = [epsilon_lower(one, delta, each) for one in found]
     best = int(np.argmax(bounds))
     return bounds[best], found[best]

@@ -13,13 +13,15 @@ It does not know the coins; one who sees the cohorts also knows in which rounds 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
+from scipy.special import logsumexp
+from scipy.stats import binom
 from torch import Tensor
 
 from fedvpa.core.errors import ConfigError
@@ -35,6 +37,10 @@ ASKS = 100.0
 
 MOST_FLOATS = 1 << 27
 """Most numbers (512 MiB) that the directions of all canaries may have: the audit solves for all of them at once."""
+
+
+ERROR = 0.01
+"""The least error of an estimated number of rounds: rounding of sums in single precision. Chosen by us."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -137,29 +143,29 @@ class Canaries:
         return prefixed("sum", added) | {"seen": seen, "rounds": rounds}
 
     def released_scores(self, evidence: Tree, rounds: int, deviation: float) -> Float[np.ndarray, " m"]:
-        """How much each canary seems to be in the released sums, to one who does not see the cohorts.
+        """Log-odds that each canary is planted, to one who does not see the cohorts.
 
-        The number of rounds in which each took part, estimated for all at once: the linear estimate of least squared
-        error for independent numbers of the variance that coins and cohorts give.
+        In how many rounds each took part is estimated for all at once, by the linear estimate of least squared error
+        for independent numbers of the mean and variance that coins and cohorts give. Without its pull to the mean an
+        estimate is the number of rounds and an error of known variance, taken as Gaussian; a planted canary's number is
+        binomial, another's 0.
 
         Args:
             evidence: Of all rounds.
             rounds: T.
             deviation: Of the noise of one round, on each weight, in the units of the directions.
         """
-        sums = below("sum", evidence)
-        directions = np.stack([_flat(direction) for direction in self._directions()])
-        along = directions @ _flat(sums)
-        expected = rounds * self.rate
-        variance = expected**2 / 4 + expected * (1 - self.rate / 2) / 2
-        gram = directions @ directions.T
-        mean = gram.sum(1) * expected / 2
-        gram[np.diag_indices(self.count)] += max(rounds * deviation**2 / variance, 1e-9)
-        found: Float[np.ndarray, " m"] = np.linalg.solve(gram, along - mean)
-        return found
+        directions = np.stack([_flat(self.direction(row)) for row in range(self.count)])
+        gram, expected = directions @ directions.T, rounds * self.rate
+        mean, variance = expected / 2, expected**2 / 4 + expected * (1 - self.rate) / 2
+        loud = gram + np.diag(np.full(self.count, max(rounds * deviation**2 / variance, 1e-9)))
+        off = np.linalg.solve(loud, directions @ _flat(below("sum", evidence)) - gram.sum(1) * mean)
+        kept = np.diag(np.linalg.solve(loud, gram)).clip(1e-12, 1)
+        error = np.sqrt((variance * (1 - kept) / kept).clip(ERROR**2))
+        return _log_odds(mean + off / kept, error, rounds, self.rate)
 
     def server_scores(self, evidence: Tree, deviation: float) -> Float[np.ndarray, " m"]:
-        """The same to one who sees the cohorts: log-odds that a canary is planted, given its rounds.
+        """The same to one who sees the cohorts, given the rounds of each.
 
         With other canaries' directions, which are nearly orthogonal to its own, taken as none.
         """
@@ -167,8 +173,15 @@ class Canaries:
         found: Float[np.ndarray, " m"] = (evidence["seen"] - evidence["rounds"] * square / 2).numpy() / deviation**2
         return found
 
-    def _directions(self) -> Iterator[Tree]:
-        return (self.direction(row) for row in range(self.count))
+
+def _log_odds(
+    found: Float[np.ndarray, " m"], error: Float[np.ndarray, " m"], rounds: int, rate: float
+) -> Float[np.ndarray, " m"]:
+    """Log-odds of a binomial number of rounds against none, of its estimate with a Gaussian error."""
+    numbers = np.arange(rounds + 1)
+    away = ((found[:, None] - numbers) / error[:, None]) ** 2 / 2
+    odds: Float[np.ndarray, " m"] = logsumexp(binom.logpmf(numbers, rounds, rate) - away, axis=1) + away[:, 0]
+    return odds
 
 
 def check_size(canaries: Canaries) -> None:

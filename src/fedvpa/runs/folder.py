@@ -33,7 +33,15 @@ SCHEMA_LINE = "# schema_version: "
 """The first line of ``config.yaml``: a comment, so that the file can be given to ``--config`` as it is."""
 
 FOLDERS = ("policy", "selector", "clients", "checkpoints", "figures")
-FILES = ("config.yaml", "environment.json", "history.jsonl", "scores.jsonl", "metrics.json", "report.html")
+FILES = (
+    "config.yaml",
+    "environment.json",
+    "history.jsonl",
+    "scores.jsonl",
+    "metrics.json",
+    "audit.json",
+    "report.html",
+)
 """What a run writes, and all that ``overwrite`` removes."""
 
 TRAINED = (
@@ -142,6 +150,11 @@ class RunFolder:
         return self.clients / "users.safetensors"
 
     @property
+    def audit(self) -> Path:
+        """What ``fedvpa audit`` found."""
+        return self.path / "audit.json"
+
+    @property
     def policy(self) -> Path:
         """What stage 2 left."""
         return self.path / "policy"
@@ -203,6 +216,7 @@ class RunFolder:
                 fix="Move its policy folder away first, or train another run.",
                 where=str(self),
             )
+        self.audit.unlink(missing_ok=True)  # of the shorter training
         write_text(self.config_file, f"{SCHEMA_LINE}{VERSIONS['run']}\n{dump(config)}")
 
     def remove(self) -> None:

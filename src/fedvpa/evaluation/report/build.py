@@ -81,6 +81,7 @@ def write_report(
         stage2=policy,
         steps=_steps(folder, policy or {}),
         objectives=objectives_text(histories or {}),
+        audit=_json(folder / "audit.json") or None,
         configuration=yaml_mapping(folder / "config.yaml") if configuration is None else configuration,
         environment=_json(folder / "environment.json"),
         notes=[*notes, *compared.get("policy_notes", []), *left_out],

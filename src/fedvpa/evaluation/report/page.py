@@ -18,6 +18,7 @@ from fedvpa.core.config import flat
 from fedvpa.core.files import write_text
 from fedvpa.evaluation.judge_bias import bias_warnings, judge_lines
 from fedvpa.evaluation.latents import LatentReport
+from fedvpa.evaluation.report.audit_table import audit_text
 from fedvpa.evaluation.report.cells import TableText
 from fedvpa.evaluation.report.data_tables import counts_text, privacy_text, unused_text
 from fedvpa.evaluation.report.detail_tables import (
@@ -69,6 +70,7 @@ class Report:
         stage2: What ``policy/metrics.json`` of a run holds.
         steps: Name of a policy → the lines of its history.
         objectives: What training towards several objectives came to.
+        audit: What ``audit.json`` of a run holds.
         samples: Answers of the base policy and of others, or of several latents, side by side.
     """
 
@@ -86,6 +88,7 @@ class Report:
     stage2: Mapping[str, Any] | None = None
     steps: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
     objectives: TableText | None = None
+    audit: Mapping[str, Any] | None = None
     samples: Sequence[SideBySide] = ()
 
 
@@ -104,6 +107,7 @@ def render_report(report: Report) -> str:
         counts=None if compared is None else counts_text(compared),
         unused=None if compared is None else unused_text(compared),
         privacy=None if compared is None else privacy_text(compared),
+        audit=audit_text(report.audit),
         simulation=SIMULATION if compared is not None and (compared.get("privacy") or {}).get("seeded") else "",
         further=[] if compared is None else protocol_tables(compared),
         controls=None if compared is None else controls_text(compared),
