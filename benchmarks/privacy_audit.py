@@ -34,6 +34,8 @@ from fedvpa.runs.config import read_config
 
 CONFIG = Path(__file__).resolve().parents[1] / "configs" / "world_two_groups.yaml"
 
+SETTINGS = ("published", "additive", "clipped", "private")
+
 
 def settings(epsilon: float, delta: float, canaries: int) -> dict[str, list[str]]:
     """Setting → its overrides."""
@@ -102,9 +104,11 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=50)
     parser.add_argument("--epsilon", type=float, default=3.0)
     parser.add_argument("--delta", type=float, default=1e-4)
-    parser.add_argument("--canaries", type=int, default=200)
+    parser.add_argument("--canaries", type=int, default=500)
     parser.add_argument("--method", default="fedvpa_gp")
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--first-seed", type=int, default=0)
+    parser.add_argument("--settings", nargs="+", choices=SETTINGS, default=SETTINGS)
     options = parser.parse_args()
     overrides = [
         f"partition.clients={options.clients}",
@@ -115,8 +119,9 @@ def main() -> None:
         f"method={options.method}",
         "engine.checkpoint_every=0",
     ]
-    named = settings(options.epsilon, options.delta, options.canaries)
-    found = measure(overrides, named, range(options.seeds))
+    known = settings(options.epsilon, options.delta, options.canaries)
+    named, first = {name: known[name] for name in options.settings}, options.first_seed
+    found = measure(overrides, named, range(first, first + options.seeds))
     print(json.dumps({"machine": machine_facts(), "settings": vars(options), "figures": found}, indent=2))
 
 

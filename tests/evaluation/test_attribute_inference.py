@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
-from fedvpa.evaluation.attribute_inference import guess_groups, guess_others
+from fedvpa.evaluation.attribute_inference import guess_from_sums, guess_groups, guess_others
 
 GENERATOR = np.random.default_rng(0)
 LABELS = np.repeat(["a", "b"], 150)
@@ -59,3 +59,18 @@ def test_three_groups_and_too_few_users():
     assert found.auc > 0.9
     assert guess_groups({"x": table[:40]}, labels[:40].tolist(), 1) is None
     assert guess_groups({"x": table[:50]}, labels[:50].tolist(), 1) is None
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize("told", [True, False])
+def test_sums_that_tell_numbers_of_users_give_some_of_them_away(told: bool):
+    """Of n unknown users in a cohort and k rounds of a user, AUC = Φ(√2 k / √(k n)): n = 15 and k = 9 give 0.86."""
+    generator = np.random.default_rng(2)
+    groups = {f"u{row}": "ab"[row % 2] for row in range(200)}
+    cohorts = [[name for name in groups if generator.random() < 0.15] for _ in range(60)]
+    counts = np.array([sum(1.0 if groups[name] == "a" else -1.0 for name in cohort) for cohort in cohorts])
+    sums = generator.normal(size=(60, 30)) + (counts[:, None] if told else 0.0)
+    found = guess_from_sums(sums, cohorts, groups, 0)
+    assert found is not None
+    assert found.auc > 0.75 if told else 0.4 < found.auc < 0.6
+    assert guess_from_sums(sums[:9], cohorts[:9], groups, 0) is None

@@ -113,6 +113,10 @@ class Recorder:
         Args:
             last: What would be sent after the last round.
         """
+        return {"changes": self._by_round(self.changes(last))}
+
+    def changes(self, last: Tree) -> dict[int, NDArray[np.float64]]:
+        """Round → how it changed the broadcast, as one vector; ``last`` as above."""
         told = self.broadcasts | {max(self.broadcasts, default=-1) + 1: last}
         names = [
             name
@@ -120,7 +124,7 @@ class Recorder:
             if leaf.is_floating_point() and all(name in one and one[name].shape == leaf.shape for one in told.values())
         ]
         flat = {round_: _vector({name: one[name] for name in names}) for round_, one in told.items()}
-        return {"changes": self._by_round({round_: flat[round_ + 1] - flat[round_] for round_ in self.cohorts})}
+        return {round_: flat[round_ + 1] - flat[round_] for round_ in self.cohorts}
 
     def of_posteriors(self, client_ids: Sequence[str], last: Tree) -> dict[str, Table]:
         """The posteriors of the published exchange that one reads who is sent every broadcast; empty of other ones."""

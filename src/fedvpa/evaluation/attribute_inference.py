@@ -114,3 +114,66 @@ def _auc(scores: NDArray[np.float64], labels: NDArray[np.str_], names: NDArray[n
     return float(
         np.mean([auc_of(scores[labels == name, row], scores[labels != name, row]) for row, name in enumerate(names)])
     )
+
+
+def guess_from_sums(
+    sums: NDArray[np.float64], cohorts: Sequence[Sequence[str]], groups: Mapping[str, str], seed: int
+) -> Guessed | None:
+    """How well groups are guessed from sums over cohorts, by counting: what half of the users adds is known.
+
+    The attacker learns along which direction a sum says how many of the users it knows are of a group, by regression
+    on the sums' principal components. What it then finds in the sums beyond the users it knows, on average over the
+    rounds of a user whom it does not know, is that user's score. Even a sum that tells nothing but the number of users
+    of each group gives some of them away, if there are many rounds and small cohorts.
+
+    Args:
+        sums: Of each round, as one vector.
+        cohorts: Who took part in each round.
+        groups: Client id → true group.
+        seed: Deals the halves.
+
+    Returns:
+        None where there are no two groups, one has fewer than 20 users, or there are fewer than 10 rounds.
+    """
+    ids = sorted({name for cohort in cohorts for name in cohort} & groups.keys())
+    labels = np.asarray([groups[name] for name in ids], dtype=np.str_)
+    names, counts = np.unique(labels, return_counts=True)
+    if len(sums) < 10 or len(names) < 2 or counts.min() < LEAST:
+        return None
+    place = {name: row for row, name in enumerate(ids)}
+    there = np.zeros((len(sums), len(ids)))
+    for round_, cohort in enumerate(cohorts):
+        there[round_, [place[name] for name in cohort if name in place]] = 1.0
+    half, found = _halves(labels, np.random.default_rng(seed)), []
+    for known in (half, ~half):
+        scores = np.stack([_counted(sums, there, labels == name, known) for name in names], axis=1)
+        found.append(_auc(scores[~known], labels[~known], names))
+    auc, smallest = float(np.mean(found)), int(counts.min())
+    return Guessed(auc, auc_interval(auc, smallest, len(labels) - smallest), len(labels))
+
+
+def _counted(
+    sums: NDArray[np.float64], there: NDArray[np.float64], member: NDArray[np.bool_], known: NDArray[np.bool_]
+) -> NDArray[np.float64]:
+    """For each user, how many more users of a group its rounds have than those that are known."""
+    from sklearn.linear_model import LinearRegression
+
+    sign = np.where(member, 1.0, -1.0) * known
+    count = there @ (sign - sign[known].mean() * known)
+    table = _standard(sums)
+    told = np.asarray(LinearRegression().fit(table, count).predict(table))
+    slope = np.cov(told, count)[0, 1] / max(count.var(ddof=1), 1e-12)
+    beyond = told - slope * count
+    beyond -= beyond.mean()
+    return np.asarray((there * beyond[:, None]).sum(0) / there.sum(0).clip(1))
+
+
+def _standard(sums: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Few principal components of the rounds: one for five rounds at most, so that a count is not learned by heart."""
+    from sklearn.decomposition import PCA
+
+    spread = sums.std(0)
+    table = (sums - sums.mean(0)) / np.where(spread > 0, spread, 1.0)
+    kept = min(len(sums) // 5, sums.shape[1])
+    found: NDArray[np.float64] = PCA(kept, svd_solver="full").fit_transform(table)
+    return found

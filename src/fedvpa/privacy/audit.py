@@ -25,9 +25,10 @@ from scipy.stats import binom, norm
 CONFIDENCE = 0.95
 """Of every bound and interval here."""
 
-SHARES = (1.0, 0.25)
-"""Which shares of the canaries are guessed: all of them, and those that the attacker is surest of. Each bound has half
-of the allowed error, so the better one may be taken. Chosen by us before any audit was run."""
+SHARES = (0.9, 0.25)
+"""Which shares of the canaries are guessed, of those that the attacker is surest of. Each bound has half of the allowed
+error, so the better one may be taken. Chosen by us: of few canaries no coin of the cohort ever falls, and who sees the
+cohorts leaves these out; where noise hides most of them, a quarter shows more."""
 
 MOST = 50.0
 """The largest ε that a bound is sought up to; e⁵⁰ canaries would be needed to show it."""

@@ -22,7 +22,7 @@ from fedvpa.engines.private import Privacy, Terms
 from fedvpa.engines.recording import Recorder, Table
 from fedvpa.engines.training import rounds, start
 from fedvpa.evaluation.accuracy import infer_clients
-from fedvpa.evaluation.attribute_inference import Guessed, guess_groups, guess_others
+from fedvpa.evaluation.attribute_inference import Guessed, guess_from_sums, guess_groups, guess_others
 from fedvpa.objectives.bradley_terry import choice_log_likelihood
 from fedvpa.privacy.accounting import epsilon_server
 from fedvpa.privacy.audit import Guesses, Separation, best_bound, largest_bound, separation
@@ -166,7 +166,18 @@ def audit_messages(replayed: Replayed, federation: Federation, seed: int) -> lis
     ]
     if posteriors:
         seen.append(("participant", "posteriors of others in the broadcasts", posteriors))
-    return [AttributeRow(who, what, _guessed(tables, federation, seed)) for who, what, tables in seen]
+    found = [AttributeRow(who, what, _guessed(tables, federation, seed)) for who, what, tables in seen]
+    groups = {client.client_id: client.group for client in federation.partition.seen if client.group is not None}
+    counted = [
+        ("server, secure aggregation", "sums over cohorts, by counting", recorder.sums),
+        ("participant", "all broadcasts, by counting", recorder.changes(last)),
+    ]
+    for who, what, values in counted:
+        rounds_ = sorted(values)
+        cohorts = [recorder.cohorts[round_] for round_ in rounds_]
+        table = np.stack([values[round_] for round_ in rounds_]) if rounds_ else np.zeros((0, 0))
+        found.append(AttributeRow(who, what, guess_from_sums(table, cohorts, groups, seed)))
+    return found
 
 
 def _guessed(tables: Mapping[str, Table], federation: Federation, seed: int) -> Guessed | None:
