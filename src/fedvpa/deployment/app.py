@@ -10,10 +10,12 @@ from fedvpa.core.errors import ConfigError, RunError
 from fedvpa.core.files import write_text
 from fedvpa.core.version import __version__
 from fedvpa.deployment.network import PORTS
+from fedvpa.deployment.noise import check_deployed
 from fedvpa.deployment.terms import Terms
 from fedvpa.engines.flower.simulation import FLOWER_VERSIONS, require_flower
 from fedvpa.engines.secure_aggregation import check_nodes, check_secure
 from fedvpa.runs.config import RunConfig, dump
+from fedvpa.runs.released import check_clients as check_clients_noise
 
 FLOWER = f"{FLOWER_VERSIONS[0]}.0"
 """The oldest release of flwr that an exported app accepts; fedvpa's own extra sets the newest."""
@@ -122,8 +124,9 @@ def write_app(config: RunConfig, folder: Path, *, out: Path, terms: Terms, polic
         )
     config.privacy.check_no_canaries("a deployment")
     data = config.data.model_copy(update={"source": "table", "path": "set by data-path"})
-    config = config.model_copy(update={"data": data})
+    config = config.model_copy(update={"data": data, "privacy": config.located().privacy})
     if policy_method:
+        check_clients_noise(config, policy_method)
         check_policy_method(config, policy_method)
         check_nodes(config.policy.clients.secure_aggregation, terms.nodes)
     else:
@@ -166,6 +169,7 @@ def _check_method(config: RunConfig) -> None:
             f"{config.method!r} cannot be deployed: it reads true groups or needs no federation.",
             fix="Use fedeb, fedvpa_gp, fedem, fedvpl or global.",
         )
+    check_deployed(config)
 
 
 def check_policy_method(config: RunConfig, name: str) -> None:

@@ -31,6 +31,7 @@ from fedvpa.core.loop import check_finite
 from fedvpa.core.progress import say
 from fedvpa.core.tensors import write_tensors
 from fedvpa.deployment.node import CONFIG_FILE
+from fedvpa.deployment.noise import DeployedNoise, scaling_without_users
 from fedvpa.deployment.taking_part import metrics, read_alike, say_who
 from fedvpa.deployment.terms import Terms
 from fedvpa.engines.checkpoint import load_checkpoint, save_checkpoint
@@ -44,6 +45,7 @@ from fedvpa.features.standardise import Standardiser
 from fedvpa.runs.config import RunConfig, read_config
 from fedvpa.runs.environment import environment
 from fedvpa.runs.folder import RunFolder
+from fedvpa.runs.released import check_clients
 from fedvpa.selector.rotation import rotation_of
 from fedvpa.selector.scaling import Scaling
 
@@ -112,6 +114,7 @@ def serve(grid: Grid, config: RunConfig, given: Mapping[str, Any], policy_method
     terms = Terms.parse({name: given[name] for name in Terms.model_fields})
     with RunFolder.at(str(given["out"])).locked(HANDOVER_SECONDS) as run:
         if policy_method:
+            check_clients(config, policy_method)
             # deferred: only these methods load what a language model needs
             from fedvpa.deployment.text_server import serve_texts
 
@@ -126,7 +129,14 @@ def _serve(grid: Grid, config: RunConfig, run: RunFolder, terms: Terms) -> None:
     check_nodes(config.engine.secure_aggregation, len(roster.introductions))
     config = read_alike(config, roster.reads)
     algorithm = make(config.method, config.method_config)
+    begins = not run.checkpoint.is_file()
+    if begins:
+        noise = DeployedNoise.of(config, run, roster, terms.quorum)
     state, scaling = _begin(run, config, roster, terms)
+    if begins:
+        noise.keep(run)
+    else:
+        noise = DeployedNoise.of(config, run, roster, terms.quorum)
     codec = config.engine.codec
     plain = GridCohort(grid, roster.hosts, False, terms.deadline, terms.quorum, codec, scaling, roster.refresh)
     cohort = secured(plain, config.engine)
@@ -137,21 +147,22 @@ def _serve(grid: Grid, config: RunConfig, run: RunFolder, terms: Terms) -> None:
         "reads": roster.reads,
     }
     with run.history.open("a", encoding="utf-8") as log:
-        for reached, line in rounds(algorithm, roster, config.engine, config.seed, state, cohort):
+        going = rounds(algorithm, roster, config.engine, config.seed, state, cohort, privacy=noise.privacy)
+        for reached, line in going:
             state = reached
             check_finite(line, f"{config.method}: round {state.server.round}")
             log.write(json.dumps(line, allow_nan=False) + "\n")
             log.flush()
             os.fsync(log.fileno())
             save_checkpoint(run.checkpoint, state, meta)
-            say(f"round {state.server.round} of {algorithm.rounds}: {len(line['cohort'])} asked")
+            say(f"round {state.server.round} of {algorithm.rounds}: {noise.asked(line)} asked")
             roster.refresh(set(grid.get_node_ids()))
     replace(algorithm.selector(state.server), scaling=scaling, feature_key=roster.reads).save_pretrained(run.selector)
     history = run.lines()
     rejections = Rejections.of(history)
     if rejections.rejected:
         say(str(rejections))
-    write_json(run.path / "metrics.json", metrics(config.method, history, rejections, roster))
+    write_json(run.path / "metrics.json", metrics(config.method, history, rejections, roster) | noise.spent(state))
     say(f"selector: {run.selector}")
 
 
@@ -160,7 +171,7 @@ def _begin(run: RunFolder, config: RunConfig, roster: Roster, terms: Terms) -> t
     rms, blocks = config.selector.normalise == "rms", config.features.widths(len(roster.moments.sum))
     if run.checkpoint.is_file():
         state, meta = load_checkpoint(run.checkpoint, make(config.method, config.method_config).state_type)
-        if meta["config"] != config.model_dump(mode="json"):
+        if RunConfig.parse(meta["config"]) != config:
             raise RunError("holds a run of another configuration.", fix="Choose another out.", where=str(run))
         if meta.get("reads", roster.reads) != roster.reads:
             raise RunError(
@@ -178,13 +189,23 @@ def _begin(run: RunFolder, config: RunConfig, roster: Roster, terms: Terms) -> t
         return state, scaling
     run.begin(config, environment(config.seed).to_dict())
     algorithm = make(config.method, config.method_config)
-    scaling = Scaling(Standardiser.from_moments(roster.moments), rms, blocks=blocks)
-    if config.selector.rotation != "none":
-        moment = gather_moment(roster, scaling.standardiser, terms.deadline, terms.quorum)
-        scaling = replace(scaling, rotation=rotation_of(moment, config.selector.rotation, scaling.beside))
+    public = scaling_without_users(config, roster) if config.privacy.on else None
+    scaling = _scaling(config, roster, terms) if public is None else public.scaling
+    if scaling.rotation is not None:
         write_tensors(run.checkpoint.with_name(ROTATION_FILE), {"rotation": torch.from_numpy(scaling.rotation)})
-    roster.setting = replace(roster.setting, dimension=scaling.dimension)
+    spectrum = () if public is None else public.spectrum
+    roster.setting = replace(roster.setting, dimension=scaling.dimension, spectrum=spectrum)
     return start(algorithm, roster, config.seed), scaling
+
+
+def _scaling(config: RunConfig, roster: Roster, terms: Terms) -> Scaling:
+    """By the sums of the nodes that are there."""
+    rms, blocks = config.selector.normalise == "rms", config.features.widths(len(roster.moments.sum))
+    scaling = Scaling(Standardiser.from_moments(roster.moments), rms, blocks=blocks)
+    if config.selector.rotation == "none":
+        return scaling
+    moment = gather_moment(roster, scaling.standardiser, terms.deadline, terms.quorum)
+    return replace(scaling, rotation=rotation_of(moment, config.selector.rotation, scaling.beside))
 
 
 def _read_rotation(run: RunFolder) -> NDArray[np.float32]:

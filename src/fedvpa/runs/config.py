@@ -193,7 +193,10 @@ class RunConfig(Config):
             policy = policy.model_copy(update={"candidates": candidates})
         if policy.judging.prompt_file is not None or policy.judging.judge == "styles":
             policy = policy.model_copy(update={"judging": _located_judging(policy.judging)})
-        return self.model_copy(update={"data": data, "features": features, "policy": policy})
+        privacy = self.privacy
+        if privacy.public_pairs is not None:
+            privacy = privacy.model_copy(update={"public_pairs": privacy.public_pairs.expanduser().resolve()})
+        return self.model_copy(update={"data": data, "features": features, "policy": policy, "privacy": privacy})
 
     def check_engine(self) -> None:
         """Raise ConfigError if the engine cannot run, or needs packages that are not installed, before work is done."""

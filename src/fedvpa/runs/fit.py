@@ -171,6 +171,13 @@ def longer(config: RunConfig, state: TrainState, rounds: int) -> tuple[RunConfig
             fix="Leave them out.",
             where="server.rounds",
         )
+    if config.privacy.epsilon is not None:
+        raise ConfigError(
+            f"The noise was calibrated so that {config.server.rounds} rounds cost ε = {config.privacy.epsilon:g}, and "
+            "more of them cost more.",
+            fix="Train another run, or one with privacy.noise_multiplier, whose ε grows with its rounds.",
+            where="server.rounds",
+        )
     if config.method == "fedbiscuit" and None in (config.biscuit.warmup_rounds, config.biscuit.regroup_every):
         raise ConfigError(
             "The timetable of 'fedbiscuit' follows from the number of rounds, and it was begun with another one.",

@@ -17,6 +17,7 @@ from fedvpa.engines.federation import PublicScaling
 from fedvpa.engines.private import Ledger, Privacy, Terms
 from fedvpa.features.config import FeatureConfig
 from fedvpa.features.extract import load_features
+from fedvpa.features.precision import settled
 from fedvpa.features.standardise import Moments, Standardiser
 from fedvpa.privacy.accounting import calibrate, check_delta, default_delta, epsilon_released, epsilon_server
 from fedvpa.privacy.canaries import SAID as CANARIES
@@ -157,6 +158,41 @@ def said(found: dict[str, Any]) -> str:
     )
 
 
+def unscaled(dimension: int, blocks: tuple[int, ...], *, rms: bool) -> PublicScaling:
+    """Features as they are, but for the norm of a response: no sum over anybody enters.
+
+    Args:
+        dimension: Of a feature.
+        blocks: How many dimensions each layer has.
+        rms: Whether responses are brought to the same norm.
+    """
+    return PublicScaling(Scaling(Standardiser.identity(dimension), rms, blocks=blocks))
+
+
+def check_scaling(config: RunConfig) -> None:
+    """Raise ConfigError for settings of the features that are computed from users' pairs, which noise does not cover."""
+    public, rotation = config.privacy.public_pairs, config.selector.rotation
+    if config.features.layer == "auto":
+        raise ConfigError(
+            "auto chooses layers by users' pairs, which noise does not cover.",
+            fix="Give numbers of layers.",
+            where="configuration key 'features.layer'",
+        )
+    if public is None and config.method == "fedeb":
+        raise ConfigError(
+            "fedeb learns nothing from noised sums unless its features are standardised and turned, which follows from "
+            "users' pairs here.",
+            fix="Give public pairs (privacy.public_pairs=FILE, a table), or method=fedem.",
+            where="configuration key 'method'",
+        )
+    if public is None and rotation != "none":
+        raise ConfigError(
+            f"a rotation ({rotation}) follows from users' pairs, which noise does not cover.",
+            fix="Give public pairs, from which it is computed then: privacy.public_pairs=FILE. Or give none.",
+            where="configuration key 'selector.rotation'",
+        )
+
+
 def public_scaling(
     config: RunConfig, features: FeatureConfig, dimension: int, blocks: tuple[int, ...]
 ) -> PublicScaling:
@@ -172,29 +208,12 @@ def public_scaling(
         ConfigError: For settings of the features that are computed from users' pairs.
         DataError: If the public pairs cannot be read.
     """
+    check_scaling(config)
     rms, public, rotation = config.selector.normalise == "rms", config.privacy.public_pairs, config.selector.rotation
-    if config.features.layer == "auto":
-        raise ConfigError(
-            "auto chooses layers by users' pairs, which noise does not cover.",
-            fix="Give numbers of layers.",
-            where="configuration key 'features.layer'",
-        )
-    if public is None and config.method == "fedeb":
-        raise ConfigError(
-            "fedeb learns nothing from noised sums unless its features are standardised and turned, which follows from "
-            "users' pairs here.",
-            fix="Give public pairs (privacy.public_pairs=FILE, a table), or method=fedem.",
-            where="configuration key 'method'",
-        )
     if public is None:
-        if rotation != "none":
-            raise ConfigError(
-                f"a rotation ({rotation}) follows from users' pairs, which noise does not cover.",
-                fix="Give public pairs, from which it is computed then: privacy.public_pairs=FILE. Or give none.",
-                where="configuration key 'selector.rotation'",
-            )
-        return PublicScaling(Scaling(Standardiser.identity(dimension), rms, blocks=blocks))
-    store = load_features(load(DataConfig(source="table", path=str(public))), features)
+        return unscaled(dimension, blocks, rms=rms)
+    table = load(DataConfig(source="table", path=str(public)))
+    store = load_features(table, settled(features, table))
     chosen, rejected = (np.asarray(side, dtype=np.float64) for side in (store.chosen, store.rejected))
     scaling = Scaling(Standardiser.from_moments(Moments.of(chosen) + Moments.of(rejected)), rms, blocks=blocks)
     if rotation != "none":

@@ -24,7 +24,7 @@ from fedvpa.data.report import DataReport
 from fedvpa.data.schema import PairTable, Text
 from fedvpa.data.splits import HeldOut, Ints
 from fedvpa.data.unused import note_unused
-from fedvpa.engines.federation import Federation, federate
+from fedvpa.engines.federation import Federation, PublicScaling, federate
 from fedvpa.features.config import FeatureConfig
 from fedvpa.features.extract import load_features
 from fedvpa.features.identity import cache_key
@@ -40,7 +40,7 @@ from fedvpa.models.rendering import is_conversational, say_header
 from fedvpa.runs.config import RunConfig
 from fedvpa.runs.identity import data_fingerprint
 from fedvpa.runs.layers import resolved
-from fedvpa.runs.noise import public_scaling
+from fedvpa.runs.noise import public_scaling, unscaled
 from fedvpa.selector.pairs import Pairs
 from fedvpa.selector.scaling import Scaling
 from fedvpa.selector.selector import Selector
@@ -138,9 +138,19 @@ def prepare(config: RunConfig, *, on_node: bool = False, aside: float = 0.0) -> 
         weights=weights,
         rotation="none" if on_node else config.selector.rotation,  # a node's comes from the server
         blocks=blocks,
-        public=public_scaling(config, features, store.chosen.shape[1], blocks) if config.privacy.on else None,
+        public=_without_users(config, features, store.chosen.shape[1], blocks, on_node=on_node),
     )
     return Prepared(table, federation, features, json.dumps(feature_key(features), sort_keys=True), held_out, taken)
+
+
+def _without_users(
+    config: RunConfig, features: FeatureConfig, dimension: int, blocks: tuple[int, ...], *, on_node: bool
+) -> PublicScaling | None:
+    """Where sums are noised, how features are scaled without users' sums; a node's server says how. None elsewhere."""
+    if not config.privacy.on:
+        return None
+    rms = config.selector.normalise == "rms"
+    return unscaled(dimension, blocks, rms=rms) if on_node else public_scaling(config, features, dimension, blocks)
 
 
 def say_features(features: FeatureConfig) -> None:

@@ -37,6 +37,7 @@ from fedvpa.engines.flower.rotation import ACTION, pack_moment, unpack_question
 from fedvpa.engines.flower.secure_records import SECURE, SETUP, SHARE, UNMASK
 from fedvpa.engines.runner import CohortTask, Holder, unchanged
 from fedvpa.features.standardise import Moments
+from fedvpa.privacy.mechanism import is_told
 from fedvpa.selector.rotation import name_of
 
 
@@ -81,6 +82,8 @@ class Node:
         reads: How its texts are read; see :class:`~fedvpa.engines.flower.records.Introduction`.
         pairs: Client id → its number of training pairs, where the holder would have to load a language model to tell.
         check: Called before the node introduces itself; raises if it cannot take part.
+        private: Whether the run's sums are noised: the node then sends no sums of its features and no numbers of pairs,
+            and trains for a server alone that says within which norms an update may leave.
     """
 
     algorithm: Algorithm[Any, Any]
@@ -92,6 +95,7 @@ class Node:
     reads: str = ""
     pairs: Mapping[str, int] | None = None
     check: Callable[[], None] = _nothing
+    private: bool = False
 
     __repr__ = short_repr
 
@@ -138,7 +142,10 @@ def client_app(load: Callable[[Context], Node], guard: Callable[[], AbstractCont
     def rotate(message: Message, context: Context) -> Message:
         with guard():
             standardiser, names = unpack_question(message.content)
-            federation = cast(Federation, load(context).holder)
+            node = load(context)
+            if node.private:
+                raise FedvpaError("the server asks for second moments, and the run's section privacy lets none leave.")
+            federation = cast(Federation, node.holder)
             scaling = replace(federation.scaling, standardiser=standardiser)
             moment = replace(federation, scaling=scaling).second_moment(names)
             return Message(pack_moment(moment), reply_to=message)
@@ -165,6 +172,8 @@ def client_app(load: Callable[[Context], Node], guard: Callable[[], AbstractCont
 
     def answer(message: Message, context: Context) -> Message:
         node, request = load(context), unpack_request(message.content)
+        if node.private and not is_told(request.broadcast.shared):
+            raise FedvpaError("the server does not say how long an update may be, and the run has a section privacy.")
         if node.algorithm.holds == "features":
             torch.set_num_threads(1)
         round_, holder = request.broadcast.round, node.holder
@@ -226,5 +235,8 @@ def introduction(node: Node) -> Introduction:
     node.check()
     holder = node.holder
     clients = node.pairs or {name: holder.size(name) for name in holder.client_ids}
-    moments = holder.moments if isinstance(holder, Federation) else Moments.zero(0)
+    moments = holder.moments if isinstance(holder, Federation) and not node.private else Moments.zero(0)
+    if node.private:
+        clients = dict.fromkeys(clients, 1)  # every user counts alike
+        moments = Moments.zero(cast(Federation, holder).store.chosen.shape[1])
     return Introduction(clients, moments, node.reads, len(node.left_out))

@@ -185,9 +185,9 @@ class Introduction:
     """What a node says about itself before the first round.
 
     Attributes:
-        clients: Client id → its number of training pairs.
+        clients: Client id → its number of training pairs; 1 of each where the run's sums are noised.
         moments: Of the features of its training pairs: they add up, no vector leaves the node. Without dimensions where
-            clients hold texts.
+            clients hold texts. Of nothing where the run's sums are noised: then they say the dimension alone.
         reads: How its texts are read, as JSON: its language model by content, and the rest that decides features or
             tokens. Nodes train together if this is the same for all of them.
         left_out: How many further users it holds whose pairs are too few to learn from; who they are stays there.

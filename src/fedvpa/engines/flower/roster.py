@@ -21,6 +21,9 @@ from fedvpa.engines.flower.records import Introduction, unpack_introduction
 from fedvpa.engines.flower.server import POLL_SECONDS, exchange, reason_of, send
 from fedvpa.features.standardise import Moments
 
+LATE = "users who came after the training began: {}. With noise (section privacy) they take part in the next one"
+"""What is said of users who come later."""
+
 
 def _introduction_request(node: int) -> Message:
     """Asks a node who it hosts."""
@@ -52,6 +55,7 @@ class Roster:
     setting: Any = None
     hosts: dict[str, int] = field(init=False)
     client_ids: tuple[str, ...] = field(init=False)
+    _members: frozenset[str] | None = None
     _asked: dict[str, int] = field(default_factory=dict)
     _failed: set[int] = field(default_factory=set)
 
@@ -75,6 +79,22 @@ class Roster:
         """How many users their nodes leave out, because their pairs are too few to learn from."""
         return sum(introduction.left_out for introduction in self.introductions.values())
 
+    def fix(self, members: Collection[str]) -> None:
+        """Let nobody else be drawn any more: differential privacy counts on a federation that does not grow.
+
+        Args:
+            members: Who was there when the training began. Those of them that are not here are not drawn.
+        """
+        self._members = frozenset(members)
+        if late := self.hosts.keys() - self._members:
+            say(LATE.format(len(late)))
+        for name in late:
+            del self.hosts[name]
+        self.client_ids = tuple(sorted(self.hosts))
+
+    def _of_members(self, hosts: Mapping[str, int]) -> dict[str, int]:
+        return {name: node for name, node in hosts.items() if self._members is None or name in self._members}
+
     def refresh(self, online: set[int]) -> None:
         """Take in the nodes that have introduced themselves, and ask those that are new. Waits for nobody.
 
@@ -90,7 +110,7 @@ class Roster:
             self._take_in(self._asked.pop(reply.metadata.reply_to_message_id), reply, online)
         unknown = online - {*self.introductions, *self._asked.values(), *self._failed}
         self._asked |= send(self.grid, [_introduction_request(node) for node in sorted(unknown)])
-        self.hosts.update(assign(self.introductions, online))
+        self.hosts.update(self._of_members(assign(self.introductions, online)))
         if len(self.hosts) > len(self.client_ids):
             say(f"joined: {', '.join(sorted(self.hosts.keys() - set(self.client_ids)))}")
             self.client_ids = tuple(sorted(self.hosts))
@@ -105,6 +125,8 @@ class Roster:
         twice = [name for name in introduction.clients if name in self.hosts and self.hosts[name] in online]
         if twice:
             say(f"a node that joined hosts clients that another node hosts, which keeps them: {', '.join(twice)}")
+        if self._members is not None and (late := introduction.clients.keys() - self._members):
+            say(LATE.format(len(late)))
         if introduction.left_out:
             say(f"a node that joined leaves out {introduction.left_out} users, whose pairs are too few to learn from")
         self.introductions[node] = introduction
