@@ -10,8 +10,10 @@ import pytest
 from fedvpa.api.train import resume, train
 from fedvpa.core.errors import ConfigError, RunError
 from fedvpa.engines.config import EngineConfig
+from fedvpa.engines.training import TrainState
 from fedvpa.privacy.config import PrivacyConfig
 from fedvpa.runs.config import read_config, with_overrides
+from fedvpa.runs.fit import longer
 from fedvpa.runs.noise import privacy_of, terms_of
 
 PRIVATE = ["method=fedem", "selector.rotation=none", "privacy.noise_multiplier=2.0"]
@@ -111,3 +113,16 @@ def test_public_pairs_scale_and_turn_features(tiny, tmp_path: Path):
 
 
 WORDS = [("the door", "wood"), ("a lamp", "glass"), ("the road", "stone"), ("a coat", "wool"), ("the boat", "tin")]
+
+
+@pytest.mark.unit
+def test_rounds_beyond_the_budget_are_refused_and_public_pairs_are_found_from_anywhere(tiny, tmp_path, monkeypatch):
+    noised = with_overrides(tiny, PRIVATE)
+    state = TrainState(None)
+    assert longer(noised, state, 99)[0].server.rounds == 99
+    budget = with_overrides(tiny, [*PRIVATE[:2], "privacy.epsilon=3"])
+    with pytest.raises(ConfigError, match=r"5 rounds cost ε = 3, and more of them cost more"):
+        longer(budget, state, 99)
+    monkeypatch.chdir(tmp_path)
+    found = with_overrides(noised, ["privacy.public_pairs=public.jsonl"]).located()
+    assert found.privacy.public_pairs == tmp_path / "public.jsonl"

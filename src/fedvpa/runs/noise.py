@@ -170,7 +170,7 @@ def unscaled(dimension: int, blocks: tuple[int, ...], *, rms: bool) -> PublicSca
 
 
 def check_scaling(config: RunConfig) -> None:
-    """Raise ConfigError for settings of the features that are computed from users' pairs, which noise does not cover."""
+    """Raise ConfigError for settings of features that are computed from users' pairs, which noise does not cover."""
     public, rotation = config.privacy.public_pairs, config.selector.rotation
     if config.features.layer == "auto":
         raise ConfigError(
