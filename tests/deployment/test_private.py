@@ -12,7 +12,7 @@ import torch
 
 from conftest import SIZES, make_federation
 from fedvpa.core.errors import ConfigError, FedvpaError, ModelError, RunError
-from fedvpa.runs.config import RunConfig, read_config
+from fedvpa.runs.config import RunConfig, dump, read_config
 from fedvpa.selector.selector import Selector
 
 pytest.importorskip("flwr", reason="fedvpa[flower] is not installed")
@@ -20,6 +20,7 @@ from fedvpa.api.export import export_flower
 from fedvpa.deployment import server as deployment
 from fedvpa.deployment.node import node_config
 from fedvpa.deployment.noise import check_deployed, scaling_without_users
+from fedvpa.deployment.release import _for_nodes
 from fedvpa.engines.flower.records import Introduction, tree_of, unpack_introduction
 from fedvpa.engines.flower.roster import Roster
 from fedvpa.features.standardise import Moments
@@ -236,6 +237,17 @@ def test_an_exported_app_has_the_section_and_no_key(tmp_path: Path, monkeypatch:
     assert kept.privacy.public_pairs == tmp_path / "public.jsonl", "found from wherever the server starts"
     assert not list(app.rglob("*.key"))
     assert node_config(kept, "pairs.jsonl").privacy.on
+    assert str(tmp_path) not in dump(_for_nodes(kept)), "a release names no place of the server's"
+
+
+@pytest.mark.unit
+def test_secure_aggregation_says_no_number_of_nodes_under_noise():
+    from fedvpa.engines.flower.secure_server import _too_few
+
+    said = [_too_few(2, 2, 2, hidden=True), _too_few(7, 3, 5, hidden=True)]
+    assert all(said)
+    assert not any(digit in one.replace("adds up 3 at least", "") for one in said for digit in "0123456789")
+    assert "7 nodes" in _too_few(7, 3, 5, hidden=False)
 
 
 @pytest.mark.unit

@@ -102,7 +102,7 @@ def test_noise_is_said_with_what_it_covers():
     text = said("method=fedem", noise=FOUND, policy={"candidates": {"prompt_file": "p.txt"}})
     assert "ε = 3 at δ = 0.0001" in text
     assert "No noise was added" not in text
-    assert "names of users and their numbers of pairs left once; in each round an update" in text
+    assert "Stage 1: names of users left once; in each round an update" in text
     assert "clipped, and with the same weight for every user; noise was added to the sum." in text
     assert "no user's text, z or group entered: ε covers this policy, too." in text
     assert "own posteriors" not in text

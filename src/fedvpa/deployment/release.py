@@ -197,7 +197,9 @@ def _for_nodes(config: RunConfig) -> RunConfig:
     features = config.features.model_copy(update={"cache_dir": None, "device": "auto"})
     candidates = config.policy.candidates.model_copy(update={"prompt_file": None})
     policy = config.policy.model_copy(update={"candidates": candidates})
-    return config.model_copy(update={"data": DataConfig.parse(values), "features": features, "policy": policy})
+    privacy = config.privacy.model_copy(update={"public_pairs": None})
+    sections = {"data": DataConfig.parse(values), "features": features, "policy": policy, "privacy": privacy}
+    return config.model_copy(update=sections)
 
 
 def _told(places: Sequence[str]) -> dict[str, str]:

@@ -116,7 +116,7 @@ def _stage1(setting: Setting) -> str:
     turned = ROTATED if setting.config.selector.rotation != "none" else ""
     once = f"names of users, their numbers of pairs and sums of their features' moments left once{turned}"
     if setting.noise is not None:
-        once = "names of users and their numbers of pairs left once"
+        once = "names of users left once"
     if method == NOTHING:
         return f"Stage 1: {once}; no weights left."
     if method == "fedvpa_gp" and setting.config.variational.prior == "posteriors":
