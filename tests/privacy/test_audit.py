@@ -66,9 +66,10 @@ def test_the_surest_are_guessed():
     log_odds, planted = np.array([5.0, 1.0, 0.1, -0.2, -1.0, -5.0]), np.array([True, True, False, True, False, False])
     assert guess(log_odds, planted, 1.0) == Guesses(6, 6, 4)
     assert guess(log_odds, planted, 2 / 3) == Guesses(6, 4, 4)
-    bound, best = best_bound(log_odds, planted, 0.0)
-    assert best.guessed in (5, 2)
-    assert bound == max(epsilon_lower(guess(log_odds, planted, share), 0.0, 0.975) for share in (0.9, 0.25))
+    many = np.concatenate([np.linspace(1, 2, 50), -np.linspace(1, 2, 50)])
+    bound, best = best_bound(many, many > 0, 0.0)
+    assert best == Guesses(100, 90, 90)
+    assert bound == pytest.approx(math.log(90 / math.log(40)), abs=0.03), "each of two has 2.5%"
 
 
 @pytest.mark.reference
