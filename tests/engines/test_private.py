@@ -22,7 +22,7 @@ from fedvpa.privacy.keyed import Key
 from tests_shared import config
 
 SETTING = config(server={"rounds": 4}, eb={"components": 2, "width": 0.0, "curvature": "shared"})
-METHODS = ["fedem", "fedvpa_gp", "fedvpl", "fedeb", "global", "lore", "finetune", "oracle"]
+METHODS = ["fedem", "fedvpa_gp", "fedeb", "lore"]
 
 
 def privacy(noise: float = 0.7, *, rate: float = 0.5, sampling: str = "poisson", clip="auto", seed: int = 1) -> Privacy:
