@@ -37,8 +37,8 @@ def stop_after(monkeypatch: pytest.MonkeyPatch, rounds: int) -> None:
     """Fail in the round after ``rounds`` of them, as a kill would."""
     ordinary = runs_fit.rounds
 
-    def failing(*arguments):
-        for state, line in ordinary(*arguments):
+    def failing(*arguments, **named):
+        for state, line in ordinary(*arguments, **named):
             if line["round"] == rounds:
                 raise KeyboardInterrupt
             yield state, line
@@ -276,8 +276,8 @@ def stopped_by(number: signal.Signals, after: int, *arguments: object) -> Done:
     """What the command line says that gets a signal in the round after ``after`` of them."""
     ordinary = runs_fit.rounds
 
-    def rounds(*given):
-        for state, line in ordinary(*given):
+    def rounds(*given, **named):
+        for state, line in ordinary(*given, **named):
             if line["round"] == after:
                 os.kill(os.getpid(), number)
             yield state, line

@@ -30,8 +30,11 @@ class StubPolicy:
 
     def __init__(self, name: str, calls: list[tuple[str, int]] | None = None) -> None:
         self.name, self.calls, self.tokenizer = name, [] if calls is None else calls, StubTokenizer()
+        self.again = None
 
-    def sample(self, prompts: Sequence[np.ndarray], z: Any, sampling: Any, seed: int, *path: Any) -> list[np.ndarray]:
+    def sample(
+        self, prompts: Sequence[np.ndarray], z: Any, sampling: Any, seed: int, *path: Any, kept: Any = None
+    ) -> list[np.ndarray]:
         self.calls.append((self.name, len(prompts)))
         stream = ".".join(map(str, (seed, *path)))
         texts = [

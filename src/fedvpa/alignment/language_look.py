@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from fedvpa.alignment.guard import divergences, language_of, refusals
 from fedvpa.alignment.prompts import draw, world_prompts
 from fedvpa.core.seeds import Label
+from fedvpa.core.short_repr import short_repr
 from fedvpa.data.prompt_files import read_prompts
 from fedvpa.data.schema import Text
 from fedvpa.policy.config import PolicyConfig
@@ -24,7 +25,7 @@ from fedvpa.policy.rows import Ids
 from fedvpa.policy.sampling import Sampling
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class OneEach:
     """The base policy's samples, one to each prompt; see :class:`~fedvpa.alignment.guard.BaseAnswers`.
 
@@ -35,6 +36,8 @@ class OneEach:
 
     responses: Sequence[Sequence[Ids]]
     reference: Sequence[Sequence[NDArray[Any]]]
+
+    __repr__ = short_repr
 
 
 @dataclass(frozen=True)

@@ -169,18 +169,19 @@ class Release:
         bits = {f"{WITHIN}.{part}": Bounds((), -HALF, HALF) for part in self.shape.parts}
         return Expected(self.expected.deltas, sums | bits)
 
-    def traffic(self, broadcast: Broadcast, codec: Codec) -> tuple[int, int]:
+    def traffic(self, broadcast: Broadcast, told: Tree, codec: Codec) -> tuple[int, int]:
         """Bytes up and down: those of one client times the expected cohort. The true ones tell how many took part.
 
         Args:
-            broadcast: To one client, without the norms.
+            broadcast: To one client, without what follows.
+            told: The norms, and what else clients are told.
             codec: How weights travel.
         """
         one = {
             name: torch.ones_like(leaf) for name, leaf in self._nothing.items()
         }  # a change of 0 is sent as its shape
         up = tree.size(encode({"weight": torch.ones(()), **one}, codec))
-        down = tree.size(encode(broadcast.shared | self.told, codec)) + tree.size(broadcast.own)
+        down = tree.size(encode(broadcast.shared | told, codec)) + tree.size(broadcast.own)
         return round(self.privacy.terms.cohort * up), round(self.privacy.terms.cohort * down)
 
     def noised(self, update: CohortUpdate, round_: int) -> tuple[CohortUpdate, Ledger]:

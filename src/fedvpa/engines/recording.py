@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fedvpa.algorithms.server.posterior_exchange import component_keys
+from fedvpa.core.short_repr import short_repr
 from fedvpa.core.tree import Tree
 from fedvpa.engines.runner import CohortResult, CohortRunner, CohortTask
 
@@ -32,6 +33,8 @@ class Mean:
 
     total: dict[str, NDArray[np.float64]] = field(default_factory=dict)
     count: dict[str, int] = field(default_factory=dict)
+
+    __repr__ = short_repr
 
     def add(self, name: str, value: NDArray[np.float64]) -> None:
         """One more round of a client."""
@@ -64,6 +67,8 @@ class Recorder:
     sums: dict[int, NDArray[np.float64]] = field(default_factory=dict)
     broadcasts: dict[int, Tree] = field(default_factory=dict)
     shapes: dict[str, dict[str, torch.Size]] = field(default_factory=dict)
+
+    __repr__ = short_repr
 
     def __call__(self, task: CohortTask) -> CohortResult:
         """Run a cohort and note what passed."""

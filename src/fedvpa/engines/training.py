@@ -208,7 +208,7 @@ class _Rounds:
         if isinstance(self._run, Metered):
             uplink, downlink = self._run.uplink_bytes, downlink + self._run.downlink_bytes
         if release is not None:
-            uplink, downlink = release.traffic(algorithm.broadcast(state.server, self._known[:1]), engine.codec)
+            uplink, downlink = release.traffic(algorithm.broadcast(state.server, self._known[:1]), told, engine.codec)
         guard = found.guard if release is None else state.guard  # norms of single updates are not for keeping
         after = TrainState(server, {**state.private, **kept}, guard, ledger)
         limits = {"clip_norm": _shown(found.clip_norm), "max_weight": _shown(found.max_weight)}

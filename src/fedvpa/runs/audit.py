@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from fedvpa.algorithms.registry import make
 from fedvpa.core.progress import say
+from fedvpa.core.short_repr import short_repr
 from fedvpa.core.tree import Tree, below
 from fedvpa.data.partition import ClientRows
 from fedvpa.engines import loop, vectorised
@@ -132,6 +133,8 @@ class Replayed:
     last: Tree
     selector: Selector
 
+    __repr__ = short_repr
+
 
 def replay(config: RunConfig, federation: Federation) -> Replayed:
     """Train as ``config`` says, in memory, without canaries, and write down what is sent.
@@ -215,6 +218,8 @@ class _Fits:
     latents: NDArray[np.float64]
     margins: NDArray[np.float64]
     likelihood: NDArray[np.float64]
+
+    __repr__ = short_repr
 
     @classmethod
     def of(cls, selector: Selector, federation: Federation, clients: Sequence[ClientRows]) -> _Fits:
