@@ -157,7 +157,7 @@ def test_bytes_are_those_of_one_client_times_the_expected_cohort_whoever_came(ra
     statistics = 1 + 1 + 2 + 1  # the weight, octaves, two memberships, the bit of the clip
     assert [line["uplink_bytes"] for line in lines] == [3 * 4 * (weights + statistics)] * 4
     sent = size(algorithm.broadcast(server, federation.client_ids[:1]).shared)
-    told = 4 * (1 + 2)  # a clip, and limits of octaves and memberships
+    told = 4 * (1 + 2 + 1)  # a clip, limits of octaves and memberships, the largest weight
     assert lines[0]["downlink_bytes"] == 3 * (sent + told)
 
 
