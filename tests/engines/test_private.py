@@ -172,3 +172,20 @@ def test_messages_of_a_private_round_name_and_count_nobody(capsys):
     with pytest.raises(TrainingError, match=r"all updates that came were rejected \(not finite") as caught:
         check_rejected(3, rejected, rejected, dict.fromkeys(rejected, True), {"local.head_lr": 0.1}, hidden=True)
     assert "client-" not in str(caught.value)
+
+
+@pytest.mark.unit
+def test_what_is_sent_does_not_tell_how_many_came(monkeypatch):
+    """``fedeb`` tells what one visit weighs, which follows from the size of a cohort: of the expected one, here."""
+    from fedvpa.algorithms.fedeb import FedEB
+
+    plain, asked = FedEB.broadcast, list[int]()
+
+    def broadcast(self, state, client_ids):
+        asked.append(len(client_ids))
+        return plain(self, state, client_ids)
+
+    monkeypatch.setattr(FedEB, "broadcast", broadcast)
+    for rate in (1e-12, 1.0):
+        run("fedeb", replace(privacy(), terms=replace(privacy().terms, rate=rate, cohort=3.0)))
+    assert set(asked) <= {1, 3}, "3 in a round, 1 where the bytes of one client are counted"

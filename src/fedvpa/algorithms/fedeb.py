@@ -152,12 +152,13 @@ class FedEB(Plain):
             "precision": self._precision(state),
             "width": torch.nn.functional.one_hot(state.width, len(self.widths)).to(torch.float32),
             "worth": state.worth,
-            "spectrum": state.spectrum,
             "clock": state.clock,
             "share": torch.tensor(step / max(len(client_ids), 1)),
             "left": torch.tensor(_left(step)),
             "starts": torch.tensor(float(self._starts(state.round))),
         }
+        if self.config.eb.curvature == "shared":
+            shared |= {"spectrum": state.spectrum}
         return Broadcast(shared, {}, state.round)
 
     def expected(self, state: EmpiricalBayes) -> Expected:

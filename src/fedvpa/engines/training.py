@@ -178,7 +178,9 @@ class _Rounds:
         expected = algorithm.expected(state.server) if release is None else release.answers
         dropped = draw_dropouts(cohort, engine.dropout, self._seed, round_)
         reporting = [name for name in cohort if name not in dropped]
-        sent = algorithm.broadcast(state.server, cohort)
+        # With noise what is sent must not tell how many came: it is made as for the expected cohort.
+        asked = cohort if release is None else self._known[: round(release.privacy.terms.cohort)]
+        sent = algorithm.broadcast(state.server, asked)
         told = state.guard.announced(rules, expected) | ({} if release is None else release.told)
         sent = replace(sent, shared=encode(sent.shared | told, engine.codec))
         received = replace(sent, shared=decode(sent.shared, engine.codec))

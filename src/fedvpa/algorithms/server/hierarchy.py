@@ -89,5 +89,6 @@ def component_means(params: Tree, own: Tree | None, shared: Tree) -> Float[Tenso
     if own is not None:
         scores, curvature = scores - own["scores"], (curvature - own["curvature"]).clamp(min=0)
     worth = shared["worth"][..., None, None]
-    curvature = curvature * shared["spectrum"].unsqueeze(-2)
+    if "spectrum" in shared:
+        curvature = curvature * shared["spectrum"].unsqueeze(-2)
     return worth * scores / (worth * curvature + shared["precision"].unsqueeze(-1))
