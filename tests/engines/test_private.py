@@ -189,3 +189,24 @@ def test_what_is_sent_does_not_tell_how_many_came(monkeypatch):
     for rate in (1e-12, 1.0):
         run("fedeb", replace(privacy(), terms=replace(privacy().terms, rate=rate, cohort=3.0)))
     assert set(asked) <= {1, 3}, "3 in a round, 1 where the bytes of one client are counted"
+
+
+@pytest.mark.unit
+def test_no_codec_lets_a_client_move_the_sum_by_more_than_the_noise_is_made_for(monkeypatch):
+    """Rounding makes some changes longer than the client sent them; the server shortens them again."""
+    from fedvpa.engines.private import Release
+
+    plain, lengths = Release.noised, list[float]()
+
+    def noised(self, update, round_):
+        changes = [leaf.flatten() for name, leaf in update.sums.items() if name.startswith("delta.")]
+        lengths.append(float(torch.cat(changes).norm()))
+        return plain(self, update, round_)
+
+    monkeypatch.setattr(Release, "noised", noised)
+    federation, algorithm = make_federation((9,)), make("global", SETTING)
+    noise = replace(privacy(rate=1.0, clip=0.15), terms=replace(privacy().terms, rate=1.0, cohort=1.0, clients=1))
+    engine, first = EngineConfig(name="loop", codec="int8"), start(algorithm, federation, 7)
+    list(rounds(algorithm, federation, engine, 7, first, privacy=noise))
+    assert max(lengths) <= 0.15 * (1 + 1e-6)
+    assert max(lengths) > 0.149, "some change is as long as it may be"

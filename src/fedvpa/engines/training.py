@@ -173,9 +173,10 @@ class _Rounds:
     def _request(self, state: TrainState, cohort: list[str]) -> tuple[TrainState, Answer]:
         """Ask a cohort, check and add up what comes back, and let the server learn from it."""
         algorithm, engine, round_ = self._algorithm, self._engine, state.server.round
-        release = None if self._privacy is None else self._privacy.next(state.ledger, algorithm.expected(state.server))
+        wanted = algorithm.expected(state.server)
+        release = None if self._privacy is None else self._privacy.next(state.ledger, wanted)
         rules: RulesConfig = algorithm.config.server if release is None else WITHOUT_MEDIANS
-        expected = algorithm.expected(state.server) if release is None else release.answers
+        expected = wanted if release is None else release.answers
         dropped = draw_dropouts(cohort, engine.dropout, self._seed, round_)
         reporting = [name for name in cohort if name not in dropped]
         # With noise what is sent must not tell how many came: it is made as for the expected cohort.
