@@ -31,6 +31,11 @@ def task() -> Iterator[None]:
         yield
 
 
+def given(out: Path, **changed: object) -> dict[str, object]:
+    """What a server of two nodes is given."""
+    return {"out": str(out), "nodes": 2, "deadline": 1.0, "quorum": 0.5, **changed}
+
+
 def share(federation: Federation, number: int) -> Federation:
     """The clients of one of two nodes."""
     clients = tuple(client for row, client in enumerate(federation.partition.clients) if row % 2 == number)

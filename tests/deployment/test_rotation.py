@@ -24,7 +24,7 @@ pytest.importorskip("flwr", reason="fedvpa[flower] is not installed")
 from fedvpa.deployment import server as deployment
 from fedvpa.engines.flower import rotation
 from fedvpa.engines.flower.records import arrays
-from here_grid import SETTING, HereGrid, task
+from here_grid import SETTING, HereGrid, given, task
 
 DIMENSION = make_federation().dimension
 SETTINGS = {**SETTING.model_dump(), "engine": {"cohort": 4, "workers": 1}, "seed": 5}
@@ -35,10 +35,6 @@ CONFIG = RunConfig.parse({**SETTINGS, "selector": {**SETTINGS["selector"], "rota
 def _task():
     with task():
         yield
-
-
-def given(out: Path, **changed: object) -> dict[str, object]:
-    return {"out": str(out), "nodes": 2, "deadline": 1.0, "quorum": 0.5, **changed}
 
 
 class Rotating(HereGrid):

@@ -18,7 +18,7 @@ from fedvpa.selector.selector import Selector
 httpx = pytest.importorskip("httpx", reason="fedvpa[flower] is not installed")
 pytest.importorskip("flwr", reason="fedvpa[flower] is not installed")
 from fedvpa.deployment import server as deployment
-from here_grid import SETTING, HereGrid, task
+from here_grid import SETTING, HereGrid, given, task
 
 CONFIG = RunConfig.parse({**SETTING.model_dump(), "engine": {"cohort": 4, "workers": 1}, "seed": 5})
 
@@ -40,10 +40,6 @@ class Stops(HereGrid):
         if self.sent >= self.after:
             raise self.error
         return super().push_messages(messages)
-
-
-def given(out: Path, **changed: object) -> dict[str, object]:
-    return {"out": str(out), "nodes": 2, "deadline": 1.0, "quorum": 0.5, **changed}
 
 
 def history(out: Path) -> list[dict]:
