@@ -47,6 +47,37 @@ class Budget:
         return self.noise_multiplier / self.cohort
 
 
+@dataclass(frozen=True)
+class Noise:
+    """What a federation's size and the section ``privacy`` come to.
+
+    Attributes:
+        rate: q; 1 where cohorts are not sampled, so that every user counts as there in every round.
+        delta: δ.
+        noise_multiplier: σ.
+    """
+
+    rate: float
+    delta: float
+    noise_multiplier: float
+
+
+def noise_of(privacy: PrivacyConfig, clients: int, cohort: int, rounds: int) -> Noise:
+    """q, δ and σ, of a section that is on and a cohort that can be drawn.
+
+    Raises:
+        ConfigError: There are fewer than two users, δ is 1/N or more, or the extra ``privacy`` is not installed.
+    """
+    delta = default_delta(clients) if privacy.delta is None else privacy.delta
+    check_delta(delta, clients)
+    rate = cohort / clients if privacy.sampling == "poisson" else 1.0
+    noise = privacy.noise_multiplier
+    if noise is None:
+        assert privacy.epsilon is not None
+        noise = calibrate(privacy.epsilon, delta, rate, rounds)
+    return Noise(rate, delta, noise)
+
+
 def plan_budget(clients: int, cohort: int, rounds: int, privacy: PrivacyConfig) -> Budget:
     """The noise that the wanted ε needs, or the ε of the noise that is given.
 
@@ -54,8 +85,6 @@ def plan_budget(clients: int, cohort: int, rounds: int, privacy: PrivacyConfig) 
         ConfigError: There are fewer than two users, a cohort is larger than all of them, no round is wanted, δ is 1/N
             or more, neither ε nor the noise multiplier is given, or the extra ``privacy`` is not installed.
     """
-    delta = default_delta(clients) if privacy.delta is None else privacy.delta
-    check_delta(delta, clients)
     if not 1 <= cohort <= clients:
         raise ConfigError(
             f"A cohort of {cohort:,} cannot be drawn from {clients:,} users.",
@@ -66,12 +95,9 @@ def plan_budget(clients: int, cohort: int, rounds: int, privacy: PrivacyConfig) 
     if not privacy.on:
         ways = f"{option('epsilon', '3')}, for the noise that it needs, or {option('noise_multiplier', '1.2')}"
         raise ConfigError("Neither ε nor a noise multiplier is given.", fix=f"Give {ways}, for its ε.")
+    found = noise_of(privacy, clients, cohort, rounds)
+    rate, delta, noise = found.rate, found.delta, found.noise_multiplier
     sampled = privacy.sampling == "poisson"
-    rate = cohort / clients if sampled else 1.0
-    noise = privacy.noise_multiplier
-    if noise is None:
-        assert privacy.epsilon is not None
-        noise = calibrate(privacy.epsilon, delta, rate, rounds)
     most, average = (
         (most_active(clients, rate, rounds), math.ceil(rate * rounds - 1e-9)) if sampled else (rounds, rounds)
     )

@@ -19,10 +19,11 @@ from fedvpa.features.config import FeatureConfig
 from fedvpa.features.extract import load_features
 from fedvpa.features.precision import settled
 from fedvpa.features.standardise import Moments, Standardiser
-from fedvpa.privacy.accounting import calibrate, check_delta, default_delta, epsilon_released, epsilon_server
+from fedvpa.privacy.accounting import epsilon_released, epsilon_server
 from fedvpa.privacy.canaries import SAID as CANARIES
 from fedvpa.privacy.config import PrivacyConfig
 from fedvpa.privacy.keyed import KEY_FILE, Key, read_key, write_key
+from fedvpa.privacy.planning import noise_of
 from fedvpa.runs.config import RunConfig
 from fedvpa.selector.rotation import rotation_of, second_moment
 from fedvpa.selector.scaling import Scaling
@@ -41,7 +42,7 @@ def terms_of(privacy: PrivacyConfig, engine: EngineConfig, clients: int, rounds:
     """σ, q and δ of a federation.
 
     Raises:
-        ConfigError: If δ is not below 1/N, the cohort is larger than the federation, or there are no rounds.
+        ConfigError: If the cohort is larger than the federation, or as :func:`~fedvpa.privacy.planning.noise_of`.
     """
     if engine.cohort is not None and engine.cohort > clients:
         raise ConfigError(
@@ -50,15 +51,9 @@ def terms_of(privacy: PrivacyConfig, engine: EngineConfig, clients: int, rounds:
             fix=f"Give {clients} at most; fewer clients a round are more private.",
             where="configuration key 'engine.cohort'",
         )
-    delta = default_delta(clients) if privacy.delta is None else privacy.delta
-    check_delta(delta, clients)
     cohort = engine.cohort_of(clients)
-    rate = cohort / clients if privacy.sampling == "poisson" else 1.0
-    noise = privacy.noise_multiplier
-    if noise is None:
-        assert privacy.epsilon is not None
-        noise = calibrate(privacy.epsilon, delta, rate, rounds)
-    return Terms(noise, rate, float(cohort), clients, rounds, delta)
+    found = noise_of(privacy, clients, cohort, rounds)
+    return Terms(found.noise_multiplier, found.rate, float(cohort), clients, rounds, found.delta)
 
 
 def privacy_of(config: RunConfig, clients: int, rounds: int, key: Key | None) -> Privacy | None:
@@ -112,12 +107,7 @@ def summary(privacy: Privacy, ledger: Ledger, client_ids: tuple[str, ...]) -> di
     for the user who took part most often.
     """
     terms, most = privacy.terms, participations(privacy, ledger.releases, client_ids)
-    amplified = privacy.config.sampling == "poisson"
-    released = (
-        epsilon_released(terms.noise_multiplier, terms.rate, ledger.releases, terms.delta)
-        if amplified
-        else epsilon_server(terms.noise_multiplier, ledger.releases, terms.delta)
-    )
+    released = epsilon_released(terms.noise_multiplier, terms.rate, ledger.releases, terms.delta)
     return {
         "noise_multiplier": terms.noise_multiplier,
         "rate": terms.rate,
@@ -154,7 +144,8 @@ def said(found: dict[str, Any]) -> str:
     simulated += f"; {CANARIES}" if found.get("canaries") else ""
     return (
         f"privacy: ε = {found['epsilon_released']:.3g} at δ = {found['delta']:.2g} for one user more or less, for all "
-        f"that is released; ε = {found['epsilon_server']:.3g} for a server that sees the cohorts{simulated}"
+        f"that is released; ε = {found['epsilon_server']:.3g} for whoever also sees who took part; neither for the "
+        f"machine that adds the noise{simulated}"
     )
 
 
