@@ -15,7 +15,7 @@ from fedvpa.algorithms.registry import make
 from fedvpa.core.progress import say
 from fedvpa.core.short_repr import short_repr
 from fedvpa.core.tree import Tree, below
-from fedvpa.data.partition import ClientRows
+from fedvpa.data.partition import ClientRows, Partition
 from fedvpa.engines import loop, vectorised
 from fedvpa.engines.checkpoint import load_checkpoint
 from fedvpa.engines.federation import Federation
@@ -194,12 +194,16 @@ def _guessed(tables: Mapping[str, Table], federation: Federation, seed: int) -> 
 def audit_model(replayed: Replayed, federation: Federation, seed: int) -> tuple[list[AttributeRow], Separation | None]:
     """Groups and membership guessed by one who has the released model and pairs of a user.
 
+    A user gives at most as many pairs as the median of the trained users or of the others, whichever is smaller: z of
+    more pairs fits better, and the number of pairs alone would tell who trained.
+
     Returns:
         Rows for pairs without and with their choices, of users who trained and of others; and how well users who
         trained are told from others by how well the model fits their pairs.
     """
     selector, partition = replayed.selector, federation.partition
-    seen, unseen = (_Fits.of(selector, federation, clients) for clients in (partition.seen, partition.unseen))
+    both, shots = (partition.seen, partition.unseen), _shots(partition)
+    seen, unseen = (_Fits.of(selector, federation, clients, shots) for clients in both)
     rows = []
     for what, of in (("pairs without the choices", "margins"), ("pairs with the choices", "latents")):
         mine, theirs = ({of: getattr(one, of)} for one in (seen, unseen))
@@ -208,6 +212,12 @@ def audit_model(replayed: Replayed, federation: Federation, seed: int) -> tuple[
         others = guess_others(mine, seen.groups, theirs, unseen.groups) if unseen.groups else None
         rows.append(AttributeRow("released model", f"{what} of a user who did not", others))
     return rows, separation(seen.likelihood, unseen.likelihood)
+
+
+def _shots(partition: Partition) -> int | None:
+    """The most pairs that a user gives; None for all, where there are none who did not train."""
+    sizes = [[len(client.train) for client in some if len(client.train)] for some in (partition.seen, partition.unseen)]
+    return int(min(np.median(some) for some in sizes)) if all(sizes) else None
 
 
 @dataclass(frozen=True, repr=False)
@@ -222,15 +232,15 @@ class _Fits:
     __repr__ = short_repr
 
     @classmethod
-    def of(cls, selector: Selector, federation: Federation, clients: Sequence[ClientRows]) -> _Fits:
+    def of(cls, selector: Selector, federation: Federation, clients: Sequence[ClientRows], shots: int | None) -> _Fits:
         clients = [client for client in clients if len(client.train) and client.group is not None]
         if not clients:
             return cls([], *(np.zeros((0, 1)), np.zeros((0, 1)), np.zeros(0)))
-        posterior = infer_clients(selector, federation, clients)
+        posterior = infer_clients(selector, federation, clients, shots=shots)
         places = selector.params.get("prototypes", posterior.means.mean(0))
         margins, likelihood = [], []
         for row, client in enumerate(clients):
-            pairs = federation.pairs(client.client_id, "train")
+            pairs = federation.read(client.train[:shots])
             with torch.no_grad():
                 each = selector.head.margins(below("head", selector.params), pairs, places, None).abs()
                 fits = choice_log_likelihood(selector.margins(posterior[row], pairs))
