@@ -116,6 +116,28 @@ SMALLEST: dict[str, Any] = {"clients": [3], "seeds": 1, "jobs": 1}
 
 
 @pytest.mark.unit
+@pytest.mark.end_to_end
+def test_what_noise_costs_is_a_table_of_the_comparison(tiny: RunConfig, tmp_path: Path) -> None:
+    file = tmp_path / "variants.yaml"
+    noise = "{selector.rotation: none, privacy: {noise_multiplier: 3, delta: 0.01, seeded: true}}"
+    file.write_text(f'"fedem, noised": {noise}\n', encoding="utf-8")
+    out, config = tmp_path / "out", with_overrides(tiny, ["method=fedem", "server.rounds=2"])
+    compare(config, methods=["fedem"], variants=file, clients=[4], seeds=1, jobs=1, out=out)
+    written = json.loads((out / "comparison.json").read_text())
+    (row,) = written["privacy_rows"]
+    cells = [json.loads(path.read_text())["privacy"] for path in out.glob("cells/fedem_noised-*.json")]
+    assert (row["method"], row["n_clients"], row["seeds"], row["releases"]) == ("fedem, noised", 4, [0], 2)
+    assert (row["unit"], row["relation"], row["seeded"]) == ("user", "add or remove one user", True)
+    assert (row["noise_multiplier"], row["delta"]) == (3, 0.01)
+    for name in ("epsilon_released", "epsilon_server"):
+        assert row[name] == max(cell[name] for cell in cells) > 0
+    assert len(cells) == 1
+    report(out)
+    for text in ((out / "comparison.txt").read_text(), (out / "report.html").read_text()):
+        assert "Privacy, of one run" in text
+        assert f"{row['epsilon_server']:.3g}" in text
+
+
 @pytest.mark.parametrize(
     ("changed", "message"),
     [

@@ -10,11 +10,15 @@ import pytest
 from fedvpa.api.train import resume, train
 from fedvpa.core.errors import ConfigError, RunError
 from fedvpa.engines.config import EngineConfig
+from fedvpa.engines.private import Privacy, Terms
 from fedvpa.engines.training import TrainState
+from fedvpa.privacy.accounting import epsilon_released, epsilon_server
 from fedvpa.privacy.config import PrivacyConfig
+from fedvpa.privacy.keyed import Key
 from fedvpa.runs.config import read_config, with_overrides
 from fedvpa.runs.fit import longer
 from fedvpa.runs.noise import privacy_of, terms_of
+from fedvpa.runs.spending import Spending
 
 PRIVATE = ["method=fedem", "selector.rotation=none", "privacy.noise_multiplier=2.0"]
 
@@ -48,11 +52,37 @@ def test_a_private_run_says_what_it_costs_and_goes_on_with_its_own_noise(tiny, t
         if file.is_file() and file != key:
             assert key.read_bytes() not in file.read_bytes(), file
             assert key.read_bytes().hex().encode() not in file.read_bytes(), file
-    lines = (tmp_path / "run" / "history.jsonl").read_text().splitlines()
-    assert [json.loads(line)["privacy"]["releases"] for line in lines] == list(range(1, config.server.rounds + 1))
+    lines = [json.loads(line)["privacy"] for line in (tmp_path / "run" / "history.jsonl").read_text().splitlines()]
+    assert [line["releases"] for line in lines] == list(range(1, config.server.rounds + 1))
+    numbers = found["noise_multiplier"], found["rate"]
+    whole = [epsilon_released(*numbers, line["releases"], found["delta"]) for line in lines]
+    assert [line["epsilon_released"] for line in lines] == pytest.approx(whole, rel=1e-9), "as the accountant says it"
+    assert [lines[-1][name] for name in ("epsilon_released", "epsilon_server")] == pytest.approx(
+        [found["epsilon_released"], found["epsilon_server"]], rel=1e-9
+    )
+    assert sorted(line["epsilon_server"] for line in lines) == [line["epsilon_server"] for line in lines]
     key.unlink()
     with pytest.raises(RunError, match="noise and cohorts"):
         resume(tmp_path / "run")
+
+
+@pytest.mark.reference
+@pytest.mark.parametrize("sampling", ["poisson", "none"])
+def test_each_line_says_what_the_user_who_took_part_most_has_spent_so_far(sampling: str):
+    key, names, rate = Key.of_seed(3), ["ana", "bo", "cem"], 0.4 if sampling == "poisson" else 1.0
+    settings = PrivacyConfig(noise_multiplier=1.7, sampling=sampling)
+    privacy = Privacy(settings, Terms(1.7, rate, 1.2, 3, 6, 0.1), key)
+    spending, counts = Spending(privacy, names, 0), [0, 0, 0]
+    for round_ in range(6):
+        coins = key.uniform(round_, names) < 0.4 if sampling == "poisson" else [True] * 3
+        counts = [count + int(coin) for count, coin in zip(counts, coins, strict=True)]
+        found = spending.after_round({"round": round_, "privacy": {"releases": round_ + 1}})
+        assert found["privacy"]["epsilon_server"] == epsilon_server(1.7, max(counts), 0.1)
+        assert found["privacy"]["epsilon_released"] == pytest.approx(epsilon_released(1.7, rate, round_ + 1, 0.1))
+        assert found["round"] == found["privacy"]["releases"] - 1 == round_
+        again = Spending(privacy, names, round_).after_round({"privacy": {}})["privacy"]
+        assert again["epsilon_server"] == found["privacy"]["epsilon_server"], "after a resume"
+    assert sampling == "none" or max(counts) < 6
 
 
 @pytest.mark.unit

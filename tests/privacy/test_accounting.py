@@ -15,6 +15,7 @@ from fedvpa.privacy.accounting import (
     default_delta,
     epsilon_released,
     epsilon_server,
+    epsilons_released,
     require,
 )
 
@@ -32,6 +33,17 @@ def test_without_sampling_epsilon_is_the_closed_form(sigma, times, delta):
     expected = brentq(lambda epsilon: delta_of_gaussian(sigma / math.sqrt(times), epsilon) - delta, 0, 100)
     assert epsilon_server(sigma, times, delta) == pytest.approx(expected, rel=1e-6)
     assert epsilon_released(sigma, 1.0, times, delta) == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("once", [None, 6.0])
+@pytest.mark.parametrize(("sigma", "rate", "delta"), [(2.52, 0.1, 1e-4), (1.7, 0.5, 0.0063), (1.7, 1.0, 1e-3)])
+def test_one_release_more_at_a_time_is_what_all_at_once_cost(sigma, rate, delta, once):
+    counts = range(1, 8)
+    expected = [epsilon_released(sigma, rate, count, delta, once=once) for count in counts]
+    found = epsilons_released(sigma, rate, delta, once=once)
+    assert [next(found) for _ in counts] == pytest.approx(expected, rel=1e-9)
+    later = epsilons_released(sigma, rate, delta, once=once, released=4)
+    assert [next(later) for _ in counts[4:]] == pytest.approx(expected[4:], rel=1e-9)
 
 
 def test_a_user_in_five_cohorts_of_a_server_that_sees_them():

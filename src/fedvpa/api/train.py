@@ -238,10 +238,9 @@ def _finish(run: RunFolder, job: SelectorJob, seconds: float) -> TrainResult:
     rejections = Rejections.of(run.lines())
     if rejections.rejected:
         say(str(rejections))
-    privacy = job.spent()
-    if privacy is not None:
-        say(said(privacy))
     trained = job.finish(seconds)
+    if trained.privacy is not None:
+        say(said(trained.privacy))
     trained.selector.save_pretrained(run.selector)
     save_clients(run.clients / "clients.safetensors", trained.state.private)
     save_users(run.users, run_users(prepared, trained))
@@ -259,7 +258,7 @@ def _finish(run: RunFolder, job: SelectorJob, seconds: float) -> TrainResult:
         rejected_updates=rejections.rejected,
         held_out=prepared.held_out,
         data=prepared.table.report,
-        privacy=privacy,
+        privacy=trained.privacy,
     )
     write_json(run.path / "metrics.json", result.to_dict())
     say_alarms(() if result.latents is None else result.latents.alarms, config.method)

@@ -28,6 +28,7 @@ from fedvpa.runs.config import RunConfig
 from fedvpa.runs.folder import RunFolder
 from fedvpa.runs.noise import check_scaling, keep_key, key_of, privacy_of, public_scaling, said, summary, unscaled
 from fedvpa.runs.prepare import feature_key, pinned
+from fedvpa.runs.spending import Spending
 
 MEMBERS_FILE = "members.json"
 """Beside the checkpoint: the ids of the users that the training began with."""
@@ -89,6 +90,12 @@ class DeployedNoise:
         path = run.checkpoint.with_name(MEMBERS_FILE)
         write_json(path, {"members": list(self.members)})
         os.chmod(path, 0o600)
+
+    def spending(self, state: TrainState) -> Spending | None:
+        """What tells the lines of the history what was spent, from a state on; None where nothing is noised."""
+        if self.privacy is None:
+            return None
+        return Spending(self.privacy, self.members, state.ledger.releases if state.ledger else 0)
 
     def asked(self, line: Mapping[str, Any]) -> str:
         """How many a round asked, as may be said."""

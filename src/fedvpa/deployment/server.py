@@ -146,10 +146,11 @@ def _serve(grid: Grid, config: RunConfig, run: RunFolder, terms: Terms) -> None:
         "compute": Compute.current().to_dict(),
         "reads": roster.reads,
     }
+    spending = noise.spending(state)
     with run.history.open("a", encoding="utf-8") as log:
         going = rounds(algorithm, roster, config.engine, config.seed, state, cohort, privacy=noise.privacy)
         for reached, line in going:
-            state = reached
+            state, line = reached, line if spending is None else spending.after_round(line)
             check_finite(line, f"{config.method}: round {state.server.round}")
             log.write(json.dumps(line, allow_nan=False) + "\n")
             log.flush()

@@ -11,6 +11,7 @@ from fedvpa.core.short_repr import short_repr
 from fedvpa.evaluation.accuracy_results import AccuracyComparison
 from fedvpa.evaluation.bayes_rows import BayesRow
 from fedvpa.evaluation.policy_results import PolicyComparison
+from fedvpa.evaluation.privacy_rows import PrivacyRow
 from fedvpa.evaluation.samples import SideBySide
 from fedvpa.evaluation.summaries import JsonResult
 from fedvpa.evaluation.switching import SwitchingCurve
@@ -28,6 +29,7 @@ class SelectorComparison:
             hold-out, whose key is there only where there is one. None of runs that did not keep it.
         bayes: Methods beside whoever knows each user's true utility; on the bundled world only.
         views: What else the runs were scored on: ``ablations``, ``shots`` and ``four_way``, where they were asked for.
+        privacy: What each method or variant with noise costs.
     """
 
     accuracy: AccuracyComparison
@@ -35,12 +37,14 @@ class SelectorComparison:
     data: Mapping[str, Any] = field(default_factory=dict)
     bayes: tuple[BayesRow, ...] = ()
     views: Mapping[str, tuple[JsonResult, ...]] = field(default_factory=dict)
+    privacy: tuple[PrivacyRow, ...] = ()
 
     __repr__ = short_repr
 
     def to_dict(self) -> dict[str, Any]:
         """The keys of ``comparison.json`` that are about selectors."""
         rows = {"bayes_rows": [row.to_dict() for row in self.bayes]} if self.bayes else {}
+        rows |= {"privacy_rows": [row.to_dict() for row in self.privacy]} if self.privacy else {}
         return self.accuracy.to_dict() | {
             "conflicting": [row.to_dict() for row in self.conflicting],
             **rows,

@@ -12,6 +12,7 @@ from fedvpa.core.progress import say
 from fedvpa.data.report import say_report
 from fedvpa.evaluation.accuracy import score_clients
 from fedvpa.evaluation.accuracy_tables import comparison
+from fedvpa.evaluation.privacy_rows import privacy_rows
 from fedvpa.evaluation.scores import ClientScore, load_scores, save_scores
 from fedvpa.evaluation.summaries import BAYES, GLOBAL, OWN_WINS
 from fedvpa.experiments.bayes_cells import bayes_cells, gather_bayes, run_bayes
@@ -132,6 +133,8 @@ def run_selector_cell(cell: Cell) -> None:
         return
     config = config.model_copy(update={"features": prepared.features})
     done = fit(config, prepared)
+    if done.privacy is not None:
+        notes["privacy"] = dict(done.privacy)
     scores = run_scores(config, prepared, done)
     if cell.holdout is not None and done.seen.posterior is not None:
         held = prepare_holdout(config, cell.holdout, prepared.table, prepared.federation.scaling)
@@ -159,13 +162,14 @@ def gather_selectors(cells: Sequence[Cell]) -> SelectorComparison:
     same_users, known = cells[0].config.same_users, bayes_cells(cells)
     scores: list[ClientScore] = []
     disagreed: list[ClientScore] = []
-    seconds = {}
+    seconds, spent = {}, {}
     for cell in cells:
         found = load_scores(scores_path(cell))
         scores += found
         if cell.method != OWN_WINS:
             disagreed += load_scores(conflict_scores_path(cell))
-        seconds[(cell.method, found[0].n_clients, cell.config.seed)] = cell.seconds
+        run = (cell.method, found[0].n_clients, cell.config.seed)
+        seconds[run], spent[run] = cell.seconds, cell.notes.get("privacy")
     known = [cell for cell in known if cell.is_done]  # comparisons of earlier releases have none
     scores += [score for cell in known for score in load_scores(scores_path(cell))]
     save_scores(cells[0].out / "scores.jsonl", scores)
@@ -176,6 +180,7 @@ def gather_selectors(cells: Sequence[Cell]) -> SelectorComparison:
         {"data": None, **data},
         gather_bayes(known, scores, same_users=same_users),
         gather_views(cells, scores, same_users=same_users),
+        privacy_rows(spent),
     )
 
 

@@ -20,6 +20,7 @@ Neither holds for the machine that adds the noise: it has the sums before, and t
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -88,6 +89,35 @@ def epsilon_released(
     if rate == 1 or rounds == 0 or noise_multiplier < SMALLEST_SAMPLED:
         return _gaussian(noise_multiplier, rounds, delta, once)
     return _sampled(float(noise_multiplier), float(rate), rounds, float(delta), once)
+
+
+def epsilons_released(
+    noise_multiplier: float, rate: float, delta: float, *, once: float | None = None, released: int = 0
+) -> Iterator[float]:
+    """``epsilon_released`` of one round more at a time: each is composed onto the last, in milliseconds.
+
+    Args:
+        noise_multiplier: σ; like ``rate`` and ``delta`` as of :func:`epsilon_released`.
+        rate: q.
+        delta: δ.
+        once: As of :func:`epsilon_released`.
+        released: How many rounds were released before: the first number is that of ``released + 1``.
+
+    Raises:
+        ConfigError: As :func:`epsilon_released`, when the first number is asked for.
+    """
+    _check(noise_multiplier, delta, rounds=released, rate=rate, once=once)
+    if rate == 1 or noise_multiplier < SMALLEST_SAMPLED:
+        while True:
+            released += 1
+            yield _gaussian(noise_multiplier, released, delta, once)
+    one = _one_round(float(noise_multiplier), float(rate))
+    found = _composed(float(noise_multiplier), float(rate), 1, once)
+    for _ in range(released):  # in the order of a run that was never stopped, which gives the same bits
+        found = found.compose(one)
+    while True:
+        yield float(found.get_epsilon_for_delta(delta))
+        found = found.compose(one)
 
 
 def epsilon_server(noise_multiplier: float, participations: int, delta: float, *, once: float | None = None) -> float:
@@ -165,11 +195,15 @@ def _smallest(epsilon: float, delta: float, rate: float, rounds: int, enough: fl
 
 @lru_cache(maxsize=4096)
 def _sampled(noise_multiplier: float, rate: float, rounds: int, delta: float, once: float | None) -> float:
-    one = _one_round(noise_multiplier, rate)
-    found = one.self_compose(rounds)
+    return float(_composed(noise_multiplier, rate, rounds, once).get_epsilon_for_delta(delta))
+
+
+def _composed(noise_multiplier: float, rate: float, rounds: int, once: float | None) -> PrivacyLossDistribution:
+    """The loss of so many rounds, at least one, and of the release ``once``."""
+    found = _one_round(noise_multiplier, rate).self_compose(rounds)
     if once is not None:
         found = found.compose(_distribution(once, 1.0, _step(noise_multiplier, rate)))
-    return float(found.get_epsilon_for_delta(delta))
+    return found
 
 
 @lru_cache(maxsize=64)
@@ -199,6 +233,7 @@ def _step(noise_multiplier: float, rate: float) -> float:
     return min(deviation / STEPS_PER_DEVIATION, max(1e-3, 1e-4 * noise_multiplier**-2))
 
 
+@lru_cache(maxsize=4096)
 def _gaussian(noise_multiplier: float, releases: int, delta: float, once: float | None) -> float:
     """ε of Gaussian releases without sampling: together they are one, with 1/σ² added up."""
     spent = releases / noise_multiplier**2 + (0 if once is None else 1 / once**2)

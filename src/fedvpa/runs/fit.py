@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -22,6 +22,7 @@ from fedvpa.runs.config import RunConfig
 from fedvpa.runs.held import HeldPairs
 from fedvpa.runs.noise import privacy_of, summary
 from fedvpa.runs.prepare import Prepared
+from fedvpa.runs.spending import Spending
 from fedvpa.runs.tastes import known_tastes
 from fedvpa.runs.users import RunUsers, infer_users
 from fedvpa.selector.pairs import Pairs
@@ -39,6 +40,8 @@ class Trained:
         seconds: Wall-clock seconds of all rounds.
         seen: The users that trained, in the partition's order.
         unseen: The users that did not.
+        privacy: What was spent of the privacy that was promised (:func:`fedvpa.runs.noise.summary`); None where nothing
+            is noised.
     """
 
     selector: Selector
@@ -46,6 +49,7 @@ class Trained:
     seconds: float
     seen: Users
     unseen: Users
+    privacy: Mapping[str, Any] | None = None
 
     __repr__ = short_repr
 
@@ -113,11 +117,14 @@ class SelectorJob:
         """The rounds that are left; yields their lines of ``history.jsonl``."""
         federation = self.prepared.federation
         engine = self.config.engine.model_copy(update={"workers": self.workers or self.config.engine.workers})
+        ledger, spending = self.state.ledger, None
+        if self.privacy is not None:
+            spending = Spending(self.privacy, federation.client_ids, ledger.releases if ledger else 0)
         for state, line in rounds(
             self.algorithm, federation, engine, self.config.seed, self.state, privacy=self.privacy
         ):
             self.state = state
-            yield line
+            yield line if spending is None else spending.after_round(line)
 
     def spent(self) -> dict[str, Any] | None:
         """What was spent of the privacy that was promised; None where nothing is noised."""
@@ -133,7 +140,7 @@ class SelectorJob:
         seen = infer_users(selector, federation, federation.partition.seen, by_group=by_group, members=members)
         unseen = infer_users(selector, federation, federation.partition.unseen, by_group=by_group)
         named = replace(selector, scaling=federation.scaling, feature_key=self.prepared.feature_key)
-        return Trained(named, self.state, seconds, seen, unseen)
+        return Trained(named, self.state, seconds, seen, unseen, self.spent())
 
 
 def members_of(algorithm: SelectorAlgorithm[Any], state: TrainState) -> Members | None:

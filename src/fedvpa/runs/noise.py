@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,12 +20,13 @@ from fedvpa.features.config import FeatureConfig
 from fedvpa.features.extract import load_features
 from fedvpa.features.precision import settled
 from fedvpa.features.standardise import Moments, Standardiser
-from fedvpa.privacy.accounting import epsilon_released, epsilon_server
+from fedvpa.privacy.accounting import epsilon_released
 from fedvpa.privacy.canaries import SAID as CANARIES
 from fedvpa.privacy.config import PrivacyConfig
 from fedvpa.privacy.keyed import KEY_FILE, Key, read_key, write_key
 from fedvpa.privacy.planning import noise_of
 from fedvpa.runs.config import RunConfig
+from fedvpa.runs.spending import participations, server_epsilon
 from fedvpa.selector.rotation import rotation_of, second_moment
 from fedvpa.selector.scaling import Scaling
 
@@ -106,7 +108,7 @@ def summary(privacy: Privacy, ledger: Ledger, client_ids: tuple[str, ...]) -> di
     ``epsilon_released`` is against those who do not see who took part, ``epsilon_server`` against a server that does:
     for the user who took part most often.
     """
-    terms, most = privacy.terms, participations(privacy, ledger.releases, client_ids)
+    terms, counts = privacy.terms, participations(privacy, ledger.releases, client_ids)
     released = epsilon_released(terms.noise_multiplier, terms.rate, ledger.releases, terms.delta)
     return {
         "noise_multiplier": terms.noise_multiplier,
@@ -115,8 +117,8 @@ def summary(privacy: Privacy, ledger: Ledger, client_ids: tuple[str, ...]) -> di
         "clients": terms.clients,
         "delta": terms.delta,
         "epsilon_released": released,
-        "epsilon_server": epsilon_server(terms.noise_multiplier, most, terms.delta) if most else 0.0,
-        "most_participations": most,
+        "epsilon_server": server_epsilon(privacy, counts),
+        "most_participations": int(counts.max(initial=0)),
         "unit": "user",
         "relation": "add or remove one user",
         "sampling": privacy.config.sampling,
@@ -128,17 +130,7 @@ def summary(privacy: Privacy, ledger: Ledger, client_ids: tuple[str, ...]) -> di
     }
 
 
-def participations(privacy: Privacy, rounds: int, client_ids: tuple[str, ...]) -> int:
-    """In how many of the first rounds the most frequent client took part; all of them where cohorts are not sampled."""
-    if privacy.config.sampling != "poisson":
-        return rounds
-    counts = np.zeros(len(client_ids), dtype=np.int64)
-    for round_ in range(rounds):
-        counts += privacy.key.uniform(round_, client_ids) < privacy.terms.rate
-    return int(counts.max(initial=0))
-
-
-def said(found: dict[str, Any]) -> str:
+def said(found: Mapping[str, Any]) -> str:
     """The summary in one line."""
     simulated = "; seeded noise, a simulation" if found["seeded"] else ""
     simulated += f"; {CANARIES}" if found.get("canaries") else ""

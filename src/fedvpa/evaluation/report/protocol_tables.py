@@ -42,6 +42,7 @@ def protocol_tables(compared: Mapping[str, Any]) -> list[NamedTable]:
         ("ablations", ablations_table),
         ("shots", shots_table),
         ("four_way", four_way_table),
+        ("privacy_rows", privacy_table),
     )
     if compared.get("pooled_groups"):  # the same question, at less noise
         compared = {**compared, "groups": compared["pooled_groups"]}
@@ -194,6 +195,40 @@ def four_way_table(rows: Sequence[Row]) -> NamedTable:
         counts = [_counted(found[size, method, *cell]) for cell in cells]
         notes.append(f"N = {size}, counted once per seed: {'; '.join(counts)}.")
     return NamedTable("Seen and unseen users on seen and unseen prompts", table, tuple(notes))
+
+
+def privacy_table(rows: Sequence[Row]) -> NamedTable:
+    """A line for each method or variant with noise: what one run of it costs."""
+    alike = list(dict.fromkeys((row["unit"], row["relation"]) for row in rows))
+    notes = [f"Unit: one {unit}; neighbouring federations: {relation}." for unit, relation in alike]
+    notes.append(
+        "ε released: for whoever sees what one run releases and not who took part; ε server: for whoever also sees who "
+        "took part. Neither holds for the machine that adds the noise. ε of several runs on the same users add up, and "
+        "accuracies of a comparison are computed without noise."
+    )
+    if any(row["seeded"] for row in rows):
+        notes.append("Simulation: the noise follows from the seed, so nothing is private here.")
+    return NamedTable(
+        "Privacy, of one run",
+        TableText(
+            ("N", "method", "unit", "releases", "noise multiplier", "ε released", "ε server", "δ"),
+            tuple(
+                (
+                    str(row["n_clients"]),
+                    row["method"],
+                    row["unit"],
+                    str(row["releases"]),
+                    f"{row['noise_multiplier']:.4g}",
+                    f"{row['epsilon_released']:.3g}",
+                    f"{row['epsilon_server']:.3g}",
+                    f"{row['delta']:.2g}",
+                )
+                for row in rows
+            ),
+        ),
+        tuple(notes),
+        words=2,
+    )
 
 
 def _counted(row: Row) -> str:
