@@ -17,7 +17,7 @@ from transformers import (
     Qwen2Config,
 )
 
-from fedvpa.policy import buffer, decoding
+from fedvpa.policy import buffer, decoding, prefill
 from fedvpa.policy.buffer import Buffer
 from fedvpa.policy.decoding import decoding_obstacle
 from fedvpa.policy.policy import Policy
@@ -87,14 +87,15 @@ def test_samples_depend_neither_on_the_batch_nor_on_the_order(policies, kind, mo
 def test_a_prompt_is_computed_once_for_all_its_samples(policies, monkeypatch):
     policy = policies["soft_prefix"]
     rows: list[int] = []
-    ordinary = decoding._logits
+    ordinary = prefill.next_logits
 
     def watched(policy, cache, attention, positions, **inputs):
         rows.append(len(attention))
         return ordinary(policy, cache, attention, positions, **inputs)
 
     decoding_obstacle(policy)
-    monkeypatch.setattr(decoding, "_logits", watched)
+    for module in (decoding, prefill):
+        monkeypatch.setattr(module, "next_logits", watched)
     prompts, _ = prompts_and_responses(1)
     monkeypatch.setattr(decoding, "GONE", 0.01)
     found = drawn(policy, prompts * 6, latents(2).repeat_interleave(3, 0))
@@ -113,6 +114,51 @@ def test_a_buffer_is_the_cache_that_it_stands_for():
         assert found.values.equal(values[:, :, :stop])
     found.keep(torch.tensor([4, 1]))
     assert found.keys.equal(keys[[4, 1]])
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize("room", [1, 64])
+def test_rows_of_a_buffer_come_and_go(room, monkeypatch):
+    """Row = (first token, tokens): what a row holds is known from its name and place, whatever moved."""
+    monkeypatch.setattr(buffer, "ROOM", room)
+    step = 0
+
+    def states(*rows: float, tokens: int = 1) -> torch.Tensor:
+        places = torch.arange(step + 1 - tokens, step + 1) / 1000
+        return (torch.tensor(rows)[:, None] + places)[:, None, :, None].expand(-1, 3, -1, 2).clone()
+
+    step = 4
+    found = Buffer(states(1, 2, 3, tokens=5), -states(1, 2, 3, tokens=5))
+    names = [1, 2, 3]
+
+    def further() -> None:
+        nonlocal step
+        step += 1
+        keys, values = found.update(states(*names), -states(*names))
+        expected = states(*names, tokens=keys.shape[-2])
+        real = keys != 0
+        assert torch.equal(keys[real], expected[real])
+        assert torch.equal(values, -keys)
+        assert real[:, 0, -1, 0].all()
+        assert found.get_seq_length() == keys.shape[-2]
+
+    further()
+    found.remove([0])
+    names = [3, 2]
+    further()
+    found.join(states(4, 5, tokens=2), -states(4, 5, tokens=2))
+    names += [4, 5]
+    assert (found.keys[2:, :, :-2] == 0).all(), "places without a token are finite"
+    further()
+    found.trim(3)
+    further()
+    found.join(states(6, tokens=9), -states(6, tokens=9))  # longer than all that are there
+    names += [6]
+    assert found.get_seq_length() == 9
+    further()
+    found.remove([0, 2, 4])
+    names = [5, 2]
+    further()
 
 
 def policy_of(family: str, folder: Path) -> Policy:

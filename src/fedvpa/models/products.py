@@ -85,6 +85,8 @@ def product(states: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tenso
         weight: The same.
         bias: One number per output.
     """
+    if not torch.is_grad_enabled():
+        return _onednn(states, weight, bias)
     found: Tensor = _Product.apply(states, weight, bias)
     return found
 

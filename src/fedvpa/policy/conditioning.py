@@ -97,6 +97,11 @@ class Conditioner(nn.Module):
         """Virtual tokens for which a row needs room."""
         return self.tokens if self.placement == "inserted" else 0
 
+    def made(self, z: Float[Tensor, "batch k"]) -> Float[Tensor, "batch numbers"]:
+        """What a row hears of its z: the gates of all directions, a soft prefix, or what is added to embeddings."""
+        found: Tensor = self.map(z.to(self.map.weight.dtype))
+        return 1 + found if self.kind == "gated_lora" else found
+
     def prefix(
         self,
         embeddings: Float[Tensor, "batch time hidden"],
@@ -113,7 +118,7 @@ class Conditioner(nn.Module):
                 tokens.
             z: A latent per row.
         """
-        made = self.map(z.to(self.map.weight.dtype)).to(embeddings.dtype).view(len(z), self.tokens, self.hidden)
+        made = self.made(z).to(embeddings.dtype).view(len(z), self.tokens, self.hidden)
         places = first.unsqueeze(1) + torch.arange(self.tokens, device=first.device)
         if self.placement == "inserted":
             return embeddings.scatter(1, places.unsqueeze(-1).expand(-1, -1, self.hidden), made)
@@ -133,7 +138,7 @@ class Conditioner(nn.Module):
                 computed again for it.
         """
         if self.kind == "gated_lora" and z is not None:
-            self.gates = 1 + self.map(z.to(self.map.weight.dtype))
+            self.gates = self.made(z)
             try:
                 yield
             finally:
@@ -143,7 +148,7 @@ class Conditioner(nn.Module):
         if self.kind != "additive" or z is None:
             yield
             return
-        made = self.map(z.to(self.map.weight.dtype)).unsqueeze(1)
+        made = self.made(z).unsqueeze(1)
         handle = embed.register_forward_hook(lambda module, args, out: out + made.to(out.dtype))
         try:
             yield

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -69,17 +69,48 @@ def pick(
         TrainingError: If a logit is NaN or +infinite: what is drawn from it means nothing.
     """
     logits = logits.float()
-    peak = logits.amax(1, keepdim=True)
-    if not bool((peak < torch.inf).all()):
+    if not bool(drawable(logits).all()):
         raise TrainingError(
             "The policy gives logits that are no finite numbers, so nothing can be sampled from it: its training "
             "has diverged. Lower policy.lr or policy.conditioner_lr."
         )
-    if sampling.temperature == 0:
-        return logits.argmax(1)
-    weights = logits.sub_(peak).div_(sampling.temperature).exp_()
-    if sampling.top_p < 1:
-        weights = weights.masked_fill_(weights < _least(weights, sampling.top_p), 0)
+    return pick_rows(logits, numbers, numbers.new_full((), sampling.temperature), numbers.new_full((), sampling.top_p))
+
+
+def drawable(logits: Float[Tensor, "rows vocabulary"]) -> Bool[Tensor, " rows"]:
+    """Whether a token can be drawn from each row: no logit is NaN or +infinite, and one is finite."""
+    peak = logits.amax(1)
+    return (peak < torch.inf) & (peak > -torch.inf)
+
+
+def pick_rows(
+    logits: Float[Tensor, "rows vocabulary"],
+    numbers: Float[Tensor, " rows"],
+    temperature: Float[Tensor, "*rows"],
+    top_p: Float[Tensor, "*rows"],
+) -> Int[Tensor, " rows"]:
+    """The next token of each row, each drawn in its own way.
+
+    Args:
+        logits: Of the next token, :func:`drawable`, in float32; they are overwritten.
+        numbers: One in [0, 1) for each row.
+        temperature: 0 for the likeliest token; of each row, or one for all.
+        top_p: Nucleus; of each row, or one for all.
+    """
+    temperature, top_p = (part.expand(len(logits)) for part in (temperature, top_p))
+    warm = temperature > 0
+    if not bool(warm.all()):
+        found, rows = logits.argmax(1), warm.nonzero()[:, 0]
+        if len(rows):
+            found[rows] = pick_rows(logits[rows], numbers[rows], temperature[rows], top_p[rows])
+        return found
+    weights = logits.sub_(logits.amax(1, keepdim=True)).div_(temperature[:, None]).exp_()
+    narrow = (top_p < 1).nonzero()[:, 0]
+    if len(narrow) == len(logits):
+        weights.masked_fill_(weights < _least(weights, top_p[:, None]), 0)
+    elif len(narrow):
+        part = weights[narrow]
+        weights[narrow] = part.masked_fill_(part < _least(part, top_p[narrow, None]), 0)
     summed = weights.cumsum(1)
     total = summed[:, -1:]
     # Below the sum whatever the rounding, so that the token found has a weight.
@@ -87,7 +118,7 @@ def pick(
     return torch.searchsorted(summed, aim, right=True)[:, 0]
 
 
-def _least(weights: Float[Tensor, "rows vocabulary"], top_p: float) -> Float[Tensor, "rows 1"]:
+def _least(weights: Float[Tensor, "rows vocabulary"], top_p: Float[Tensor, "rows 1"]) -> Float[Tensor, "rows 1"]:
     """The smallest weight of each row's nucleus: the likeliest tokens until their share is ``top_p``."""
     wanted = top_p * weights.sum(1, keepdim=True)
     size = weights.shape[1]

@@ -149,7 +149,7 @@ class Policy(PolicyModel):
         z = self.latent(preference)
         check_sampling(sampling.temperature, sampling.top_p, sampling.max_new_tokens)
         asked = self.tokenizer.prompts(texts)
-        self._check_room(max(map(len, asked), default=0), sampling.max_new_tokens)
+        self.check_room(max(map(len, asked), default=0), sampling.max_new_tokens)
         found = self.sample(asked, None if z is None else z.expand(len(asked), -1), sampling, seed, "generate")
         return [self.tokenizer.text(ids) for ids in found]
 
@@ -176,7 +176,12 @@ class Policy(PolicyModel):
             )
         return latent_of(preference, self.preferences, self.prototypes)
 
-    def _check_room(self, prompt: int, answer: int) -> None:
+    def check_room(self, prompt: int, answer: int) -> None:
+        """Refuse a prompt and an answer of so many tokens that do not fit into the policy's positions.
+
+        Raises:
+            ConfigError: If they do not.
+        """
         whole = self.tokenizer.max_tokens
         room = None if whole is None else whole - prompt
         if room is not None and answer > room:

@@ -1,0 +1,194 @@
+"""A LoRA whose rows differ: each row of a batch has gates of its own, and a row whose gates are zero is the base model.
+
+A gated LoRA changes a frozen weight W by B·diag(g)·A, with g = 1 + M·z. Of this only g depends on the user. So for as
+long as the policy serves, A is stacked below W, one product gives W·x and A·x, and of layers that read the same input
+(queries, keys and values; gate and up) one product serves all: [W₁; W₂; …; A₁; A₂; …]·x. B, the scale α/r in it, then
+adds what the gated A·x say. W lies in memory once: the model's own weights are views of the stack.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from peft.tuners.lora import Linear, LoraLayer
+from torch import Tensor, nn
+from torch.nn.functional import linear
+
+from fedvpa.models.agreement import probe_tokens
+from fedvpa.models.products import OneDNNLinear, product
+from fedvpa.policy.adapters import ADAPTER
+
+Gates = Float[Tensor, "rows directions"]
+
+
+class RowwiseAdapter:
+    """The LoRA of a policy, attached such that rows differ; the model is the ordinary one again after :meth:`detach`.
+
+    Args:
+        model: A PEFT model for which :func:`obstacle` is empty.
+    """
+
+    def __init__(self, model: Any) -> None:
+        layers = [_Layer.of(module) for module in model.modules() if isinstance(module, Linear)]
+        starts, directions = {}, 0
+        for layer in layers:
+            starts[id(layer.module)] = directions
+            directions += len(layer.below)
+        self._groups = [_Group(group) for group in _by_input(model, layers)]
+        parts = [
+            torch.arange(len(layer.below)) + starts[id(layer.module)]
+            for group in self._groups
+            for layer in group.layers
+        ]
+        self._order = torch.cat(parts).to(model.device)
+        self._ranks = [group.rank for group in self._groups]
+        self.directions = len(self._order)
+        """Directions of all layers together: how many gates a row has."""
+        self.dtype = self._groups[0].above.dtype
+        """What it computes in."""
+
+    def arranged(self, gates: Gates) -> Gates:
+        """Gates in the order of the model's layers → in the order in which :meth:`gated` takes them."""
+        return gates.to(self.dtype)[:, self._order]
+
+    @contextlib.contextmanager
+    def gated(self, gates: Gates | None) -> Iterator[None]:
+        """While inside, the adapter acts on each row by these gates; None for the base model."""
+        parts: Sequence[Tensor | None] = [None] * len(self._groups)
+        if gates is not None:
+            parts = gates[:, None].split(self._ranks, dim=2)
+        for group, part in zip(self._groups, parts, strict=True):
+            group.gates = part
+        try:
+            yield
+        finally:
+            for group in self._groups:
+                group.forget()
+
+    def detach(self) -> None:
+        """Put the layers back as they were."""
+        for group in self._groups:
+            group.detach()
+
+
+@dataclass(frozen=True, slots=True)
+class _Layer:
+    """A linear layer with its LoRA: W, A and α/r · B."""
+
+    module: Any
+    base: Any
+    below: Tensor
+    above: Tensor
+
+    @classmethod
+    def of(cls, module: Any) -> _Layer:
+        base, dtype = module.get_base_layer(), module.get_base_layer().weight.dtype
+        below = module.lora_A[ADAPTER].weight.detach().to(dtype)
+        above = (module.lora_B[ADAPTER].weight.detach() * module.scaling[ADAPTER]).to(dtype)
+        return cls(module, base, below, above)
+
+
+class _Group:
+    """Linear layers that read the same input."""
+
+    def __init__(self, layers: Sequence[_Layer]) -> None:
+        self.layers = layers
+        self.rank = sum(len(layer.below) for layer in layers)
+        self.above = torch.block_diag(*(layer.above for layer in layers)).t().contiguous()
+        self.gates: Tensor | None = None
+        weights = [layer.base.weight.detach() for layer in layers]
+        self._sizes = [len(weight) for weight in weights]
+        self._outputs = sum(self._sizes)
+        self._fast = isinstance(layers[0].base, OneDNNLinear)
+        self._whole = torch.cat(weights + [layer.below for layer in layers])
+        self._bias = _biases([layer.base for layer in layers], self.rank)
+        self._source: Tensor | None = None
+        self._made: Sequence[Tensor] = ()
+        for place, (layer, weight) in enumerate(
+            zip(layers, self._whole.split([*self._sizes, self.rank]), strict=False)
+        ):
+            layer.base.weight.data = weight
+            layer.module.forward = partial(self._forward, place)
+
+    def _forward(self, place: int, states: Tensor) -> Tensor:
+        if states is not self._source:
+            self._source, self._made = states, self._product(states).split(self._sizes, dim=-1)
+        return self._made[place]
+
+    def _product(self, states: Tensor) -> Tensor:
+        if self.gates is None:
+            return self._linear(states, self._outputs)
+        both = self._linear(states, self._outputs + self.rank)
+        found = both[..., : self._outputs]
+        said = both[..., self._outputs :] * self.gates
+        found.flatten(0, -2).addmm_(said.flatten(0, -2), self.above)
+        return found
+
+    def _linear(self, states: Tensor, rows: int) -> Tensor:
+        bias = None if self._bias is None else self._bias[:rows]
+        multiply = product if self._fast else linear
+        return multiply(states, self._whole[:rows], bias)
+
+    def forget(self) -> None:
+        """Hold nothing of the last batch."""
+        self.gates = self._source = None
+        self._made = ()
+
+    def detach(self) -> None:
+        """Put the layers back as they were, each with a weight of its own."""
+        for layer in self.layers:
+            del layer.module.forward
+            layer.base.weight.data = layer.base.weight.data.clone()
+
+
+def _biases(bases: Sequence[Any], rank: int) -> Tensor | None:
+    """The biases of all layers, zero where one has none and for A; None if none has one."""
+    if all(base.bias is None for base in bases):
+        return None
+    first = bases[0].weight
+    parts = [first.new_zeros(len(base.weight)) if base.bias is None else base.bias.detach() for base in bases]
+    return torch.cat([*parts, first.new_zeros(rank)])
+
+
+def obstacle(model: Any) -> str:
+    """Why the rows of a batch cannot have gates of their own; empty if they can."""
+    layers = [(name, layer) for name, layer in model.named_modules() if isinstance(layer, LoraLayer)]
+    for name, layer in layers:
+        base = layer.get_base_layer()
+        if type(layer) is not Linear or type(base) not in (nn.Linear, OneDNNLinear) or ".experts" in name:
+            return f"a LoRA sits on a {type(base).__name__} ({name.rpartition('.')[2]})"
+        if set(layer.lora_A) != {ADAPTER} or layer.lora_variant or layer.lora_bias.get(ADAPTER) or layer.merged:
+            return "its adapter is no ordinary LoRA"
+    return "" if layers else "it has no LoRA"
+
+
+@torch.no_grad()
+def _by_input(model: Any, layers: Sequence[_Layer]) -> list[list[_Layer]]:
+    """The layers in the order in which they compute, those together that follow each other with the same input."""
+    seen: list[tuple[_Layer, Tensor]] = []
+
+    def note(layer: _Layer, module: nn.Module, args: Any) -> None:
+        seen.append((layer, args[0]))
+
+    handles = [layer.module.register_forward_pre_hook(partial(note, layer)) for layer in layers]
+    tokens = torch.from_numpy(probe_tokens(model.get_base_model(), 3))[None].to(model.device)
+    try:
+        model(input_ids=tokens.long())
+    finally:
+        for handle in handles:
+            handle.remove()
+    found: list[list[_Layer]] = []
+    last = None
+    for layer, states in seen:
+        if states is last and type(layer.base) is type(found[-1][0].base):
+            found[-1].append(layer)
+        else:
+            found.append([layer])
+        last = states
+    return found
