@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from fedvpa.api.judge import judge as judge
     from fedvpa.api.personalize import personalize as personalize
     from fedvpa.api.privacy_plan import privacy_plan as privacy_plan
+    from fedvpa.api.profiles import profiles as profiles
     from fedvpa.api.register import register as register
     from fedvpa.api.report import report as report
     from fedvpa.api.simulate import simulate as simulate
@@ -32,9 +33,11 @@ if TYPE_CHECKING:
     from fedvpa.runs.config import RunConfig as RunConfig
     from fedvpa.runs.config import read_config as read_config
     from fedvpa.selector.selector import Selector as Selector
+    from fedvpa.serving.profiles import Profile as Profile
 
 _HOMES = {
     "Policy": "fedvpa.policy.policy",
+    "Profile": "fedvpa.serving.profiles",
     "RunConfig": "fedvpa.runs.config",
     "Selector": "fedvpa.selector.selector",
     "align": "fedvpa.api.align",
@@ -54,6 +57,7 @@ _HOMES = {
     "judge": "fedvpa.api.judge",
     "personalize": "fedvpa.api.personalize",
     "privacy_plan": "fedvpa.api.privacy_plan",
+    "profiles": "fedvpa.api.profiles",
     "read_config": "fedvpa.runs.config",
     "register": "fedvpa.api.register",
     "report": "fedvpa.api.report",

@@ -8,6 +8,7 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fedvpa.api.profiles import PROFILE, z_of_profile
 from fedvpa.core.errors import ConfigError
 from fedvpa.core.options import option
 from fedvpa.core.short_repr import short_repr
@@ -87,10 +88,11 @@ def generate(
             given alone. A string is one message of the user, if the run's data are conversations.
         messages: A JSON or JSONL file of further prompts; see :func:`fedvpa.data.prompt_files.read_prompts`.
         system: The text of a system turn in front of each prompt.
-        preference: The name of a group (``helpful``), a user's id, ``@pairs.jsonl`` (a new user's labelled pairs), the
-            number of a prototype (``0``, ``1``) or one between two (``0.3``: 0.7 of prototype 0 and 0.3 of prototype
-            1), or z itself; None for a policy without z. A group comes before a user, and a user before a prototype;
-            ``group:``, ``user:`` and ``prototype:`` in front of the name say which is meant.
+        preference: The name of a group (``helpful``), a user's id, ``profile:NAME`` (a user whom
+            :func:`fedvpa.profiles` keeps), ``@pairs.jsonl`` (a new user's labelled pairs), the number of a prototype
+            (``0``, ``1``) or one between two (``0.3``: 0.7 of prototype 0 and 0.3 of prototype 1), or z itself; None
+            for a policy without z. A group comes before a user, and a user before a prototype; ``group:``, ``user:``
+            and ``prototype:`` in front of the name say which is meant.
         user: The user whose pairs to use, where ``@pairs.jsonl`` holds those of several.
         columns: Our name of a column → its name in ``@pairs.jsonl``; see :func:`fedvpa.personalize`.
         temperature: 0 for greedy decoding.
@@ -173,6 +175,8 @@ def _resolve(
         return policy, None
     if preference is not None and not isinstance(preference, str):
         return policy, latent_of(preference, policy.preferences, policy.prototypes).tolist()
+    if isinstance(preference, str) and preference.startswith(PROFILE):
+        return policy, z_of_profile(folder, preference, new.overrides)
     known = Known(policy.preferences, policy.prototypes)
 
     def users() -> RunUsers:

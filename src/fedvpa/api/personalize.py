@@ -74,15 +74,13 @@ def personalize(
     config = folder.config(overrides)
     check_pairs_file(pairs)
     from fedvpa.algorithms.registry import make
-    from fedvpa.runs.new_user import NewUser, infer_new_user
+    from fedvpa.runs.new_user import NewUser, infer_new_user, shares_of
 
     inferred = infer_new_user(folder, config, str(pairs), NewUser(user, columns, overrides))
     selector, context, posterior = inferred.selector, inferred.context, inferred.posterior
     say_report(inferred.table.report, str(pairs))
     mean, log_var = posterior.gaussian()
-    near = selector.with_inference("responsibilities") if len(posterior.weights) == 1 else None
-    personal = make(config.method, config.method_config).personal
-    share = (near.infer(context) if near and personal else posterior).weights
+    share = shares_of(selector, posterior, context, make(config.method, config.method_config).personal)
     return PersonalizeResult(
         run=folder.path,
         pairs=len(inferred.table),

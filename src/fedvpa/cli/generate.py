@@ -20,7 +20,9 @@ def generate(
     system: Annotated[str | None, typer.Option(help="The text of a system turn in front of each prompt.")] = None,
     preference: Annotated[
         str | None,
-        typer.Option(help="A group, a user's id, @pairs.jsonl, a prototype's number, or one between two, as 0.3."),
+        typer.Option(
+            help="A group, a user's id, profile:NAME, @pairs.jsonl, a prototype's number, or one between two, as 0.3."
+        ),
     ] = None,
     user: Annotated[str | None, typer.Option(help="The user, where @pairs.jsonl holds pairs of several.")] = None,
     map_: MapOption = None,

@@ -23,6 +23,7 @@ from fedvpa.cli import (
     judge,
     personalize,
     privacy,
+    profiles,
     report,
     simulate,
     train,
@@ -90,6 +91,10 @@ for module in (demo, simulate, train, align, evaluate, compare, personalize, gen
 app.add_typer(export.export, name="export")
 privacy.privacy.command("plan")(interruptible(privacy.plan))
 app.add_typer(privacy.privacy, name="privacy")
+for action in (profiles.list_, profiles.show, profiles.create, profiles.add, profiles.export, profiles.delete):
+    profiles.profiles.command(action.__name__.rstrip("_"))(interruptible(action))
+profiles.profiles.command("next")(interruptible(profiles.next_))
+app.add_typer(profiles.profiles, name="profiles")
 
 
 def main() -> None:

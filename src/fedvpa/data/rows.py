@@ -38,6 +38,7 @@ def read_pairs(
     group: Callable[[Shard], str | None] = lambda _: None,
     split_prompt: SplitPrompt = split_implicit,
     winners: Mapping[str, Side] | None = None,
+    ties: bool = False,
 ) -> PairTable:
     """Read every row of ``shards`` into a table.
 
@@ -53,6 +54,7 @@ def read_pairs(
         split_prompt: Finds the prompt of rows that have no prompt column.
         winners: Value of the winner column → who won, for values that :func:`~fedvpa.data.winner.side_of` does not
             know.
+        ties: Keep the pairs of which neither response won, as ``Pair.tie``; they are left out otherwise.
 
     Returns:
         The pairs in the order of the shards, and the report.
@@ -70,7 +72,7 @@ def read_pairs(
             where = f"{shard.where}:{number}"
             defaults["pair_id"] = f"{shard.name}:{number}" if shard.name else str(number)
             values, changed = with_storable_texts(row, columns)
-            result = read_pair(values, columns, defaults, where, split_prompt, winners)
+            result = read_pair(values, columns, defaults, where, split_prompt, winners, ties=ties)
             if strict and isinstance(result, Skip):
                 check_columns(columns, seen, what)
             tally.add(result, where, changed)
@@ -106,6 +108,8 @@ def read_pair(
     where: str,
     split_prompt: SplitPrompt = split_implicit,
     winners: Mapping[str, Side] | None = None,
+    *,
+    ties: bool = False,
 ) -> Pair | Skip:
     """Read one row.
 
@@ -116,6 +120,7 @@ def read_pair(
         where: The row's place.
         split_prompt: Finds the prompt of a row that has no prompt column.
         winners: As of :func:`read_pairs`.
+        ties: As of :func:`read_pairs`.
 
     Returns:
         The pair, or why the row is left out.
@@ -130,6 +135,8 @@ def read_pair(
     side = _read_winner(values, columns, where, winners) if columns.winner else "first"
     if isinstance(side, Skip):
         return side
+    if side == "tie" and not ties:
+        return Skip(TIE)
     if side == "second":
         chosen, rejected = rejected, chosen
     name = _read_name(values, columns.pair_id, where) or defaults["pair_id"]
@@ -144,6 +151,7 @@ def read_pair(
         pair_id=name or "",
         conversation=_read_name(values, columns.conversation, where) if columns.conversation else None,
         place=where,
+        tie=side == "tie",
     )
 
 
@@ -204,7 +212,7 @@ def _read_winner(
             f"data.winner_values.{value}=first (or second, or tie).",
             where=where,
         )
-    return Skip(TIE) if side == "tie" else side
+    return side
 
 
 def _read_name(values: Mapping[str, Any], column: str, where: str) -> str | None:

@@ -40,6 +40,7 @@ class Pair:
         conversation: The conversation that the prompt is a turn of, if its turns give several pairs: these are held out
             together, since a later prompt repeats the earlier ones and their chosen answers.
         place: Where it was read, as ``file:row``; for messages only, so pairs that differ in it alone are equal.
+        tie: Whether the user preferred neither. Only who asks for ties is given such pairs; others leave them out.
     """
 
     prompt: Text
@@ -52,6 +53,7 @@ class Pair:
     pair_id: str = ""
     conversation: str | None = None
     place: str = field(default="", compare=False)
+    tie: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,8 +41,9 @@ FILES = (
     "metrics.json",
     "audit.json",
     "report.html",
+    "pool.jsonl",
 )
-"""What a run writes, and all that ``overwrite`` removes."""
+"""What a run writes, and all that ``overwrite`` removes. Profiles stay: they are users', and are inferred again."""
 
 TRAINED = (
     *("method", "partition", "selector", "local", "variational", "biscuit", "lore", "eb", "server", "engine"),
@@ -148,6 +149,16 @@ class RunFolder:
     def users(self) -> Path:
         """See :mod:`fedvpa.runs.users`."""
         return self.clients / "users.safetensors"
+
+    @property
+    def profiles(self) -> Path:
+        """The profiles of the users that it serves; see :mod:`fedvpa.serving.profile_store`. Never to be shared."""
+        return self.path / "profiles" / "profiles.sqlite3"
+
+    @property
+    def pool(self) -> Path:
+        """Pairs of responses to public prompts that users can be asked about."""
+        return self.path / "pool.jsonl"
 
     @property
     def audit(self) -> Path:

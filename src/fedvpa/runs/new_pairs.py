@@ -18,6 +18,7 @@ from fedvpa.data.config import DataConfig
 from fedvpa.data.load import load
 from fedvpa.data.schema import PairTable
 from fedvpa.data.shards import hub_shards, is_hub_id, local_shards
+from fedvpa.data.sources import table
 from fedvpa.runs.config import RunConfig
 from fedvpa.runs.folder import RunFolder
 from fedvpa.selector.scaling import Scaling
@@ -29,23 +30,24 @@ Columns = Mapping[str, str]
 """Our name of a column → its name in a file."""
 
 
-def load_pairs(config: RunConfig, path: Path | str, columns: Columns | None = None) -> PairTable:
+def load_pairs(config: RunConfig, path: Path | str, columns: Columns | None = None, *, ties: bool = False) -> PairTable:
     """A file of new pairs.
 
     Args:
         config: The run; its ``data.map`` is used for columns that the file has and the caller does not name.
         path: The file, or a hub id.
         columns: Our name of a column → its name in this file.
+        ties: Keep the pairs of which neither response won, as ``Pair.tie``; they are left out otherwise.
 
     Raises:
         ConfigError: For a column that is none of ours.
         DataError: If the file cannot be read, or lacks a column.
     """
     with new_pairs():
-        return _load(config, str(path), dict(columns or {}))
+        return _load(config, str(path), dict(columns or {}), ties)
 
 
-def _load(config: RunConfig, path: str, given: Columns) -> PairTable:
+def _load(config: RunConfig, path: str, given: Columns, ties: bool) -> PairTable:
     for ours in given.keys() - ColumnMap.model_fields.keys():
         problem = f"{option('columns')} names {ours!r}, which is no column of pairs."
         raise ConfigError(problem, fix=nearest(ours, ColumnMap.model_fields))
@@ -55,7 +57,8 @@ def _load(config: RunConfig, path: str, given: Columns) -> PairTable:
         values["map"] = chosen
     if chosen.get("winner") and config.data.winner_values:
         values["winner_values"] = config.data.winner_values
-    return load(DataConfig.parse(values))
+    data = DataConfig.parse(values)
+    return table.read(data, ties=True) if ties else load(data)
 
 
 def _of_run(config: RunConfig, path: str, given: Columns) -> dict[str, str]:

@@ -6,6 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from jaxtyping import Float
+from torch import Tensor
+
 from fedvpa.core.short_repr import short_repr
 from fedvpa.data.schema import PairTable
 from fedvpa.runs.config import RunConfig
@@ -64,3 +67,17 @@ def infer_new_user(run: RunFolder, config: RunConfig, pairs: str | Path, new: Ne
     table = of_one_user(load_pairs(config, pairs, new.columns), new.user, str(pairs))
     table, context = prepare_pairs(config.features, table, scaling_of(selector, run))
     return Inferred(selector, table, context, selector.infer(context))
+
+
+def shares_of(selector: Selector, posterior: Posterior, context: Pairs, personal: bool) -> Float[Tensor, " m"]:
+    """How a user lies among the prototypes: the posterior's own weights where it has a component for each.
+
+    Args:
+        selector: The run's.
+        posterior: Of the user.
+        context: The labelled pairs that it was inferred from.
+        personal: Whether the method infers a z that can be compared with prototypes.
+    """
+    if len(posterior.weights) == 1 and personal:
+        return selector.with_inference("responsibilities").infer(context).weights
+    return posterior.weights

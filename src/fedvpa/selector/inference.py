@@ -36,14 +36,21 @@ class Inference:
         reads_pairs: Whether the posterior depends on the user's pairs at all.
         latent: Whether z is a latent that training learned, so that the z of two users can be compared. It is not
             where z is the same for all, or is a head of the user's own.
-        newton: Whether it solves systems of equations, for which a batch of clients needs memory.
+        prior: (selector, labelled pairs) → the prior around whose components it takes Newton steps, so that a
+            component's covariance is known in full; see :func:`fedvpa.selector.refinement.laplace`. None for the
+            ways that take none: of these the posterior has all.
     """
 
     infer: Callable[[SelectorWeights, Pairs], Posterior]
     margins: Callable[[Tensor, Tensor], Tensor] = mean_margins
     reads_pairs: bool = True
     latent: bool = True
-    newton: bool = False
+    prior: Callable[[SelectorWeights, Pairs], Prior] | None = None
+
+    @property
+    def newton(self) -> bool:
+        """Whether it solves systems of equations, for which a batch of clients needs memory."""
+        return self.prior is not None
 
 
 def _amortised(selector: SelectorWeights, context: Pairs) -> Posterior:
@@ -56,19 +63,10 @@ def _responsibilities(selector: SelectorWeights, context: Pairs) -> Posterior:
     return at_prototypes(likelihood, selector.prior, selector.gain)
 
 
-def _laplace(selector: SelectorWeights, context: Pairs) -> Posterior:
-    return laplace(selector.head, below("head", selector.params), context, selector.prior, selector.gain)
-
-
 def _updated(selector: SelectorWeights, context: Pairs) -> Prior:
     """The prior times the amortised posterior."""
     encoder = below("encoder", selector.params)
     return selector.prior.times(*encode(encoder, context.delta, context.weight, selector.config.encoder))
-
-
-def _amortised_laplace(selector: SelectorWeights, context: Pairs) -> Posterior:
-    head = below("head", selector.params)
-    return laplace(selector.head, head, context, _updated(selector, context), selector.gain)
 
 
 def _amortised_responsibilities(selector: SelectorWeights, context: Pairs) -> Posterior:
@@ -77,13 +75,23 @@ def _amortised_responsibilities(selector: SelectorWeights, context: Pairs) -> Po
     return at_prototypes(likelihood, prior, selector.gain)
 
 
-def _ridge(selector: SelectorWeights, context: Pairs) -> Posterior:
+def _penalty(selector: SelectorWeights, context: Pairs) -> Prior:
+    """The prior that is ridge regression's penalty."""
     fixed = selector.inference.precision
     precision = selector.inference.decay * context.count.where(context.count > 0, 1.0)  # of nothing, z = 0 anyhow
     log_var = -(precision if fixed is None else torch.full_like(precision, fixed)).log()
     shape = (*log_var.shape, *selector.prototypes.shape)
-    prior = replace(selector.prior, log_vars=log_var[..., None, None].expand(shape))
-    return laplace(selector.head, below("head", selector.params), context, prior, selector.gain)
+    return replace(selector.prior, log_vars=log_var[..., None, None].expand(shape))
+
+
+def _newton(prior: Callable[[SelectorWeights, Pairs], Prior], *, latent: bool = True) -> Inference:
+    """Laplace's approximation around every component of a prior."""
+
+    def infer(selector: SelectorWeights, context: Pairs) -> Posterior:
+        head = below("head", selector.params)
+        return laplace(selector.head, head, context, prior(selector, context), selector.gain)
+
+    return Inference(infer, latent=latent, prior=prior)
 
 
 def _simplex(selector: SelectorWeights, context: Pairs) -> Posterior:
@@ -99,14 +107,14 @@ def _simplex(selector: SelectorWeights, context: Pairs) -> Posterior:
 
 
 AMORTISED = Inference(_amortised)
-AMORTISED_LAPLACE = Inference(_amortised_laplace, newton=True)
+AMORTISED_LAPLACE = _newton(_updated)
 AMORTISED_RESPONSIBILITIES = Inference(_amortised_responsibilities)
-LAPLACE = Inference(_laplace, newton=True)
+LAPLACE = _newton(lambda selector, context: selector.prior)
 NONE = Inference(
     lambda selector, context: selector.prior_mean(context.weight.shape[:-1]), reads_pairs=False, latent=False
 )
 RESPONSIBILITIES = Inference(_responsibilities)
-RIDGE = Inference(_ridge, latent=False, newton=True)
+RIDGE = _newton(_penalty, latent=False)
 SIMPLEX = Inference(_simplex)
 VOTE = Inference(
     lambda selector, context: selector.each_prototype(context.weight.shape[:-1]),

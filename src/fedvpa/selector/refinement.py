@@ -93,6 +93,41 @@ def laplace(head: Head, weights: Tree, context: Pairs, prior: Prior, gain: Tenso
     return Posterior(torch.softmax(prior.log_weights + log_evidence, dim=-1), centre + spread * z, log_vars)
 
 
+def margin_variances(
+    head: Head,
+    weights: Tree,
+    context: Pairs,
+    prior: Prior,
+    gain: Tensor,
+    modes: Float[Tensor, "m k"],
+    pairs: Pairs,
+) -> Float[Tensor, "m n"]:
+    """Variances of the margins of further pairs of one user, under each component of Laplace's approximation.
+
+    That is sᵀH⁻¹s with H = Σ⁻¹ + SᵀDS in full, where :func:`laplace` keeps the diagonal of H⁻¹ alone: what the pairs
+    say about a direction in which no axis lies is lost in a diagonal. Computed in double precision.
+
+    Args:
+        head: A head whose margin is linear in z.
+        weights: Its weights.
+        context: The user's labelled pairs.
+        prior: Of m components.
+        gain: Inverse temperature of the likelihood.
+        modes: The means of the posterior's components, from :func:`laplace`.
+        pairs: The n further pairs.
+
+    Raises:
+        ValueError: If the head's margin is not linear in z.
+    """
+    spread = (0.5 * prior.log_vars.double()).exp()
+    offset, slope = (part.double() for part in _linear(head, weights, context))
+    wrong = torch.sigmoid(-offset - modes.double() @ slope[0].mT)
+    known = (gain * context.weight * wrong * (1 - wrong)).sqrt().unsqueeze(-1) * slope * spread.unsqueeze(-2)
+    asked = _linear(head, weights, pairs)[1].double() * spread.unsqueeze(-2)
+    factor = torch.linalg.cholesky(known.mT @ known + _identity(known, known.shape[-1]))
+    return torch.linalg.solve_triangular(factor, asked.mT, upper=False).square().sum(-2)
+
+
 def modes(head: Head, weights: Tree, context: Pairs, log_vars: Float[Tensor, " m"]) -> Float[Tensor, "*clients m k"]:
     """The most likely z given the pairs and a prior N(0, v I), for each of m variances v: a path of ridge solutions.
 

@@ -45,11 +45,12 @@ class TableKeys(PathKeys):
         return self
 
 
-def read(config: TableKeys) -> PairTable:
+def read(config: TableKeys, *, ties: bool = False) -> PairTable:
     """Read a file, the data files of a folder, or a hub data set.
 
     Args:
         config: The keys of this source.
+        ties: Keep the pairs of which neither response won, as ``Pair.tie``; they are left out otherwise.
 
     Returns:
         The pairs, and the report of what was left out.
@@ -60,7 +61,7 @@ def read(config: TableKeys) -> PairTable:
     """
     path = require_path(config, EXAMPLE)
     shards = hub_shards(path, config.split) if is_hub_id(path) else _local(config)
-    return read_pairs(shards, config.map, what=path, strict=config.strict, winners=config.winner_values)
+    return read_pairs(shards, config.map, what=path, strict=config.strict, winners=config.winner_values, ties=ties)
 
 
 def check(config: TableKeys) -> None:
