@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from fedvpa.api.register import register as register
     from fedvpa.api.report import report as report
     from fedvpa.api.simulate import simulate as simulate
+    from fedvpa.api.teach import teach as teach
     from fedvpa.api.train import resume as resume
     from fedvpa.api.train import train as train
     from fedvpa.policy.policy import Policy as Policy
@@ -63,6 +64,7 @@ _HOMES = {
     "report": "fedvpa.api.report",
     "resume": "fedvpa.api.train",
     "simulate": "fedvpa.api.simulate",
+    "teach": "fedvpa.api.teach",
     "train": "fedvpa.api.train",
 }
 

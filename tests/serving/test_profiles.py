@@ -14,10 +14,8 @@ import fedvpa
 from command_line import fedvpa as command
 from fedvpa.api.personalize import personalize
 from fedvpa.api.profiles import pairs_of_file
-from fedvpa.api.train import train
 from fedvpa.core.errors import ConfigError, DataError
 from fedvpa.deployment.release import write_release
-from fedvpa.runs.config import read_config
 from fedvpa.runs.folder import RunFolder
 from fedvpa.selector.information import expected_information
 from fedvpa.selector.pairs import Pairs
@@ -27,7 +25,6 @@ from fedvpa.serving.judged_pairs import context_of, judged_rows
 from fedvpa.serving.pool import key_of
 from fedvpa.serving.profiles import ProfileExists, Profiles, UnknownProfile
 from fedvpa.world.generate import generate_world
-from run_fixtures import TINY
 
 ROWS = [
     {"prompt": pair.prompt, "chosen": pair.chosen, "rejected": pair.rejected}
@@ -35,26 +32,14 @@ ROWS = [
 ]
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run whose two prototypes are opposites and whose head reads all features, so that every pair says much."""
-    out = tmp_path_factory.mktemp("profiles") / "run"
-    train(read_config(None, TINY), out)
-    selector = Selector.from_pretrained(out)
-    apart = torch.stack([selector.prototypes[0], -selector.prototypes[0]])
-    generator = torch.Generator().manual_seed(3)
-    head = {"head.personal": selector.params["head.personal"] + 0.2 * torch.randn(13, 13, generator=generator)}
-    even = torch.full((2,), 0.5).log()
-    changed = {**selector.params, **head, "prototypes": apart, "log_vars": torch.zeros_like(apart)}
-    Selector(
-        selector.config, selector.inference, changed, even, selector.gain, selector.scaling, selector.feature_key
-    ).save_pretrained(out / "selector")
-    return out
-
-
 @pytest.fixture(autouse=True)
 def few(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pool, "POOL", 23)
+
+
+@pytest.fixture
+def run(telling_run: Path) -> Path:
+    return telling_run
 
 
 @pytest.fixture

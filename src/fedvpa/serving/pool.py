@@ -63,6 +63,11 @@ class Question:
         texts = (plain_text(text) for text in (self.prompt, self.first, self.second))
         return "{}\n\nA: {}\n\nB: {}".format(*texts)
 
+    @property
+    def key(self) -> QuestionKey:
+        """What makes two questions the same."""
+        return self.prompt, frozenset((self.first, self.second))
+
     def to_dict(self) -> dict[str, Any]:
         """For JSON: a row that :meth:`fedvpa.serving.profiles.Profiles.add` reads once ``winner`` is A, B or tie."""
         return {

@@ -8,7 +8,7 @@ file alone, and in no cache, so that deleting a profile deletes all of it.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -218,11 +218,13 @@ class Profiles:
         ]
         return {**self._profile(stored).to_dict(), "judged": rows}
 
-    def next(self, name: str | None = None) -> Question | None:
+    def next(self, name: str | None = None, *, skip: int = 0, without: Collection[QuestionKey] = ()) -> Question | None:
         """The pair whose label is expected to say most about a user's z; None if all of the pool were asked.
 
         Args:
             name: The user's profile; None for somebody of whom nothing is known.
+            skip: Leave out so many of the pairs that say most.
+            without: Leave out these (``Question.key``), such as those that the user did not want to answer.
 
         Raises:
             UnknownProfile: If there is no such profile.
@@ -230,13 +232,14 @@ class Profiles:
         """
         context, posterior, asked = self._known(name)
         table, pairs = self._pool.pairs(self._reader)
-        open_rows = [row for row, pair in enumerate(table.pairs) if key_of(pair) not in asked]
-        if not open_rows:
+        left = [row for row, pair in enumerate(table.pairs) if key_of(pair) not in asked]
+        told = expected_information(self._reader.selector, posterior, context, pairs)
+        wanted = [row for row in left if key_of(table.pairs[row]) not in without]
+        ranked = sorted(wanted, key=lambda row: -float(told[row]))[skip:]
+        if not ranked:
             return None
-        told = expected_information(self._reader.selector, posterior, context, pairs)[open_rows]
-        best = int(told.argmax())
-        pair = table.pairs[open_rows[best]]
-        return Question(pair.prompt, pair.chosen, pair.rejected, float(told[best]), len(open_rows))
+        pair = table.pairs[ranked[0]]
+        return Question(pair.prompt, pair.chosen, pair.rejected, float(told[ranked[0]]), len(left))
 
     def rewards(self, name: str | None, prompt: Prompt, responses: Sequence[str]) -> list[float]:
         """What responses to one prompt are worth to a user: E[r(h; z)] under the posterior, in nats.
