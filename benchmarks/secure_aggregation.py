@@ -33,7 +33,8 @@ from fedvpa.engines.flower.simulation import simulate
 from fedvpa.engines.runner import CohortResult, CohortRunner, CohortTask
 from fedvpa.engines.training import rounds, start
 from fedvpa.privacy.quantised import Words
-from fedvpa.privacy.secure_sum import Secrets, dealt, masked, opened, threshold_of, unmasked
+from fedvpa.privacy.secure_sum import Secrets, dealt, masked, opened, unmasked
+from fedvpa.privacy.thresholds import threshold_of
 from fedvpa.runs.config import RunConfig, read_config
 from fedvpa.runs.prepare import prepare
 

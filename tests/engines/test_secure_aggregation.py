@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,6 @@ import pytest
 import torch
 from scipy import stats
 
-from conftest import make_federation
 from fedvpa.algorithms.base import CohortUpdate
 from fedvpa.algorithms.registry import make
 from fedvpa.core.errors import DataError, FedvpaError
@@ -27,22 +25,19 @@ from tests_shared import config, replay
 from text_clients import Texts
 
 pytest.importorskip("flwr", reason="fedvpa[flower] is not installed")
-from flwr.app import Error, Message, RecordDict
+from flwr.app import RecordDict
 
 from fedvpa.engines.flower import secure_node
-from fedvpa.engines.flower.client import Node, client_app
+from fedvpa.engines.flower.client import Node
 from fedvpa.engines.flower.secure_records import SHARE, UNMASK, Collected, pack_collected, pack_keys, record
 from fedvpa.engines.flower.secure_server import SecureCohort
 from fedvpa.engines.flower.server import GridCohort
 from fedvpa.privacy.secure_sum import PublicKeys
-from here_grid import HereGrid, context, task
+from here_grid import context, task
+from secure_nodes import FEDERATION, SETTING, Nodes, runner
 from text_grid import TextGrid
 
-LIMITS = {"clip_norm": 1.0, "max_weight": 8}
-SETTING = config(server={"rounds": 2, **LIMITS})
-SIZES = (11, 7, 1, 3, 5, 13, 2, 0, 4, 6)
 ENGINE = EngineConfig(cohort=10, workers=1, secure_aggregation=True)
-FEDERATION = make_federation(SIZES)
 UNIFORM = 1e-6
 """How often a χ² test fails on uniform numbers. Keys come from the operating system, so this is how often it does."""
 
@@ -51,53 +46,6 @@ UNIFORM = 1e-6
 def _task():
     with task():
         yield
-
-
-class Nodes(HereGrid):
-    """Nodes in this process, of one client each, that can fall silent from a stage on; all messages are kept.
-
-    Attributes:
-        until: Node → the type of the first message that it does not answer.
-        changes: What is done to the content of each answer before the server has it.
-        said: Node, type, request and answer of each message.
-    """
-
-    def __init__(self, folder: Path, method: str = "fedeb", until: dict[int, str] | None = None) -> None:
-        super().__init__(folder)
-        clients = FEDERATION.partition.clients
-        self.until, self.changes = until or {}, lambda node, kind, content: None
-        self.said: list[tuple[int, str, Any, Any]] = []
-        self.nodes = {
-            number: Node(
-                make(method, SETTING),
-                Federation(FEDERATION.store, Partition((client,)), FEDERATION.scaling, FEDERATION.weights),
-            )
-            for number, client in enumerate(clients)
-        }
-
-    def _push(self, message):
-        node, kind = message.metadata.dst_node_id, message.metadata.message_type
-        self.sent += 1
-        name = message.metadata.__dict__["_message_id"] = f"{self.sent}-{node}"
-        if self.until.get(node) == kind:
-            self.until[node] = "silent"
-        if self.until.get(node) == "silent":
-            return name
-        try:
-            app = client_app(lambda _: self.nodes[node], nullcontext)
-            reply = app(message, self.contexts.setdefault(node, context(node)))
-        except FedvpaError as error:
-            self.replies[name] = Message(Error(2, str(error)), reply_to=message)
-            return name
-        self.changes(node, kind, reply.content)
-        self.said.append((node, kind, message.content, reply.content))
-        self.replies[name] = reply
-        return name
-
-
-def runner(grid: Nodes, quorum: float = 0.1) -> SecureCohort:
-    hosts = {name: node for node, one in grid.nodes.items() for name in one.holder.client_ids}
-    return SecureCohort(GridCohort(grid, hosts, False, 0.0, quorum, "fp32"), ENGINE.secure_share)
 
 
 def train(
@@ -213,7 +161,7 @@ def test_a_server_that_asks_for_more_is_refused(tmp_path: Path):
 
     def hide(node: int, sealed: dict[int, bytes]) -> None:
         asked = pack_collected(RecordDict(), Collected("r", sealed, {"weight": 9.0}, 4))
-        secure_node.hide(nodes[node], asked, CohortUpdate({"weight": torch.tensor(2.0)}), 1, None)
+        secure_node.hide(nodes[node], asked, secure_node.Answer([CohortUpdate({"weight": torch.tensor(2.0)})]))
 
     def unmask(node: int, sent: list[int], silent: list[int]) -> None:
         secure_node.unmask(nodes[node], record(request="r", sent=list(map(str, sent)), silent=list(map(str, silent))))
@@ -241,8 +189,9 @@ def test_a_server_that_asks_for_more_is_refused(tmp_path: Path):
         unmask(0, [0, 1, 3], [2])
     with pytest.raises(DataError, match="knows nothing of this request"):
         secure_node.deal(nodes[1], pack_keys("another", {}, 3))
+    own = secure_node.Answer([CohortUpdate({}, {"ann": {"mean": torch.zeros(1)}})])
     with pytest.raises(DataError, match="more than sums"):
-        secure_node.hide(nodes[2], record(), CohortUpdate({}, {"ann": {"mean": torch.zeros(1)}}), 1, None)
+        secure_node.hide(nodes[2], record(), own)
 
 
 @pytest.mark.unit

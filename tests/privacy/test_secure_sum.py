@@ -23,10 +23,10 @@ from fedvpa.privacy.secure_sum import (
     masked,
     opened,
     public_key,
-    threshold_of,
     unmasked,
 )
 from fedvpa.privacy.shamir import PRIME, number, secret_of, shares_of
+from fedvpa.privacy.thresholds import threshold_of
 
 FALSE_ALARM = 1e-3
 """How often a test of uniformity fails on numbers that are uniform; its seeds are fixed, so always or never."""

@@ -35,6 +35,7 @@ class MethodPlan:
             parts that are clipped each on its own, the greatest.
         noise_length: The length of that noise over the clip: the deviation times the square root of the number of
             elements; of several parts the greatest.
+        times: How much more noise that is than the noise multiplier says: 1 unless nodes add it.
     """
 
     parameters: int
@@ -42,6 +43,7 @@ class MethodPlan:
     downlink_bytes: int
     noise: float
     noise_length: float
+    times: float
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,7 @@ class PrivacyPlan:
     Attributes:
         budget: σ, δ, and ε in both readings.
         sampling: ``poisson`` or ``none``.
+        noise: Who adds the noise: ``server`` or ``clients``.
         methods: Method → bytes and noise; those that can be trained with privacy.
         refused: Method → why it cannot be trained with privacy.
         measured: Method → what was measured on the bundled world with at least as much noise; None where nothing was.
@@ -58,6 +61,7 @@ class PrivacyPlan:
 
     budget: Budget
     sampling: str
+    noise: str
     methods: Mapping[str, MethodPlan]
     refused: Mapping[str, str]
     measured: Mapping[str, Measured | None]
@@ -67,6 +71,7 @@ class PrivacyPlan:
         return {
             **asdict(self.budget),
             "sampling": self.sampling,
+            "noise": self.noise,
             "unit": UNIT,
             "relation": RELATION,
             "methods": {name: asdict(plan) for name, plan in self.methods.items()},
@@ -116,8 +121,10 @@ def privacy_plan(
     budget = plan_budget(clients, cohort, settings.server.rounds if rounds is None else rounds, settings.privacy)
     methods, refused = method_plans(settings, budget, dimension)
     rows = measurements()
-    found = {name: nearest(rows, name, budget.relative_noise, budget.rounds) for name in methods}
-    return PrivacyPlan(budget, settings.privacy.sampling, methods, refused, found)
+    found = {
+        name: nearest(rows, name, plan.times * budget.relative_noise, budget.rounds) for name, plan in methods.items()
+    }
+    return PrivacyPlan(budget, settings.privacy.sampling, settings.privacy.noise, methods, refused, found)
 
 
 def method_plans(config: RunConfig, budget: Budget, dimension: int) -> tuple[dict[str, MethodPlan], dict[str, str]]:
@@ -158,6 +165,7 @@ def _method_plan(algorithm: SelectorAlgorithm[Any], state: Any, config: RunConfi
     from fedvpa.algorithms.server.limits import Guard
     from fedvpa.core import tree
     from fedvpa.engines.codecs import encode
+    from fedvpa.engines.noise_shares import NoiseShares
     from fedvpa.engines.private import WITHOUT_MEDIANS, Privacy, Terms
     from fedvpa.privacy.keyed import Key
     from fedvpa.privacy.mechanism import part_of
@@ -175,11 +183,17 @@ def _method_plan(algorithm: SelectorAlgorithm[Any], state: Any, config: RunConfi
     for name, leaf in deltas.items():
         sizes[part_of(name, shape.parts)] += leaf.numel()
     unit = {part: torch.ones(()) for part in shape.parts}  # clips of 1, so that noise is in units of them
-    noise = {part: shape.deviations(unit, budget.noise_multiplier)[part] / budget.cohort for part in shape.parts}
+    # With noise of nodes there is more of it than the noise multiplier says; here each user has a node.
+    shares = NoiseShares(release, config.engine.secure_share, budget.clients, budget.clients)
+    times = shares.sizes.times if config.privacy.in_shares else 1.0
+    noise = {
+        part: times * shape.deviations(unit, budget.noise_multiplier)[part] / budget.cohort for part in shape.parts
+    }
     return MethodPlan(
         sum(sizes.values()),
         tree.size(encode(update, config.engine.codec)),
         tree.size(encode(shared, config.engine.codec)) + tree.size(broadcast.own),
         max(noise.values()),
         max(noise[part] * math.sqrt(sizes[part]) for part in shape.parts),
+        times,
     )

@@ -114,7 +114,7 @@ def _train(config: RunConfig, out: str | PathLike[str], *, overwrite: bool) -> T
     from fedvpa.runs.earlier import warn_of_new_meaning
     from fedvpa.runs.environment import environment
     from fedvpa.runs.fit import SelectorJob
-    from fedvpa.runs.noise import keep_key
+    from fedvpa.runs.noise import keep_key, unmasked_of
     from fedvpa.runs.prepare import prepare, say_features
     from fedvpa.runs.unread import say_unread
 
@@ -127,7 +127,7 @@ def _train(config: RunConfig, out: str | PathLike[str], *, overwrite: bool) -> T
     say_report(prepared.table.report)
     say_features(prepared.features)
     config = config.model_copy(update={"features": prepared.features})
-    job = SelectorJob(config, prepared)
+    job = SelectorJob(config, prepared, unmasked=unmasked_of(config, run.checkpoint))
     with run.locked():
         _check_place(run, overwrite=overwrite)  # another program may have trained here since
         run.begin(config, environment(config.seed).to_dict())
@@ -180,7 +180,7 @@ def _resume(run: str | PathLike[str], rounds: int | None) -> TrainResult:
     from fedvpa.engines.checkpoint import load_checkpoint
     from fedvpa.runs.fit import SelectorJob, longer, with_rounds
     from fedvpa.runs.identity import check_content
-    from fedvpa.runs.noise import key_of
+    from fedvpa.runs.noise import key_of, unmasked_of
     from fedvpa.runs.prepare import prepare
 
     state, meta = load_checkpoint(folder.checkpoint, make(config.method, config.method_config).state_type)
@@ -206,7 +206,8 @@ def _resume(run: str | PathLike[str], rounds: int | None) -> TrainResult:
         if rounds is not None:
             folder.lengthen(config)
         key = key_of(config, folder.checkpoint)
-        job = SelectorJob(config, prepared, state, workers=saved.workers if saved else None, key=key)
+        workers, unmasked = saved.workers if saved else None, unmasked_of(config, folder.checkpoint)
+        job = SelectorJob(config, prepared, state, workers=workers, key=key, unmasked=unmasked)
         return _finish(folder, job, sum(line["seconds"] for line in kept))
 
 

@@ -51,15 +51,22 @@ def text_of(result: PrivacyPlan) -> str:
 
     budget = result.budget
     sampling = f"by coins of {budget.rate:.4g}" if result.sampling == "poisson" else "not sampled: all count as there"
+    shares = result.noise == "clients"
+    server = "the server, which sees that too" if shares else "whoever sees that too"
+    against = (
+        "nodes add the noise before the server reads a sum, so both hold against it"
+        if shares
+        else "neither holds for the machine that adds the noise"
+    )
     lines = [
         f"{budget.clients:,} users, {budget.cohort:,} expected in each of {budget.rounds:,} rounds, {sampling}",
         f"unit: {UNIT}; neighbouring federations: {RELATION}; delta {budget.delta:.3g}",
         f"noise multiplier {budget.noise_multiplier:.4g}",
         f"epsilon_released {budget.epsilon_released:.3g}: for whoever sees the model and not who takes part",
-        f"epsilon_server {budget.epsilon_server:.3g}: for whoever sees that too, of the user who takes part most "
+        f"epsilon_server {budget.epsilon_server:.3g}: for {server}, of the user who takes part most "
         f"({budget.participations} rounds expected); {budget.epsilon_server_average:.3g} of a user in "
         f"{budget.participations_average}",
-        "neither holds for the machine that adds the noise: see docs/privacy.md",
+        f"{against}: see docs/privacy.md",
         "",
         f"{'method':<12}{'weights':>9}{'up':>12}{'down':>12}{'noise / clip':>14}{'its length':>12}",
     ]

@@ -13,7 +13,7 @@ from fedvpa.deployment.network import PORTS
 from fedvpa.deployment.noise import check_deployed
 from fedvpa.deployment.terms import Terms
 from fedvpa.engines.flower.simulation import FLOWER_VERSIONS, require_flower
-from fedvpa.engines.secure_aggregation import check_nodes, check_secure
+from fedvpa.engines.secure_aggregation import check_nodes, check_noise, check_secure
 from fedvpa.runs.config import RunConfig, dump
 from fedvpa.runs.released import check_clients as check_clients_noise
 
@@ -131,6 +131,7 @@ def write_app(config: RunConfig, folder: Path, *, out: Path, terms: Terms, polic
         check_nodes(config.policy.clients.secure_aggregation, terms.nodes)
     else:
         _check_method(config)
+        check_noise(config.engine, config.privacy)
         check_secure(config.engine, config.server, deployed=True, private=config.privacy.on)
         check_nodes(config.engine.secure_aggregation, terms.nodes)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):

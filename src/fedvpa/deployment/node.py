@@ -87,6 +87,7 @@ def load_node(config_path: str, data: str, state: str, model: str = "", policy_m
         prepared.table.report,
         reads=prepared.feature_key,
         private=config.privacy.on,
+        adds_noise=config.privacy.in_shares,
     )
 
 

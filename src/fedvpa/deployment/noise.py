@@ -23,10 +23,21 @@ from fedvpa.core.short_repr import short_repr
 from fedvpa.engines.federation import PublicScaling
 from fedvpa.engines.flower.roster import Roster
 from fedvpa.engines.private import Privacy, check_private
+from fedvpa.engines.secure_aggregation import check_noise
 from fedvpa.engines.training import TrainState
 from fedvpa.runs.config import RunConfig
 from fedvpa.runs.folder import RunFolder
-from fedvpa.runs.noise import check_scaling, keep_key, key_of, privacy_of, public_scaling, said, summary, unscaled
+from fedvpa.runs.noise import (
+    check_scaling,
+    keep_key,
+    key_of,
+    privacy_of,
+    public_scaling,
+    said,
+    summary,
+    unmasked_of,
+    unscaled,
+)
 from fedvpa.runs.prepare import feature_key, pinned
 from fedvpa.runs.spending import Spending
 
@@ -73,7 +84,8 @@ class DeployedNoise:
         members = roster.client_ids if begins else _read_members(run)
         key = None if begins else key_of(config, run.checkpoint)
         rounds = make(config.method, config.method_config).rounds
-        privacy = privacy_of(config, len(members), rounds, key)
+        nodes, unmasked = len(roster.introductions), unmasked_of(config, run.checkpoint)
+        privacy = privacy_of(config, len(members), rounds, key, nodes=nodes, unmasked=unmasked)
         roster.fix(members)
         if len(roster.client_ids) < quorum * len(members):
             raise FedvpaError(
@@ -96,6 +108,11 @@ class DeployedNoise:
         if self.privacy is None:
             return None
         return Spending(self.privacy, self.members, state.ledger.releases if state.ledger else 0)
+
+    @property
+    def from_nodes(self) -> bool:
+        """Whether nodes add the noise."""
+        return self.privacy is not None and self.privacy.config.in_shares
 
     def asked(self, line: Mapping[str, Any]) -> str:
         """How many a round asked, as may be said."""
@@ -121,6 +138,7 @@ def check_deployed(config: RunConfig) -> None:
             where="configuration key 'privacy.seeded'",
         )
     config.privacy.check_no_canaries("a deployment")
+    check_noise(config.engine, config.privacy)
     check_scaling(config)
     algorithm = make(config.method, config.method_config)
     state = algorithm.init(SOME_FEATURES, config.seed)

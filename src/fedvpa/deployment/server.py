@@ -147,6 +147,9 @@ def _serve(grid: Grid, config: RunConfig, run: RunFolder, terms: Terms) -> None:
         "reads": roster.reads,
     }
     spending = noise.spending(state)
+    if begins and noise.from_nodes:
+        # Before anything is unmasked: a run that stops in its first round then goes on, and counts what it unmasked.
+        save_checkpoint(run.checkpoint, state, meta)
     with run.history.open("a", encoding="utf-8") as log:
         going = rounds(algorithm, roster, config.engine, config.seed, state, cohort, privacy=noise.privacy)
         for reached, line in going:

@@ -31,6 +31,7 @@ from fedvpa.privacy.canaries import Canaries, check_size
 from fedvpa.privacy.config import PrivacyConfig
 from fedvpa.privacy.keyed import KEY_FILE, Key
 from fedvpa.privacy.mechanism import HALF, WHOLE, WITHIN, Shape, adapted, noised, shortened
+from fedvpa.privacy.unmasked import Unmasked
 
 WITHOUT_MEDIANS = RulesConfig(clip_norm=None, max_weight=1.0)
 """The server's rules under privacy: medians of the clients' updates would tell of them, and every client weighs 1."""
@@ -86,11 +87,15 @@ class Privacy:
         config: How updates are clipped.
         terms: How much noise.
         key: Where coins and noise come from. The server's own.
+        nodes: How many nodes the clients are on; None for one each.
+        unmasked: What counts how often noise of nodes was unmasked.
     """
 
     config: PrivacyConfig
     terms: Terms
     key: Key
+    nodes: int | None = None
+    unmasked: Unmasked = field(default_factory=Unmasked)
 
     __repr__ = short_repr
 
@@ -184,10 +189,17 @@ class Release:
         down = tree.size(encode(broadcast.shared | told, codec)) + tree.size(broadcast.own)
         return round(self.privacy.terms.cohort * up), round(self.privacy.terms.cohort * down)
 
-    def noised(self, update: CohortUpdate, round_: int) -> tuple[CohortUpdate, Ledger]:
+    def noised(
+        self, update: CohortUpdate, round_: int, noise_multiplier: float | None = None
+    ) -> tuple[CohortUpdate, Ledger]:
         """The sum with noise, as the update of a cohort of the expected size; and what is known after it.
 
         A cohort of nobody is released too: that nobody came would be told otherwise.
+
+        Args:
+            update: The sum.
+            round_: The round.
+            noise_multiplier: Of what the server adds; None for all of the noise.
         """
         config, terms, ledger = self.privacy.config, self.privacy.terms, self.ledger
         sums = {**self._nothing, **update.sums}
@@ -196,7 +208,8 @@ class Release:
         canaries, evidence = self.canaries, ledger.evidence
         joined = sums if canaries is None else canaries.joined(round_, sums, ledger.clips, self.told)
         generator = self.privacy.key.generator(round_, f"sum {ledger.releases}")
-        found = noised(joined, self.shape, ledger.clips, terms.noise_multiplier, generator)
+        multiplier = terms.noise_multiplier if noise_multiplier is None else noise_multiplier
+        found = noised(joined, self.shape, ledger.clips, multiplier, generator)
         if canaries is not None:
             users = below("delta", sums)
             excess = {name: leaf - users[name] for name, leaf in below("delta", found).items()}

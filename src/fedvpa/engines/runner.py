@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
@@ -14,6 +14,7 @@ from fedvpa.algorithms.server.robust import Part
 from fedvpa.core.short_repr import short_repr
 from fedvpa.core.tree import Tree
 from fedvpa.privacy.quantised import Layout
+from fedvpa.privacy.shares import Shares
 
 HeldT = TypeVar("HeldT", covariant=True)
 
@@ -64,6 +65,10 @@ class Packs(Protocol):
         """What another process needs to hold the same clients."""
 
 
+def nothing() -> None:
+    """There is nothing to do."""
+
+
 @dataclass(frozen=True, repr=False)
 class CohortTask:
     """One round of local training.
@@ -78,7 +83,8 @@ class CohortTask:
         seed: The run's seed.
         transform: What is done to each client's update before it leaves the client.
         single: Whether the server needs each client's update by itself, and no sum over several.
-        layout: With secure aggregation, how updates become integers; None without.
+        layout: With secure aggregation, how updates become integers, and which noise is on them; None without.
+        before_unmasking: With secure aggregation, called before the sum can be read.
         hidden: Whether no message may tell who, or how many, took part.
     """
 
@@ -91,7 +97,8 @@ class CohortTask:
     seed: int
     transform: Transform
     single: bool = True
-    layout: Layout | None = None
+    layout: Layout | Shares | None = None
+    before_unmasking: Callable[[], None] = nothing
     hidden: bool = False
 
     __repr__ = short_repr

@@ -14,8 +14,10 @@ from fedvpa.core.errors import ConfigError
 from fedvpa.core.options import option
 from fedvpa.core.rules import RulesConfig
 from fedvpa.engines.config import EngineConfig
+from fedvpa.privacy.config import PrivacyConfig
 from fedvpa.privacy.mechanism import is_told, largest_told
 from fedvpa.privacy.quantised import Layout
+from fedvpa.privacy.thresholds import FEWEST_NODES
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -25,9 +27,6 @@ if TYPE_CHECKING:
 
 INSTEAD = {"features": "fedeb, fedem or fedvpa_gp with variational.prior=mixture", "texts": "feddpo with avg or ffa"}
 """What clients hold → methods whose updates are sums."""
-
-FEWEST = 3
-"""Clients of a cohort, and nodes: as :data:`fedvpa.privacy.secure_sum.FEWEST_NODES`."""
 
 
 @dataclass(frozen=True)
@@ -101,21 +100,32 @@ def check_secure(
                 fix=f"Give a number: {keys.rules}.{name}={'1.0' if name == 'clip_norm' else '50'}, for example. A run "
                 f"without {switch} says what the clients' median is.",
             )
-    if engine.cohort is not None and engine.cohort < FEWEST:
+    if engine.cohort is not None and engine.cohort < FEWEST_NODES:
         raise ConfigError(
             f"{keys.cohort}={engine.cohort} is too small for {switch}: of the sum over two clients each of "
             "them can take its own update out.",
-            fix=f"Give {keys.cohort}={FEWEST} or more.",
+            fix=f"Give {keys.cohort}={FEWEST_NODES} or more.",
+        )
+
+
+def check_noise(engine: EngineConfig, privacy: PrivacyConfig) -> None:
+    """Raise ConfigError if nodes are to add noise that the server could take off again, node by node."""
+    if privacy.in_shares and not engine.secure_aggregation:
+        raise ConfigError(
+            "clients are to add noise without secure aggregation, and one node's share does not hide its update.",
+            fix="Give engine.secure_aggregation=true (with engine.name=flower, or in a deployment), or "
+            "privacy.noise=server.",
+            where="configuration key 'privacy.noise'",
         )
 
 
 def check_nodes(secure: bool, nodes: int) -> None:
     """Raise ConfigError if a deployment of so many nodes is too small; nothing if secure aggregation is off."""
-    if secure and nodes < FEWEST:
+    if secure and nodes < FEWEST_NODES:
         raise ConfigError(
             f"a deployment of {nodes} nodes is too small for secure aggregation: of the sum over two nodes each of "
             "them can take its own part out.",
-            fix=f"Give {option('nodes', str(FEWEST))} or more.",
+            fix=f"Give {option('nodes', str(FEWEST_NODES))} or more.",
         )
 
 
@@ -139,10 +149,10 @@ def check_additive(engine: EngineConfig, algorithm: Algorithm[Any, Any], state: 
             "with secure aggregation the server sees sums alone.",
             fix=f"Use {INSTEAD[algorithm.holds]}, or no secure aggregation.",
         )
-    if engine.cohort_of(clients) < FEWEST:
+    if engine.cohort_of(clients) < FEWEST_NODES:
         raise ConfigError(
             f"a round asks {engine.cohort_of(clients)} of {clients} clients, and secure aggregation adds up "
-            f"{FEWEST} at least.",
+            f"{FEWEST_NODES} at least.",
             fix="Use more clients or a larger cohort, or no secure aggregation.",
         )
 

@@ -23,10 +23,11 @@ from fedvpa.core.tree import Tree, below
 from fedvpa.engines import loop, vectorised
 from fedvpa.engines.codecs import decode, encode, hint
 from fedvpa.engines.config import Codec, EngineConfig
-from fedvpa.engines.private import WITHOUT_MEDIANS, Ledger, Privacy, begin, check_private, within
-from fedvpa.engines.runner import CohortRunner, CohortTask, Holder, Members, Metered, unchanged
+from fedvpa.engines.noise_shares import NoiseShares, as_it_is
+from fedvpa.engines.private import WITHOUT_MEDIANS, Ledger, Privacy, Release, begin, check_private, within
+from fedvpa.engines.runner import CohortRunner, CohortTask, Holder, Members, Metered, nothing, unchanged
 from fedvpa.engines.sampling import draw_cohort, draw_dropouts, identities, say_if_all
-from fedvpa.engines.secure_aggregation import KEYS, check_additive, check_secure, layout_of, text_keys
+from fedvpa.engines.secure_aggregation import KEYS, check_additive, check_noise, check_secure, layout_of, text_keys
 
 MOST_REQUESTS = 8
 """How often one round may ask: a method whose round never ends is a mistake. Chosen by us."""
@@ -121,6 +122,8 @@ def rounds(
     keys = KEYS if algorithm.holds == "features" else text_keys(cohort_key)
     deployed, private = runner is not None, privacy is not None
     check_secure(engine, algorithm.config.server, keys=keys, deployed=deployed, private=private)
+    if privacy is not None:
+        check_noise(engine, privacy.config)
     check_additive(engine, algorithm, state.server, len(members.client_ids))
     with nullcontext(runner) if runner else _runner(engine, algorithm, members, transform) as run:
         training = _Rounds(algorithm, members, engine, seed, run, transform, privacy)
@@ -188,23 +191,30 @@ class _Rounds:
         # A runner over a network, whose server holds no pairs, does not read the holder.
         holder, single = cast(Holder[Any], self._members), rules.rule != "mean" or state.guard.measures(rules, expected)
         hidden, most = release is not None, len(cohort) if release is None else len(self._known)
-        layout = layout_of(expected, rules, told, most) if engine.secure_aggregation else None
+        from_nodes = None if release is None else self._noise_of_nodes(release)
+        layout = layout_of(expected, rules, told, most) if engine.secure_aggregation and from_nodes is None else None
         task = CohortTask(
             *(algorithm, received, holder, cohort, reporting, state.private, self._seed, self._transform, single),
-            layout=layout,
+            layout=layout if from_nodes is None else from_nodes.shares,
+            before_unmasking=nothing if from_nodes is None else from_nodes.count,
             hidden=hidden,
         )
         parts, kept = self._run(task)
+        noise = sum(part.noise for part in parts)
         sums = [encode(part.update.sums, engine.codec) for part in parts]
         parts = [_arrived(part, tree_, engine.codec) for part, tree_ in zip(parts, sums, strict=True)]
-        parts = parts if release is None else within(parts, received.shared)
+        parts = parts if release is None or from_nodes is not None else within(parts, received.shared)
         answered = frozenset(name for part in parts for name in part.clients)
-        found = aggregate(parts, expected, state.guard, rules)
+        found = aggregate(parts, expected, state.guard, rules) if from_nodes is None else as_it_is(parts, state.guard)
         rejected = {name: reason + hint(reason, engine.codec) for name, reason in found.rejected.items()}
         self._check(round_, answered, rejected)
         for line in said(state.guard, found.guard, rules):
             say(f"round {round_}: {line}")
-        update, ledger = (found.update, None) if release is None else release.noised(found.update, round_)
+        update, ledger = found.update, cast(Ledger | None, None)
+        if release is not None:
+            update, ledger = (
+                release.noised(update, round_) if from_nodes is None else from_nodes.noised(update, noise, round_)
+            )
         server, losses = algorithm.server_update(state.server, update)
         self._check_finite(round_, server)
         uplink, downlink = sum(map(tree.size, sums)) + _own_bytes(parts), _downlink(sent, len(cohort))
@@ -218,6 +228,13 @@ class _Rounds:
         if algorithm.holds == "texts":
             losses = losses | _drift([part for part in parts if not rejected.keys() & set(part.clients)])
         return after, Answer(cohort, answered, rejected, losses, limits, uplink, downlink)
+
+    def _noise_of_nodes(self, release: Release) -> NoiseShares | None:
+        """What nodes add to a release; None where the server adds all of it."""
+        if not release.privacy.config.in_shares:
+            return None
+        clients = len(self._known)
+        return NoiseShares(release, self._engine.secure_share, clients, release.privacy.nodes or clients)
 
     def _check(self, round_: int, answered: frozenset[str], rejected: dict[str, str]) -> None:
         hidden = self._privacy is not None

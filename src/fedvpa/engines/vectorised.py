@@ -130,7 +130,7 @@ def _run_batch(task: CohortTask) -> CohortResult:
 
 def select(broadcast: Broadcast, positions: Sequence[int]) -> Broadcast:
     """The broadcast to the clients at ``positions`` of a cohort."""
-    rows = torch.as_tensor(positions)
+    rows = torch.as_tensor(positions, dtype=torch.long)
     return replace(broadcast, own={name: leaf[rows] for name, leaf in broadcast.own.items()})
 
 

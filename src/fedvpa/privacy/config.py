@@ -37,6 +37,14 @@ class PrivacyConfig(Config):
             standardisation: that of a run without privacy is by exact sums over users, which noise does not cover.
         seeded: Draw coins and noise from the run's seed, to repeat a simulation. Whoever knows the seed can take the
             noise away, so nothing is private then, and the output says so.
+        noise: Who adds the noise. ``server``: the server, to the sum of a round, which it sees before. ``clients``:
+            with ``engine.secure_aggregation`` each node adds a share to its integers before they are masked
+            (:mod:`fedvpa.privacy.shares`), so that the server has no sum without noise, and ``epsilon_server`` holds
+            against it, too. There is then √1.5 to √2 times as much noise as ``noise_multiplier`` says, since nodes may
+            drop out.
+        honest_share: With ``noise=clients``: of the nodes that must stay to the end of a round
+            (``engine.secure_share``), the share that is counted on to tell nobody its noise. At 1 all but one are: each
+            node knows its own.
         canaries: m: extra clients of a simulation, each planted by a secret coin, for ``fedvpa audit`` to guess the
             coins (:mod:`fedvpa.privacy.canaries`). The model is for auditing then, not for use.
     """
@@ -52,12 +60,19 @@ class PrivacyConfig(Config):
     sampling: Literal["poisson", "none"] = "poisson"
     public_pairs: Path | None = None
     seeded: bool = False
+    noise: Literal["server", "clients"] = "server"
+    honest_share: float = Field(default=1.0, gt=0, le=1)
     canaries: int = Field(default=0, ge=0, le=100_000)
 
     @property
     def on(self) -> bool:
         """Whether anything is noised."""
         return self.epsilon is not None or self.noise_multiplier is not None
+
+    @property
+    def in_shares(self) -> bool:
+        """Whether nodes add the noise."""
+        return self.on and self.noise == "clients"
 
     def check_no_canaries(self, where: str) -> None:
         """Raise ConfigError where canaries are asked for on other machines: what they spoil is for auditing alone."""
@@ -81,6 +96,12 @@ class PrivacyConfig(Config):
                 "privacy.epsilon and privacy.noise_multiplier are both given, and each follows from the other.",
                 fix="Give one of them.",
                 where="configuration key 'privacy'",
+            )
+        if self.noise == "clients" and not self.on:
+            raise ConfigError(
+                "clients are to add noise, and it is not said how much.",
+                fix="Give privacy.epsilon or privacy.noise_multiplier too.",
+                where="configuration key 'privacy.noise'",
             )
         if self.canaries and not self.on:
             raise ConfigError(

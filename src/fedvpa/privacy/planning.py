@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import partial
 
 from fedvpa.core.errors import ConfigError
 from fedvpa.core.options import option
 from fedvpa.privacy.accounting import calibrate, check_delta, default_delta, epsilon_released, epsilon_server
 from fedvpa.privacy.config import PrivacyConfig
+from fedvpa.privacy.discreteness import FEWEST_STEPS, charged, excess
 
 
 @dataclass(frozen=True)
@@ -97,6 +99,7 @@ def plan_budget(clients: int, cohort: int, rounds: int, privacy: PrivacyConfig) 
         raise ConfigError("Neither ε nor a noise multiplier is given.", fix=f"Give {ways}, for its ε.")
     found = noise_of(privacy, clients, cohort, rounds)
     rate, delta, noise = found.rate, found.delta, found.noise_multiplier
+    far = rounds * excess(FEWEST_STEPS, clients) if privacy.in_shares else 0.0
     sampled = privacy.sampling == "poisson"
     most, average = (
         (most_active(clients, rate, rounds), math.ceil(rate * rounds - 1e-9)) if sampled else (rounds, rounds)
@@ -108,10 +111,10 @@ def plan_budget(clients: int, cohort: int, rounds: int, privacy: PrivacyConfig) 
         rate,
         delta,
         noise,
-        epsilon_released(noise, rate, rounds, delta),
-        epsilon_server(noise, most, delta),
+        charged(partial(epsilon_released, noise, rate, rounds), delta, far),
+        charged(partial(epsilon_server, noise, most), delta, far),
         most,
-        epsilon_server(noise, average, delta),
+        charged(partial(epsilon_server, noise, average), delta, far),
         average,
     )
 

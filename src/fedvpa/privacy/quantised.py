@@ -10,10 +10,11 @@ out and are far wider than the values, and there are few of them. Chosen by us.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -51,6 +52,28 @@ class Words:
         return Words(self.narrow - other.narrow, self.wide - other.wide)
 
 
+class Steps(Protocol):
+    """How integers become named tensors again."""
+
+    @property
+    def narrow(self) -> tuple[str, ...]:
+        """The tensors of 32 bits, in their order."""
+
+    @property
+    def wide(self) -> tuple[str, ...]:
+        """The tensors of 64 bits, in their order."""
+
+    @property
+    def shapes(self) -> Mapping[str, tuple[int, ...]]:
+        """Name → shape."""
+
+    def size(self, names: tuple[str, ...]) -> int:
+        """How many values these tensors have together."""
+
+    def step(self, name: str) -> float:
+        """What 1 of the integers stands for."""
+
+
 @dataclass(frozen=True, repr=False)
 class Layout:
     """How named tensors become integers: the same on the server and on all nodes of a round.
@@ -77,7 +100,7 @@ class Layout:
         """The tensors of 64 bits, in their order."""
         return tuple(sorted(name for name in self.largest if not _is_narrow(name)))
 
-    def size(self, names: Iterable[str]) -> int:
+    def size(self, names: tuple[str, ...]) -> int:
         """How many values these tensors have together."""
         return sum(prod(self.shapes[name]) for name in names)
 
@@ -110,7 +133,7 @@ def quantised(layout: Layout, sums: Mapping[str, Tensor], clients: int) -> Words
     return Words(_joined(narrow).astype(np.int32).view(np.uint32), _joined(wide).view(np.uint64))
 
 
-def restored(layout: Layout, total: Words) -> Tree:
+def restored(layout: Steps, total: Words) -> Tree:
     """The sum over all nodes, from the sum of their integers."""
     found: Tree = {}
     signed = ((layout.narrow, total.narrow.view(np.int32)), (layout.wide, total.wide.view(np.int64)))

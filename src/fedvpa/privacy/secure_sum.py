@@ -16,7 +16,6 @@ masks is not uniform. Masks are ChaCha20's stream here (RFC 8439), under a key o
 from __future__ import annotations
 
 import base64
-import math
 import secrets as system
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -34,9 +33,7 @@ from flwr.common.secure_aggregation.secaggplus_utils import share_keys_plaintext
 from fedvpa.core.errors import DataError
 from fedvpa.privacy.quantised import Words
 from fedvpa.privacy.shamir import Random, number, secret_of, shares_of
-
-FEWEST_NODES = 3
-"""Of the sum over two nodes each of them can take its own part out, and reads the other's."""
+from fedvpa.privacy.thresholds import FEWEST_NODES
 
 CURVE = ec.SECP256R1()
 
@@ -98,11 +95,6 @@ class Share:
 
     def __repr__(self) -> str:
         return "Share(…)"
-
-
-def threshold_of(nodes: int, share: float) -> int:
-    """How many of ``nodes`` must stay: more than this share of them, and ``FEWEST_NODES`` at least."""
-    return max(FEWEST_NODES, math.floor(share * nodes + 1e-9) + 1)
 
 
 def check_round(nodes: Collection[int], keys: Mapping[int, PublicKeys], threshold: int) -> None:

@@ -19,19 +19,60 @@ def sentences(found: Mapping[str, Any]) -> list[str]:
     Args:
         found: What ``metrics.json`` has under ``privacy``.
     """
+    more = " or more" if _in_shares(found) else ""
     said = [
         f"User-level differential privacy: ε = {found['epsilon_released']:.3g} at δ = {found['delta']:.2g} for whoever "
-        f"sees what is released and not who took part; ε = {found['epsilon_server']:.3g} for whoever also sees who "
-        "took part. Neither holds for the machine that added the noise.",
+        f"sees what is released and not who took part; ε = {found['epsilon_server']:.3g} for {_against(found)}",
+        *_shares(found),
         f"Unit: {found['unit']}. Neighbouring federations: {found['relation']}.",
         f"Reached by clipping each user's update and by Gaussian noise on the sum of each round, with noise multiplier "
-        f"{found['noise_multiplier']:.4g}, in {found['rounds']} rounds in each of which a user takes part with "
+        f"{found['noise_multiplier']:.4g}{more}, in {found['rounds']} rounds in each of which a user takes part with "
         f"probability {found['rate']:.3g}.",
         f"Covered: {found['covered']}.",
         f"Not covered: {found['not_covered']}.",
     ]
     said += [f"{CANARIES[0].upper()}{CANARIES[1:]}."] if found.get("canaries") else []
     return [*said, SIMULATION] if found["seeded"] else said
+
+
+def whoever_sees(found: Mapping[str, Any]) -> str:
+    """Against whom ``epsilon_server`` holds, and against whom it does not, in a line."""
+    if _in_shares(found):
+        return "the server, which sees who took part and has no sum without noise of the nodes"
+    return "whoever also sees who took part; neither for the machine that adds the noise"
+
+
+def repeated(found: Mapping[str, Any]) -> str:
+    """That rounds were unmasked more than once, in a clause; empty if none was."""
+    more = found.get("unmasked", found["rounds"]) - found["rounds"]
+    return f"{more} of the sums belong to rounds that were run again, and are counted" if more else ""
+
+
+def _in_shares(found: Mapping[str, Any]) -> bool:
+    return found.get("noise") == "clients"
+
+
+def _against(found: Mapping[str, Any]) -> str:
+    if _in_shares(found):
+        return (
+            "the server, which also sees who took part: it was sent integers under masks, and of each round it read "
+            "the sum over the nodes that stayed, to which each of them had added noise."
+        )
+    return "whoever also sees who took part. Neither holds for the machine that added the noise."
+
+
+def _shares(found: Mapping[str, Any]) -> list[str]:
+    """What is assumed where nodes add the noise."""
+    if not _in_shares(found):
+        return []
+    share = found["honest_share"]
+    who = "all but one" if share == 1 else f"{share:.0%}"
+    assumed = (
+        f"Assumed: the server follows the protocol, and of the nodes that had to stay in a round {who} told nobody "
+        "their noise. Against the server a user counts as one who took part with nothing, since it sees who takes part."
+    )
+    again = repeated(found)
+    return [assumed, f"{again[0].upper()}{again[1:]}."] if again else [assumed]
 
 
 def rows(found: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -42,13 +83,19 @@ def rows(found: Mapping[str, Any]) -> list[tuple[str, str]]:
     return [
         *planted,
         ("ε for whoever does not see who took part (epsilon_released)", f"{found['epsilon_released']:.3g}"),
-        ("ε for whoever sees who took part (epsilon_server)", f"{found['epsilon_server']:.3g}"),
+        (
+            "ε for the server, which sees who took part (epsilon_server)"
+            if _in_shares(found)
+            else "ε for whoever sees who took part (epsilon_server)",
+            f"{found['epsilon_server']:.3g}",
+        ),
+        ("noise added by", "the nodes, before the server reads a sum" if _in_shares(found) else "the server"),
         ("δ", f"{found['delta']:.2g}"),
         ("unit", str(found["unit"])),
         ("neighbouring federations", str(found["relation"])),
         ("noise multiplier", f"{found['noise_multiplier']:.4g}"),
         ("probability to take part in a round", f"{found['rate']:.3g}"),
-        ("rounds released", f"{found['rounds']}"),
+        ("rounds released", f"{found['rounds']}" + (f"; {again}" if (again := repeated(found)) else "")),
         ("longest change of one user, at the end", clips),
         ("covered", str(found["covered"])),
         ("not covered", str(found["not_covered"])),

@@ -139,9 +139,10 @@ class Replayed:
 def replay(config: RunConfig, federation: Federation) -> Replayed:
     """Train as ``config`` says, in memory, without canaries, and write down what is sent.
 
-    Coins and noise are new: they follow from another key than the run's.
+    Coins and noise are new: they follow from another key than the run's. The server adds the noise, also where nodes
+    do: sums are written down before, so what the server of such a run is guessed from is more than it has.
     """
-    privacy = config.privacy.model_copy(update={"canaries": 0})
+    privacy = config.privacy.model_copy(update={"canaries": 0, "noise": "server"})
     name = "loop" if config.engine.name == "loop" else "vectorised"
     engine = config.engine.model_copy(update={"name": name, "secure_aggregation": False})
     config = config.model_copy(update={"privacy": privacy, "engine": engine})

@@ -202,10 +202,11 @@ class RunConfig(Config):
         """Raise ConfigError if the engine cannot run, or needs packages that are not installed, before work is done."""
         if self.engine.name == "flower":
             self.privacy.check_no_canaries("engine.name=flower")
-        if self.engine.secure_aggregation:
+        if self.engine.secure_aggregation or self.privacy.in_shares:
             # deferred: it imports torch
-            from fedvpa.engines.secure_aggregation import check_secure
+            from fedvpa.engines.secure_aggregation import check_noise, check_secure
 
+            check_noise(self.engine, self.privacy)
             check_secure(self.engine, self.server, private=self.privacy.on)
         if self.engine.name == "flower":
             from fedvpa.engines.flower.simulation import require_flower

@@ -18,6 +18,7 @@ from fedvpa.engines.training import TrainState, rounds, start
 from fedvpa.engines.vectorised import default_workers
 from fedvpa.evaluation.accuracy import Members
 from fedvpa.privacy.keyed import Key
+from fedvpa.privacy.unmasked import Unmasked
 from fedvpa.runs.config import RunConfig
 from fedvpa.runs.held import HeldPairs
 from fedvpa.runs.noise import privacy_of, summary
@@ -64,6 +65,7 @@ class SelectorJob:
         workers: Threads that share out a cohort, as in the run that is gone on with; by default those of the
             configuration, or what this machine has.
         key: Of coins and noise, where the run is private; None for a new one that is kept nowhere.
+        unmasked: What counts how often noise of nodes was unmasked; None for nothing.
 
     Raises:
         ConfigError: If the run cannot be as private as its configuration says, or secure aggregation cannot hide what
@@ -82,13 +84,14 @@ class SelectorJob:
         *,
         workers: int | None = None,
         key: Key | None = None,
+        unmasked: Unmasked | None = None,
     ) -> None:
         self.config, self.prepared = config, prepared
         self.workers = workers_of(config.engine) if workers is None else workers
         self.algorithm = make(config.method, config.method_config)
         check_groups(self.algorithm, prepared)
         clients = prepared.federation.client_ids
-        self.privacy = privacy_of(config, len(clients), self.algorithm.rounds, key)
+        self.privacy = privacy_of(config, len(clients), self.algorithm.rounds, key, unmasked=unmasked)
         self.state = state or start(self.algorithm, prepared.federation, config.seed)
         check_additive(config.engine, self.algorithm, self.state.server, len(prepared.federation.client_ids))
 

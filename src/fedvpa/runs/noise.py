@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +24,13 @@ from fedvpa.features.standardise import Moments, Standardiser
 from fedvpa.privacy.accounting import epsilon_released
 from fedvpa.privacy.canaries import SAID as CANARIES
 from fedvpa.privacy.config import PrivacyConfig
+from fedvpa.privacy.discreteness import charged
 from fedvpa.privacy.keyed import KEY_FILE, Key, read_key, write_key
 from fedvpa.privacy.planning import noise_of
+from fedvpa.privacy.statement import repeated, whoever_sees
+from fedvpa.privacy.unmasked import UNMASKED_FILE, Unmasked
 from fedvpa.runs.config import RunConfig
-from fedvpa.runs.spending import participations, server_epsilon
+from fedvpa.runs.spending import distance, participations, server_epsilon
 from fedvpa.selector.rotation import rotation_of, second_moment
 from fedvpa.selector.scaling import Scaling
 
@@ -38,6 +42,12 @@ NOT_COVERED = (
     "what a server sees that receives each update by itself; who takes part, for a server that sees it; the user's own "
     "z, which is inferred on the device; prompts and latents of users in stage 2; timing and floating-point noise"
 )
+NOT_COVERED_SHARES = (
+    "who takes part, for the server and for the nodes of a round; a server that does not follow the protocol, or that "
+    "is told the noise of more nodes than assumed; the user's own z, which is inferred on the device; prompts and "
+    "latents of users in stage 2; timing"
+)
+"""Where nodes add the noise."""
 
 
 def terms_of(privacy: PrivacyConfig, engine: EngineConfig, clients: int, rounds: int) -> Terms:
@@ -58,7 +68,15 @@ def terms_of(privacy: PrivacyConfig, engine: EngineConfig, clients: int, rounds:
     return Terms(found.noise_multiplier, found.rate, float(cohort), clients, rounds, found.delta)
 
 
-def privacy_of(config: RunConfig, clients: int, rounds: int, key: Key | None) -> Privacy | None:
+def privacy_of(
+    config: RunConfig,
+    clients: int,
+    rounds: int,
+    key: Key | None,
+    *,
+    nodes: int | None = None,
+    unmasked: Unmasked | None = None,
+) -> Privacy | None:
     """The mechanism of a run; None where nothing is noised.
 
     Args:
@@ -66,6 +84,8 @@ def privacy_of(config: RunConfig, clients: int, rounds: int, key: Key | None) ->
         clients: N.
         rounds: How many sums are released.
         key: The run's; None for a new one that nobody keeps.
+        nodes: How many nodes the clients are on; None for one each.
+        unmasked: What counts how often noise of nodes was unmasked; None for nothing.
 
     Raises:
         ConfigError: If the method releases nothing, or as :func:`terms_of`.
@@ -84,7 +104,7 @@ def privacy_of(config: RunConfig, clients: int, rounds: int, key: Key | None) ->
         key = Key.of_seed(config.seed)
     if config.privacy.canaries:
         say(CANARIES)
-    return Privacy(config.privacy, terms, key or Key.new())
+    return Privacy(config.privacy, terms, key or Key.new(), nodes, unmasked or Unmasked())
 
 
 def key_of(config: RunConfig, checkpoint: Path) -> Key | None:
@@ -94,6 +114,12 @@ def key_of(config: RunConfig, checkpoint: Path) -> Key | None:
         RunError: If the run has lost it.
     """
     return read_key(checkpoint.with_name(KEY_FILE)) if config.privacy.on and not config.privacy.seeded else None
+
+
+def unmasked_of(config: RunConfig, checkpoint: Path) -> Unmasked:
+    """What counts how often noise of nodes was unmasked: beside the checkpoint, unless it is the same noise again."""
+    counts = config.privacy.in_shares and not config.privacy.seeded
+    return Unmasked(checkpoint.with_name(UNMASKED_FILE) if counts else None)
 
 
 def keep_key(privacy: Privacy | None, checkpoint: Path) -> None:
@@ -108,15 +134,19 @@ def summary(privacy: Privacy, ledger: Ledger, client_ids: tuple[str, ...]) -> di
     ``epsilon_released`` is against those who do not see who took part, ``epsilon_server`` against a server that does:
     for the user who took part most often.
     """
-    terms, counts = privacy.terms, participations(privacy, ledger.releases, client_ids)
-    released = epsilon_released(terms.noise_multiplier, terms.rate, ledger.releases, terms.delta)
+    terms, times = privacy.terms, privacy.unmasked.times(ledger.releases)
+    counts, in_shares = participations(privacy, times, client_ids), privacy.config.in_shares
+    released = partial(epsilon_released, terms.noise_multiplier, terms.rate, sum(times))
+    shares = {"honest_share": privacy.config.honest_share, "unmasked": sum(times)} if in_shares else {}
     return {
         "noise_multiplier": terms.noise_multiplier,
         "rate": terms.rate,
         "rounds": ledger.releases,
         "clients": terms.clients,
         "delta": terms.delta,
-        "epsilon_released": released,
+        "noise": privacy.config.noise,
+        **shares,
+        "epsilon_released": charged(released, terms.delta, distance(privacy, sum(times))),
         "epsilon_server": server_epsilon(privacy, counts),
         "most_participations": int(counts.max(initial=0)),
         "unit": "user",
@@ -125,7 +155,7 @@ def summary(privacy: Privacy, ledger: Ledger, client_ids: tuple[str, ...]) -> di
         "clip": {part: float(clip) for part, clip in ledger.clips.items()},
         "seeded": privacy.config.seeded,
         "covered": COVERED,
-        "not_covered": NOT_COVERED,
+        "not_covered": NOT_COVERED_SHARES if in_shares else NOT_COVERED,
         **({"canaries": privacy.config.canaries} if privacy.config.canaries else {}),
     }
 
@@ -134,10 +164,11 @@ def said(found: Mapping[str, Any]) -> str:
     """The summary in one line."""
     simulated = "; seeded noise, a simulation" if found["seeded"] else ""
     simulated += f"; {CANARIES}" if found.get("canaries") else ""
+    simulated += f"; {again}" if (again := repeated(found)) else ""
+    against = whoever_sees(found)
     return (
         f"privacy: ε = {found['epsilon_released']:.3g} at δ = {found['delta']:.2g} for one user more or less, for all "
-        f"that is released; ε = {found['epsilon_server']:.3g} for whoever also sees who took part; neither for the "
-        f"machine that adds the noise{simulated}"
+        f"that is released; ε = {found['epsilon_server']:.3g} for {against}{simulated}"
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 
 from fedvpa.engines.private import Privacy
 from fedvpa.privacy.accounting import epsilon_server, epsilons_released
+from fedvpa.privacy.discreteness import FEWEST_STEPS, charged, excess
 
 
 class Spending:
@@ -21,14 +23,15 @@ class Spending:
     Args:
         privacy: The mechanism.
         client_ids: The federation.
-        released: How many rounds were released before.
+        released: How many rounds were released before. One whose sum the server unmasked twice, since it was run again,
+            counts twice (:mod:`fedvpa.privacy.unmasked`).
     """
 
     def __init__(self, privacy: Privacy, client_ids: Sequence[str], released: int) -> None:
         self._privacy, self._ids, self._released = privacy, client_ids, released
-        self._counts = participations(privacy, released, client_ids)
-        terms = privacy.terms
-        self._epsilons = epsilons_released(terms.noise_multiplier, terms.rate, terms.delta, released=released)
+        times, terms = privacy.unmasked.times(released), privacy.terms
+        self._counts = participations(privacy, times, client_ids)
+        self._epsilons = epsilons_released(terms.noise_multiplier, terms.rate, terms.delta, released=sum(times))
 
     def after_round(self, line: Mapping[str, Any]) -> dict[str, Any]:
         """The line of the next round with what was spent in all rounds up to it.
@@ -40,10 +43,11 @@ class Spending:
             The line, with ``epsilon_released`` and ``epsilon_server`` under ``privacy``; the latter is that of the user
             who took part most often so far, as in ``metrics.json``.
         """
-        self._counts += takes_part(self._privacy, self._released, self._ids)
+        each = self._privacy.unmasked.times(self._released + 1)[-1]
+        self._counts += each * takes_part(self._privacy, self._released, self._ids)
         self._released += 1
         found = {
-            "epsilon_released": next(self._epsilons),
+            "epsilon_released": [next(self._epsilons) for _ in range(each)][-1],
             "epsilon_server": server_epsilon(self._privacy, self._counts),
         }
         return {**line, "privacy": {**line["privacy"], **found}}
@@ -51,14 +55,31 @@ class Spending:
 
 def server_epsilon(privacy: Privacy, counts: NDArray[np.int64]) -> float:
     """``epsilon_server`` of the user who took part most often; 0 if nobody did."""
-    return epsilon_server(privacy.terms.noise_multiplier, int(counts.max(initial=0)), privacy.terms.delta)
+    most = int(counts.max(initial=0))
+    return charged(
+        partial(epsilon_server, privacy.terms.noise_multiplier, most), privacy.terms.delta, distance(privacy, most)
+    )
 
 
-def participations(privacy: Privacy, rounds: int, client_ids: Sequence[str]) -> NDArray[np.int64]:
-    """In how many of the first rounds each client took part, shape [clients]; all where cohorts are not sampled."""
+def distance(privacy: Privacy, releases: int) -> float:
+    """λ of so many releases with noise of integers (:mod:`fedvpa.privacy.discreteness`); 0 where the server adds it.
+
+    It is far below what a line of the history rounds to, so that these leave it out.
+    """
+    return releases * excess(FEWEST_STEPS, privacy.terms.clients) if privacy.config.in_shares else 0.0
+
+
+def participations(privacy: Privacy, times: Sequence[int], client_ids: Sequence[str]) -> NDArray[np.int64]:
+    """In how many releases each client took part, shape [clients]; in all where cohorts are not sampled.
+
+    Args:
+        privacy: The mechanism.
+        times: How often each of the first rounds counts.
+        client_ids: The clients.
+    """
     counts = np.zeros(len(client_ids), dtype=np.int64)
-    for round_ in range(rounds):
-        counts += takes_part(privacy, round_, client_ids)
+    for round_, each in enumerate(times):
+        counts += each * takes_part(privacy, round_, client_ids)
     return counts
 
 

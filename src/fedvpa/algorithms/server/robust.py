@@ -50,10 +50,12 @@ class Part:
     Attributes:
         clients: Their ids.
         update: Its sums, and what is not additive.
+        noise: The variance of the noise that is in its sums already, in steps² (:mod:`fedvpa.privacy.shares`).
     """
 
     clients: tuple[str, ...]
     update: CohortUpdate
+    noise: int = 0
 
 
 @dataclass(frozen=True, repr=False)

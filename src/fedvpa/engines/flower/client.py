@@ -84,6 +84,8 @@ class Node:
         check: Called before the node introduces itself; raises if it cannot take part.
         private: Whether the run's sums are noised: the node then sends no sums of its features and no numbers of pairs,
             and trains for a server alone that says within which norms an update may leave.
+        adds_noise: Whether the run's nodes add the noise: the node then trains for a server alone that asks for it, and
+            draws it from the operating system's generator.
     """
 
     algorithm: Algorithm[Any, Any]
@@ -96,6 +98,7 @@ class Node:
     pairs: Mapping[str, int] | None = None
     check: Callable[[], None] = _nothing
     private: bool = False
+    adds_noise: bool = False
 
     __repr__ = short_repr
 
@@ -174,6 +177,10 @@ def client_app(load: Callable[[Context], Node], guard: Callable[[], AbstractCont
         node, request = load(context), unpack_request(message.content)
         if node.private and not is_told(request.broadcast.shared):
             raise FedvpaError("the server does not say how long an update may be, and the run has a section privacy.")
+        if node.adds_noise and not secure_node.asks_for_noise(message.content):
+            raise FedvpaError(
+                "the server asks for sums without the noise of nodes, and the run has privacy.noise=clients."
+            )
         if node.algorithm.holds == "features":
             torch.set_num_threads(1)
         round_, holder = request.broadcast.round, node.holder
@@ -192,14 +199,16 @@ def client_app(load: Callable[[Context], Node], guard: Callable[[], AbstractCont
             node.transform,
             request.single,
         )
-        parts, kept = (vectorised.run_clients if node.algorithm.holds == "features" else loop.run_cohort)(task)
+        run = vectorised.run_clients if node.algorithm.holds == "features" else loop.run_cohort
+        parts, kept = run(task) if names else ([], {})
         node.devices.save(context, {**private, **kept}, round_)
-        if not request.single:
-            parts = [Part(request.clients, reduce(CohortUpdate.__add__, (part.update for part in parts)))]
         told = None if request.private is None else kept
         if SECURE in message.content:
-            hidden = secure_node.hide(context, message.content, parts[0].update, len(names), told)
-            return Message(hidden, reply_to=message)
+            updates, shared = [part.update for part in parts], request.broadcast.shared
+            hidden = secure_node.Answer(updates, shared, round_, request.seed, told)
+            return Message(secure_node.hide(context, message.content, hidden), reply_to=message)
+        if not request.single:
+            parts = [Part(request.clients, reduce(CohortUpdate.__add__, (part.update for part in parts)))]
         return Message(pack_reply(parts, request.clients, request.codec, told), reply_to=message)
 
     return app

@@ -7,16 +7,21 @@ for a set of senders that the server names once.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import secrets as system
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import reduce
 from typing import Any
 
 from flwr.app import ConfigRecord, Context, RecordDict
 
 from fedvpa.algorithms.base import CohortUpdate
 from fedvpa.core.errors import DataError
+from fedvpa.core.short_repr import short_repr
 from fedvpa.core.tree import Tree
 from fedvpa.engines.flower.secure_records import (
+    SECURE,
+    Collected,
     by_node,
     columns_of,
     ids,
@@ -26,8 +31,10 @@ from fedvpa.engines.flower.secure_records import (
     unpack_keys,
     values_of,
 )
-from fedvpa.privacy.quantised import Layout, quantised
+from fedvpa.privacy.keyed import Key
+from fedvpa.privacy.quantised import Layout, Words, quantised
 from fedvpa.privacy.secure_sum import PublicKeys, Secrets, Share, check_round, dealt, masked, opened
+from fedvpa.privacy.shamir import Random
 
 KEPT = "secure_aggregation"
 """The record of ``context.state``."""
@@ -80,25 +87,41 @@ def deal(context: Context, request: RecordDict) -> RecordDict:
     return record(nodes=ids(sorted(sealed)), sealed=[sealed[node] for node in sorted(sealed)])
 
 
-def hide(
-    context: Context, request: RecordDict, update: CohortUpdate, clients: int, private: Mapping[str, Tree] | None
-) -> RecordDict:
-    """Answer the stage ``collect``: the sum over the node's clients as integers under masks.
+@dataclass(frozen=True, repr=False)
+class Answer:
+    """What a node has to hide.
+
+    Attributes:
+        updates: What its clients send, each by itself; none where the node fills a round up.
+        told: What they were sent: with noise, the norms among it.
+        round: The round.
+        seed: The run's seed, for the noise of a simulation that is to be repeated.
+        private: Their private state, of a simulated node.
+    """
+
+    updates: Sequence[CohortUpdate]
+    told: Tree = field(default_factory=dict)
+    round: int = 0
+    seed: int = 0
+    private: Mapping[str, Tree] | None = None
+
+    __repr__ = short_repr
+
+
+def hide(context: Context, request: RecordDict, answer: Answer) -> RecordDict:
+    """Answer the stage ``collect``: the sum over the node's clients as integers under masks, with its share of noise.
 
     Args:
         context: Of the node.
         request: The request for training.
-        update: What its clients send, summed.
-        clients: How many they are.
-        private: Their private state, of a simulated node.
+        answer: What its clients send.
 
     Raises:
         DataError: If too few nodes have dealt shares, a share is not what it was sent as, the update is not as the
             server asks for or holds more than sums, or the server does not keep to the order of the stages.
     """
-    if update.own:
+    if any(update.own for update in answer.updates):
         raise DataError("the update holds more than sums, which secure aggregation cannot hide")
-    sums = update.sums
     asked = unpack_collected(request)
     kept = _kept(context, {"request": asked.request})
     others = asked.sealed.keys()
@@ -108,11 +131,27 @@ def hide(
         raise DataError(f"{len(others) + 1} nodes have dealt shares, and {kept.threshold} must")
     keys = {node: kept.keys[node] for node in sorted({context.node_id, *others})}
     shares = {**kept.shares, **opened(context.node_id, kept.own, keys, asked.sealed)}
-    shapes = {name: tuple(leaf.shape) for name, leaf in sums.items()}
-    words = quantised(Layout(asked.largest, shapes, asked.clients), sums, clients)
-    hidden = masked(words, context.node_id, kept.own, keys)
+    hidden = masked(_words(asked, answer, kept.threshold), context.node_id, kept.own, keys)
     _keep(context, Kept(kept.request, kept.own, keys, kept.threshold, shares, True))
-    return pack_masked(hidden, private)
+    return pack_masked(hidden, answer.private)
+
+
+def asks_for_noise(request: RecordDict) -> bool:
+    """Whether a request for training asks for noise that nobody can draw again."""
+    shares = unpack_collected(request).shares if SECURE in request.config_records else None
+    return shares is not None and not shares.seeded
+
+
+def _words(asked: Collected, answer: Answer, threshold: int) -> Words:
+    """The integers of a node's clients, with its noise if it is to add any."""
+    if asked.shares is None:
+        sums = reduce(CohortUpdate.__add__, answer.updates).sums
+        shapes = {name: tuple(leaf.shape) for name, leaf in sums.items()}
+        return quantised(Layout(asked.largest, shapes, asked.clients), sums, len(answer.updates))
+    random: Random = system.token_bytes
+    if asked.shares.seeded:
+        random = Key.of_seed(answer.seed).generator(answer.round, f"node {asked.place}").bytes
+    return asked.shares.noised([update.sums for update in answer.updates], answer.told, threshold, random)
 
 
 def unmask(context: Context, request: RecordDict) -> RecordDict:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from flwr.app import ArrayRecord, ConfigRecord, RecordDict
@@ -24,6 +24,7 @@ from fedvpa.core.tree import Tree
 from fedvpa.engines.flower.records import device_of, with_device
 from fedvpa.privacy.quantised import Words
 from fedvpa.privacy.secure_sum import PublicKeys
+from fedvpa.privacy.shares import Shares
 
 SETUP, SHARE, UNMASK = "secure_setup", "secure_share", "secure_unmask"
 """The queries of Flower; the stage between the last two is a request for training."""
@@ -44,12 +45,16 @@ class Collected:
         sealed: Other node → the share that it dealt to this one, encrypted.
         largest: Name → the largest absolute value of one client's tensor.
         clients: How many clients there may be in the sum.
+        shares: How integers are made, with which noise, in place of both; None where nodes add none.
+        place: Of the node among all, which names its noise where that follows from the seed.
     """
 
     request: str
     sealed: Mapping[int, bytes]
-    largest: Mapping[str, float]
-    clients: int
+    largest: Mapping[str, float] = field(default_factory=dict)
+    clients: int = 0
+    shares: Shares | None = None
+    place: int = 0
 
     __repr__ = short_repr
 
@@ -101,6 +106,8 @@ def pack_collected(records: RecordDict, asked: Collected) -> RecordDict:
             "sealed": [asked.sealed[node] for node in nodes],
             "largest": json.dumps(dict(asked.largest)),
             "clients": asked.clients,
+            "noise": "" if asked.shares is None else json.dumps(asdict(asked.shares)),
+            "place": asked.place,
         }
     )
     return records
@@ -110,7 +117,14 @@ def unpack_collected(records: RecordDict) -> Collected:
     """What :func:`pack_collected` added."""
     values = records.config_records[SECURE]
     sealed = by_node(values["nodes"], values["sealed"])
-    return Collected(str(values["request"]), sealed, json.loads(str(values["largest"])), int(str(values["clients"])))
+    largest, clients, place = json.loads(str(values["largest"])), int(str(values["clients"])), int(str(values["place"]))
+    shares = _shares(str(values["noise"])) if values["noise"] else None
+    return Collected(str(values["request"]), sealed, largest, clients, shares, place)
+
+
+def _shares(text: str) -> Shares:
+    values = json.loads(text)
+    return Shares(**values | {"shapes": {name: tuple(shape) for name, shape in values["shapes"].items()}})
 
 
 def pack_masked(words: Words, private: Mapping[str, Tree] | None) -> RecordDict:

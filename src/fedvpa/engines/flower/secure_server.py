@@ -37,7 +37,9 @@ from fedvpa.engines.flower.secure_records import (
 from fedvpa.engines.flower.server import GridCohort
 from fedvpa.engines.runner import CohortResult, CohortRunner, CohortTask
 from fedvpa.privacy.quantised import Layout, Words, restored
-from fedvpa.privacy.secure_sum import FEWEST_NODES, PublicKeys, threshold_of, unmasked
+from fedvpa.privacy.secure_sum import PublicKeys, unmasked
+from fedvpa.privacy.shares import Shares
+from fedvpa.privacy.thresholds import FEWEST_NODES, threshold_of
 
 ReadT = TypeVar("ReadT")
 
@@ -75,13 +77,29 @@ class SecureCohort:
         self.uplink_bytes = self.downlink_bytes = 0
         nodes = self.plain.hosted(task.cohort, set(task.cohort))
         asked = self.plain.hosted(task.cohort, set(task.reporting))
-        threshold = threshold_of(len(nodes), self.share)
         if not asked:
             return [], {}
+        if isinstance(task.layout, Shares):
+            fill = self._fill(nodes, task.layout.least, task.broadcast.round)
+            nodes, asked = nodes | fill, asked | fill
+        threshold = threshold_of(len(nodes), self.share)
         if problem := _too_few(len(nodes), len(asked), threshold, hidden=task.hidden):
             say(f"round {task.broadcast.round}: nobody is asked: {problem}")
             return [], {}
         return _Exchange(self, task, nodes, asked, threshold).run()
+
+    def _fill(self, nodes: Collection[int], least: int, round_: int) -> dict[int, tuple[str, ...]]:
+        """Nodes that are online and have no client of the cohort, so that there are enough; others in each round."""
+        online, places = set(self.plain.grid.get_node_ids()), self.plain.places
+        free = [node for node in sorted(places, key=places.__getitem__) if node in online and node not in nodes]
+        missing = max(0, least - len(nodes))
+        if missing > len(free):
+            raise FedvpaError(
+                f"round {round_}: too few nodes are online to add noise: there must be {least}, with those "
+                "that have no user of the round. The run stops at its last checkpoint."
+            )
+        start = round_ * missing % max(1, len(free))
+        return dict.fromkeys((free[start:] + free[:start])[:missing], ())
 
 
 def _too_few(nodes: int, asked: int, threshold: int, *, hidden: bool) -> str:
@@ -129,10 +147,12 @@ class _Exchange:
         vectors, kept = self._collect(sealed)
         silent = {node: why for node, why in self.silent.items() if node in self.asked}
         self.cohort.plain.settle(self.asked, silent, hidden=self.task.hidden)
-        total = self._unmask(keys, vectors)
+        self.task.before_unmasking()
+        total, layout = self._unmask(keys, vectors), self._layout
         names = {name for node in vectors for name in self.asked[node]}
         clients = tuple(name for name in self.task.cohort if name in names)
-        part = Part(clients, CohortUpdate(restored(self._layout, total)))
+        noise = len(vectors) * layout.node_deviation(self.threshold) ** 2 if isinstance(layout, Shares) else 0
+        part = Part(clients, CohortUpdate(restored(layout, total)), noise)
         return [part], {name: kept[name] for name in clients if name in kept}
 
     def _set_up(self) -> dict[int, PublicKeys]:
@@ -157,8 +177,7 @@ class _Exchange:
             if node in self.asked:
                 for_it = {other: dealt[node] for other, dealt in sealed.items() if other != node}
                 request = pack_request(self.cohort.plain.request(self.task, node, self.asked[node]))
-                asked = Collected(self.name, for_it, layout.largest, layout.clients)
-                contents[node] = pack_collected(request, asked)
+                contents[node] = pack_collected(request, self._asked(node, for_it))
         answers, vectors, kept = self._ask(contents, MessageType.TRAIN), dict[int, Words](), dict[str, Tree]()
         for node, content in answers.items():
             try:
@@ -168,6 +187,13 @@ class _Exchange:
                 self.silent[node] = str(error)
         self._check("sent a vector", len(vectors))
         return vectors, kept
+
+    def _asked(self, node: int, sealed: Mapping[int, bytes]) -> Collected:
+        """What a node is told beside the request for training."""
+        layout = self._layout
+        if isinstance(layout, Shares):
+            return Collected(self.name, sealed, shares=layout, place=self.cohort.plain.places[node])
+        return Collected(self.name, sealed, layout.largest, layout.clients)
 
     def _unmask(self, keys: Mapping[int, PublicKeys], vectors: Mapping[int, Words]) -> Words:
         """The sum of the vectors."""
@@ -221,7 +247,7 @@ class _Exchange:
         )
 
     @property
-    def _layout(self) -> Layout:
+    def _layout(self) -> Layout | Shares:
         if self.task.layout is None:
             raise ValueError("the task of secure aggregation does not say how large tensors are")
         return self.task.layout

@@ -75,6 +75,11 @@ class GridCohort:
         parts = sorted((part for found, _ in outcomes for part in found), key=lambda part: rank[part.clients[0]])
         return parts, {name: kept[name] for name in task.cohort if name in kept}
 
+    @property
+    def places(self) -> dict[int, int]:
+        """Node → its place among all that host a client."""
+        return {node: place for place, node in enumerate(sorted(set(self.hosts.values())))}
+
     def hosted(self, cohort: Sequence[str], asked: Collection[str]) -> dict[int, tuple[str, ...]]:
         """Node → those of its clients that are asked, in the order of the cohort."""
         found: dict[int, tuple[str, ...]] = {}
