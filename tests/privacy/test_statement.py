@@ -45,3 +45,20 @@ def test_the_table_says_the_same():
     assert found["longest change of one user, at the end"] == "scores 2.5, curvature 11.2"
     assert dict(rows({**FOUND, "clip": 0.1}))["longest change of one user, at the end"] == "0.1"
     assert found["not covered"] == "the user's own z"
+
+
+def test_noise_of_nodes_holds_for_the_server_and_says_what_is_assumed():
+    shares = {**FOUND, "noise": "clients", "honest_share": 1.0, "unmasked": 50}
+    said = " ".join(sentences(shares))
+    assert "ε = 15.8 for the server, which also sees who took part: it was sent integers under masks" in said
+    assert "in a round all but one told nobody their noise" in said
+    assert "noise multiplier 1.21 or more" in said
+    assert "Neither holds" not in said
+    assert "50% told nobody" in " ".join(sentences({**shares, "honest_share": 0.5}))
+    again = {**shares, "unmasked": 52}
+    assert "2 of the sums belong to rounds that were run again, and are counted." in " ".join(sentences(again))
+    found = dict(rows(again))
+    assert found["ε for the server, which sees who took part (epsilon_server)"] == "15.8"
+    assert found["noise added by"] == "the nodes, before the server reads a sum: both ε hold for it"
+    assert found["rounds released"] == "50; 2 of the sums belong to rounds that were run again, and are counted"
+    assert dict(rows(FOUND))["noise added by"] == "the server: neither ε holds for it"

@@ -14,7 +14,8 @@ Two figures, for two who look on:
   user who took part k times has k Gaussian releases, which together are one of noise σ/√k; its (ε, δ) has a closed
   form (Balle and Wang, ICML 2018, theorem 8), so nothing is approximated.
 
-Neither holds for the machine that adds the noise: it has the sums before, and the key of the noise.
+Neither holds for a server that adds the noise: it has the sums before, and the key of the noise. Where nodes add it
+(:mod:`fedvpa.privacy.shares`), ``epsilon_server`` holds for the server.
 """
 
 from __future__ import annotations

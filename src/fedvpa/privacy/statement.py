@@ -89,7 +89,12 @@ def rows(found: Mapping[str, Any]) -> list[tuple[str, str]]:
             else "ε for whoever sees who took part (epsilon_server)",
             f"{found['epsilon_server']:.3g}",
         ),
-        ("noise added by", "the nodes, before the server reads a sum" if _in_shares(found) else "the server"),
+        (
+            "noise added by",
+            "the nodes, before the server reads a sum: both ε hold for it"
+            if _in_shares(found)
+            else "the server: neither ε holds for it",
+        ),
         ("δ", f"{found['delta']:.2g}"),
         ("unit", str(found["unit"])),
         ("neighbouring federations", str(found["relation"])),

@@ -203,7 +203,7 @@ def privacy_table(rows: Sequence[Row]) -> NamedTable:
     notes = [f"Unit: one {unit}; neighbouring federations: {relation}." for unit, relation in alike]
     notes.append(
         "ε released: for whoever sees what one run releases and not who took part; ε server: for whoever also sees who "
-        "took part. Neither holds for the machine that adds the noise. ε of several runs on the same users add up, and "
+        "took part. Neither holds for a server that adds the noise. ε of several runs on the same users add up, and "
         "accuracies of a comparison are computed without noise."
     )
     if any(row["seeded"] for row in rows):
