@@ -1,9 +1,9 @@
 """What secure aggregation costs a round: seconds and bytes beside the plain one, and the protocol alone by nodes.
 
 The rounds are those of a method's default configuration on the bundled world, with one client on each of ten nodes of
-Flower's simulation (Ray): plain, with secure aggregation, and with three of the ten nodes falling silent after they
-dealt shares. They take turns in one simulation, from the same state; the first round of each is left out. Bytes are
-those of ``history.jsonl``; a plain round's are of float32. Then the protocol alone, in this process: seconds of one
+Flower's simulation (Ray): plain, with secure aggregation, with three of the ten nodes falling silent after they dealt
+shares, and with secure aggregation and noise, of the server and of the nodes. They take turns in one simulation, from
+the same state; the first round of each is left out. Bytes are what was sent; a plain round's are of float32. Then the protocol alone, in this process: seconds of one
 node and of the server, and bytes of one node, for an update of so many values, with as many nodes falling silent as
 may. Needs ``fedvpa[flower]``.
 
@@ -31,7 +31,10 @@ from fedvpa.engines.federation import Federation
 from fedvpa.engines.flower.secure_server import SecureCohort, secured
 from fedvpa.engines.flower.simulation import simulate
 from fedvpa.engines.runner import CohortResult, CohortRunner, CohortTask
+from fedvpa.engines.private import Privacy, Terms
 from fedvpa.engines.training import rounds, start
+from fedvpa.privacy.config import PrivacyConfig
+from fedvpa.privacy.keyed import Key
 from fedvpa.privacy.quantised import Words
 from fedvpa.privacy.secure_sum import Secrets, dealt, masked, opened, unmasked
 from fedvpa.privacy.thresholds import threshold_of
@@ -39,6 +42,13 @@ from fedvpa.runs.config import RunConfig, read_config
 from fedvpa.runs.prepare import prepare
 
 NODES, SILENT = 10, 3
+TERMS = Terms(1.0, 1.0, float(NODES), NODES, 1000, 0.01)
+NOISES = {
+    f"noise of the {who}": Privacy(PrivacyConfig(noise_multiplier=1.0, noise=setting), TERMS, Key.new())
+    for who, setting in (("server", "server"), ("nodes", "clients"))
+}
+"""Noise in which everybody takes part in every round."""
+
 LIMITS = ["server.clip_norm=1.0", "server.max_weight=40"]
 
 
@@ -63,12 +73,18 @@ class Dropping:
         return self.secure.downlink_bytes
 
 
-def trained(config: RunConfig, federation: Federation, secure: bool, run: CohortRunner) -> list[dict[str, Any]]:
-    """The lines of history of a run."""
+def trained(config: RunConfig, federation: Federation, name: str, run: CohortRunner) -> list[dict[str, Any]]:
+    """The lines of history of a run, with the bytes that were sent: where there is noise they say others."""
     algorithm = make(config.method, config.method_config)
-    engine = EngineConfig(name="flower", cohort=NODES, secure_aggregation=secure)
-    state = start(algorithm, federation, config.seed)
-    return [line for _, line in rounds(algorithm, federation, engine, config.seed, state, run)][1:]
+    engine = EngineConfig(name="flower", cohort=NODES, secure_aggregation=name != "plain")
+    state, found = start(algorithm, federation, config.seed), []
+    for _, line in rounds(algorithm, federation, engine, config.seed, state, run, privacy=NOISES.get(name)):
+        if name in NOISES:
+            assert isinstance(run, SecureCohort)
+            down = line["downlink_bytes"] + run.downlink_bytes  # the former without keys and shares
+            line = {**line, "uplink_bytes": run.uplink_bytes, "downlink_bytes": down}
+        found.append(line)
+    return found[1:]
 
 
 def compared(config: RunConfig, repeats: int) -> dict[str, dict[str, Any]]:
@@ -80,9 +96,10 @@ def compared(config: RunConfig, repeats: int) -> dict[str, dict[str, Any]]:
         secure = secured(plain, EngineConfig(name="flower", secure_aggregation=True))
         assert isinstance(secure, SecureCohort)
         ways: dict[str, CohortRunner] = {"plain": plain, "secure": secure, "three drop out": Dropping(secure)}
+        ways |= dict.fromkeys(NOISES, secure)
         for _ in range(repeats):
             for name, run in ways.items():
-                found.setdefault(name, []).extend(trained(config, federation, name != "plain", run))
+                found.setdefault(name, []).extend(trained(config, federation, name, run))
     dropped = {len(line["dropped"]) for line in found["three drop out"]}
     assert dropped == {SILENT}, "the round completes without them"
     return {name: summary(lines) for name, lines in found.items()}
