@@ -3,9 +3,9 @@
 The rounds are those of a method's default configuration on the bundled world, with one client on each of ten nodes of
 Flower's simulation (Ray): plain, with secure aggregation, with three of the ten nodes falling silent after they dealt
 shares, and with secure aggregation and noise, of the server and of the nodes. They take turns in one simulation, from
-the same state; the first round of each is left out. Bytes are what was sent; a plain round's are of float32. Then the protocol alone, in this process: seconds of one
-node and of the server, and bytes of one node, for an update of so many values, with as many nodes falling silent as
-may. Needs ``fedvpa[flower]``.
+the same state; the first round of each is left out. Bytes are what was sent; a plain round's are of float32. Then the
+protocol alone, in this process: seconds of one node and of the server, and bytes of one node, for an update of so many
+values, with as many nodes falling silent as may; and seconds of one node for its noise. Needs ``fedvpa[flower]``.
 
     python benchmarks/secure_aggregation.py --rounds 8 --repeats 3
 """
@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -30,10 +31,11 @@ from fedvpa.engines.config import EngineConfig
 from fedvpa.engines.federation import Federation
 from fedvpa.engines.flower.secure_server import SecureCohort, secured
 from fedvpa.engines.flower.simulation import simulate
-from fedvpa.engines.runner import CohortResult, CohortRunner, CohortTask
 from fedvpa.engines.private import Privacy, Terms
+from fedvpa.engines.runner import CohortResult, CohortRunner, CohortTask
 from fedvpa.engines.training import rounds, start
 from fedvpa.privacy.config import PrivacyConfig
+from fedvpa.privacy.discrete_gaussian import discrete_gaussian
 from fedvpa.privacy.keyed import Key
 from fedvpa.privacy.quantised import Words
 from fedvpa.privacy.secure_sum import Secrets, dealt, masked, opened, unmasked
@@ -151,6 +153,7 @@ def protocol(nodes: int, size: int) -> dict[str, Any]:
         "silent": nodes - threshold,
         "node_seconds": round(statistics.median(deals[node][0] + hides[node][0] for node in sent), 4),
         "server_seconds": round(server, 4),
+        "node_noise_seconds": round(timed(lambda: discrete_gaussian(1 << 20, size, os.urandom))[0], 4),
         "node_key_and_share_bytes": 2 * sealed + nodes * (33 + 33 + 32 + 34),
         "node_vector_bytes": 4 * size,
     }
