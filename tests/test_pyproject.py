@@ -24,6 +24,7 @@ EXTRAS = {
     "models/gguf_file.py": "gguf",
     "privacy/accounting.py": "privacy",
     "privacy/secure_sum.py": "flower",
+    "serving": "serve",
 }
 """The folders and files whose imports an extra may declare."""
 
@@ -81,5 +82,5 @@ def test_constraints_are_exact_and_name_no_index():
     lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").split()
     assert not [line for line in lines if not re.fullmatch(r"[\w.-]+==[\w.]+", line)]
     pinned = {canonical(line.partition("==")[0]): line.partition("==")[2] for line in lines}
-    wanted = [line for extra in (None, "flower", "judges", "gguf", "privacy") for line in declared(extra)]
+    wanted = [line for extra in (None, "flower", "judges", "gguf", "privacy", "serve") for line in declared(extra)]
     assert not [str(line) for line in wanted if not line.specifier.contains(pinned[canonical(line.name)])]

@@ -21,11 +21,13 @@ if TYPE_CHECKING:
     from fedvpa.api.export import export_release as export_release
     from fedvpa.api.generate import generate as generate
     from fedvpa.api.judge import judge as judge
+    from fedvpa.api.keys import keys as keys
     from fedvpa.api.personalize import personalize as personalize
     from fedvpa.api.privacy_plan import privacy_plan as privacy_plan
     from fedvpa.api.profiles import profiles as profiles
     from fedvpa.api.register import register as register
     from fedvpa.api.report import report as report
+    from fedvpa.api.serve import serve as serve
     from fedvpa.api.simulate import simulate as simulate
     from fedvpa.api.teach import teach as teach
     from fedvpa.api.train import resume as resume
@@ -56,6 +58,7 @@ _HOMES = {
     "export_release": "fedvpa.api.export",
     "generate": "fedvpa.api.generate",
     "judge": "fedvpa.api.judge",
+    "keys": "fedvpa.api.keys",
     "personalize": "fedvpa.api.personalize",
     "privacy_plan": "fedvpa.api.privacy_plan",
     "profiles": "fedvpa.api.profiles",
@@ -63,6 +66,7 @@ _HOMES = {
     "register": "fedvpa.api.register",
     "report": "fedvpa.api.report",
     "resume": "fedvpa.api.train",
+    "serve": "fedvpa.api.serve",
     "simulate": "fedvpa.api.simulate",
     "teach": "fedvpa.api.teach",
     "train": "fedvpa.api.train",

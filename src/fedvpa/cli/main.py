@@ -21,10 +21,12 @@ from fedvpa.cli import (
     export,
     generate,
     judge,
+    keys,
     personalize,
     privacy,
     profiles,
     report,
+    serve,
     simulate,
     train,
 )
@@ -85,10 +87,25 @@ def _joined(verb: str, options: Mapping[str, Any]) -> AbstractContextManager[Non
     return processes.joined()
 
 
-for module in (demo, simulate, train, align, evaluate, compare, personalize, generate, judge, audit, report, doctor):
+for module in (
+    demo,
+    simulate,
+    train,
+    align,
+    evaluate,
+    compare,
+    personalize,
+    generate,
+    serve,
+    judge,
+    audit,
+    report,
+    doctor,
+):
     name = module.__name__.rpartition(".")[2]
     app.command(name)(interruptible(getattr(module, name)))
 app.add_typer(export.export, name="export")
+app.add_typer(keys.keys, name="keys")
 privacy.privacy.command("plan")(interruptible(privacy.plan))
 app.add_typer(privacy.privacy, name="privacy")
 for action in (profiles.list_, profiles.show, profiles.create, profiles.add, profiles.export, profiles.delete):

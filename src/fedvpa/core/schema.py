@@ -25,6 +25,7 @@ Kind = Literal[
     "judge",
     "simulation",
     "audit",
+    "keys",
     "profiles",
 ]
 """What a file holds."""

@@ -166,6 +166,11 @@ class RunFolder:
         return self.path / "audit.json"
 
     @property
+    def keys(self) -> Path:
+        """Hashes of the keys of its server; see :mod:`fedvpa.serving.keys`."""
+        return self.path / "profiles" / "keys.json"
+
+    @property
     def policy(self) -> Path:
         """What stage 2 left."""
         return self.path / "policy"
