@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from fedvpa.api.export import export_keys as export_keys
     from fedvpa.api.export import export_node_key as export_node_key
     from fedvpa.api.export import export_release as export_release
+    from fedvpa.api.forget import forget as forget
     from fedvpa.api.generate import generate as generate
     from fedvpa.api.judge import judge as judge
     from fedvpa.api.keys import keys as keys
@@ -56,6 +57,7 @@ _HOMES = {
     "export_keys": "fedvpa.api.export",
     "export_node_key": "fedvpa.api.export",
     "export_release": "fedvpa.api.export",
+    "forget": "fedvpa.api.forget",
     "generate": "fedvpa.api.generate",
     "judge": "fedvpa.api.judge",
     "keys": "fedvpa.api.keys",

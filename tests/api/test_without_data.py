@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from command_line import fedvpa
 from fedvpa.api.align import align
 from fedvpa.api.evaluate import EvaluateResult, evaluate
+from fedvpa.api.forget import forget
 from fedvpa.api.generate import generate
 from fedvpa.api.personalize import personalize
 from fedvpa.api.report import report
@@ -92,6 +93,21 @@ def test_serving_needs_no_data(aligned: Path, tmp_path: Path) -> None:
         generate(aligned, PROMPT, "nobody", **SHORT)
     assert json.loads((aligned / "policy" / "preferences.json").read_text()) == {}
     assert report(aligned).page.is_file()
+
+
+@pytest.mark.end_to_end
+def test_serving_goes_on_after_a_user_was_forgotten(aligned: Path, public: str, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(aligned, tmp_path / "run"))
+    gone, other = "user-17", "user-23"
+    before = generate(run, [PROMPT], other, **SHORT)
+    forget(run, user=gone)
+    assert generate(run, [PROMPT], other, **SHORT) == before
+    with pytest.raises(ConfigError, match="There is no preference and no user 'user-17'"):
+        generate(run, [PROMPT], gone, **SHORT)
+    report(run)
+    assert not [file for file in run.rglob("*") if file.is_file() and gone.encode() in file.read_bytes()]
+    with pytest.raises(RunError, match=r"pairs of other users.*so going on would mix two runs"):
+        align(run, overrides=[*POLICY, public], resume=True)
 
 
 @pytest.mark.end_to_end

@@ -82,6 +82,7 @@ def audit(run: str | PathLike[str], *, rounds: int | None = None) -> AuditResult
             fix="Audit a simulation with the same settings.",
             where=str(folder),
         )
+    folder.check_whole("its training cannot be run again to be attacked")
     from fedvpa.core.files import write_json
     from fedvpa.runs.audit import audit_canaries, audit_messages, audit_model, replay
     from fedvpa.runs.fit import with_rounds

@@ -167,6 +167,7 @@ def resume(run: str | PathLike[str], *, rounds: int | None = None) -> TrainResul
 
 def _resume(run: str | PathLike[str], rounds: int | None) -> TrainResult:
     folder = RunFolder.open(run)
+    folder.check_whole("its rounds cannot go on")
     config = folder.config()
     if not folder.checkpoint.is_file():
         raise RunError(

@@ -19,6 +19,7 @@ from fedvpa.cli import (
     doctor,
     evaluate,
     export,
+    forget,
     generate,
     judge,
     keys,
@@ -99,6 +100,7 @@ for module in (
     serve,
     judge,
     audit,
+    forget,
     report,
     doctor,
 ):

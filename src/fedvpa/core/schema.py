@@ -27,6 +27,7 @@ Kind = Literal[
     "audit",
     "keys",
     "profiles",
+    "forgotten",
 ]
 """What a file holds."""
 

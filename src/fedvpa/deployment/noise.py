@@ -41,9 +41,6 @@ from fedvpa.runs.noise import (
 from fedvpa.runs.prepare import feature_key, pinned
 from fedvpa.runs.spending import Spending
 
-MEMBERS_FILE = "members.json"
-"""Beside the checkpoint: the ids of the users that the training began with."""
-
 SOME_FEATURES = FeatureSetting(dimension=256, clients=100)
 """What a method's updates are made of does not depend on the sizes."""
 
@@ -99,9 +96,8 @@ class DeployedNoise:
         if self.privacy is None:
             return
         keep_key(self.privacy, run.checkpoint)
-        path = run.checkpoint.with_name(MEMBERS_FILE)
-        write_json(path, {"members": list(self.members)})
-        os.chmod(path, 0o600)
+        write_json(run.members, {"members": list(self.members)})
+        os.chmod(run.members, 0o600)
 
     def spending(self, state: TrainState) -> Spending | None:
         """What tells the lines of the history what was spent, from a state on; None where nothing is noised."""
@@ -171,4 +167,4 @@ def scaling_without_users(config: RunConfig, roster: Roster) -> PublicScaling:
 
 def _read_members(run: RunFolder) -> tuple[str, ...]:
     """Raises RunError if the file is gone or damaged."""
-    return tuple(read_own_object(run.checkpoint.with_name(MEMBERS_FILE))["members"])
+    return tuple(read_own_object(run.members)["members"])

@@ -113,6 +113,7 @@ def serve(grid: Grid, config: RunConfig, given: Mapping[str, Any], policy_method
     """
     terms = Terms.parse({name: given[name] for name in Terms.model_fields})
     with RunFolder.at(str(given["out"])).locked(HANDOVER_SECONDS) as run:
+        run.check_whole("its training cannot go on", "Choose another out for a new training.")
         if policy_method:
             check_clients(config, policy_method)
             # deferred: only these methods load what a language model needs

@@ -40,6 +40,7 @@ FILES = (
     "scores.jsonl",
     "metrics.json",
     "audit.json",
+    "forgotten.json",
     "report.html",
     "pool.jsonl",
 )
@@ -169,6 +170,30 @@ class RunFolder:
     def keys(self) -> Path:
         """Hashes of the keys of its server; see :mod:`fedvpa.serving.keys`."""
         return self.path / "profiles" / "keys.json"
+
+    @property
+    def members(self) -> Path:
+        """The users that the training of a deployment with noise began with."""
+        return self.checkpoint.with_name("members.json")
+
+    @property
+    def forgotten(self) -> Path:
+        """Says that users of the run were forgotten, and nothing of them; see :mod:`fedvpa.runs.forgetting`."""
+        return self.path / "forgotten.json"
+
+    def check_whole(self, purpose: str, fix: str = "") -> None:
+        """Raise RunError where users were forgotten, for a purpose that needs all whom the run was trained on.
+
+        Args:
+            purpose: What cannot be done, as the end of "so …".
+            fix: What else can be done; by default to train again.
+        """
+        if self.forgotten.is_file():
+            raise RunError(
+                f"does not hold all users any more whom it was trained on (fedvpa forget took some out), so {purpose}.",
+                fix=fix or "Train another run, on data without the rows of those users.",
+                where=str(self),
+            )
 
     @property
     def policy(self) -> Path:

@@ -97,8 +97,10 @@ def open_pairs(run: RunFolder, config: RunConfig, otherwise: str = "") -> Client
         otherwise: What else the user can do where the data are gone.
 
     Raises:
-        RunError: If the data are not there any more, or not those that the run was trained on.
+        RunError: If the data are not there any more, or not those that the run was trained on, or users were forgotten.
     """
+    fix = f"Train another run on data without the rows of those users; {otherwise}" if otherwise else ""
+    run.check_whole("it cannot say which rows of its data its users hold", fix)
     table = _load(run, config, otherwise)
     if not run.users.is_file():
         return ClientPairs(table, partition(table, config.partition, config.seed))

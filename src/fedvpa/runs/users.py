@@ -7,6 +7,7 @@ a simulation, like everything in ``clients/``, and is never published.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -48,6 +49,8 @@ class RunUsers:
             the run holds no users.
         held: The pairs and held-out prompts of the run's data; None where the run does not say: it was written by an
             earlier release, or by the server of a deployment.
+        trained_groups: The groups as training numbered them, where users were forgotten since; empty for those of the
+            users.
     """
 
     seen: Users
@@ -55,6 +58,7 @@ class RunUsers:
     partition: Partition
     data: str
     held: HeldPairs | None = None
+    trained_groups: tuple[str, ...] = ()
 
     __repr__ = short_repr
 
@@ -73,12 +77,37 @@ class RunUsers:
     @property
     def groups(self) -> tuple[str, ...]:
         """The distinct groups of all users that have one, in the order in which training numbered them."""
-        return tuple(sorted({client.group for client in self.partition.clients if client.group is not None}))
+        own = {client.group for client in self.partition.clients if client.group is not None}
+        return self.trained_groups or tuple(sorted(own))
+
+    def without(self, user: str) -> RunUsers:
+        """The users of a run of whom one is forgotten: nothing of that one is left, and the others are as they were.
+
+        Hashes of pairs stay where another user holds the same pair. Where the run does not know which rows have which
+        hashes, all hashes go.
+        """
+        left = tuple(client for client in self.partition.clients if client.client_id != user)
+        kept = {int(row) for client in left for split in SPLITS for row in getattr(client, split)}
+        held = self.held.only(kept) if self.held is not None and self.held.rows else None
+        partition = Partition(left, self.partition.rule)
+        rows = [(client.client_id, client.group, client.seen, *_rows_of(client)) for client in left]
+        data = hashlib.sha256(repr(rows).encode()).hexdigest()  # of what is left, so that no checkpoint fits any more
+        return RunUsers(_left(self.seen, user), _left(self.unseen, user), partition, data, held, self.groups)
 
     def holds_out(self, prompt: Text) -> bool:
         """Whether no policy may train on the prompt: by its hash, or because the run's data hold it out."""
         rule = self.partition.rule
         return (rule is not None and rule.holds_out(prompt)) or (self.held is not None and self.held.holds_out(prompt))
+
+
+def _rows_of(client: ClientRows) -> list[list[int]]:
+    return [getattr(client, split).tolist() for split in SPLITS]
+
+
+def _left(users: Users, user: str) -> Users:
+    rows = [row for row, name in enumerate(users.ids) if name != user]
+    ids, groups = tuple(users.ids[row] for row in rows), tuple(users.groups[row] for row in rows)
+    return Users(ids, groups, users.posterior[torch.tensor(rows)] if users.posterior is not None and rows else None)
 
 
 def nobody(config: PartitionConfig, seed: int) -> RunUsers:
@@ -121,6 +150,8 @@ def save_users(path: Path, users: RunUsers) -> None:
         "held_out": users.partition.rule.to_dict() if users.partition.rule else None,
         "clients": [[client.client_id, client.group, client.seen] for client in clients],
     }
+    if users.trained_groups:
+        header["groups"] = list(users.trained_groups)
     if users.held is not None:
         held, header["held_groups"] = users.held.tensors()
         tensors |= prefixed("held", held)
@@ -155,6 +186,7 @@ def load_users(path: Path) -> RunUsers:
         Partition(clients, SplitRule(**header["held_out"]) if header.get("held_out") else None),
         header["data"],
         held,
+        tuple(header.get("groups", ())),
     )
 
 
