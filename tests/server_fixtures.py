@@ -170,7 +170,7 @@ class Running:
     def http(self, key: str | None = None) -> httpx.Client:
         """A client without the SDK."""
         headers = {} if key is None else {"Authorization": f"Bearer {key}"}
-        return httpx.Client(base_url=self.url, headers=headers, trust_env=False)
+        return httpx.Client(base_url=self.url, headers=headers, trust_env=False, verify=False)
 
 
 def make_state(policy: Policy, keys: Path, engine: EchoEngine | None = None, **values: Any) -> State:

@@ -34,7 +34,7 @@ def served(base_folder, tmp_path_factory) -> Iterator[Running]:
 
 @pytest.fixture
 def sdk(served: Running) -> Iterator[openai.OpenAI]:
-    with httpx.Client(trust_env=False) as http:
+    with httpx.Client(trust_env=False, verify=False) as http:
         yield openai.OpenAI(base_url=f"{served.url}/v1", api_key="none", http_client=http, max_retries=0)
 
 
@@ -102,7 +102,7 @@ def test_asynchronous_clients_stream_side_by_side(served: Running):
         return "".join([chunk.choices[0].delta.content or "" async for chunk in stream])
 
     async def main() -> list[str]:
-        async with httpx.AsyncClient(trust_env=False) as http:
+        async with httpx.AsyncClient(trust_env=False, verify=False) as http:
             client = openai.AsyncOpenAI(base_url=f"{served.url}/v1", api_key="none", http_client=http)
             return list(await asyncio.gather(*(ask(client, f"tiny:{name}") for name in ("brief", "long", "0", "0.25"))))
 

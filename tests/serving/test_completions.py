@@ -24,7 +24,7 @@ def served(base_folder, tmp_path_factory) -> Iterator[Running]:
 
 @pytest.fixture
 def sdk(served: Running) -> Iterator[openai.OpenAI]:
-    with httpx.Client(trust_env=False) as http:
+    with httpx.Client(trust_env=False, verify=False) as http:
         yield openai.OpenAI(base_url=f"{served.url}/v1", api_key="none", http_client=http, max_retries=0)
 
 

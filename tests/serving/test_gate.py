@@ -124,7 +124,7 @@ def test_a_key_without_a_profile_sees_all(served: Running, whole: str):
 @pytest.mark.parametrize("header", [None, "", "Bearer", "Bearer nonsense", "Basic abc", "bearer fedvpa-"])
 def test_without_a_right_key_nothing_is_told(served: Running, whole: str, header: str | None):
     headers = {} if header is None else {"Authorization": header}
-    with httpx.Client(base_url=served.url, trust_env=False, headers=headers) as http:
+    with httpx.Client(base_url=served.url, trust_env=False, verify=False, headers=headers) as http:
         for method, path, body in (*requests_for("bob"), ("GET", "/v1/models", None), ("GET", "/metrics", None)):
             told = http.request(method, path, json=body)
             assert (told.status_code, told.json()["error"]["type"]) == (401, "authentication_error")

@@ -1,34 +1,25 @@
-"""From a request to an engine's answers: tokens, limits, several answers at once, and clients that go away."""
+"""From a request to an engine's answers: limits, several answers at once, and clients that go away."""
 
 from __future__ import annotations
 
 import asyncio
-import json
-import logging
 import math
 import secrets
 import time
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
-import numpy as np
 from fastapi import Request
-from fastapi.responses import StreamingResponse
-from pydantic import BaseModel
-from starlette.types import Receive, Scope, Send
+from starlette.types import Receive
 
-from fedvpa.core.errors import DataError, ModelError
 from fedvpa.core.seeds import entropy
-from fedvpa.data.schema import Text
-from fedvpa.models.encoding import TextEncoder
 from fedvpa.policy.policy import Policy
 from fedvpa.policy.rows import Ids
 from fedvpa.serving.catalogue import Target
 from fedvpa.serving.errors import GONE, ApiError
 from fedvpa.serving.generation import Generation
 from fedvpa.serving.metrics import Metrics
-from fedvpa.serving.requests import Finish, GenerationRequest, Piece, QueueFull, ServingError, TokenLogprob
+from fedvpa.serving.requests import Finish, GenerationRequest, Piece, QueueFull, TokenLogprob
 
 
 @dataclass(frozen=True)
@@ -73,60 +64,6 @@ class Answered:
     finish: Finish
 
 
-def chat_prompt(policy: Policy, messages: Text, param: str = "messages") -> Ids:
-    """The tokens of a conversation, whole.
-
-    Raises:
-        ApiError: If the chat template of the base model refuses it, or there is none.
-    """
-    try:
-        return _whole(policy.tokenizer.encoder, messages, param)
-    except ModelError as error:
-        raise ApiError(
-            400, f"{error.problem} Ask /v1/completions with a string.", param=param, code="no_chat_template"
-        ) from error
-    except DataError as error:
-        raise ApiError(400, str(error), param=param) from error
-
-
-def text_prompt(policy: Policy, text: str, param: str) -> Ids:
-    """The tokens of a text as it is, also where the policy was trained on conversations.
-
-    Raises:
-        ApiError: If it has none.
-    """
-    encoder = policy.tokenizer.encoder
-    plain = (
-        encoder
-        if encoder.renderer.kind != "chat"
-        else replace(encoder, renderer=replace(encoder.renderer, kind="plain"))
-    )
-    return _whole(plain, text, param)
-
-
-def token_prompt(policy: Policy, tokens: Sequence[int], param: str) -> Ids:
-    """Tokens as they are given.
-
-    Raises:
-        ApiError: If there are none, or one is no token of the vocabulary.
-    """
-    size = int(policy.model.get_input_embeddings().weight.shape[0])
-    wrong = next((token for token in tokens if not 0 <= token < size), None)
-    if wrong is not None:
-        raise ApiError(400, f"{wrong} is no token; this model has {size}, from 0.", param=param)
-    if not tokens:
-        raise ApiError(400, "The prompt has no tokens.", param=param)
-    return np.asarray(tokens, np.int32)
-
-
-def _whole(encoder: TextEncoder, text: Text, param: str) -> Ids:
-    found = encoder.prompt(text)
-    ids = np.concatenate([np.asarray(found.head, np.int32), found.ids])
-    if not len(ids):
-        raise ApiError(400, "The prompt has no tokens, and this model puts none in front.", param=param)
-    return ids
-
-
 def submit(target: Target, prompts: Sequence[Ids], wanted: Wanted, param: str) -> list[Generation]:
     """Begin ``wanted.n`` answers to each prompt, in order.
 
@@ -165,12 +102,11 @@ def submit(target: Target, prompts: Sequence[Ids], wanted: Wanted, param: str) -
     try:
         for request in requests:
             begun.append(target.served.engine.submit(request))
-    except QueueFull as error:
+    except BaseException as error:
         cancel(begun)
-        raise too_busy(error.retry_after) from error
-    except ServingError as error:
-        cancel(begun)
-        raise ApiError(503, str(error), code="unavailable") from error
+        if isinstance(error, QueueFull):
+            raise too_busy(error.retry_after) from error
+        raise
     return begun
 
 
@@ -308,53 +244,3 @@ def cut_short() -> ApiError:
 async def _gone(receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
-
-
-class EventStream(StreamingResponse):
-    """Server-sent events. They end, and what makes them is closed, when the client goes away.
-
-    Args:
-        events: Each with its ``data:``.
-    """
-
-    media_type = "text/event-stream"
-
-    def __init__(self, events: AsyncGenerator[str]) -> None:
-        super().__init__(_guarded(events), headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
-        self._events = events
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send what comes."""
-        try:
-            await super().__call__(scope, receive, send)
-        finally:
-            await self._events.aclose()
-
-
-async def _guarded(events: AsyncGenerator[str]) -> AsyncGenerator[str]:
-    """The events, and one that says that no more come if the server fails: its status has been sent by then."""
-    try:
-        async for one in events:
-            yield one
-    except ApiError as error:
-        yield event(error.body())
-    except Exception:
-        logging.getLogger(__name__).exception("a stream failed")
-        yield event(ApiError(500, "The server failed at this request; its log says why.").body())
-
-
-def event(data: BaseModel | dict[str, Any] | str, name: str = "") -> str:
-    """One server-sent event.
-
-    Args:
-        data: An object for JSON, or text as it is.
-        name: Of the event; without one it has only data.
-    """
-    if isinstance(data, BaseModel):
-        data = data.model_dump_json(exclude_unset=True)
-    said = data if isinstance(data, str) else json.dumps(data, ensure_ascii=False, allow_nan=False)
-    return f"{f'event: {name}' + chr(10) if name else ''}data: {said}\n\n"
-
-
-DONE = event("[DONE]")
-"""What ends a stream of OpenAI's API."""

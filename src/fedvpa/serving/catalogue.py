@@ -8,13 +8,15 @@ group, ``NAME:0`` a prototype, ``NAME:0.3`` one between two, and ``NAME:ana`` a 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from fedvpa.core.errors import ConfigError
+from fedvpa.models.encoding import TextEncoder
 from fedvpa.policy.policy import Policy
 from fedvpa.policy.preference import GROUP, PROTOTYPE, USER, as_number, latent_of
 from fedvpa.serving.errors import ApiError
@@ -65,6 +67,14 @@ class Served:
 
     policy: Policy
     engine: Engine
+
+    @cached_property
+    def plain(self) -> TextEncoder:
+        """Reads a text as it is, also where the policy was trained on conversations."""
+        encoder = self.policy.tokenizer.encoder
+        if encoder.renderer.kind != "chat":
+            return encoder
+        return replace(encoder, renderer=replace(encoder.renderer, kind="plain"))
 
 
 @dataclass(frozen=True, eq=False)

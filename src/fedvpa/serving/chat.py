@@ -13,13 +13,15 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import Response
 from pydantic import BaseModel, Field
 
-from fedvpa.serving.asking import DONE, EventStream, Wanted, answered, chat_prompt, event, pieces, submit
+from fedvpa.serving.asking import Wanted, answered, pieces, submit
 from fedvpa.serving.bodies import AskedMany, Body, ChatMessage, Nothing, Tokens, conversation
 from fedvpa.serving.choices import ChatLogprobs, Usage, chat_logprobs, usage
 from fedvpa.serving.errors import ApiError, responses
 from fedvpa.serving.generation import Generation
+from fedvpa.serving.prompts import chat_prompt
 from fedvpa.serving.requests import Finish
 from fedvpa.serving.state import caller_of, state_of, target_of
+from fedvpa.serving.streams import DONE, EventStream, event
 
 router = APIRouter()
 

@@ -6,33 +6,25 @@ import time
 import uuid
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
-from typing import Annotated, Literal
+from typing import Annotated, Literal, cast
 
 from fastapi import APIRouter, Request
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import Response
 from pydantic import BaseModel, Field
 
-from fedvpa.policy.policy import Policy
 from fedvpa.policy.rows import Ids
-from fedvpa.serving.asking import (
-    DONE,
-    EventStream,
-    Wanted,
-    answered,
-    event,
-    pieces,
-    submit,
-    text_prompt,
-    token_prompt,
-)
+from fedvpa.serving.asking import Wanted, answered, pieces, submit
 from fedvpa.serving.bodies import AskedMany
+from fedvpa.serving.catalogue import Served
 from fedvpa.serving.chat import check_stream_options
 from fedvpa.serving.choices import Usage, tops, usage
 from fedvpa.serving.errors import ApiError, responses
 from fedvpa.serving.generation import Generation
+from fedvpa.serving.prompts import text_prompt, token_prompt
 from fedvpa.serving.requests import Finish, TokenLogprob
 from fedvpa.serving.state import caller_of, state_of, target_of
+from fedvpa.serving.streams import DONE, EventStream, event
 
 router = APIRouter()
 
@@ -69,21 +61,22 @@ class CompletionBody(AskedMany):
             n=self.n or 1,
         )
 
-    def prompts(self, policy: Policy) -> list[Ids]:
+    def prompts(self, served: Served) -> list[Ids]:
         """The tokens of each prompt.
 
         Raises:
             ApiError: If one has none, or there are too many.
         """
-        given = self.prompt
-        if isinstance(given, str) or isinstance(given[0], int):
-            given = [given]  # type: ignore[assignment]
-        if len(given) * (self.n or 1) > MOST_PROMPTS:
-            message = f"{len(given)} prompts with n = {self.n or 1} are more than {MOST_PROMPTS} answers."
-            raise ApiError(400, f"{message} Send several requests.", param="prompt" if len(given) > 1 else "n")
+        alone = isinstance(self.prompt, str) or isinstance(self.prompt[0], int)
+        many = cast(list[str | list[int]], [self.prompt] if alone else self.prompt)
+        if len(many) * (self.n or 1) > MOST_PROMPTS:
+            message = f"{len(many)} prompts with n = {self.n or 1} are more than {MOST_PROMPTS} answers."
+            raise ApiError(400, f"{message} Send several requests.", param="prompt")
         return [
-            text_prompt(policy, one, "prompt") if isinstance(one, str) else token_prompt(policy, one, "prompt")  # type: ignore[arg-type]
-            for one in given
+            text_prompt(served.plain, one, "prompt")
+            if isinstance(one, str)
+            else token_prompt(served.policy, one, "prompt")
+            for one in many
         ]
 
 
@@ -122,7 +115,7 @@ async def create_completion(body: CompletionBody, request: Request) -> Response 
     state = state_of(request)
     wanted = body.wanted()
     target = await target_of(state, body, caller_of(request))
-    prompts = await run_in_threadpool(body.prompts, target.served.policy)
+    prompts = await run_in_threadpool(body.prompts, target.served)
     generations = submit(target, prompts, wanted, "prompt")
     count = sum(map(len, prompts))
     state.metrics.prompt_tokens.inc(count)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -14,6 +15,7 @@ from starlette.exceptions import HTTPException
 
 from fedvpa.core.errors import InputError, StorageError
 from fedvpa.core.unicode import storable
+from fedvpa.serving.requests import ServingError
 
 TYPES = {
     400: "invalid_request_error",
@@ -101,6 +103,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(HTTPException, _http)
     app.add_exception_handler(InputError, _input)
     app.add_exception_handler(StorageError, _storage)
+    app.add_exception_handler(ServingError, _unavailable)
     app.add_exception_handler(Exception, _unexpected)
 
 
@@ -128,7 +131,12 @@ async def _input(request: Request, error: Exception) -> Response:
     return ApiError(400, str(error)).response()
 
 
+async def _unavailable(request: Request, error: Exception) -> Response:
+    return ApiError(503, str(error), code="unavailable").response()
+
+
 async def _storage(request: Request, error: Exception) -> Response:
+    logging.getLogger(__name__).error("%s", error)
     return ApiError(503, "The server cannot write to its disk.", code="storage").response()
 
 

@@ -18,13 +18,15 @@ from fastapi.responses import Response
 from pydantic import BaseModel, Field
 
 from fedvpa.data.schema import Message, Text
-from fedvpa.serving.asking import Answered, EventStream, Wanted, answered, chat_prompt, event, pieces, submit
+from fedvpa.serving.asking import Answered, Wanted, answered, pieces, submit
 from fedvpa.serving.bodies import Asked, Body, ChatMessage, Metadata, Nothing, Tokens, conversation
 from fedvpa.serving.chat import TextFormat
 from fedvpa.serving.errors import responses
 from fedvpa.serving.generation import Generation
+from fedvpa.serving.prompts import chat_prompt
 from fedvpa.serving.requests import Finish
 from fedvpa.serving.state import caller_of, state_of, target_of
+from fedvpa.serving.streams import EventStream, event
 
 router = APIRouter()
 
