@@ -141,7 +141,7 @@ class DictProfiles:
     def export(self, name: str) -> dict[str, Any]:
         return {**self.get(name).to_dict(), "judged": self.kept[name]}
 
-    def next(self, name: str) -> None:
+    def next(self, name: str, *, skip: int = 0) -> None:
         self.get(name)
 
     def rewards(self, name: str, prompt: Any, responses: list[str]) -> list[float]:

@@ -74,7 +74,7 @@ def test_every_endpoint_with_a_profile_is_among_those_that_are_tried(served: Run
     tried = {(method.lower(), re.sub("/who(?=/|$)|tiny:who", "X", path)) for method, path, _ in requests_for("who")}
     known = {(method, re.sub(r"/?\{\w+\}", "X", path)) for path, methods in paths.items() for method in methods}
     known = {(method, path.replace("modelsX", "models/X")) for method, path in known}
-    others = {("get", path) for path in ("/v1/models", "/v1/profiles", "/health", "/metrics")}
+    others = {("get", path) for path in ("/v1/models", "/v1/profiles", "/v1/map", "/health", "/metrics")}
     assert known - others == {(method, path) for method, path in tried}
 
 

@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from starlette.concurrency import run_in_threadpool
 
 from fedvpa.core.version import __version__
-from fedvpa.serving import chat, completions, errors, profile_routes, responses
+from fedvpa.serving import chat, completions, errors, page_routes, profile_routes, responses
 from fedvpa.serving.gate import Gate
 from fedvpa.serving.metrics import TYPE
 from fedvpa.serving.state import State, caller_of, state_of
@@ -91,12 +91,13 @@ def make_app(
         description="A policy that follows its users' preferences, behind OpenAI's API.",
         docs_url=None,  # both pages take scripts from elsewhere
         redoc_url=None,
-        dependencies=[Depends(HTTPBearer(auto_error=False, description="A key of `fedvpa keys add`."))],
+        dependencies=[Depends(HTTPBearer(auto_error=False, description="A key of `fedvpa keys RUN add NAME`."))],
     )
     app.state.fedvpa = state
     errors.install(app)
-    for part in (router, chat.router, completions.router, responses.router, profile_routes.router):
-        app.include_router(part)
+    app.include_router(router)
+    for part in (chat, completions, responses, profile_routes, page_routes):
+        app.include_router(part.router)
     app.add_middleware(Gate, state=state, max_body=max_body, needs_key=needs_key)
     if origins:
         app.add_middleware(

@@ -12,10 +12,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from fedvpa.serving.errors import ApiError
 from fedvpa.serving.keys import Caller
+from fedvpa.serving.page_files import PAGE
 from fedvpa.serving.state import State
 
-OPEN = ("/health", "/openapi.json")
-"""What needs no key: it tells nothing of anybody."""
+OPEN = ("/", "/health", "/openapi.json")
+"""What needs no key, as the files of the page: it tells nothing of anybody."""
 
 UNCOUNTED = ("/health", "/metrics", "/openapi.json")
 """What is answered while the server drains, and what a drain does not wait for."""
@@ -95,7 +96,7 @@ class Gate:
                 message = f"Without keys this server answers to 127.0.0.1 and localhost only, and not to {host!r}."
                 raise ApiError(403, f"{message} Make a key: fedvpa keys RUN add NAME", code="foreign_host")
             return Caller()
-        if path in OPEN:
+        if path in OPEN or path.startswith(PAGE):
             return Caller()
         scheme, _, token = headers.get("authorization", "").partition(" ")
         caller = self._state.keys.caller(token.strip()) if scheme.lower() == "bearer" else None

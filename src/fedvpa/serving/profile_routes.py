@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Query, Request
 from pydantic import BaseModel, BeforeValidator, Field
 
 from fedvpa.core.errors import DataError
@@ -37,6 +37,7 @@ RETRY_SECONDS = 5.0
 PromptField = str | Annotated[list[ChatMessage], Field(min_length=1)]
 ResponseText = Annotated[str, Field(min_length=1)]
 Weight = Annotated[float, Field(ge=0.001, le=1000)]
+Skip = Annotated[int, Query(ge=0, le=1_000_000, description="Leave out so many of the pairs that say most.")]
 
 
 class ChosenPair(Body):
@@ -291,11 +292,11 @@ def add_pairs(name: str, body: PairsBody, request: Request) -> ProfileObject:
 
 
 @router.get("/v1/profiles/{name}/next", response_model=NextPair | None, responses=responses(404, 429))
-def next_pair(name: str, request: Request) -> NextPair | None:
-    """The pair to ask next; null if all that there are were asked."""
+def next_pair(name: str, request: Request, skip: Skip = 0) -> NextPair | None:
+    """The pair to ask next; null if all that there are were asked, or are skipped."""
     state = state_of(request)
     with _finding(state, caller_of(request), name) as profiles, state.reading():
-        found = profiles.next(name)
+        found = profiles.next(name, skip=skip)
     if found is None:
         return None
     return NextPair(
