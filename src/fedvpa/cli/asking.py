@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
-import click
+import typer
 
 from fedvpa.core.errors import DataError
 from fedvpa.core.progress import say
@@ -33,7 +33,7 @@ def by_key(question: Question, known: Profile) -> str:
     say(shown(question, known))
     while True:
         try:
-            answer = KEYS.get(click.getchar().lower())
+            answer = KEYS.get(typer.getchar().lower())
         except EOFError:
             return "quit"
         except KeyboardInterrupt:  # the terminal gives the key and no signal while it waits for one
