@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from fedvpa.api.export import export_keys as export_keys
     from fedvpa.api.export import export_node_key as export_node_key
     from fedvpa.api.export import export_release as export_release
+    from fedvpa.api.export_models import export_adapters as export_adapters
+    from fedvpa.api.export_models import export_baked as export_baked
+    from fedvpa.api.export_models import export_hub as export_hub
+    from fedvpa.api.export_models import export_merged as export_merged
     from fedvpa.api.forget import forget as forget
     from fedvpa.api.generate import generate as generate
     from fedvpa.api.judge import judge as judge
@@ -52,9 +56,13 @@ _HOMES = {
     "evaluate": "fedvpa.api.evaluate",
     "evaluate_language": "fedvpa.api.evaluate_language",
     "evaluate_policy": "fedvpa.api.evaluate_policy",
+    "export_adapters": "fedvpa.api.export_models",
+    "export_baked": "fedvpa.api.export_models",
     "export_candidates": "fedvpa.api.export",
     "export_flower": "fedvpa.api.export",
+    "export_hub": "fedvpa.api.export_models",
     "export_keys": "fedvpa.api.export",
+    "export_merged": "fedvpa.api.export_models",
     "export_node_key": "fedvpa.api.export",
     "export_release": "fedvpa.api.export",
     "forget": "fedvpa.api.forget",

@@ -17,9 +17,9 @@ from fedvpa.api.export import export_release
 from fedvpa.api.generate import generate
 from fedvpa.api.personalize import personalize
 from fedvpa.core.errors import ConfigError, ModelError, RunError
-from fedvpa.deployment.release import _shareable
 from fedvpa.models import locate
 from fedvpa.policy.files import read_preferences
+from fedvpa.policy.preference import shareable
 from fedvpa.runs.folder import RunFolder
 from fedvpa.runs.users import load_users
 from fedvpa.world import backbone_path
@@ -143,9 +143,9 @@ def test_a_copy_of_a_hub_model_is_the_same_model(
 
 @pytest.mark.unit
 def test_a_preference_that_is_made_of_users_own_z_is_left_out() -> None:
-    selector = make_selector([[1.0, 0.5], [0.25, 2.0]], [[1.0], [1.0]], [1.0])
+    prototypes = make_selector([[1.0, 0.5], [0.25, 2.0]], [[1.0], [1.0]], [1.0]).prototypes.tolist()
     named = {"helpful": [1.0, 0.5], "harmless": [0.3, 2.0]}
-    assert _shareable(named, selector) == ({"helpful": [1.0, 0.5]}, ("harmless",))
+    assert shareable(named, prototypes) == ({"helpful": [1.0, 0.5]}, ("harmless",))
 
 
 @pytest.mark.unit

@@ -101,3 +101,27 @@ def test_arguments_that_cannot_be_given_are_refused_at_once(arguments, words):
 def test_a_date_of_yaml_is_a_day():
     config = FeatureConfig.parse({"template_arguments": {"today": datetime.date(2025, 3, 4)}})
     assert config.template_arguments == {"today": "2025-03-04"}
+
+
+@pytest.mark.equivalence
+@pytest.mark.parametrize("name", ["chatml", "dated", "think", "turns"])
+def test_a_served_template_writes_by_itself_what_ours_writes_with_its_arguments(name):
+    tokenizer, stock = byte_level(name), byte_level(name)
+    arguments = {
+        "today": "2025-03-04",
+        "enable_thinking": False,
+        "note": 'a "null" \n é',
+        "nothing": None,
+        "list": [1, None],
+    }
+    ours = ChatTemplate(tokenizer, arguments)
+    stock.chat_template = ours.served()
+    if name == "chatml":
+        stock.chat_template += "{{ note }}{{ nothing }}{{ list }}"
+    asked = [{"role": "user", "content": "Hi"}]
+    written = stock.apply_chat_template(asked, tokenize=False, add_generation_prompt=True)
+    assert written == ours.write(ASKED, opened=True) + ('a "null" \n éNone[1, None]' if name == "chatml" else "")
+    if name == "think":
+        other = stock.apply_chat_template(asked, tokenize=False, add_generation_prompt=True, enable_thinking=True)
+        assert other == written + "<think>\n", "an argument of the template is a default"
+    assert ChatTemplate(byte_level(None)).served() is None

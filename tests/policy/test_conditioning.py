@@ -73,3 +73,13 @@ def test_gates_are_for_rows_that_are_kept_apart_and_end_with_what_they_are_for(b
         with pytest.raises(ConfigError, match=r"policy\.conditioning=soft_prefix"):
             gated_factors(policy.model)[0](torch.zeros(3, 24))
     assert conditioner.gates is None
+
+
+@pytest.mark.unit
+def test_folded_gates_are_those_of_the_z_and_no_other(base_folder) -> None:
+    policy, z = make_policy(base_folder, "gated_lora"), latents(1)[0]
+    before = [factor.weight.clone() for factor in gated_factors(policy.model)]
+    gates = (1 + policy.conditioner.map.weight @ z).split([len(one) for one in before])
+    policy.conditioner.fold(policy.model, z)
+    for factor, old, own in zip(gated_factors(policy.model), before, gates, strict=True):
+        torch.testing.assert_close(factor.weight, torch.diag(own) @ old)

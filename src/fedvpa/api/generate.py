@@ -19,11 +19,7 @@ from fedvpa.policy.sampling import check_sampling
 from fedvpa.runs.folder import RunFolder
 
 if TYPE_CHECKING:
-    from fedvpa.policy.policy import Policy
     from fedvpa.policy.preference import Preference
-    from fedvpa.runs.new_user import NewUser
-    from fedvpa.runs.policies import Aligned
-    from fedvpa.runs.users import RunUsers
 
 
 @dataclass(frozen=True)
@@ -110,6 +106,7 @@ def generate(
     texts = _asked(prompts, messages, system)
     check_sampling(temperature, top_p, max_new_tokens)
     folder = RunFolder.open(run)
+    from fedvpa.runs.chosen import chosen
     from fedvpa.runs.new_user import NewUser
     from fedvpa.runs.policies import open_aligned
 
@@ -123,7 +120,9 @@ def generate(
         raise ConfigError(
             f"{extra} is about a file of pairs, and none is given.", fix="Give @pairs.jsonl, or leave it out."
         )
-    policy, z = _resolve(folder, aligned, asked, NewUser(user, columns, overrides))
+    kept = isinstance(asked, str) and asked.startswith(PROFILE)
+    wanted = z_of_profile(folder, str(asked), overrides) if kept else asked
+    policy, z = chosen(folder, aligned, wanted, NewUser(user, columns, overrides))
     responses = policy.generate(
         texts, preference=z, temperature=temperature, top_p=top_p, max_new_tokens=max_new_tokens, seed=seed
     )
@@ -146,43 +145,3 @@ def _shown(text: Text) -> str | list[dict[str, str]]:
     if isinstance(text, str):
         return text
     return [{"role": message.role, "content": message.content} for message in text]
-
-
-def _resolve(
-    folder: RunFolder, aligned: Aligned, preference: Preference | None, new: NewUser
-) -> tuple[Policy, list[float] | None]:
-    """The policy to ask, and its z."""
-    from fedvpa.alignment.stage1 import ONE
-    from fedvpa.policy.preference import latent_of
-    from fedvpa.runs.preferences import Known, choices, z_of
-    from fedvpa.runs.stage1 import open_selector, open_users
-
-    policies = aligned.policies
-    if aligned.by_group:
-        if not isinstance(preference, str) or preference not in policies:
-            raise ConfigError(
-                f"The oracle has one policy for each of {', '.join(policies)}, and no preference {preference!r}.",
-                fix="Name one of them.",
-            )
-        return policies[preference], None
-    policy = policies[ONE]
-    if policy.conditioner is None:
-        if preference is not None:
-            raise ConfigError(
-                f"The policy of {aligned.method!r} is the same for everybody and cannot follow {preference!r}.",
-                fix=f"Leave {option('preference')} out, or align a run of fedeb.",
-            )
-        return policy, None
-    if preference is not None and not isinstance(preference, str):
-        return policy, latent_of(preference, policy.preferences, policy.prototypes).tolist()
-    if isinstance(preference, str) and preference.startswith(PROFILE):
-        return policy, z_of_profile(folder, preference, new.overrides)
-    known = Known(policy.preferences, policy.prototypes)
-
-    def users() -> RunUsers:
-        config = folder.config(new.overrides)
-        return open_users(folder, config, open_selector(folder, config))
-
-    if preference is None:
-        raise ConfigError("This policy follows a preference, and none is given.", fix=choices(known, users()))
-    return policy, z_of(folder, preference, known, users, new)

@@ -18,7 +18,7 @@ from fedvpa.cli import (
     demo,
     doctor,
     evaluate,
-    export,
+    export_models,
     forget,
     generate,
     judge,
@@ -106,7 +106,7 @@ for module in (
 ):
     name = module.__name__.rpartition(".")[2]
     app.command(name)(interruptible(getattr(module, name)))
-app.add_typer(export.export, name="export")
+app.add_typer(export_models.export, name="export")
 app.add_typer(keys.keys, name="keys")
 privacy.privacy.command("plan")(interruptible(privacy.plan))
 app.add_typer(privacy.privacy, name="privacy")

@@ -160,6 +160,41 @@ def output_folder(path: str | PathLike[str], what: str) -> Path:
     return folder
 
 
+def empty_folder(path: str | PathLike[str], what: str) -> Path:
+    """A folder that :func:`new_folder` will make, checked before the work begins. Raises as :func:`output_folder`.
+
+    Args:
+        path: As a user gives it.
+        what: What will be written, such as "a release".
+
+    Raises:
+        RunError: If it holds files, too.
+    """
+    folder = output_folder(path, what)
+    if folder.exists() and any(folder.iterdir()):
+        raise RunError("holds files already.", fix="Choose an empty folder.", where=str(folder))
+    return folder
+
+
+@contextlib.contextmanager
+def new_folder(folder: Path) -> Iterator[Path]:
+    """Yield an empty folder that takes the place of ``folder`` only if the block succeeds.
+
+    Args:
+        folder: From :func:`empty_folder`.
+
+    Raises:
+        StorageError: If the system refuses.
+    """
+    with storing(folder):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as temporary:
+            made = Path(temporary) / folder.name
+            made.mkdir()
+            yield made
+            made.replace(folder)
+
+
 LONGEST_NAME = 200
 """Bytes; file systems allow 255, and names of files get a beginning and an ending."""
 

@@ -11,15 +11,14 @@ from __future__ import annotations
 
 import shlex
 import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from fedvpa.algorithms.registry import make
-from fedvpa.core.errors import ConfigError, ModelError, RunError
-from fedvpa.core.files import output_folder, read_own_object, read_own_text, storing, write_json, write_text
+from fedvpa.core.errors import ConfigError, ModelError
+from fedvpa.core.files import empty_folder, new_folder, read_own_object, read_own_text, write_json, write_text
 from fedvpa.core.progress import say
 from fedvpa.core.schema import VERSIONS
 from fedvpa.core.version import __version__
@@ -27,6 +26,7 @@ from fedvpa.data.config import DataConfig
 from fedvpa.models.loading_config import DEFAULT
 from fedvpa.models.locate import label_of, locate_for
 from fedvpa.policy.files import PREFERENCES, read_policy, read_preferences
+from fedvpa.policy.preference import shareable
 from fedvpa.policy.templates import with_base
 from fedvpa.runs.config import RunConfig, dump
 from fedvpa.runs.folder import SCHEMA_LINE, RunFolder
@@ -102,27 +102,21 @@ def write_release(run: RunFolder, folder: Path, places: Sequence[str] = ()) -> R
         ModelError: If a language model is not the one that was trained with.
         StorageError: If the folder cannot be written.
     """
-    _check_places(places)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise RunError("holds files already.", fix="Choose an empty folder.", where=str(folder))
-    folder = output_folder(folder, "a release")
+    check_places(places)
+    folder = empty_folder(folder, "a release")
     config = run.config(places)
     names = _policies(run)
     selector = _selector(run, config, needed=not names)
     if selector is not None and any(place.startswith("features.model=") for place in places):
         check_features(config.features, selector)
-    parent = folder.parent
-    with storing(folder):
-        parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=parent, prefix=f".{folder.name}.") as temporary:
-            made = Path(temporary) / "release"
-            left_out = _write(run, config, _told(places), selector, names, made)
-            made.replace(folder)
+    with new_folder(folder) as made:
+        left_out = _write(run, config, told(places), selector, names, made)
     files = tuple(sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()))
     return Release(folder, files, names, left_out)
 
 
-def _check_places(places: Sequence[str]) -> None:
+def check_places(places: Sequence[str]) -> None:
+    """Raise ConfigError for an override of anything else than where others have the language models."""
     for place in places:
         key = place.partition("=")[0]
         if key not in PLACES:
@@ -165,7 +159,7 @@ def _selector(run: RunFolder, config: RunConfig, *, needed: bool) -> Selector | 
 def _write(
     run: RunFolder,
     config: RunConfig,
-    told: Mapping[str, str],
+    where: Mapping[str, str],
     selector: Selector | None,
     names: Sequence[str],
     made: Path,
@@ -177,9 +171,10 @@ def _write(
     left_out: tuple[str, ...] = ()
     policy = RunFolder(made).policy
     for name in names:
-        _write_policy(run.policy / name, policy / name, config, told)
+        write_policy(run.policy / name, policy / name, config, where)
     if names:
-        named, left_out = _shareable(read_preferences(run.policy), selector)
+        prototypes = [] if selector is None else selector.prototypes.tolist()
+        named, left_out = shareable(read_preferences(run.policy), prototypes)
         write_json(policy / PREFERENCES, named)
         version, method = VERSIONS["policy metrics"], read_policy_metrics(run)["method"]
         noted = {"schema_version": version, "method": method, "policies": {name: {} for name in names}, "data": None}
@@ -202,12 +197,12 @@ def _for_nodes(config: RunConfig) -> RunConfig:
     return config.model_copy(update=sections)
 
 
-def _told(places: Sequence[str]) -> dict[str, str]:
+def told(places: Sequence[str]) -> dict[str, str]:
     """Key → where nodes have that language model."""
     return {key: value for key, _, value in (place.partition("=") for place in places)}
 
 
-def _write_policy(source: Path, target: Path, config: RunConfig, told: Mapping[str, str]) -> None:
+def write_policy(source: Path, target: Path, config: RunConfig, where: Mapping[str, str]) -> None:
     """Write one policy, with the name of its base model as nodes are told it, else as the policy has it.
 
     Raises:
@@ -216,10 +211,10 @@ def _write_policy(source: Path, target: Path, config: RunConfig, told: Mapping[s
     saved = read_policy(source)
     before, settings = saved["model"], {**saved.get("settings", {})}
     settings["candidates"] = {**settings.get("candidates", {}), "prompt_file": None}
-    place = told.get("policy.model", None if settings.get("model") else told.get("features.model"))
+    place = where.get("policy.model", None if settings.get("model") else where.get("features.model"))
     if place is not None:
         saved |= _base_at(place, saved, config)
-        settings["model"] = told.get("policy.model")
+        settings["model"] = where.get("policy.model")
     write_json(target / "policy.json", {**saved, "settings": settings})
     adapter = read_own_object(source / "adapter_config.json")
     named = {"base_model_name_or_path": saved["model"], "revision": saved.get("revision")}
@@ -244,19 +239,6 @@ def _base_at(place: str, saved: Mapping[str, Any], config: RunConfig) -> dict[st
     # A path that nodes are told is theirs: they look there, and not for what this machine knows of the content.
     origin = source.origin if source.origin in ("hub", "bundled") else "told"
     return {"model": place, "origin": origin, "revision": source.revision or None}
-
-
-def _shareable(
-    named: Mapping[str, Sequence[float]], selector: Selector | None
-) -> tuple[dict[str, list[float]], tuple[str, ...]]:
-    """Preferences by name whose z is a prototype, which is a weight of the selector; and the names of the others.
-
-    Where a method has no prototypes, or a group lies near none, its z is the mean of its users' posteriors, maybe of a
-    single one.
-    """
-    prototypes = [] if selector is None else selector.prototypes.tolist()
-    shared = {name: list(z) for name, z in named.items() if list(z) in prototypes}
-    return shared, tuple(sorted(named.keys() - shared.keys()))
 
 
 def _guide(config: RunConfig, selector: Selector | None, policy: Path, names: Sequence[str]) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import datetime
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -90,6 +91,19 @@ class ChatTemplate:
                 **given,
             )
         )
+
+    def served(self) -> str | None:
+        """A template that writes by itself what :meth:`write` does, for other programs; None without a template.
+
+        The date is pinned in it, and its arguments are defaults that a caller can still change.
+        """
+        if not self.tokenizer.chat_template:
+            return None
+        given = checked_arguments(self.arguments)
+        pinned = _pinned(self.tokenizer.get_chat_template(), str(given.pop(DATE_ARGUMENT, DATE)))
+        defaults = "".join(f"{{%- set {name} = {name} | default({_jinja(given[name])}) %}}" for name in given)
+        # trim_blocks, which every engine of chat templates sets, takes the line break behind a block away.
+        return f"{defaults}\n{pinned}" if defaults else pinned
 
     def _refusal(self, messages: Sequence[Message], error: Exception) -> DataError | ModelError:
         """The one message about a template that raised."""
@@ -211,6 +225,12 @@ def _probed(writer: ChatTemplate) -> list[str]:
         except FOREIGN as error:
             written.append(f"{type(error).__name__}: {error}")
     return written
+
+
+def _jinja(value: Any) -> str:
+    """A value of JSON as an expression of Jinja, whose null is none."""
+    written = json.dumps(value, ensure_ascii=False)
+    return re.sub(r'("(?:[^"\\]|\\.)*")|\bnull\b', lambda found: found[1] or "none", written)
 
 
 @lru_cache(maxsize=8)

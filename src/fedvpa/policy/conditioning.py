@@ -82,6 +82,22 @@ class Conditioner(nn.Module):
             factor.register_forward_hook(partial(self._gate, start, stop))
             start = stop
 
+    @torch.no_grad()
+    def fold(self, adapted: nn.Module, z: Float[Tensor, " k"]) -> None:
+        """Put the gates of one z into the factors A of a gated LoRA for good, which is an ordinary LoRA from then on.
+
+        B·(diag(1 + M·z)·A) is (B·diag(1 + M·z))·A: no later computation needs z or this conditioner.
+
+        Args:
+            adapted: What :meth:`attach` was called with.
+            z: The latent.
+        """
+        gates, start = 1 + self.map(z.to(self.map.weight)), 0
+        for factor in gated_factors(adapted):
+            stop = start + len(factor.weight)
+            factor.weight.mul_(gates[start:stop, None].to(factor.weight))
+            start = stop
+
     def _gate(self, start: int, stop: int, module: nn.Module, args: Any, out: Tensor) -> Tensor:
         if self.gates is None:
             return out

@@ -32,17 +32,22 @@ def origin_of(source: ModelSource) -> dict[str, Any]:
     }
 
 
-def describe(source: ModelSource) -> str:
-    """The same in a sentence, for a model card."""
+def base_in_words(source: ModelSource) -> str:
+    """The same in a sentence."""
     if source.origin == "bundled":
         return "The base is the language model of fedvpa's bundled world."
     if source.origin == "hub":
         return f"The base is `{source.name}` of the Hugging Face hub, at the revision `{source.revision}`."
-    return (
-        f"The base was the {LOCAL[source.origin]} `{source.label}`, with the content `{source.content()}`. Another "
-        "machine has to be told where its copy is: `policy.model=PATH`, in Python "
+    return f"The base was the {LOCAL[source.origin]} `{source.label}`, with the content `{source.content()}`."
+
+
+def describe(source: ModelSource) -> str:
+    """The same for a model card, with what another machine has to be told."""
+    told = (
+        " Another machine has to be told where its copy is: `policy.model=PATH`, in Python "
         "`Policy.from_pretrained(FOLDER, model=PATH)`. A model of another content is refused."
     )
+    return base_in_words(source) + (told if source.origin in LOCAL else "")
 
 
 def name_base(adapter_config: Path, source: ModelSource) -> None:

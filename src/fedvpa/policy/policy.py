@@ -190,6 +190,18 @@ class Policy(PolicyModel):
                 fix=f"Give at most {room}." if room > 0 else "Give a shorter prompt.",
             )
 
+    def save_adapter(self, folder: Path) -> None:
+        """Write the LoRA alone as a PEFT folder, each file atomically; its base has the name that others know."""
+        with tempfile.TemporaryDirectory() as temporary:
+            with storing(Path(temporary)):
+                # Without embeddings, of which none is trained: PEFT would ask the hub whether it has the base.
+                self.model.save_pretrained(temporary, save_embedding_layers=False)
+                name_base(Path(temporary) / "adapter_config.json", self.source)
+            for file in sorted(Path(temporary).iterdir()):
+                if file.name != "README.md":
+                    with replacing(folder / file.name) as target:
+                        shutil.copyfile(file, target)
+
     def save_pretrained(self, folder: str | PathLike[str], notes: Mapping[str, Any] | None = None) -> None:
         """Write a standard PEFT adapter folder, ``z_conditioner.safetensors`` and ``policy.json`` beside it.
 
@@ -200,14 +212,7 @@ class Policy(PolicyModel):
             notes: Further entries of ``policy.json``.
         """
         folder = Path(folder).expanduser()
-        with tempfile.TemporaryDirectory() as temporary:
-            with storing(Path(temporary)):
-                self.model.save_pretrained(temporary)
-                name_base(Path(temporary) / "adapter_config.json", self.source)
-            for file in sorted(Path(temporary).iterdir()):
-                if file.name != "README.md":
-                    with replacing(folder / file.name) as target:
-                        shutil.copyfile(file, target)
+        self.save_adapter(folder)
         remember(self.source)
         shape: dict[str, Any] | None = None
         if self.conditioner is not None:

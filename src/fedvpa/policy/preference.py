@@ -84,6 +84,17 @@ def as_number(preference: Preference) -> float | None:
         return None
 
 
+def shareable(named: Named, prototypes: Prototypes) -> tuple[dict[str, list[float]], tuple[str, ...]]:
+    """Preferences by name whose z is a prototype, which is a weight of the selector; and the names of the others.
+
+    Where a method has no prototypes, or a group lies near none, its z is the mean of its users' posteriors, maybe of a
+    single one, and is not for others.
+    """
+    typical = [list(z) for z in prototypes]
+    shared = {name: list(z) for name, z in named.items() if list(z) in typical}
+    return shared, tuple(sorted(named.keys() - shared.keys()))
+
+
 def known(named: Named, prototypes: Prototypes) -> str:
     """Groups and prototypes, in words."""
     parts = [f"groups: {', '.join(named) or 'none'}"]

@@ -12,6 +12,9 @@ from fedvpa.policy.policy import Policy
 from fedvpa.runs.config import RunConfig
 from fedvpa.runs.privacy import Setting, what_left
 
+PRIVACY_HEADING = "## What left the users' devices"
+"""Above the sentences about users; what is made of a policy repeats them."""
+
 CARD = """---
 library_name: peft
 base_model: {base}
@@ -24,7 +27,7 @@ One LoRA {whose}: {how} {conditioning}
 
 {origin}
 
-## What left the users' devices
+{heading}
 
 {privacy}
 
@@ -70,6 +73,7 @@ def card(
         conditioning="`z_conditioner.safetensors` holds the map from z; without it this adapter ignores preferences."
         if follows
         else "It takes no z.",
+        heading=PRIVACY_HEADING,
         privacy="\n".join(f"- {said}" for said in what_left(setting)),
         preference=" --preference NAME" if follows or job.name else "",
     )
