@@ -10,9 +10,9 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import click
 import numpy as np
 import pytest
+import typer
 
 import fedvpa
 from command_line import Done
@@ -88,7 +88,7 @@ def pressed(monkeypatch: pytest.MonkeyPatch, keys: Iterator[str]) -> None:
             raise EOFError
         return key
 
-    monkeypatch.setattr(click, "getchar", getchar)
+    monkeypatch.setattr(typer, "getchar", getchar)
 
 
 @pytest.mark.end_to_end

@@ -32,8 +32,8 @@ from fedvpa.serving.judged_pairs import SIDES, PairReader
 from fedvpa.serving.profile_store import plain
 
 POOL = 200
-"""Pairs of the default pool, one for each prompt. Chosen by us: on the bundled world users need no fewer labels with 400
-(``benchmarks/onboarding.py``, seed 100)."""
+"""Pairs of the default pool, one for each prompt. Chosen by us: with 400, users of the bundled world need no fewer
+labels (``benchmarks/onboarding.py``, seed 100)."""
 
 QuestionKey = tuple[Text, frozenset[Text]]
 """What makes two pairs the same question: the prompt and the two responses, in whichever order."""
