@@ -88,8 +88,7 @@ def chat_of(draw: random.Random, own: str) -> tuple[str, dict[str, Any]]:
 async def talk(server: Started, http: httpx.AsyncClient, until: float, number: int, seen: Seen) -> None:
     """One client, until a time."""
     draw, own = random.Random(number), f"user-{number}"
-    told = await http.post("/v1/profiles", json={"name": own, "pairs": PAIRS})
-    seen.note("make a profile", told.status_code, (201, 409, 429), told.text)
+    await make(http, own, seen)
     while time.monotonic() < until:
         kind = draw.random()
         if kind < WRONG:
@@ -109,12 +108,22 @@ async def talk(server: Started, http: httpx.AsyncClient, until: float, number: i
         async with http.stream("POST", path, json=body) as told:
             text = (await told.aread()).decode()
         seen.note("answer", told.status_code, (200, 429), text)
-        if told.status_code == 429:
-            await asyncio.sleep(float(told.headers["Retry-After"]))
+        if told.status_code != 200:
+            await asyncio.sleep(float(told.headers.get("Retry-After", 0)))
             continue
         seen.seconds.append(time.monotonic() - began)
         if body["stream"] and path != "/v1/responses" and not text.endswith("data: [DONE]\n\n"):
             seen.wrong.append(f"a stream of {path} did not end: {text[-200:]}")
+
+
+async def make(http: httpx.AsyncClient, own: str, seen: Seen) -> None:
+    """Make a profile, however often one has to come again."""
+    while True:
+        told = await http.post("/v1/profiles", json={"name": own, "pairs": PAIRS})
+        seen.note("make a profile", told.status_code, (201, 409, 429), told.text)
+        if told.status_code != 429:
+            return
+        await asyncio.sleep(float(told.headers["Retry-After"]))
 
 
 async def about_a_profile(http: httpx.AsyncClient, draw: random.Random, own: str, seen: Seen) -> None:
@@ -128,11 +137,9 @@ async def about_a_profile(http: httpx.AsyncClient, draw: random.Random, own: str
             told = await http.get(f"/v1/profiles/{own}")
         case _:
             await http.delete(f"/v1/profiles/{own}")
-            told = await http.post("/v1/profiles", json={"name": own, "pairs": PAIRS})
-    seen.note("profile", told.status_code, (200, 201, 404, 429), told.text)
-    if told.status_code == 429:
-        await asyncio.sleep(float(told.headers["Retry-After"]))
-        await http.post("/v1/profiles", json={"name": own, "pairs": PAIRS})
+            await make(http, own, seen)
+            return
+    seen.note("profile", told.status_code, (200, 429), told.text)
 
 
 async def abort(http: httpx.AsyncClient, path: str, body: dict[str, Any], when: float, seen: Seen) -> None:
@@ -154,8 +161,12 @@ async def load(server: Started, seconds: float, clients: int, first: int) -> See
     limits = httpx.Limits(max_connections=None)
     async with httpx.AsyncClient(base_url=server.url, trust_env=False, timeout=300, limits=limits) as http:
         await asyncio.gather(*(talk(server, http, until, first + number, seen) for number in range(clients)))
-        told = (await http.get("/metrics")).text
-    lines = dict(line.rsplit(" ", 1) for line in told.splitlines() if not line.startswith("#"))
+        for _ in range(100):  # what was aborted last may still be drawn
+            told = (await http.get("/metrics")).text
+            lines = dict(line.rsplit(" ", 1) for line in told.splitlines() if not line.startswith("#"))
+            if not float(lines["fedvpa_answers_running"]):
+                break
+            await asyncio.sleep(0.1)
     seen.tokens = int(float(lines["fedvpa_generated_tokens_total"]))
     for gauge in ("fedvpa_answers_running", "fedvpa_answers_waiting"):
         seen.counts[f"{gauge} at the end"] = int(float(lines[gauge]))

@@ -168,8 +168,9 @@ def test_no_origin_may_ask_from_a_browser_unless_it_is_named(keyless: Running, b
 
 def test_a_body_over_the_limit_is_refused_however_it_is_sent(keyless: Running):
     body = json.dumps({"model": "tiny", "messages": [{"role": "user", "content": "w1 " * 1000}]}).encode()
+    long = [b" " * 500_000] * 4
     with keyless.http() as http:
-        for content in (body, iter([body[:1500], body[1500:]])):
+        for content in (body, iter([body[:1500], body[1500:]]), b"".join(long), iter(long)):
             told = http.post("/v1/chat/completions", content=content, headers={"Content-Type": "application/json"})
             assert (told.status_code, told.json()["error"]["code"]) == (413, "body_too_large")
         assert http.post("/v1/chat/completions", json={"model": "tiny", "messages": HELLO}).status_code == 200
