@@ -28,21 +28,33 @@ WORDS = ("w3", " w1", " w4", " w1", " w5")
 """What the engine answers, a token each."""
 
 
+class Watched(Generation):
+    """A generation that tells when it is cancelled. It has one reader, the server."""
+
+    def __init__(self, request: GenerationRequest) -> None:
+        super().__init__(request)
+        self.gone = threading.Event()
+
+    def cancel(self) -> None:
+        super().cancel()
+        self.gone.set()
+
+
 class EchoEngine:
     """Answers every request by the same words, and keeps what was asked."""
 
     def __init__(self) -> None:
         self.asked: list[GenerationRequest] = []
-        self.begun: list[Generation] = []
+        self.begun: list[Watched] = []
         self.full = False
         self.holding = False
         self.submitted = threading.Event()
 
-    def submit(self, request: GenerationRequest) -> Generation:
+    def submit(self, request: GenerationRequest) -> Watched:
         if self.full:
             raise QueueFull(waiting=7, retry_after=2.5)
         self.asked.append(request)
-        made = Generation(request)
+        made = Watched(request)
         self.begun.append(made)
         if self.holding:
             made.put(self.piece(request, 0, 1))

@@ -147,7 +147,7 @@ def test_a_key_that_is_removed_is_refused_at_once_and_the_last_one_opens_nothing
             assert http.get("/v1/models").status_code == 401
 
 
-@pytest.mark.parametrize("host", ["evil.example", "127.0.0.1.evil.example", "", "[::2]:80"])
+@pytest.mark.parametrize("host", ["evil.example", "127.0.0.1.evil.example", "", "[::2]:80", "[::1"])
 def test_without_keys_a_page_of_another_host_gets_nothing(keyless: Running, host: str):
     with keyless.http() as http:
         assert http.get("/v1/models", headers={"Host": host}).status_code == 403

@@ -163,7 +163,6 @@ async def answered(request: Request, generations: Sequence[Generation], metrics:
     try:
         await asyncio.wait({work, watch}, return_when=asyncio.FIRST_COMPLETED)
         if not work.done():
-            metrics.cancelled.inc()
             raise ApiError(GONE, "The client went away.")
         return work.result()
     finally:
@@ -212,6 +211,9 @@ async def pieces(generations: Sequence[Generation], metrics: Metrics) -> AsyncGe
             yield got
         if finished < len(tasks):
             raise cut_short()
+    except (asyncio.CancelledError, GeneratorExit):
+        metrics.cancelled.inc()
+        raise
     finally:
         cancel(generations)
         for task in tasks:

@@ -96,7 +96,7 @@ class Gate:
         self._needs_key = self._needs_key or bool(self._state.keys.all())  # once needed, needed until the end
         if not self._needs_key:
             host = headers.get("host", "")
-            if not is_loopback(urlsplit(f"//{host}").hostname or ""):
+            if not is_loopback(_name_of(host)):
                 message = f"Without keys this server answers to 127.0.0.1 and localhost only, and not to {host!r}."
                 raise ApiError(403, f"{message} Make a key: fedvpa keys RUN add NAME", code="foreign_host")
             return Caller()
@@ -162,6 +162,14 @@ def _replayed(body: bytes, receive: Receive) -> Receive:
         return {"type": "http.request", "body": body, "more_body": False}
 
     return again
+
+
+def _name_of(host: str) -> str:
+    """The name in a ``Host`` header, without its port; empty if there is none."""
+    try:
+        return urlsplit(f"//{host}").hostname or ""
+    except ValueError:
+        return ""
 
 
 def is_loopback(host: str) -> bool:
