@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -16,6 +16,7 @@ from fedvpa.alignment.prompts import evaluation_prompts, public_prompts
 from fedvpa.api.align import align
 from fedvpa.api.generate import Answer, generate
 from fedvpa.api.personalize import personalize
+from fedvpa.api.profiles import profiles
 from fedvpa.api.train import train
 from fedvpa.core.errors import ConfigError, DataError, ModelError, RunError
 from fedvpa.policy.policy import Policy
@@ -26,6 +27,7 @@ from fedvpa.runs.policies import open_aligned
 from fedvpa.runs.preferences import Known, z_of
 from fedvpa.runs.users import RunUsers, load_users
 from fedvpa.selector.selector import Selector
+from fedvpa.serving.profiles import UnknownProfile
 from fedvpa.world import backbone_path
 from fedvpa.world.generate import generate_world
 
@@ -174,6 +176,19 @@ def test_a_new_user_is_a_file_of_pairs(aligned: Path, tmp_path: Path):
     assert found.z == pytest.approx(personalize(aligned, pairs).mean)
     with pytest.raises(DataError, match=r"nowhere\.jsonl"):
         generate(aligned, PROMPTS[:1], f"@{tmp_path / 'nowhere.jsonl'}", **SHORT)
+
+
+@pytest.mark.end_to_end
+def test_a_profile_that_is_kept_is_a_preference(aligned: Path, tmp_path: Path):
+    run = Path(shutil.copytree(aligned, tmp_path / "run"))
+    with pytest.raises(ConfigError, match=r"keeps no profiles.*fedvpa profiles .* create ana --pairs FILE"):
+        generate(run, PROMPTS[:1], "profile:ana", **SHORT)
+    with profiles(run) as kept:
+        ana = kept.create("ana", [asdict(pair) for pair in generate_world("two-groups", 1, 9, 77)])
+    found = generate(run, PROMPTS[:1], "profile:ana", **SHORT)
+    assert (found.preference, found.z) == ("profile:ana", ana.mean)
+    with pytest.raises(UnknownProfile, match="There is no profile 'bo'"):
+        generate(run, PROMPTS[:1], "profile:bo", **SHORT)
 
 
 @pytest.mark.unit

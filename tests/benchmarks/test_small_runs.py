@@ -11,6 +11,7 @@ from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from fedvpa.api.train import train
@@ -96,6 +97,25 @@ def test_attacks_are_averaged_over_seeds(monkeypatch):
     assert 0 <= found["clipped"]["who trained, AUC"]["mean"] <= 1
     assert found["clipped"]["canaries, released: claimed"]["lowest"] > 1e9
     assert 0 <= found["clipped"]["canaries, released: share of the most"]["highest"] <= 1
+
+
+@pytest.mark.end_to_end
+def test_new_users_are_asked_pairs_of_the_world_and_of_a_table(config, monkeypatch):
+    onboarding = load("onboarding", monkeypatch)
+    monkeypatch.setattr(onboarding, "MOST", 2)
+    prepared = onboarding.prepare(config())
+    selector = onboarding.fit(config(), prepared).selector
+    (user, _) = onboarding.users_of_world(config(), selector, 1, 7)
+    drawn, chosen = (onboarding.curve(selector, user, order) for order in (np.arange(7), None))
+    assert len(drawn) == len(chosen) == 3
+    assert drawn[0] == chosen[0]
+    row = {"pairs": {"random": 4, "chosen": 1}}
+    assert onboarding.summary([row, row])["ratio"] == {"mean": 0.25, "ci95": [0.25, 0.25]}
+    users = onboarding.users_of_table(prepared, selector, 2, 0)
+    assert {user.group for user in users} == {"helpful", "harmless"}
+    assert all(((user.wins == 0) | (user.wins == 1)).all() for user in users)
+    assert onboarding.needed(np.array([0.5, 0.6, 0.689, 0.691]), 0.5, 0.7) == 3
+    assert onboarding.needed(np.array([0.5, 0.6]), 0.5, 0.7) == onboarding.MOST + 1
 
 
 @pytest.mark.unit
