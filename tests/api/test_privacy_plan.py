@@ -56,6 +56,24 @@ def test_noise_beside_the_clip(plan):
     found = plan.methods["fedem"]
     assert found.noise == pytest.approx(4.0 / 20 * math.sqrt(1.09))
     assert found.noise_length == pytest.approx(found.noise * math.sqrt(found.parameters))
+    assert found.times == 1
+
+
+@pytest.mark.unit
+def test_noise_of_nodes_has_the_same_epsilon_and_is_larger(plan):
+    """60 nodes, of which a round has 10 at least: 10 of 7 − 1 that are counted on is the most that there can be."""
+    shares = privacy_plan(60, cohort=20, rounds=3, dimension=7, config=read_config(None, [*NODES, "engine.cohort=20"]))
+    assert replace(shares.budget) == plan.budget
+    found = shares.methods["fedem"]
+    assert found.times == pytest.approx(math.sqrt(10 / 6), rel=1e-3)
+    assert found.noise == pytest.approx(found.times * plan.methods["fedem"].noise)
+    told = fedvpa("privacy", "plan", *FEW, *NODES)
+    assert "for the server, which sees that too, of the user who" in told.stdout
+    assert "nodes add the noise before the server reads a sum, so both hold against it" in told.stdout
+    assert "neither holds" in fedvpa("privacy", "plan", *FEW, NODES[0]).stdout
+
+
+NODES = ["privacy.noise_multiplier=4", "privacy.noise=clients"]
 
 
 @pytest.mark.unit

@@ -162,6 +162,8 @@ def test_a_round_of_few_clients_is_filled_up_with_nodes_that_send_noise_alone(tm
     grid.gone = set(range(10)) - {here, (here + 1) % 10, (here + 2) % 10}
     with pytest.raises(FedvpaError, match=r"too few nodes are online to add noise: there must be 4"):
         train(grid, few)
+    with pytest.raises(FedvpaError, match=r"users are on more nodes than the 5 that were there"):
+        train(grid, replace(privacy(), nodes=5))
 
 
 @pytest.mark.unit

@@ -74,7 +74,9 @@ class NoiseShares:
         deviations = self.release.shape.deviations(self.release.ledger.clips, privacy.terms.noise_multiplier)
         steps = {name: deviations[self._part(name)] / counted(sizes.deviation) for name in self.shapes}
         config = privacy.config
-        return Shares(steps, self.shapes, sizes.deviation, config.honest_share, sizes.least, config.seeded)
+        return Shares(
+            steps, self.shapes, sizes.deviation, config.honest_share, sizes.least, self.nodes, seeded=config.seeded
+        )
 
     def count(self) -> None:
         """Write down that the sum is about to be unmasked."""

@@ -16,7 +16,8 @@ so that no value of c makes it more than (1 + θ)/(1 − θ) times another one:
   CRYPTO 2010, theorem 3.1), and what is made of y alone cannot cost more than y does. This also holds with sampling.
 
 ``KERNEL`` is r. What it takes from the variance is added to the noise (:func:`counted`), and the factors are added to
-ε (:func:`excess`).
+ε (:func:`excess`). The first step also holds where the server adds real Gaussian noise of variance b to the sum: the
+whole then has the density of N(0, a + b) but for the factor of t² = ab/(a + b), however many nodes there were.
 """
 
 from __future__ import annotations

@@ -58,6 +58,7 @@ class Shares:
         deviation: B.
         honest_share: ``privacy.honest_share``.
         least: How many nodes take part at least. Nodes without a client of the cohort fill a round up.
+        most: How many at most: all noise together is then as large as it always is.
         seeded: Whether nodes draw noise from the run's seed, in a simulation.
     """
 
@@ -66,6 +67,7 @@ class Shares:
     deviation: int
     honest_share: float
     least: int = FEWEST_NODES
+    most: int = FEWEST_NODES
     seeded: bool = False
 
     __repr__ = short_repr

@@ -80,6 +80,11 @@ class SecureCohort:
         if not asked:
             return [], {}
         if isinstance(task.layout, Shares):
+            if len(nodes) > task.layout.most:
+                raise FedvpaError(
+                    f"round {task.broadcast.round}: users are on more nodes than the {task.layout.most} that "
+                    "were there when the server started, for which the noise is made. Start it again, and it goes on."
+                )
             fill = self._fill(nodes, task.layout.least, task.broadcast.round)
             nodes, asked = nodes | fill, asked | fill
         threshold = threshold_of(len(nodes), self.share)
