@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, Gemma2Config, Lfm2Config, PreTrainedConfig, Qwen2Config
+from transformers import AutoModelForCausalLM, Gemma2Config, Lfm2Config, MixtralConfig, PreTrainedConfig, Qwen2Config
 
 from fedvpa.core.errors import ConfigError, TrainingError
 from fedvpa.policy.policy import Policy
@@ -24,6 +24,7 @@ WARM = Sampling(temperature=0.8, top_p=0.9, max_new_tokens=17)
 FAMILIES: dict[str, PreTrainedConfig] = {
     "qwen2": Qwen2Config(**SMALL),
     "gemma2": Gemma2Config(**SMALL, head_dim=6, query_pre_attn_scalar=6, sliding_window=9),
+    "mixtral": MixtralConfig(**SMALL | {"intermediate_size": 32}, num_local_experts=3, num_experts_per_tok=2),
     "lfm2": Lfm2Config(**SMALL, layer_types=["conv", "full_attention"]),
 }
 
@@ -83,7 +84,10 @@ def test_answers_in_a_batch_are_those_of_the_policy_alone(policies, kind, capsys
 
 @pytest.mark.equivalence
 @pytest.mark.filterwarnings("ignore::UserWarning")
-@pytest.mark.parametrize(("family", "said"), [("qwen2", ""), ("gemma2", ""), ("lfm2", "left to transformers'")])
+@pytest.mark.parametrize(
+    ("family", "said"),
+    [("gemma2", ""), ("mixtral", "computed apart from the policy's"), ("lfm2", "left to transformers'")],
+)
 def test_other_architectures_answer_in_a_batch_or_one_by_one(family, said, tmp_path, capsys):
     torch.manual_seed(17)
     AutoModelForCausalLM.from_config(FAMILIES[family]).save_pretrained(tmp_path)

@@ -2,8 +2,8 @@
 
 A gated LoRA changes a frozen weight W by B·diag(g)·A, with g = 1 + M·z. Of this only g depends on the user. So for as
 long as the policy serves, A is stacked below W, one product gives W·x and A·x, and of layers that read the same input
-(queries, keys and values; gate and up) one product serves all: [W₁; W₂; …; A₁; A₂; …]·x. B, the scale α/r in it, then
-adds what the gated A·x say. W lies in memory once: the model's own weights are views of the stack.
+(queries, keys and values; gate and up) one product serves all: [W₁; W₂; …; A₁; A₂; …]·x. Each B, the scale α/r in it,
+then adds what its gated A·x say. W lies in memory once: the model's own weights are views of the stack.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class RowwiseAdapter:
         self._ranks = [group.rank for group in self._groups]
         self.directions = len(self._order)
         """Directions of all layers together: how many gates a row has."""
-        self.dtype = self._groups[0].above.dtype
+        self.dtype = layers[0].below.dtype
         """What it computes in."""
 
     def arranged(self, gates: Gates) -> Gates:
@@ -100,7 +100,8 @@ class _Group:
     def __init__(self, layers: Sequence[_Layer]) -> None:
         self.layers = layers
         self.rank = sum(len(layer.below) for layer in layers)
-        self.above = torch.block_diag(*(layer.above for layer in layers)).t().contiguous()
+        self._above = [layer.above.t().contiguous() for layer in layers]
+        self._ranks = [len(layer.below) for layer in layers]
         self.gates: Tensor | None = None
         weights = [layer.base.weight.detach() for layer in layers]
         self._sizes = [len(weight) for weight in weights]
@@ -125,9 +126,10 @@ class _Group:
         if self.gates is None:
             return self._linear(states, self._outputs)
         both = self._linear(states, self._outputs + self.rank)
-        found = both[..., : self._outputs]
-        said = both[..., self._outputs :] * self.gates
-        found.flatten(0, -2).addmm_(said.flatten(0, -2), self.above)
+        found, said = both.split([self._outputs, self.rank], -1)
+        heard = (said * self.gates).flatten(0, -2).split(self._ranks, 1)
+        for own, part, above in zip(found.flatten(0, -2).split(self._sizes, 1), heard, self._above, strict=True):
+            own.addmm_(part, above)
         return found
 
     def _linear(self, states: Tensor, rows: int) -> Tensor:
