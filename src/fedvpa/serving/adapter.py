@@ -26,6 +26,10 @@ from fedvpa.policy.adapters import ADAPTER
 
 Gates = Float[Tensor, "rows directions"]
 
+BLOCK = 64
+"""Tokens for which a CPU adds what B say at once, so that the outputs stay in the processor's cache. Measured on layers
+of SmolLM2-135M with 1,024 tokens: gate and up take 18.5 ms, and 22.0 ms without blocks."""
+
 
 class RowwiseAdapter:
     """The LoRA of a policy, attached such that rows differ; the model is the ordinary one again after :meth:`detach`.
@@ -106,14 +110,14 @@ class _Group:
         weights = [layer.base.weight.detach() for layer in layers]
         self._sizes = [len(weight) for weight in weights]
         self._outputs = sum(self._sizes)
-        self._fast = isinstance(layers[0].base, OneDNNLinear)
-        self._whole = torch.cat(weights + [layer.below for layer in layers])
-        self._bias = _biases([layer.base for layer in layers], self.rank)
+        self._multiply = product if isinstance(layers[0].base, OneDNNLinear) else linear
+        whole = torch.cat(weights + [layer.below for layer in layers])
+        bias = _biases([layer.base for layer in layers], self.rank)
+        self._of_all = whole, bias
+        self._of_base = whole[: self._outputs], None if bias is None else bias[: self._outputs]
         self._source: Tensor | None = None
         self._made: Sequence[Tensor] = ()
-        for place, (layer, weight) in enumerate(
-            zip(layers, self._whole.split([*self._sizes, self.rank]), strict=False)
-        ):
+        for place, (layer, weight) in enumerate(zip(layers, whole.split([*self._sizes, self.rank]), strict=False)):
             layer.base.weight.data = weight
             layer.module.forward = partial(self._forward, place)
 
@@ -124,18 +128,21 @@ class _Group:
 
     def _product(self, states: Tensor) -> Tensor:
         if self.gates is None:
-            return self._linear(states, self._outputs)
-        both = self._linear(states, self._outputs + self.rank)
-        found, said = both.split([self._outputs, self.rank], -1)
-        heard = (said * self.gates).flatten(0, -2).split(self._ranks, 1)
-        for own, part, above in zip(found.flatten(0, -2).split(self._sizes, 1), heard, self._above, strict=True):
-            own.addmm_(part, above)
+            return self._multiply(states, *self._of_base)
+        found, said = self._multiply(states, *self._of_all).split([self._outputs, self.rank], -1)
+        flat, heard = found.flatten(0, -2), (said * self.gates).flatten(0, -2)
+        if len(flat) <= BLOCK or flat.device.type != "cpu":
+            self._add(flat, heard)
+        else:
+            for block in zip(flat.split(BLOCK), heard.split(BLOCK), strict=True):
+                self._add(*block)
         return found
 
-    def _linear(self, states: Tensor, rows: int) -> Tensor:
-        bias = None if self._bias is None else self._bias[:rows]
-        multiply = product if self._fast else linear
-        return multiply(states, self._whole[:rows], bias)
+    def _add(self, found: Tensor, heard: Tensor) -> None:
+        """Add B·heard of each layer to its outputs."""
+        parts = zip(found.split(self._sizes, 1), heard.split(self._ranks, 1), self._above, strict=True)
+        for own, part, above in parts:
+            own.addmm_(part, above)
 
     def forget(self) -> None:
         """Hold nothing of the last batch."""
