@@ -146,6 +146,9 @@ class DictProfiles:
     def z(self, name: str) -> list[float]:
         return [len(name) + place / 8 for place in range(self.latent)]
 
+    def z_of(self, pairs: list[dict[str, Any]]) -> list[float]:
+        return [float(len(pairs))] * self.latent
+
     def delete(self, name: str) -> None:
         self.get(name)
         del self.kept[name]

@@ -99,16 +99,19 @@ def test_the_server_answers_as_generate_does_and_learns_a_user(aligned: Path, mo
         stream = sdk.completions.create(model="mine:brief", prompt=PROMPT, temperature=0, stream=True)
         streamed = "".join(chunk.choices[0].text for chunk in stream)
         base = chat(sdk, "mine", 0.0)
+        plain = {"model": "mine", "prompt": PROMPT, "temperature": 0}
+        own = [http.post("/v1/completions", json=plain | one).json() for one in ({"pairs": PAIRS}, {"z": made["z"]})]
         return {"made": made, "more": more, "rewards": rewards.json()["data"], "answers": answers} | {
             "left": asked["left"],
             "left_then": http.get("/v1/profiles/ana/next").json()["left"],
             "streamed": streamed,
+            "own": {one["choices"][0]["text"] for one in own},
             "base": base,
             "models": [one.id for one in sdk.models.list()],
             "waiting": http.get("/metrics").text,
         }
 
-    found = talk(aligned, say)
+    found = talk(aligned, say, allow_z=True)
     assert (found["made"]["pairs"], found["more"]["pairs"], found["more"]["ties"]) == (5, 6, 1)
     assert found["left_then"] == found["left"] - 1
     assert found["rewards"][0] != found["rewards"][1]
@@ -121,6 +124,7 @@ def test_the_server_answers_as_generate_does_and_learns_a_user(aligned: Path, mo
     greedy = {name: said for (name, temperature), said in found["answers"].items() if not temperature}
     assert len({*greedy.values(), found["base"]}) >= 3
     assert found["streamed"] == greedy["brief"]
+    assert len(found["own"]) == 1
     assert "fedvpa_answers_running 0.0" in found["waiting"]
 
 

@@ -44,7 +44,7 @@ def test_one_policy_for_each_group_is_asked_by_the_group_alone(base_folder):
         catalogue.find("m:ana", Caller())
     assert caught.value.status == 404
     with pytest.raises(ApiError, match="one policy for each group"):
-        catalogue.explicit("m", [1.0], Caller())
+        catalogue.check_explicit("m", Caller(), "z")
 
 
 def test_names_that_the_policy_has_are_no_names_of_profiles(base_folder):

@@ -168,6 +168,14 @@ def test_a_request_may_bring_its_z_where_that_is_allowed(served: Running, sdk: o
     assert not served.engine.asked[-1].base
 
 
+def test_pairs_of_a_request_become_its_z_and_are_not_kept(served: Running, sdk: openai.OpenAI):
+    pairs = [{"prompt": "w1", "chosen": "w2", "rejected": "w3"}] * 2
+    assert sdk.chat.completions.create(model="tiny", messages=HELLO, extra_body={"pairs": pairs}).model == "tiny"
+    assert served.engine.asked[-1].z.tolist() == [2, 2, 2]
+    assert not served.state.profiles.kept
+
+
+ONE = {"prompt": "w1", "chosen": "w2", "rejected": "w3"}
 WRONG = {
     "no such model": (
         {"model": "huge"},
@@ -216,6 +224,13 @@ WRONG = {
     "answer too long": ({"max_tokens": 96}, "max_tokens", "Give at most 9"),
     "z of the wrong size": ({"z": [1.0]}, "z", "z has 1 numbers, and this policy reads 3."),
     "z and a profile": ({"model": "tiny:brief", "z": [1.0, 2.0, 3.0]}, "z", "two preferences"),
+    "z and pairs": (
+        {"z": [1.0], "pairs": [{"prompt": "a", "chosen": "b", "rejected": "c"}]},
+        "z",
+        "z and pairs are two",
+    ),
+    "pairs that are none": ({"pairs": [{"prompt": "a"}]}, "pairs[0].chosen", "is required"),
+    "pairs and a profile": ({"model": "tiny:brief", "pairs": [ONE]}, "pairs", "two preferences"),
     "z that is no number": ({"z": [1e300, 0, 0]}, "z[0]", "less than or equal"),
 }
 

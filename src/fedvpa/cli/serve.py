@@ -23,7 +23,7 @@ def serve(
     name: Annotated[str | None, typer.Option(help="What the model is called; by default as the folder is.")] = None,
     profiles: Annotated[Path | None, typer.Option(help="The file of users' profiles; by default the run's.")] = None,
     pool: Annotated[Path | None, typer.Option(help="A table of pairs that users can be asked about.")] = None,
-    allow_z: Annotated[bool, typer.Option("--allow-z", help="A request may bring a z of its own.")] = False,
+    allow_z: Annotated[bool, typer.Option("--allow-z", help="A request may bring a z, or pairs, of its own.")] = False,
     max_rows: Annotated[int, typer.Option(min=1, help="Answers that are generated at once.")] = 32,
     max_waiting: Annotated[int, typer.Option(min=1, help="Requests that may wait; more are answered by 429.")] = 128,
     max_body: Annotated[int, typer.Option(min=1, help="Bytes of a request.")] = 1_000_000,

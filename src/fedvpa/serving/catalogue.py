@@ -180,24 +180,38 @@ class Catalogue:
             raise self._unknown(model, caller)
         return Target(self.name, self.one, base=self.follows_z or self.by_group)
 
-    def explicit(self, model: str, z: Sequence[float], caller: Caller) -> Target:
-        """What a request asks for that brings its own z.
+    def check_explicit(self, model: str, caller: Caller, param: str) -> None:
+        """Whether a request may bring its own z.
+
+        Args:
+            model: What it asks for.
+            caller: Who asks.
+            param: The field that brings it, for messages.
 
         Raises:
             ApiError: 404 for an unknown model, 403 for a caller with one profile, 400 where ``model`` names a
-                preference too, the policy follows none, or z has another size.
+                preference too, or the policy follows none.
         """
         if model.partition(":")[0] != self.name:
             raise self._unknown(model, caller)
         if caller.profile is not None:
-            raise ApiError(403, "This key follows its own profile and no other z.", param="z")
+            raise ApiError(403, "This key follows its own profile and no other z.", param=param)
         if ":" in model:
-            raise ApiError(400, f"z and the model {model!r} are two preferences. Leave one of them out.", param="z")
+            message = f"{param} and the model {model!r} are two preferences. Leave one of them out."
+            raise ApiError(400, message, param=param)
+        if not self.follows_z:
+            raise ApiError(400, self.without_z(), param=param, code="no_preferences")
+
+    def explicit(self, z: Sequence[float]) -> Target:
+        """The policy at a z that a request brings.
+
+        Raises:
+            ApiError: 400 where z has another size than the policy's.
+        """
         conditioner = self.one.policy.conditioner
-        if not self.follows_z or conditioner is None:
-            raise ApiError(400, self.without_z(), param="z", code="no_preferences")
-        if len(z) != conditioner.latent:
-            raise ApiError(400, f"z has {len(z)} numbers, and this policy reads {conditioner.latent}.", param="z")
+        if conditioner is None or len(z) != conditioner.latent:
+            wanted = 0 if conditioner is None else conditioner.latent
+            raise ApiError(400, f"z has {len(z)} numbers, and this policy reads {wanted}.", param="z")
         return Target(self.name, self.one, torch.tensor(z, dtype=torch.float32))
 
     def without_z(self) -> str:

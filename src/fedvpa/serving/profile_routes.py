@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Request
-from pydantic import BaseModel, BeforeValidator, Field
+from pydantic import BaseModel, Field
 
 from fedvpa.core.errors import DataError
 from fedvpa.data.schema import Text
 from fedvpa.serving.asking import too_busy
-from fedvpa.serving.bodies import Body, ChatMessage
+from fedvpa.serving.bodies import MOST_PAIRS, AnyPair, Body, PromptField, ResponseText, prompt_of, rows_of
 from fedvpa.serving.errors import ApiError, responses
 from fedvpa.serving.keys import Caller
 from fedvpa.serving.profile_store import ProfileExists, UnknownProfile, plain
@@ -25,50 +24,13 @@ if TYPE_CHECKING:
 
 router = APIRouter(tags=["profiles"])
 
-MOST_PAIRS = 1_000
-"""Pairs in a request; chosen by us: each is read by the language model while others wait."""
-
 MOST_WAITING = 8
 """Requests that wait for the language model to read pairs. Chosen by us."""
 
 RETRY_SECONDS = 5.0
 """When to come again where too many of them wait. Chosen by us: what a few pairs take."""
 
-PromptField = str | Annotated[list[ChatMessage], Field(min_length=1)]
-ResponseText = Annotated[str, Field(min_length=1)]
-Weight = Annotated[float, Field(ge=0.001, le=1000)]
 Skip = Annotated[int, Query(ge=0, le=1_000_000, description="Leave out so many of the pairs that say most.")]
-
-
-class ChosenPair(Body):
-    """A pair whose preferred response has a name of its own."""
-
-    prompt: PromptField
-    chosen: ResponseText
-    rejected: ResponseText
-    winner: Literal["A", "tie"] = Field(default="A", description="tie: the user likes both alike.")
-    weight: Weight = 1.0
-
-
-class JudgedPair(Body):
-    """A pair as it was shown, and who won."""
-
-    prompt: PromptField
-    response_a: ResponseText
-    response_b: ResponseText
-    winner: Literal["A", "B", "tie"]
-    weight: Weight = 1.0
-
-
-def _of_its_kind(pair: Any) -> Any:
-    """Pairs by what they have, so that an error is about one kind of them."""
-    if not isinstance(pair, dict):
-        return pair
-    kind = JudgedPair if {"response_a", "response_b"} & pair.keys() else ChosenPair
-    return kind.model_validate(pair)
-
-
-AnyPair = Annotated[ChosenPair | JudgedPair, BeforeValidator(_of_its_kind)]
 
 
 class PairsBody(Body):
@@ -89,7 +51,7 @@ class RewardBody(Body):
 
     profile: str
     prompt: PromptField
-    responses: Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1, max_length=64)]
+    responses: Annotated[list[ResponseText], Field(min_length=1, max_length=64)]
 
 
 class ProfileObject(BaseModel):
@@ -172,24 +134,6 @@ class ReadingGate:
             self._places.release()
 
 
-def _rows(pairs: Sequence[ChosenPair | JudgedPair]) -> list[dict[str, Any]]:
-    """Pairs as profiles read them: of one kind."""
-    found = []
-    for pair in pairs:
-        row: dict[str, Any] = {"prompt": _prompt(pair.prompt), "winner": pair.winner, "weight": pair.weight}
-        if isinstance(pair, JudgedPair):
-            row |= {"response_a": pair.response_a, "response_b": pair.response_b}
-        else:
-            row |= {"response_a": pair.chosen, "response_b": pair.rejected}
-        found.append(row)
-    return found
-
-
-def _prompt(prompt: str | Sequence[ChatMessage]) -> str | list[dict[str, str]]:
-    """A prompt of a request as profiles read it."""
-    return prompt if isinstance(prompt, str) else [asdict(turn.message()) for turn in prompt]
-
-
 def _said(text: Text) -> str:
     """A response as it is shown."""
     return text if isinstance(text, str) else "\n".join(turn.content for turn in text)
@@ -244,7 +188,7 @@ def create_profile(body: ProfileBody, request: Request) -> ProfileObject:
             message = f"All {len(body.pairs)} pairs are ties, which prefer nothing. Give a pair that has a winner."
             raise ApiError(400, message, param="pairs")
         with state.reading():
-            return _shown(state, profiles.create(body.name, _rows(body.pairs)))
+            return _shown(state, profiles.create(body.name, rows_of(body.pairs)))
 
 
 @router.get("/v1/profiles", response_model=ProfileList, responses=responses())
@@ -288,7 +232,7 @@ def add_pairs(name: str, body: PairsBody, request: Request) -> ProfileObject:
     """Add pairs to a profile and infer it again."""
     state = state_of(request)
     with _finding(state, caller_of(request), name) as profiles, state.reading():
-        return _shown(state, profiles.add(name, _rows(body.pairs)))
+        return _shown(state, profiles.add(name, rows_of(body.pairs)))
 
 
 @router.get("/v1/profiles/{name}/next", response_model=NextPair | None, responses=responses(404, 429))
@@ -313,4 +257,6 @@ def score(body: RewardBody, request: Request) -> Rewards:
     """What responses to a prompt are worth to a profile."""
     state = state_of(request)
     with _finding(state, caller_of(request), body.profile) as profiles, state.reading():
-        return Rewards(profile=body.profile, data=profiles.rewards(body.profile, _prompt(body.prompt), body.responses))
+        return Rewards(
+            profile=body.profile, data=profiles.rewards(body.profile, prompt_of(body.prompt), body.responses)
+        )

@@ -241,6 +241,16 @@ class Profiles:
         pair = table.pairs[ranked[0]]
         return Question(pair.prompt, pair.chosen, pair.rejected, float(told[ranked[0]]), len(left))
 
+    def z_of(self, pairs: Rows) -> list[float]:
+        """The z of somebody with these labelled pairs, k numbers; nothing is kept.
+
+        Raises:
+            DataError: If a pair cannot be used, with its number.
+        """
+        posterior = self._reader.selector.infer(self._reader.context(self._read(pairs)))
+        found: list[float] = posterior.mean.tolist()
+        return found
+
     def rewards(self, name: str | None, prompt: Prompt, responses: Sequence[str]) -> list[float]:
         """What responses to one prompt are worth to a user: E[r(h; z)] under the posterior, in nats.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, cast
 from fastapi import Request
 from fastapi.concurrency import run_in_threadpool
 
-from fedvpa.serving.bodies import Asked
+from fedvpa.core.errors import DataError
+from fedvpa.serving.bodies import AnyPair, Asked, rows_of
 from fedvpa.serving.catalogue import Catalogue, Target
 from fedvpa.serving.errors import ApiError
 from fedvpa.serving.keys import Caller, Keys
@@ -60,13 +61,30 @@ async def target_of(state: State, body: Asked, caller: Caller) -> Target:
     """What a request for generation asks for.
 
     Raises:
-        ApiError: As :meth:`Catalogue.find` and :meth:`Catalogue.explicit`; 400 for a z where the server takes none.
+        ApiError: As :meth:`Catalogue.find` and :meth:`Catalogue.explicit`; 400 too for a z, or pairs, where the server
+            takes none or another preference stands beside.
     """
-    if body.z is None:
+    if body.z is None and body.pairs is None:
         # Profiles are read from a file.
         return await run_in_threadpool(state.catalogue.find, body.model, caller, body.metadata, body.user)
+    given = "pairs" if body.z is None else "z"
     if not state.allow_z:
-        raise ApiError(400, "This server takes no z of a request: it was started without --allow-z.", param="z")
-    if (body.metadata or {}).get("profile") is not None:
-        raise ApiError(400, "z and metadata.profile are two preferences. Leave one of them out.", param="z")
-    return state.catalogue.explicit(body.model, body.z, caller)
+        raise ApiError(400, f"This server was started without --allow-z and takes no {given} here.", param=given)
+    if (body.metadata or {}).get("profile") is not None or (body.z is not None and body.pairs is not None):
+        other = "metadata.profile" if body.z is None or body.pairs is None else "pairs"
+        raise ApiError(400, f"{given} and {other} are two preferences. Leave one of them out.", param=given)
+    state.catalogue.check_explicit(body.model, caller, given)
+    if body.z is not None:
+        return state.catalogue.explicit(body.z)
+    return state.catalogue.explicit(await run_in_threadpool(_inferred, state, body.pairs or ()))
+
+
+def _inferred(state: State, pairs: Sequence[AnyPair]) -> list[float]:
+    """The z of pairs of a request."""
+    if state.profiles is None:
+        raise ApiError(400, state.no_profiles, param="pairs", code="no_preferences")
+    try:
+        with state.reading():
+            return state.profiles.z_of(rows_of(pairs))
+    except DataError as error:
+        raise ApiError(400, str(error), param="pairs") from error
