@@ -7,18 +7,22 @@ from pathlib import Path
 
 import pytest
 
+from fedvpa.algorithms.fedem import FedEM
 from fedvpa.api.train import resume, train
 from fedvpa.core.errors import ConfigError, RunError
+from fedvpa.engines.checkpoint import load_checkpoint
 from fedvpa.engines.config import EngineConfig
 from fedvpa.engines.private import Privacy, Terms
 from fedvpa.engines.training import TrainState
 from fedvpa.privacy.accounting import epsilon_released, epsilon_server
 from fedvpa.privacy.config import PrivacyConfig
-from fedvpa.privacy.keyed import Key
+from fedvpa.privacy.keyed import Key, read_key
 from fedvpa.runs.config import read_config, with_overrides
 from fedvpa.runs.fit import longer
 from fedvpa.runs.noise import privacy_of, terms_of
+from fedvpa.runs.prepare import prepare
 from fedvpa.runs.spending import Spending
+from fedvpa.selector.selector import Selector
 
 PRIVATE = ["method=fedem", "selector.rotation=none", "privacy.noise_multiplier=2.0"]
 
@@ -103,7 +107,7 @@ def test_terms_of_a_federation():
 @pytest.mark.parametrize(
     ("overrides", "reason"),
     [
-        (["method=fedeb"], "fedeb learns nothing"),
+        (["method=fedeb"], "fedeb learns little"),
         (["selector.rotation=8"], "follows from users' pairs"),
         (["features.layer=auto"], "chooses layers by users' pairs"),
         (["method=local"], "nothing of 'local' is released"),
@@ -128,8 +132,6 @@ def test_noise_brings_settings_that_bear_it():
 
 @pytest.mark.unit
 def test_public_pairs_scale_and_turn_features(tiny, tmp_path: Path):
-    from fedvpa.runs.prepare import prepare
-
     public = tmp_path / "public.jsonl"
     rows = [{"prompt": "Tell me.", "chosen": f"It is {a} of {b}.", "rejected": f"{b}, not {a}!"} for a, b in WORDS]
     public.write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -143,6 +145,76 @@ def test_public_pairs_scale_and_turn_features(tiny, tmp_path: Path):
 
 
 WORDS = [("the door", "wood"), ("a lamp", "glass"), ("the road", "stone"), ("a coat", "wool"), ("the boat", "tin")]
+
+
+@pytest.mark.end_to_end
+def test_private_scaling_is_one_more_release_that_a_resumed_run_does_not_make_again(tiny, tmp_path, monkeypatch):
+    from fedvpa.runs import prepare as prepared
+    from fedvpa.runs.fit import SelectorJob
+
+    overrides = [*PRIVATE, "privacy.scaling=private", "privacy.scaling_noise=0.5", "privacy.feature_clip=7"]
+    config = with_overrides(tiny, [*overrides, "engine.checkpoint_every=1", "server.rounds=2"])
+    plain, run, key = SelectorJob.run, tmp_path / "run", Key.of_seed(5)
+
+    def stopped(self):
+        yield next(plain(self))
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(SelectorJob, "run", stopped)
+        patched.setattr(Key, "new", classmethod(lambda cls: key))
+        with pytest.raises(KeyboardInterrupt):
+            train(config, run)
+    checkpoint = run / "checkpoints" / "last.safetensors"
+    _, before = load_checkpoint(checkpoint, FedEM.state_type)
+    with monkeypatch.context() as patched:
+        patched.setattr(prepared, "private_scaling", lambda *_: pytest.fail("summed again"))
+        found = resume(run).privacy
+    state, after = load_checkpoint(checkpoint, FedEM.state_type)
+    scaling = Selector.from_pretrained(run / "selector").scaling
+    assert scaling is not None
+    assert before["scaling"] == after["scaling"] == scaling.standardiser.to_dict()
+    assert (scaling.standardiser.scale != 1).all()
+    assert read_key(run / "checkpoints" / "privacy.key") == key, "of rounds and moments alike"
+    federation = prepare(config, key=key).federation
+    assert federation.scaling.standardiser.to_dict() == before["scaling"], "the noise follows from the key"
+    assert prepare(config, key=Key.of_seed(6)).federation.scaling.standardiser.to_dict() != before["scaling"]
+    assert (found["scaling"], found["scaling_noise"]) == ("private", 0.5)
+    numbers = found["noise_multiplier"], found["rate"], state.ledger.releases, found["delta"]
+    assert found["epsilon_released"] == epsilon_released(*numbers, once=0.5) > epsilon_released(*numbers)
+    lines = [json.loads(line)["privacy"] for line in (run / "history.jsonl").read_text().splitlines()]
+    assert lines[-1]["epsilon_released"] == pytest.approx(found["epsilon_released"], rel=1e-9)
+    assert lines[-1]["epsilon_server"] == found["epsilon_server"]
+
+
+@pytest.mark.unit
+def test_private_scaling_is_paid_for_by_the_noise_of_the_rounds():
+    section = {"epsilon": 3.0, "delta": 1e-3}
+    plain, paid = (
+        terms_of(PrivacyConfig.parse(section | more), EngineConfig(cohort=30), 100, 10)
+        for more in ({}, {"scaling": "private", "scaling_noise": 4.0})
+    )
+    assert (plain.once, paid.once) == (None, 4.0)
+    assert paid.noise_multiplier > plain.noise_multiplier
+    spent = epsilon_released(paid.noise_multiplier, paid.rate, 10, 1e-3, once=4.0)
+    assert spent == pytest.approx(3.0, rel=1e-3)
+    assert spent <= 3.0
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize(
+    ("overrides", "reason"),
+    [
+        (["privacy.scaling=public"], "none are given"),
+        (["privacy.scaling=private", "privacy.public_pairs=some.jsonl"], "reads no public pairs"),
+        (["privacy.scaling=private", "method=fedeb"], "fedeb learns little or nothing"),
+        (["privacy.scaling=private", "selector.rotation=8"], "follows from users' pairs"),
+        (["privacy.scaling=private", "engine.name=flower", "engine.secure_aggregation=true"], "no sum without noise"),
+    ],
+)
+def test_scaling_that_cannot_be_is_refused(tiny, overrides, reason, tmp_path: Path):
+    with pytest.raises(ConfigError, match=reason):
+        train(with_overrides(tiny, [*PRIVATE, *overrides]), tmp_path / "run")
 
 
 @pytest.mark.unit

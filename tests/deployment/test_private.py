@@ -207,7 +207,8 @@ def late_fault(folder: Path) -> HereGrid:
     [
         (["privacy.seeded=true"], "every node of a deployment has the seed"),
         (["privacy.canaries=5"], "canaries"),
-        (["method=fedeb"], "fedeb learns nothing from noised sums"),
+        (["method=fedeb"], "fedeb learns little or nothing from noised sums"),
+        (["privacy.scaling=private"], "which nodes do not send"),
         (["selector.rotation=8"], "follows from users' pairs"),
         (["method=fedbiscuit"], "each by itself"),
         (["method=vpl"], "asks all clients at once"),

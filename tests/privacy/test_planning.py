@@ -56,3 +56,11 @@ def test_without_sampling_every_round_counts_for_everybody():
 def test_what_cannot_be_planned_is_one_message(numbers, privacy, words):
     with pytest.raises(ConfigError, match=words):
         plan_budget(*numbers, PrivacyConfig(**privacy))
+
+
+def test_a_release_before_the_rounds_is_part_of_the_plan():
+    section = {"noise_multiplier": 2.0, "scaling": "private", "scaling_noise": 4.0}
+    plan = plan_budget(100, 10, 5, PrivacyConfig.parse(section))
+    assert plan.scaling_noise == 4.0
+    assert plan.epsilon_released == epsilon_released(2.0, 0.1, 5, plan.delta, once=4.0)
+    assert plan.epsilon_server == epsilon_server(2.0, plan.participations, plan.delta, once=4.0)

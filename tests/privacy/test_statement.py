@@ -62,3 +62,12 @@ def test_noise_of_nodes_holds_for_the_server_and_says_what_is_assumed():
     assert found["noise added by"] == "the nodes, before the server reads a sum: both ε hold for it"
     assert found["rounds released"] == "50; 2 of the sums belong to rounds that were run again, and are counted"
     assert dict(rows(FOUND))["noise added by"] == "the server: neither ε holds for it"
+
+
+def test_a_release_that_features_are_standardised_by_is_said():
+    found = {**FOUND, "scaling": "private", "scaling_noise": 5.0}
+    assert "means of their features and of the squares, with noise multiplier 5; both ε count it." in " ".join(
+        sentences(found)
+    )
+    assert dict(rows(found))["noise multiplier of the sums that features are standardised by"] == "5"
+    assert "squares" not in " ".join(sentences({**FOUND, "scaling": "none"}))

@@ -1,6 +1,7 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -46,9 +47,9 @@ def test_what_writes_to_a_run_refuses_one_that_is_held(finished: Path, tiny: Run
 def test_training_keeps_a_run_that_came_while_it_prepared(
     finished: Path, tiny: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    def meanwhile(config: RunConfig):
+    def meanwhile(config: RunConfig, **given: Any):
         shutil.copytree(finished, tmp_path / "run")
-        return prepare(config)
+        return prepare(config, **given)
 
     monkeypatch.setattr("fedvpa.runs.prepare.prepare", meanwhile)
     with pytest.raises(RunError, match="holds a run already"):

@@ -111,6 +111,7 @@ def _train(config: RunConfig, out: str | PathLike[str], *, overwrite: bool) -> T
     config.check_paths()
     from fedvpa.algorithms.registry import make
     from fedvpa.core.progress import say
+    from fedvpa.privacy.keyed import Key
     from fedvpa.runs.earlier import warn_of_new_meaning
     from fedvpa.runs.environment import environment
     from fedvpa.runs.fit import SelectorJob
@@ -122,7 +123,9 @@ def _train(config: RunConfig, out: str | PathLike[str], *, overwrite: bool) -> T
     warn_of_new_meaning(config)
     say_unread(config)
     config = config.located()
-    prepared = prepare(config)
+    # Noise on sums of features comes from the key that the run keeps for its rounds.
+    key = None if config.privacy.scaling_release is None else Key.new()
+    prepared = prepare(config, key=key)
     say(str(prepared.held_out))
     say_report(prepared.table.report)
     say_features(prepared.features)
@@ -179,6 +182,7 @@ def _resume(run: str | PathLike[str], rounds: int | None) -> TrainResult:
     from fedvpa.core.compute import Compute, restore
     from fedvpa.core.progress import say
     from fedvpa.engines.checkpoint import load_checkpoint
+    from fedvpa.features.standardise import Standardiser
     from fedvpa.runs.fit import SelectorJob, longer, with_rounds
     from fedvpa.runs.identity import check_content
     from fedvpa.runs.noise import key_of, unmasked_of
@@ -194,7 +198,8 @@ def _resume(run: str | PathLike[str], rounds: int | None) -> TrainResult:
     saved = Compute.of(meta.get("compute"))
     check_content(config, meta.get("content"), str(folder))  # before features are extracted again
     restore(saved, str(folder.checkpoint))
-    prepared = prepare(config)
+    kept = Standardiser.from_dict(meta["scaling"]) if "scaling" in meta else None
+    prepared = prepare(config, kept=kept)
     if meta["data"] != prepared.fingerprint():
         raise RunError(
             "was trained on other pairs than its data now give, so going on would mix two runs.",
@@ -202,14 +207,14 @@ def _resume(run: str | PathLike[str], rounds: int | None) -> TrainResult:
             where=str(folder),
         )
     with folder.locked():
-        kept = folder.rewind(state.server.round)
+        lines = folder.rewind(state.server.round)
         say(f"resuming {folder} at round {state.server.round}")
         if rounds is not None:
             folder.lengthen(config)
         key = key_of(config, folder.checkpoint)
         workers, unmasked = saved.workers if saved else None, unmasked_of(config, folder.checkpoint)
         job = SelectorJob(config, prepared, state, workers=workers, key=key, unmasked=unmasked)
-        return _finish(folder, job, sum(line["seconds"] for line in kept))
+        return _finish(folder, job, sum(line["seconds"] for line in lines))
 
 
 def _finish(run: RunFolder, job: SelectorJob, seconds: float) -> TrainResult:
@@ -229,12 +234,14 @@ def _finish(run: RunFolder, job: SelectorJob, seconds: float) -> TrainResult:
     from fedvpa.runs.users import save_users
 
     config, prepared = job.config, job.prepared
-    meta: Mapping[str, Any] = {
+    meta: dict[str, Any] = {
         "config": config.model_dump(mode="json"),
         "data": prepared.fingerprint(),
         "content": selector_content(config),
         "compute": Compute.current(job.workers).to_dict(),
     }
+    if config.privacy.scaling_release is not None:  # released once: a run that goes on does not sum again
+        meta |= {"scaling": prepared.federation.scaling.standardiser.to_dict()}
     command = shlex.join(["fedvpa", "train", "--resume", str(run)])
     seconds += run_job(job, run.history, lambda: save_checkpoint(run.checkpoint, job.state, meta), command)
     rejections = Rejections.of(run.lines())

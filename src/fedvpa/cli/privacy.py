@@ -62,6 +62,7 @@ def text_of(result: PrivacyPlan) -> str:
         f"{budget.clients:,} users, {budget.cohort:,} expected in each of {budget.rounds:,} rounds, {sampling}",
         f"unit: {UNIT}; neighbouring federations: {RELATION}; delta {budget.delta:.3g}",
         f"noise multiplier {budget.noise_multiplier:.4g}",
+        *([] if (once := budget.scaling_noise) is None else [f"{once:.4g} of the features' moments, counted below"]),
         f"epsilon_released {budget.epsilon_released:.3g}: for whoever sees the model and not who takes part",
         f"epsilon_server {budget.epsilon_server:.3g}: for {server}, of the user who takes part most "
         f"({budget.participations} rounds expected); {budget.epsilon_server_average:.3g} of a user in "

@@ -134,6 +134,12 @@ def check_deployed(config: RunConfig) -> None:
             where="configuration key 'privacy.seeded'",
         )
     config.privacy.check_no_canaries("a deployment")
+    if config.privacy.scaling == "private":
+        raise ConfigError(
+            "private scaling needs sums over features of every user before the first round, which nodes do not send.",
+            fix="Give public pairs (privacy.public_pairs=FILE), or privacy.scaling=none.",
+            where="configuration key 'privacy.scaling'",
+        )
     check_noise(config.engine, config.privacy)
     check_scaling(config)
     algorithm = make(config.method, config.method_config)

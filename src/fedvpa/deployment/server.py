@@ -143,7 +143,7 @@ def _serve(grid: Grid, config: RunConfig, run: RunFolder, terms: Terms) -> None:
     cohort = secured(plain, config.engine)
     meta = {
         "config": config.model_dump(mode="json"),
-        "scaling": _plain(scaling.standardiser),
+        "scaling": scaling.standardiser.to_dict(),
         "compute": Compute.current().to_dict(),
         "reads": roster.reads,
     }
@@ -187,9 +187,8 @@ def _begin(run: RunFolder, config: RunConfig, roster: Roster, terms: Terms) -> t
         restore(Compute.of(meta.get("compute")), str(run.checkpoint))
         say(f"resuming {run} at round {state.server.round}")
         run.rewind(state.server.round)
-        saved = {name: np.array(values) for name, values in meta["scaling"].items()}
         rotation = None if config.selector.rotation == "none" else _read_rotation(run)
-        scaling = Scaling(Standardiser(saved["mean"], saved["scale"]), rms, rotation, blocks)
+        scaling = Scaling(Standardiser.from_dict(meta["scaling"]), rms, rotation, blocks)
         roster.setting = replace(roster.setting, dimension=scaling.dimension)
         return state, scaling
     run.begin(config, environment(config.seed).to_dict())
@@ -229,7 +228,3 @@ def _read_rotation(run: RunFolder) -> NDArray[np.float32]:
             where=str(path),
         ) from error
     return rotation
-
-
-def _plain(standardiser: Standardiser) -> dict[str, list[float]]:
-    return {"mean": standardiser.mean.tolist(), "scale": standardiser.scale.tolist()}

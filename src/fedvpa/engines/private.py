@@ -49,6 +49,8 @@ class Terms:
         clients: N.
         rounds: How many sums are released at most.
         delta: δ.
+        once: The noise multiplier of one release before the rounds, in which everybody takes part
+            (:mod:`fedvpa.engines.private_scaling`); None without.
     """
 
     noise_multiplier: float
@@ -57,6 +59,7 @@ class Terms:
     clients: int
     rounds: int
     delta: float
+    once: float | None = None
 
 
 @dataclass(frozen=True, repr=False)

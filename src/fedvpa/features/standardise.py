@@ -7,6 +7,7 @@ aggregation give the same standardiser as pooling the data.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -123,3 +124,12 @@ class Standardiser:
         """The same in float64."""
         standardised: NDArray[np.float64] = (np.asarray(features, dtype=np.float64) - self.mean) / self.scale
         return standardised
+
+    def to_dict(self) -> dict[str, list[float]]:
+        """Mean and scale as plain JSON."""
+        return {"mean": self.mean.tolist(), "scale": self.scale.tolist()}
+
+    @classmethod
+    def from_dict(cls, saved: Mapping[str, Sequence[float]]) -> Standardiser:
+        """What :meth:`to_dict` gave, bit for bit."""
+        return cls(np.array(saved["mean"], dtype=np.float64), np.array(saved["scale"], dtype=np.float64))

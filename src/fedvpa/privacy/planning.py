@@ -29,6 +29,7 @@ class Budget:
         participations: In how many rounds that user is expected to take part.
         epsilon_server_average: The same for a user who takes part as often as the average.
         participations_average: q T, rounded up.
+        scaling_noise: σ of the release that features are standardised by, which both ε count; None without.
     """
 
     clients: int
@@ -42,6 +43,7 @@ class Budget:
     participations: int
     epsilon_server_average: float
     participations_average: int
+    scaling_noise: float | None = None
 
     @property
     def relative_noise(self) -> float:
@@ -57,11 +59,13 @@ class Noise:
         rate: q; 1 where cohorts are not sampled, so that every user counts as there in every round.
         delta: δ.
         noise_multiplier: σ.
+        once: σ of one release before the rounds, in which everybody takes part; None without.
     """
 
     rate: float
     delta: float
     noise_multiplier: float
+    once: float | None = None
 
 
 def noise_of(privacy: PrivacyConfig, clients: int, cohort: int, rounds: int) -> Noise:
@@ -76,8 +80,8 @@ def noise_of(privacy: PrivacyConfig, clients: int, cohort: int, rounds: int) -> 
     noise = privacy.noise_multiplier
     if noise is None:
         assert privacy.epsilon is not None
-        noise = calibrate(privacy.epsilon, delta, rate, rounds)
-    return Noise(rate, delta, noise)
+        noise = calibrate(privacy.epsilon, delta, rate, rounds, once=privacy.scaling_release)
+    return Noise(rate, delta, noise, privacy.scaling_release)
 
 
 def plan_budget(clients: int, cohort: int, rounds: int, privacy: PrivacyConfig) -> Budget:
@@ -111,11 +115,12 @@ def plan_budget(clients: int, cohort: int, rounds: int, privacy: PrivacyConfig) 
         rate,
         delta,
         noise,
-        charged(partial(epsilon_released, noise, rate, rounds), delta, far),
-        charged(partial(epsilon_server, noise, most), delta, far),
+        charged(partial(epsilon_released, noise, rate, rounds, once=found.once), delta, far),
+        charged(partial(epsilon_server, noise, most, once=found.once), delta, far),
         most,
-        charged(partial(epsilon_server, noise, average), delta, far),
+        charged(partial(epsilon_server, noise, average, once=found.once), delta, far),
         average,
+        found.once,
     )
 
 

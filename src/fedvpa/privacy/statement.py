@@ -28,11 +28,22 @@ def sentences(found: Mapping[str, Any]) -> list[str]:
         f"Reached by clipping each user's update and by Gaussian noise on the sum of each round, with noise multiplier "
         f"{found['noise_multiplier']:.4g}{more}, in {found['rounds']} rounds in each of which a user takes part with "
         f"probability {found['rate']:.3g}.",
+        *_moments(found),
         f"Covered: {found['covered']}.",
         f"Not covered: {found['not_covered']}.",
     ]
     said += [f"{CANARIES[0].upper()}{CANARIES[1:]}."] if found.get("canaries") else []
     return [*said, SIMULATION] if found["seeded"] else said
+
+
+def _moments(found: Mapping[str, Any]) -> list[str]:
+    """That features were standardised by users' sums, which both ε count."""
+    if found.get("scaling") != "private":
+        return []
+    return [
+        "Before the rounds one sum over all users was released, of means of their features and of the squares, with "
+        f"noise multiplier {found['scaling_noise']:.4g}; both ε count it."
+    ]
 
 
 def whoever_sees(found: Mapping[str, Any]) -> str:
@@ -99,6 +110,11 @@ def rows(found: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("unit", str(found["unit"])),
         ("neighbouring federations", str(found["relation"])),
         ("noise multiplier", f"{found['noise_multiplier']:.4g}"),
+        *(
+            [("noise multiplier of the sums that features are standardised by", f"{found['scaling_noise']:.4g}")]
+            if found.get("scaling") == "private"
+            else []
+        ),
         ("probability to take part in a round", f"{found['rate']:.3g}"),
         ("rounds released", f"{found['rounds']}" + (f"; {again}" if (again := repeated(found)) else "")),
         ("longest change of one user, at the end", clips),

@@ -9,18 +9,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fedvpa.core.errors import ConfigError
 from fedvpa.core.progress import say
 from fedvpa.data.config import DataConfig
 from fedvpa.data.load import load
+from fedvpa.data.partition import Partition
 from fedvpa.engines.config import EngineConfig
 from fedvpa.engines.federation import PublicScaling
 from fedvpa.engines.private import Ledger, Privacy, Terms
+from fedvpa.engines.private_scaling import private_standardiser
 from fedvpa.features.config import FeatureConfig
 from fedvpa.features.extract import load_features
 from fedvpa.features.precision import settled
 from fedvpa.features.standardise import Moments, Standardiser
+from fedvpa.features.store import FeatureStore
 from fedvpa.privacy.accounting import epsilon_released
 from fedvpa.privacy.canaries import SAID as CANARIES
 from fedvpa.privacy.config import PrivacyConfig
@@ -65,7 +69,7 @@ def terms_of(privacy: PrivacyConfig, engine: EngineConfig, clients: int, rounds:
         )
     cohort = engine.cohort_of(clients)
     found = noise_of(privacy, clients, cohort, rounds)
-    return Terms(found.noise_multiplier, found.rate, float(cohort), clients, rounds, found.delta)
+    return Terms(found.noise_multiplier, found.rate, float(cohort), clients, rounds, found.delta, found.once)
 
 
 def privacy_of(
@@ -136,7 +140,7 @@ def summary(privacy: Privacy, ledger: Ledger, client_ids: tuple[str, ...]) -> di
     """
     terms, times = privacy.terms, privacy.unmasked.times(ledger.releases)
     counts, in_shares = participations(privacy, times, client_ids), privacy.config.in_shares
-    released = partial(epsilon_released, terms.noise_multiplier, terms.rate, sum(times))
+    released = partial(epsilon_released, terms.noise_multiplier, terms.rate, sum(times), once=terms.once)
     shares = {"honest_share": privacy.config.honest_share, "unmasked": sum(times)} if in_shares else {}
     return {
         "noise_multiplier": terms.noise_multiplier,
@@ -146,6 +150,8 @@ def summary(privacy: Privacy, ledger: Ledger, client_ids: tuple[str, ...]) -> di
         "delta": terms.delta,
         "noise": privacy.config.noise,
         **shares,
+        "scaling": scaling_of(privacy.config),
+        **({} if terms.once is None else {"scaling_noise": terms.once}),
         "epsilon_released": charged(released, terms.delta, distance(privacy, sum(times))),
         "epsilon_server": server_epsilon(privacy, counts),
         "most_participations": int(counts.max(initial=0)),
@@ -183,6 +189,13 @@ def unscaled(dimension: int, blocks: tuple[int, ...], *, rms: bool) -> PublicSca
     return PublicScaling(Scaling(Standardiser.identity(dimension), rms, blocks=blocks))
 
 
+def scaling_of(privacy: PrivacyConfig) -> str:
+    """What features are standardised by: ``public``, ``private`` or ``none``."""
+    if privacy.scaling != "auto":
+        return privacy.scaling
+    return "none" if privacy.public_pairs is None else "public"
+
+
 def check_scaling(config: RunConfig) -> None:
     """Raise ConfigError for settings of features that are computed from users' pairs, which noise does not cover."""
     public, rotation = config.privacy.public_pairs, config.selector.rotation
@@ -192,10 +205,18 @@ def check_scaling(config: RunConfig) -> None:
             fix="Give numbers of layers.",
             where="configuration key 'features.layer'",
         )
-    if public is None and config.method == "fedeb":
+    if config.privacy.scaling == "private" and (config.privacy.in_shares or config.engine.secure_aggregation):
         raise ConfigError(
-            "fedeb learns nothing from noised sums unless its features are standardised and turned, which follows from "
-            "users' pairs here.",
+            "private scaling sums what users send before the first round where the noise is added, and the server of "
+            "this run is to see no sum without noise, or none of single nodes.",
+            fix="Give public pairs (privacy.public_pairs=FILE), or privacy.scaling=none.",
+            where="configuration key 'privacy.scaling'",
+        )
+    if public is None and config.method == "fedeb":
+        # With private scaling, which cannot turn them, one training of five on the bundled world learned nothing.
+        raise ConfigError(
+            "fedeb learns little or nothing from noised sums unless its features are standardised and turned, and the "
+            "directions follow from users' pairs here.",
             fix="Give public pairs (privacy.public_pairs=FILE, a table), or method=fedem.",
             where="configuration key 'method'",
         )
@@ -235,3 +256,34 @@ def public_scaling(
         scaling = replace(scaling, rotation=rotation_of(moment, rotation, scaling.beside))
     squares = (scaling(chosen) - scaling(rejected)).double().square().mean(0)
     return PublicScaling(scaling, tuple((squares / squares.mean()).tolist()))
+
+
+def private_scaling(
+    privacy: PrivacyConfig,
+    seed: int,
+    store: FeatureStore,
+    clients: Partition,
+    weights: NDArray[np.float32],
+    key: Key | None,
+) -> Standardiser:
+    """Mean and scale of users' features from one noised sum over all of them, with ``privacy.scaling=private``.
+
+    Args:
+        privacy: The section.
+        seed: Of the run, which gives the key where ``privacy.seeded`` says so.
+        store: Features of all pairs.
+        clients: Who holds them.
+        weights: Importance weights of all pairs.
+        key: The run's; None for a new one that nobody keeps.
+    """
+    assert privacy.scaling_release is not None
+    clip = privacy.feature_clip or float(np.sqrt(store.chosen.shape[1]))
+    key = Key.of_seed(seed) if privacy.seeded else key or Key.new()
+    noise = privacy.scaling_release
+    found = private_standardiser(store, clients, weights, clip=clip, noise_multiplier=noise, key=key)
+    if (found.scale == 1).all():
+        say(
+            "privacy.scaling=private: its noise drowns the features' variances, so they are read as they are. More "
+            "users help, a smaller privacy.scaling_noise, or a privacy.feature_clip nearer to the features' length."
+        )
+    return found

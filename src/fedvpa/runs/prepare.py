@@ -29,6 +29,7 @@ from fedvpa.features.config import FeatureConfig
 from fedvpa.features.extract import load_features
 from fedvpa.features.identity import cache_key
 from fedvpa.features.precision import settled
+from fedvpa.features.standardise import Standardiser
 from fedvpa.features.store import FeatureReport, FeatureStore
 from fedvpa.models.encoding import SAME_TOKENS
 from fedvpa.models.folder import BUNDLED
@@ -37,10 +38,11 @@ from fedvpa.models.loading_config import LoadingConfig
 from fedvpa.models.locate import locate, locate_for
 from fedvpa.models.reading import TEXTS, check_readable
 from fedvpa.models.rendering import is_conversational, say_header
+from fedvpa.privacy.keyed import Key
 from fedvpa.runs.config import RunConfig
 from fedvpa.runs.identity import data_fingerprint
 from fedvpa.runs.layers import resolved
-from fedvpa.runs.noise import public_scaling, unscaled
+from fedvpa.runs.noise import private_scaling, public_scaling, unscaled
 from fedvpa.selector.pairs import Pairs
 from fedvpa.selector.scaling import Scaling
 from fedvpa.selector.selector import Selector
@@ -99,7 +101,14 @@ class Holdout:
     __repr__ = short_repr
 
 
-def prepare(config: RunConfig, *, on_node: bool = False, aside: float = 0.0) -> Prepared:
+def prepare(
+    config: RunConfig,
+    *,
+    on_node: bool = False,
+    aside: float = 0.0,
+    key: Key | None = None,
+    kept: Standardiser | None = None,
+) -> Prepared:
     """Load the pairs, deal them to clients and extract (or read) their features.
 
     Args:
@@ -107,6 +116,9 @@ def prepare(config: RunConfig, *, on_node: bool = False, aside: float = 0.0) -> 
         on_node: Whether these are the few clients of one node of a deployment, which may have nothing to test on.
         aside: The share of units whose pairs test instead of train, where others train on them; see
             :func:`fedvpa.data.familiar.set_aside`.
+        key: Where the noise on sums of features comes from, with ``privacy.scaling=private``; None for a new one that
+            nobody keeps.
+        kept: What those sums gave when the run began.
 
     Raises:
         InputError: If the data or the language model cannot be used, or the model cannot read the data.
@@ -131,6 +143,10 @@ def prepare(config: RunConfig, *, on_node: bool = False, aside: float = 0.0) -> 
     clients, taken = set_aside(table, clients, aside, config.seed) if aside else (clients, {})
     weights = np.array([pair.weight for pair in table.pairs], dtype=np.float32)
     blocks = features.widths(store.chosen.shape[1])
+    public = _without_users(config, features, store.chosen.shape[1], blocks, on_node=on_node)
+    if config.privacy.scaling_release is not None and not on_node:
+        found = kept or private_scaling(config.privacy, config.seed, store, clients, weights, key)
+        public = PublicScaling(Scaling(found, config.selector.normalise == "rms", blocks=blocks))
     federation = federate(
         store,
         clients,
@@ -138,7 +154,7 @@ def prepare(config: RunConfig, *, on_node: bool = False, aside: float = 0.0) -> 
         weights=weights,
         rotation="none" if on_node else config.selector.rotation,  # a node's comes from the server
         blocks=blocks,
-        public=_without_users(config, features, store.chosen.shape[1], blocks, on_node=on_node),
+        public=public,
     )
     return Prepared(table, federation, features, json.dumps(feature_key(features), sort_keys=True), held_out, taken)
 

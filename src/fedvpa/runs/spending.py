@@ -31,7 +31,9 @@ class Spending:
         self._privacy, self._ids, self._released = privacy, client_ids, released
         times, terms = privacy.unmasked.times(released), privacy.terms
         self._counts = participations(privacy, times, client_ids)
-        self._epsilons = epsilons_released(terms.noise_multiplier, terms.rate, terms.delta, released=sum(times))
+        self._epsilons = epsilons_released(
+            terms.noise_multiplier, terms.rate, terms.delta, once=terms.once, released=sum(times)
+        )
 
     def after_round(self, line: Mapping[str, Any]) -> dict[str, Any]:
         """The line of the next round with what was spent in all rounds up to it.
@@ -54,11 +56,10 @@ class Spending:
 
 
 def server_epsilon(privacy: Privacy, counts: NDArray[np.int64]) -> float:
-    """``epsilon_server`` of the user who took part most often; 0 if nobody did."""
-    most = int(counts.max(initial=0))
-    return charged(
-        partial(epsilon_server, privacy.terms.noise_multiplier, most), privacy.terms.delta, distance(privacy, most)
-    )
+    """``epsilon_server`` of the user who took part most often, in no round if nobody did."""
+    most, terms = int(counts.max(initial=0)), privacy.terms
+    found = partial(epsilon_server, terms.noise_multiplier, most, once=terms.once)
+    return charged(found, terms.delta, distance(privacy, most))
 
 
 def distance(privacy: Privacy, releases: int) -> float:
