@@ -45,6 +45,7 @@ def test_a_nucleus_holds_the_likeliest_tokens_until_their_share_is_reached(monke
     assert picked([0.0, 0.42, 0.44, 0.99], top_p=0.65) == [2, 2, 3, 3]
     assert picked([0.0, 0.21, 0.23, 0.99], top_p=0.75) == [1, 1, 2, 3]
     assert picked([0.0, 0.99], top_p=1e-6) == [3, 3]
+    assert picked([0.0, 0.99], top_p=5e-324) == [3, 3]
 
 
 @pytest.mark.unit

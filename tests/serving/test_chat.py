@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
+import threading
 from collections.abc import Iterator
+from typing import Any
 
 import httpx
 import openai
@@ -14,6 +16,7 @@ import torch
 
 from fedvpa.core.errors import TrainingError
 from fedvpa.data.messages import as_text
+from fedvpa.serving.requests import ServingError
 from policy_fixtures import make_policy
 from server_fixtures import WORDS, Running, held, make_state, running
 
@@ -331,10 +334,26 @@ def cancelled(served: Running) -> float:
     return served.state.metrics.cancelled._value.get()
 
 
-def test_an_engine_that_fails_in_a_stream_says_so_in_it(served: Running, sdk: openai.OpenAI):
+@pytest.mark.parametrize(
+    ("error", "said"), [(TrainingError("no finite numbers"), "no finite numbers"), (ServingError("broken"), "broken")]
+)
+def test_an_engine_that_fails_in_a_stream_says_so_in_it(served: Running, sdk: openai.OpenAI, error: Any, said: str):
     with held(served.engine):
         stream = sdk.chat.completions.create(model="tiny", messages=HELLO, stream=True)
         next(iter(stream))
-        served.engine.begun[-1].fail(TrainingError("NaN"))
-    with pytest.raises(openai.APIError, match="The server failed"):
+        served.engine.begun[-1].fail(error)
+    with pytest.raises(openai.APIError, match=said):
         list(stream)
+
+
+def test_an_engine_that_can_draw_nothing_is_no_error_of_the_server(served: Running, sdk: openai.OpenAI):
+    with held(served.engine):
+        asking = threading.Thread(target=lambda: served.engine.submitted.wait(30) and fail())
+
+        def fail() -> None:
+            served.engine.begun[-1].fail(TrainingError("no finite numbers under this z"))
+
+        asking.start()
+        with pytest.raises(openai.BadRequestError, match="no finite numbers under this z"):
+            sdk.chat.completions.create(model="tiny", messages=HELLO, extra_body={"z": [1e6, 0, 0]})
+        asking.join()

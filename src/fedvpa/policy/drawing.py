@@ -127,5 +127,5 @@ def _least(weights: Float[Tensor, "rows vocabulary"], top_p: Float[Tensor, "rows
     if likely < size and bool((largest.sum(1, keepdim=True) < wanted).any()):
         largest = weights.sort(dim=1, descending=True).values
     before = largest.cumsum(1) - largest
-    kept = (before < wanted).sum(1, keepdim=True)
+    kept = (before < wanted).sum(1, keepdim=True).clamp(min=1)  # a share below the least float32 is 0 here
     return largest.gather(1, kept - 1)

@@ -13,7 +13,7 @@ from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
-from fedvpa.core.errors import InputError, StorageError
+from fedvpa.core.errors import InputError, StorageError, TrainingError
 from fedvpa.core.unicode import storable
 from fedvpa.serving.requests import ServingError
 
@@ -104,6 +104,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(InputError, _input)
     app.add_exception_handler(StorageError, _storage)
     app.add_exception_handler(ServingError, _unavailable)
+    app.add_exception_handler(TrainingError, _undrawable)
     app.add_exception_handler(Exception, _unexpected)
 
 
@@ -133,6 +134,15 @@ async def _input(request: Request, error: Exception) -> Response:
 
 async def _unavailable(request: Request, error: Exception) -> Response:
     return ApiError(503, str(error), code="unavailable").response()
+
+
+async def _undrawable(request: Request, error: Exception) -> Response:
+    return undrawable(error).response()
+
+
+def undrawable(error: Exception) -> ApiError:
+    """The answer where the policy gives no numbers to draw by, as far from its prototypes as a request may ask."""
+    return ApiError(400, str(error), code="no_numbers")
 
 
 async def _storage(request: Request, error: Exception) -> Response:

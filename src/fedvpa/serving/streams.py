@@ -11,7 +11,8 @@ from fastapi.responses import StreamingResponse
 from pydantic import BaseModel
 from starlette.types import Receive, Scope, Send
 
-from fedvpa.serving.errors import ApiError
+from fedvpa.core.errors import TrainingError
+from fedvpa.serving.errors import ApiError, undrawable
 from fedvpa.serving.requests import ServingError
 
 
@@ -43,6 +44,8 @@ async def _guarded(events: AsyncGenerator[str]) -> AsyncGenerator[str]:
             yield one
     except ApiError as error:
         yield event(error.body())
+    except TrainingError as error:
+        yield event(undrawable(error).body())
     except ServingError as error:
         yield event(ApiError(503, str(error), code="unavailable").body())
     except Exception:
