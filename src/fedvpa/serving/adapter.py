@@ -140,6 +140,9 @@ class _Group:
 
     def _add(self, found: Tensor, heard: Tensor) -> None:
         """Add B·heard of each layer to its outputs."""
+        if len(self._above) == 1:
+            found.addmm_(heard, self._above[0])
+            return
         parts = zip(found.split(self._sizes, 1), heard.split(self._ranks, 1), self._above, strict=True)
         for own, part, above in parts:
             own.addmm_(part, above)
