@@ -15,7 +15,7 @@ from fedvpa.core.options import option
 if TYPE_CHECKING:
     from fedvpa.runs.environment import Environment
 
-OPTIONAL = ("flwr", "ray", "openai", "gguf", "bitsandbytes", "peft", "trl", "accelerate")
+OPTIONAL = ("flwr", "ray", "openai", "gguf", "fastapi", "uvicorn", "bitsandbytes", "peft", "trl", "accelerate")
 
 
 @dataclass(frozen=True)
