@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,14 +17,17 @@ from command_line import fedvpa as command
 from fedvpa.api.align import align
 from fedvpa.api.export_models import export_adapters, export_baked, export_hub, export_merged
 from fedvpa.core.errors import ConfigError, DataError, ModelError, RunError, StorageError
-from fedvpa.exports import hub
+from fedvpa.exports import baked, hub
 from fedvpa.exports.profiles import named
 from fedvpa.models import locate
 from fedvpa.runs.folder import RunFolder
+from fedvpa.runs.policies import save_policy
 from fedvpa.runs.users import load_users
 from fedvpa.world import backbone_path
-from policy_fixtures import latents
+from policy_fixtures import latents, tiny_config
 from run_fixtures import TINY_POLICY, finished, tiny
+
+from .conftest import SHARED, our_answers, policy_on, stock_answers
 
 __all__ = ["finished", "tiny"]
 
@@ -232,3 +236,50 @@ def test_preferences_are_named_as_they_are_given_and_files_by_their_names() -> N
         named([[0.1, 0.2]])
     with pytest.raises(DataError, match="'a/b' is a preference, and no folder"):
         named(["a/b"])
+
+
+@pytest.fixture
+def earlier(aligned: Path, base_of: Callable[..., Path], tmp_path: Path) -> Path:
+    """The run with a policy as releases up to 0.4 left it, whose soft prefix stands in places of its own."""
+    run = Path(shutil.copytree(aligned, tmp_path / "earlier"))
+    policy = policy_on(base_of("llama", tied=True, shared=SHARED), "soft_prefix")
+    policy.conditioner.placement = "inserted"
+    policy.prototypes = latents(2).tolist()
+    shutil.rmtree(run / "policy")
+    config = tiny_config(policy.source.folder, template="chat")
+    save_policy(RunFolder.open(run), policy, "fedeb", "", config, {})
+    named = {"helpful": policy.prototypes[0], "harmless": [0.5, 0.5, 0.5]}
+    for name, value in (("metrics", {"method": "fedeb", "policies": {"": {}}}), ("preferences", named)):
+        (run / "policy" / f"{name}.json").write_text(json.dumps(value))
+    return run
+
+
+@pytest.mark.end_to_end
+def test_a_run_of_an_earlier_release_is_exported_for_embeddings_and_with_its_profiles_in_the_vocabulary(
+    earlier: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(baked, "TEXTS", 32)
+    policy = fedvpa.Policy.from_pretrained(earlier)
+    assert export_merged(earlier, tmp_path / "all").profiles.keys() == {"helpful"}, "the other z is made of users'"
+    kept = json.loads((tmp_path / "all" / "profiles.json").read_text())
+    assert kept == {"helpful": pytest.approx(policy.latent("helpful").tolist())}
+    assert "--enable-prompt-embeds" in (tmp_path / "all" / "README.md").read_text()
+    done = command("export", "baked", earlier, tmp_path / "baked", "--preferences", "helpful,0.3", "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["profiles"] == dict.fromkeys(("helpful", "0.3"), str(tmp_path / "baked"))
+    for name in ("helpful", "0.3"):
+        spelled = "".join(f"<|profile:{name}:{place}|>" for place in range(policy.conditioner.tokens))
+        assert f"    {name}: {spelled}\n" in (tmp_path / "baked" / "README.md").read_text()
+        assert stock_answers(tmp_path / "baked", profile=name) == our_answers(policy, policy.latent(name))
+
+
+@pytest.mark.unit
+def test_a_model_whose_states_share_no_direction_gets_no_profile_tokens(
+    base_of: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(baked, "TEXTS", 32)
+    policy = policy_on(base_of("llama", tied=False), "soft_prefix")
+    policy.conditioner.placement = "inserted"
+    (tmp_path / "out").mkdir()
+    with pytest.raises(ModelError, match=r"the states of this model share no direction .*Use fedvpa export merged"):
+        baked.write_baked(policy, {"a": [0.0, 1.0, 0.0]}, tmp_path / "out")
