@@ -77,6 +77,17 @@ NODES = ["privacy.noise_multiplier=4", "privacy.noise=clients"]
 
 
 @pytest.mark.unit
+def test_an_adapter_has_a_row_by_its_number_of_weights():
+    found = privacy_plan(60, cohort=20, rounds=3, noise_multiplier=4.0, weights=1600).methods["adapter"]
+    assert found.parameters == 1600
+    assert found.noise == pytest.approx(4.0 / 20 * math.sqrt(1.09)), "the bit of the clip is paid for"
+    assert found.noise_length == pytest.approx(40 * found.noise)
+    assert 4 * 1600 < found.uplink_bytes < 4 * 1600 + 20
+    with pytest.raises(ConfigError, match="An adapter of 0 weights"):
+        privacy_plan(60, noise_multiplier=4.0, weights=0)
+
+
+@pytest.mark.unit
 def test_noise_of_parts_that_are_clipped_each_on_its_own(plan):
     """fedeb: scores at share 1 and curvature at 0.3, so S² = 1 + 0.09 + 0.09; curvature is noised more, and shorter."""
     found = plan.methods["fedeb"]

@@ -226,9 +226,9 @@ def test_what_cannot_be_private_is_not_exported_and_not_served(overrides: list[s
 @pytest.mark.unit
 def test_a_policy_that_clients_train_is_refused_with_noise_on_every_machine(tmp_path: Path):
     config = read_config(None, ["privacy.noise_multiplier=1"])
-    with pytest.raises(ConfigError, match="clients of 'feddpo' would send adapters without noise"):
+    with pytest.raises(ConfigError, match="nodes of a deployment would send adapters of 'feddpo' without noise"):
         export_flower(config, tmp_path / "app", out=tmp_path / "out", method="feddpo")
-    with pytest.raises(ConfigError, match="would send adapters without noise"):
+    with pytest.raises(ConfigError, match="without noise, which is there in simulations alone"):
         deployment.serve(HereGrid(tmp_path / "a"), CONFIG, given(tmp_path / "out"), "feddpo")
     assert not (tmp_path / "app").exists()
 

@@ -14,7 +14,7 @@ from transformers import LlamaForCausalLM
 
 from fedvpa.core.errors import ConfigError, ModelError, RunError, TrainingError
 from fedvpa.data.schema import Pair
-from fedvpa.policy.adapters import restore, snapshot
+from fedvpa.policy.adapters import restore, snapshot, training_only
 from fedvpa.policy.config import PolicyConfig
 from fedvpa.policy.drawing import pick
 from fedvpa.policy.files import saved_settings
@@ -413,3 +413,15 @@ def test_samples_that_were_stopped_go_on_as_if_they_had_never_been(policies, tmp
     kept.path.write_bytes(b"damaged")
     assert kept.load() == []
     assert "everything is sampled again" in capsys.readouterr().err
+
+
+@pytest.mark.unit
+def test_what_is_held_fixed_stays_fixed_when_the_reference_was_asked(base_folder: Path):
+    """PEFT lets the whole adapter train again once it is switched on; the base never trained."""
+    policy = make_policy(base_folder, None)
+    kept = [name for name in policy.trained() if "lora_B" in name]
+    with training_only(policy, kept):
+        with policy.reference():
+            pass
+        assert list(policy.trained()) == kept
+    assert len(policy.trained()) == 2 * len(kept)

@@ -10,9 +10,11 @@ from scipy.stats import norm
 
 from fedvpa.core.errors import ConfigError
 from fedvpa.privacy.accounting import (
+    Releases,
     calibrate,
     check_delta,
     default_delta,
+    epsilon_composed,
     epsilon_released,
     epsilon_server,
     epsilons_released,
@@ -176,3 +178,38 @@ def test_the_missing_extra_is_one_line_that_names_it(monkeypatch):
         require()
     assert str(caught.value).endswith("pip install 'fedvpa[privacy]'.")
     assert "\n" not in str(caught.value)
+
+
+SELECTOR, POLICY = Releases(1.21, 0.1, 50), Releases(0.9, 0.25, 10)
+
+
+@pytest.mark.parametrize("trainings", [(SELECTOR, POLICY), (POLICY, SELECTOR, Releases(2.0, 1.0, 3))])
+def test_trainings_together_cost_what_the_library_composes(trainings):
+    """dp-accounting's own accountant, with events in place of our distributions."""
+    from dp_accounting import GaussianDpEvent, PoissonSampledDpEvent, SelfComposedDpEvent
+    from dp_accounting.pld.pld_privacy_accountant import PLDAccountant
+
+    accountant = PLDAccountant(value_discretization_interval=5e-4)
+    for one in trainings:
+        event = PoissonSampledDpEvent(one.rate, GaussianDpEvent(one.noise_multiplier))
+        accountant.compose(SelfComposedDpEvent(event, one.rounds))
+    found = epsilon_composed(trainings, 1e-4)
+    assert found == pytest.approx(accountant.get_epsilon(1e-4), rel=5e-3)
+    assert found == pytest.approx(epsilon_composed(trainings[::-1], 1e-4), rel=1e-9)
+
+
+@pytest.mark.parametrize(("one", "other"), [(SELECTOR, POLICY), (SELECTOR, Releases(40.0, 0.01, 2))])
+def test_together_is_at_least_each_part_and_at_most_their_sum(one, other):
+    parts = [epsilon_composed([part], 1e-4) for part in (one, other)]
+    assert parts[0] == epsilon_released(one.noise_multiplier, one.rate, one.rounds, 1e-4)
+    together = epsilon_composed([one, other], 1e-4)
+    halves = sum(epsilon_composed([part], 5e-5) for part in (one, other))
+    assert max(parts) * (1 - 1e-3) <= together <= halves, "basic composition, δ shared out"
+
+
+def test_unsampled_trainings_together_are_one_gaussian():
+    found = epsilon_composed([Releases(2.0, 1.0, 4), Releases(3.0, 1.0, 9)], 1e-3)
+    assert found == pytest.approx(epsilon_server(2.0, 8, 1e-3)), "4/4 + 9/9 = 8/4"
+    assert epsilon_composed([Releases(2.0, 0.3, 0)], 1e-3) == epsilon_composed([], 1e-3) == 0
+    tiny = epsilon_composed([Releases(1e-3, 0.1, 2), Releases(2.0, 0.1, 4)], 1e-3)
+    assert tiny == pytest.approx(epsilon_composed([Releases(1e-3, 1.0, 2), Releases(2.0, 1.0, 4)], 1e-3))

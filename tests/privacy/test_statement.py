@@ -2,7 +2,7 @@
 
 import pytest
 
-from fedvpa.privacy.statement import SIMULATION, rows, sentences
+from fedvpa.privacy.statement import READS, SIMULATION, rows, sentences
 
 pytestmark = pytest.mark.unit
 
@@ -71,3 +71,20 @@ def test_a_release_that_features_are_standardised_by_is_said():
     )
     assert dict(rows(found))["noise multiplier of the sums that features are standardised by"] == "5"
     assert "squares" not in " ".join(sentences({**FOUND, "scaling": "none"}))
+
+
+BOTH = {"with_selector": {"epsilon_released": 4.2, "epsilon_server": 21.0, "delta": 1e-4}, "reads_selector": False}
+
+
+def test_of_a_policy_that_clients_trained_selector_and_policy_together_are_said_too():
+    said = sentences(FOUND | BOTH)
+    assert said[1] == (
+        "Selector and policy together, which are of the same users: ε = 4.2 at δ = 0.0001, and ε = 21 for whoever also "
+        "sees who took part."
+    )
+    assert READS in sentences(FOUND | BOTH | {"reads_selector": True})[1]
+    found = dict(rows(FOUND | BOTH | {"reads_selector": True}))
+    assert found["selector and policy together, epsilon_released"] == "4.2"
+    assert found["selector and policy together, epsilon_server"] == "21"
+    assert found["the policy's figures"] == READS
+    assert "selector and policy together, δ" not in dict(rows(FOUND))

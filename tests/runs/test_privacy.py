@@ -106,3 +106,13 @@ def test_noise_is_said_with_what_it_covers():
     assert "clipped, and with the same weight for every user; noise was added to the sum." in text
     assert "no user's text, z or group entered: ε covers this policy, too." in text
     assert "own posteriors" not in text
+
+
+def test_adapters_under_noise_leave_clipped_and_with_nothing_beside_them():
+    for method in ("feddpo", "firm"):
+        text = said(method=method, noise=FOUND)
+        assert "In each round the change of the LoRA adapters left, clipped, and with the same weight" in text
+        assert "no figure of a client's training left" in text
+        assert "numbers of pairs left" not in text
+        assert "mean reward" not in text
+        assert "ε = 3 at δ = 0.0001" in text

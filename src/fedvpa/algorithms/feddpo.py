@@ -29,6 +29,7 @@ from typing import Any
 import torch
 
 from fedvpa.algorithms.base import Broadcast, ClientUpdate, CohortUpdate, Holds, Plain
+from fedvpa.algorithms.client.change_length import adam_part
 from fedvpa.algorithms.client.client_examples import all_examples
 from fedvpa.algorithms.client.step_means import ABSURD_LOSS, step_bounds, step_means, step_sums
 from fedvpa.algorithms.client.text_client import AdapterSetting, ClientStream, TextClient
@@ -44,7 +45,7 @@ from fedvpa.core.tree import Tree, below, prefixed
 from fedvpa.data.schema import Pair
 from fedvpa.policy.adapters import snapshot, training_only
 from fedvpa.policy.config import PolicyConfig
-from fedvpa.policy.dpo_trainer import DPOTrainer, Step
+from fedvpa.policy.dpo_trainer import DPOTrainer, Step, schedule
 from fedvpa.policy.examples import Examples
 from fedvpa.policy.policy import Policy
 
@@ -143,12 +144,14 @@ class FedDPO(Plain):
 
     def expected(self, state: FedDPOState) -> Expected:
         """Changes of what clients train, or for ``svd`` the factors; losses of all local steps together."""
-        sums = step_bounds(self.settings.feddpo.steps, {"loss": ABSURD_LOSS, "accuracy": 1.0})
+        own = self.settings
+        sums = step_bounds(own.feddpo.steps, {"loss": ABSURD_LOSS, "accuracy": 1.0})
         if not self._exact:
-            return Expected(shapes(self._moved(state.params)), sums)
+            moved = shapes(self._moved(state.params))
+            return Expected(moved, sums, parts=adam_part(own.lr, own.feddpo.steps, moved, self._rate(state.round)))
         factors = {name: Bounds(leaf.shape, -ABSURD_FACTOR, ABSURD_FACTOR) for name, leaf in state.params.items()}
-        own = {f"factors.{name}": bounds for name, bounds in factors.items()}
-        return Expected({}, sums, {"weight": Bounds((), 0.0, ABSURD_WEIGHT), **own})
+        sent = {f"factors.{name}": bounds for name, bounds in factors.items()}
+        return Expected({}, sums, {"weight": Bounds((), 0.0, ABSURD_WEIGHT), **sent})
 
     def draw(self, seed: int, broadcast: Broadcast, client_id: str, size: int) -> ClientStream:
         """The names of the client's streams: order of batches and dropout."""
@@ -191,6 +194,12 @@ class FedDPO(Plain):
         """What clients train: for ``ffa`` B alone."""
         return trained_factors(factors, self.settings.feddpo.averaging)
 
+    def _rate(self, round_: int) -> float:
+        """The mean factor of the learning rate over the local steps of a round."""
+        own = self.settings.feddpo
+        steps = range(round_ * own.steps, (round_ + 1) * own.steps)
+        return sum(schedule(step, own.rounds * own.steps, self.settings.warmup) for step in steps) / own.steps
+
     def _local(self, policy: Policy, examples: Examples, draws: ClientStream) -> list[Step]:
         own = self.settings.feddpo
         total = self.settings.model_copy(update={"steps": own.rounds * own.steps, "batch": own.batch})
@@ -214,6 +223,12 @@ class FedDPOMethod(PolicyMethod):
     def cohort(self, task: PolicyTask) -> int:
         """``policy.feddpo.cohort``."""
         return task.settings.feddpo.cohort
+
+    def private_obstacle(self, task: PolicyTask) -> str:
+        """Of ``svd``, which is no sum of what clients send."""
+        if task.settings.feddpo.averaging != "svd":
+            return ""
+        return "policy.feddpo.averaging=svd multiplies the two factors of each client, and no sum over clients has that"
 
     def clients(
         self, task: PolicyTask, policy: Policy, pairs: Mapping[str, Sequence[Pair]], *, strict: bool

@@ -44,11 +44,15 @@ class FirmMethod(PolicyMethod):
         name: Of the method.
         make: Makes its algorithm of the server's rules and a section with the names of the objectives.
         uploads: What its clients send in a round, as a clause.
+        obstacle: Why noise cannot hide a client; empty if it can.
+        requests: How many sums a round asks for.
     """
 
     name: str
     make: Maker
     uploads: str = "the change of the LoRA adapter"
+    obstacle: str = ""
+    requests: int = 1
 
     __repr__ = short_repr
     columns = ("kl", "vertex", "disagreement", "drift", "missing", "constant")
@@ -74,15 +78,18 @@ class FirmMethod(PolicyMethod):
         """Whether one of the objectives is a prototype of it."""
         return any(name.kind == SELECTOR for name in objective_names(task))
 
-    def check(self, task: PolicyTask, policy: Callable[[], Policy], pairs: Mapping[str, Sequence[Pair]]) -> None:
+    def check(self, task: PolicyTask, policy: Callable[[], Policy], prompts: Sequence[Text]) -> None:
         """Probe the objectives on samples of the base policy.
 
         Raises:
             DataError: If an objective does not tell samples apart.
         """
-        distinct = list(dict.fromkeys(pair.prompt for own in pairs.values() for pair in own))
-        if distinct:
-            self._probe(task, policy(), task.objectives(objective_names(task)), distinct)
+        if prompts:
+            self._probe(task, policy(), task.objectives(objective_names(task)), prompts)
+
+    def private_obstacle(self, task: PolicyTask) -> str:
+        """That of the method, whatever the settings."""
+        return self.obstacle
 
     def clients(
         self, task: PolicyTask, policy: Policy, pairs: Mapping[str, Sequence[Pair]], *, strict: bool
@@ -159,6 +166,11 @@ def _firm(name: str) -> FirmMethod:
 
 FIRM, MGDA, SCALAR, SINGLE = _firm("firm"), _firm("mgda"), _firm("scalar"), _firm("single")
 FEDCMOO = FirmMethod(
-    "fedcmoo", make_fedcmoo, "first one gradient for each objective and then the change of the LoRA adapter"
+    "fedcmoo",
+    make_fedcmoo,
+    "first one gradient for each objective and then the change of the LoRA adapter",
+    "its server weighs the objectives by the inner products of summed gradients, and noise on the n weights of an "
+    "adapter adds n times its variance to each of them, more than the clipped gradients themselves",
+    requests=2,
 )
 SOUPS = FirmMethod("soups", make_soups, "the changes of one LoRA adapter for each objective")

@@ -18,7 +18,7 @@ from fedvpa.algorithms.config import BiscuitConfig, MethodConfig, ServerConfig
 from fedvpa.core.rules import RulesConfig
 from fedvpa.core.short_repr import short_repr
 from fedvpa.data.report import DataReport
-from fedvpa.data.schema import Pair
+from fedvpa.data.schema import Pair, Text
 from fedvpa.features.config import FeatureConfig
 from fedvpa.policy.adapters import restore
 from fedvpa.policy.config import PolicyConfig
@@ -91,6 +91,9 @@ class PolicyMethod(ABC):
     trained: str = "trained one LoRA adapter on their own pairs"
     """What the clients did, for the model card."""
 
+    requests: int = 1
+    """How many sums a round asks for. With noise each is a release of its own, and counted."""
+
     @abstractmethod
     def algorithm(self, task: PolicyTask) -> Algorithm[Any, Any]:
         """The method under the settings of a run.
@@ -116,7 +119,7 @@ class PolicyMethod(ABC):
             strict: Whether a pair that is left out is an error (``data.strict``).
         """
 
-    def check(self, task: PolicyTask, policy: Callable[[], Policy], pairs: Mapping[str, Sequence[Pair]]) -> None:
+    def check(self, task: PolicyTask, policy: Callable[[], Policy], prompts: Sequence[Text]) -> None:
         """Refuse what would come to nothing and shows only when a model is asked; once, before the first round.
 
         On the nodes of a deployment this is done before a node introduces itself. By default nothing is checked.
@@ -124,12 +127,17 @@ class PolicyMethod(ABC):
         Args:
             task: The run.
             policy: Gives what :meth:`clients` is given; loads it, so a method asks only if it needs it.
-            pairs: As :meth:`clients`.
+            prompts: Distinct prompts: of the clients' pairs, or public ones where sums are noised, since nothing may
+                then be said of what clients hold.
 
         Raises:
             DataError: If nothing could be learnt.
         """
         return
+
+    def private_obstacle(self, task: PolicyTask) -> str:
+        """Why no noise on sums can hide a client of this method, as a clause; empty if it can."""
+        return ""
 
     def reads_selector(self, task: PolicyTask) -> bool:
         """Whether it reads the run's selector, so that a checkpoint is gone on with under the same one alone."""

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from fedvpa.runs.config import RunConfig
     from fedvpa.runs.policies import Inputs
     from fedvpa.runs.policy_checkpoints import Stopped
+    from fedvpa.runs.policy_noise import PolicyNoise
 
 
 @dataclass(frozen=True, repr=False)
@@ -204,21 +205,26 @@ def _by_clients(
     from fedvpa.engines.flower.simulation import require_flower
     from fedvpa.policy.files import PREFERENCES
     from fedvpa.runs.identity import data_fingerprint
+    from fedvpa.runs.policy_noise import check_policy, key_of_policy, policy_noise, selector_released
     from fedvpa.runs.policy_task import task_of_run
-    from fedvpa.runs.released import check_clients
     from fedvpa.runs.stage1 import open_pairs
 
-    check_clients(config, method)
     if config.policy.clients.engine == "flower":
         require_flower()
     task, entry = task_of_run(folder, config), POLICY_METHODS.get(method)
+    check_policy(config, method, task)
     entry.algorithm(task)  # what it has against its settings, before anything is loaded
     pairs = open_pairs(folder, config)
     selector = hash_files(folder.selector.iterdir()) if entry.reads_selector(task) else ""
     made_from = {"data": data_fingerprint(pairs.table, pairs.partition), "selector": selector, "users": ""}
     inputs = _inputs(config, method, len(pairs.partition.seen), made_from, stopped)
-    job = FederatedJob(method, task, pairs.policy_training(), strict=pairs.table.report.strict)
-    policies = {job.name: _train(folder, job, inputs, command, resume=stopped is not None, first=True)}
+    noise, held = None, pairs.policy_training()
+    if config.privacy.on:
+        key = None if stopped is None else key_of_policy(config, folder)
+        selector_spent = selector_released(config, len(held), folder.metrics().get("privacy"))
+        noise = policy_noise(config, method, task, len(held), selector_spent, key)
+    job = FederatedJob(method, task, held, strict=pairs.table.report.strict, noise=noise)
+    policies = {job.name: _train(folder, job, inputs, command, resume=stopped is not None, first=True, noise=noise)}
     if speaks():
         write_json(folder.policy / PREFERENCES, {})
     return _finish(folder, method, policies)
@@ -239,13 +245,22 @@ def _inputs(
 
 
 def _train(
-    folder: RunFolder, job: AlignmentJob, inputs: Inputs, command: str, *, resume: bool, first: bool
+    folder: RunFolder,
+    job: AlignmentJob,
+    inputs: Inputs,
+    command: str,
+    *,
+    resume: bool,
+    first: bool,
+    noise: PolicyNoise | None = None,
 ) -> AlignedPolicy:
     """Train one policy; the first of a new ``align`` removes those that are there, now that it can be trained."""
     from fedvpa.runs.policies import remove_policies, train_in_run
 
     if first and not resume and speaks():
         remove_policies(folder)
+        if noise is not None:
+            noise.keep(folder)
     notes = train_in_run(folder, job, inputs, command, resume=resume)
     return AlignedPolicy(folder.policy / job.name, notes)
 

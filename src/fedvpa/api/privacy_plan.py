@@ -11,7 +11,9 @@ from fedvpa.core.errors import ConfigError
 from fedvpa.core.options import option
 
 if TYPE_CHECKING:
-    from fedvpa.algorithms.base import SelectorAlgorithm
+    from fedvpa.algorithms.base import Broadcast
+    from fedvpa.algorithms.server.validation import Expected
+    from fedvpa.engines.config import Codec
     from fedvpa.privacy.measured import Measured
     from fedvpa.privacy.planning import Budget
     from fedvpa.runs.config import RunConfig
@@ -89,6 +91,7 @@ def privacy_plan(
     noise_multiplier: float | None = None,
     delta: float | None = None,
     dimension: int = DIMENSION,
+    weights: int | None = None,
     config: RunConfig | None = None,
 ) -> PrivacyPlan:
     """The noise that a wanted ε needs, or the ε of given noise, and what both mean for a federation.
@@ -101,6 +104,8 @@ def privacy_plan(
         noise_multiplier: σ, in place of ``epsilon``.
         delta: δ; N^−1.1 unless given.
         dimension: How long a feature is: the hidden size of the language model.
+        weights: How many weights an adapter has that clients train (``align --method feddpo``), for a row of its own,
+            ``adapter``.
         config: A run's configuration, whose section ``privacy`` counts where an argument is not given.
 
     Raises:
@@ -116,10 +121,16 @@ def privacy_plan(
     settings = RunConfig.parse(given) if config is None else with_settings(config, given)
     if dimension < 1:
         raise ConfigError(f"Features of dimension {dimension} do not exist.", fix=f"Give {option('dimension', '768')}.")
+    if weights is not None and weights < 1:
+        raise ConfigError(
+            f"An adapter of {weights} weights learns nothing.", fix=f"Give {option('weights', '500000')}."
+        )
     if cohort is None:
         cohort = settings.engine.cohort or settings.engine.cohort_of(clients)
     budget = plan_budget(clients, cohort, settings.server.rounds if rounds is None else rounds, settings.privacy)
     methods, refused = method_plans(settings, budget, dimension)
+    if weights is not None:
+        methods["adapter"] = _adapter_plan(weights, settings, budget)
     rows = measurements()
     found = {
         name: nearest(rows, name, plan.times * budget.relative_noise, budget.rounds) for name, plan in methods.items()
@@ -154,11 +165,26 @@ def method_plans(config: RunConfig, budget: Budget, dimension: int) -> tuple[dic
         except ConfigError as error:
             refused[name] = error.problem
             continue
-        found[name] = _method_plan(algorithm, state, config, budget)
+        found[name] = _method_plan(
+            algorithm.expected(state), algorithm.broadcast(state, ["a user"]), config, budget, config.engine.codec
+        )
     return found, refused
 
 
-def _method_plan(algorithm: SelectorAlgorithm[Any], state: Any, config: RunConfig, budget: Budget) -> MethodPlan:
+def _adapter_plan(weights: int, config: RunConfig, budget: Budget) -> MethodPlan:
+    """Of clients that train an adapter of so many weights, and send its change alone."""
+    import torch
+
+    from fedvpa.algorithms.base import Broadcast
+    from fedvpa.algorithms.server.validation import Expected
+
+    sent = Broadcast({"params.adapter": torch.ones(weights)}, {}, 0)
+    return _method_plan(Expected({"adapter": (weights,)}), sent, config, budget, config.policy.clients.codec)
+
+
+def _method_plan(
+    expected: Expected, broadcast: Broadcast, config: RunConfig, budget: Budget, codec: Codec
+) -> MethodPlan:
     """Of one method: one client's vector as it travels, and the noise on each part of it that is clipped on its own."""
     import torch
 
@@ -173,8 +199,8 @@ def _method_plan(algorithm: SelectorAlgorithm[Any], state: Any, config: RunConfi
     terms = Terms(
         budget.noise_multiplier, budget.rate, float(budget.cohort), budget.clients, budget.rounds, budget.delta
     )
-    release = Privacy(config.privacy, terms, Key.new()).next(None, algorithm.expected(state))
-    shape, answers, broadcast = release.shape, release.answers, algorithm.broadcast(state, ["a user"])
+    release = Privacy(config.privacy, terms, Key.new()).next(None, expected)
+    shape, answers = release.shape, release.answers
     shared = broadcast.shared | Guard().announced(WITHOUT_MEDIANS, answers) | release.told
     deltas = {name: torch.ones(size) for name, size in answers.deltas.items()}
     statistics = {name: torch.ones(bounds.shape) for name, bounds in answers.sums.items()}
@@ -191,8 +217,8 @@ def _method_plan(algorithm: SelectorAlgorithm[Any], state: Any, config: RunConfi
     }
     return MethodPlan(
         sum(sizes.values()),
-        tree.size(encode(update, config.engine.codec)),
-        tree.size(encode(shared, config.engine.codec)) + tree.size(broadcast.own),
+        tree.size(encode(update, codec)),
+        tree.size(encode(shared, codec)) + tree.size(broadcast.own),
         max(noise.values()),
         max(noise[part] * math.sqrt(sizes[part]) for part in shape.parts),
         times,

@@ -30,6 +30,7 @@ def plan(
     noise_multiplier: Annotated[float | None, typer.Option(help="σ, for its ε.")] = None,
     delta: Annotated[float | None, typer.Option(help="δ, N^-1.1 unless given.")] = None,
     dimension: Annotated[int, typer.Option(help="Length of a feature: the language model's hidden size.")] = 128,
+    weights: Annotated[int | None, typer.Option(help="Weights of an adapter that clients train, for its row.")] = None,
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -41,7 +42,7 @@ def plan(
     flags = {"epsilon": epsilon, "noise_multiplier": noise_multiplier, "delta": delta}
     given = [f"privacy.{name}={value}" for name, value in flags.items() if value is not None]
     settings = read_config(config, [*(overrides or []), *given])
-    result = privacy_plan(clients, cohort=cohort, rounds=rounds, dimension=dimension, config=settings)
+    result = privacy_plan(clients, cohort=cohort, rounds=rounds, dimension=dimension, weights=weights, config=settings)
     finish(result.to_dict(), as_json, lambda: text_of(result))
 
 

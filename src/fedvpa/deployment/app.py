@@ -15,7 +15,7 @@ from fedvpa.deployment.terms import Terms
 from fedvpa.engines.flower.simulation import FLOWER_VERSIONS, require_flower
 from fedvpa.engines.secure_aggregation import check_nodes, check_noise, check_secure
 from fedvpa.runs.config import RunConfig, dump
-from fedvpa.runs.released import check_clients as check_clients_noise
+from fedvpa.runs.released import check_deployed_clients
 
 FLOWER = f"{FLOWER_VERSIONS[0]}.0"
 """The oldest release of flwr that an exported app accepts; fedvpa's own extra sets the newest."""
@@ -126,7 +126,7 @@ def write_app(config: RunConfig, folder: Path, *, out: Path, terms: Terms, polic
     data = config.data.model_copy(update={"source": "table", "path": "set by data-path"})
     config = config.model_copy(update={"data": data, "privacy": config.located().privacy})
     if policy_method:
-        check_clients_noise(config, policy_method)
+        check_deployed_clients(config, policy_method)
         check_policy_method(config, policy_method)
         check_nodes(config.policy.clients.secure_aggregation, terms.nodes)
     else:

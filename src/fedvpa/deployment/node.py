@@ -20,7 +20,7 @@ from fedvpa.policy.config import PolicyConfig
 from fedvpa.policy.templates import with_base
 from fedvpa.runs.config import RunConfig, read_config
 from fedvpa.runs.prepare import Prepared, prepare
-from fedvpa.runs.released import check_clients
+from fedvpa.runs.released import check_deployed_clients
 
 CONFIG_FILE = "run.yaml"
 
@@ -73,7 +73,7 @@ def load_node(config_path: str, data: str, state: str, model: str = "", policy_m
     if policy_method:
         from fedvpa.deployment.text_node import load_text_node
 
-        check_clients(config, policy_method)
+        check_deployed_clients(config, policy_method)
         _check_model(with_base(config.policy, config.features))
         return load_text_node(config, policy_method, devices)
     _check_model(config.features)

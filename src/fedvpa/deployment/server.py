@@ -45,7 +45,7 @@ from fedvpa.features.standardise import Standardiser
 from fedvpa.runs.config import RunConfig, read_config
 from fedvpa.runs.environment import environment
 from fedvpa.runs.folder import RunFolder
-from fedvpa.runs.released import check_clients
+from fedvpa.runs.released import check_deployed_clients
 from fedvpa.selector.rotation import rotation_of
 from fedvpa.selector.scaling import Scaling
 
@@ -115,7 +115,7 @@ def serve(grid: Grid, config: RunConfig, given: Mapping[str, Any], policy_method
     with RunFolder.at(str(given["out"])).locked(HANDOVER_SECONDS) as run:
         run.check_whole("its training cannot go on", "Choose another out for a new training.")
         if policy_method:
-            check_clients(config, policy_method)
+            check_deployed_clients(config, policy_method)
             # deferred: only these methods load what a language model needs
             from fedvpa.deployment.text_server import serve_texts
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from fedvpa.algorithms.client.text_client import AdapterSetting, TextClient
 from fedvpa.algorithms.policy_method import PolicyMethod, PolicyTask
 from fedvpa.algorithms.registry import POLICY_METHODS
-from fedvpa.alignment.federated_job import fresh_policy
+from fedvpa.alignment.federated_job import fresh_policy, prompts_of
 from fedvpa.core.errors import ConfigError
 from fedvpa.core.short_repr import short_repr
 from fedvpa.data.client_pairs import ClientPairs
@@ -120,7 +120,7 @@ def load_text_node(config: RunConfig, method: str, devices: node_side.Devices) -
         table.report,
         reads=text_reading(config),
         pairs={name: len(own) for name, own in pairs.items()},
-        check=lambda: entry.check(task, lambda: holder.policy, pairs),
+        check=lambda: entry.check(task, lambda: holder.policy, prompts_of(pairs)),
     )
 
 

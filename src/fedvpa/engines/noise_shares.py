@@ -71,7 +71,7 @@ class NoiseShares:
     def shares(self) -> Shares:
         """How clients become integers in this round."""
         privacy, sizes = self.release.privacy, self.sizes
-        deviations = self.release.shape.deviations(self.release.ledger.clips, privacy.terms.noise_multiplier)
+        deviations = self.release.shape.deviations(self.release.clips, privacy.terms.noise_multiplier)
         steps = {name: deviations[self._part(name)] / counted(sizes.deviation) for name in self.shapes}
         config = privacy.config
         return Shares(

@@ -1,6 +1,8 @@
 """User-level differential privacy in the rounds of a run, for any algorithm on any engine.
 
 cohort      Poisson: each client by a coin of its own, from the server's key            privacy/keyed.py
+            a round that asks several times draws anew each time: one release for each request, one coin for each
+            release, so that releases compose as independent ones do
 told        with the broadcast: the norms within which parts and statistics leave       privacy/mechanism.py
 answers     what an update must look like then: no losses, nothing that is not a sum
 release     the sum of the cohort, with noise, over the expected size of a cohort
@@ -21,7 +23,7 @@ from fedvpa.algorithms.server.limits import BY_WEIGHT
 from fedvpa.algorithms.server.robust import Part
 from fedvpa.algorithms.server.validation import Bounds, Expected, PrivatePart
 from fedvpa.core import tree
-from fedvpa.core.errors import ConfigError, RunError
+from fedvpa.core.errors import ConfigError, RunError, TrainingError
 from fedvpa.core.rules import RulesConfig
 from fedvpa.core.short_repr import short_repr
 from fedvpa.core.tree import Tree, below, prefixed
@@ -32,6 +34,10 @@ from fedvpa.privacy.config import PrivacyConfig
 from fedvpa.privacy.keyed import KEY_FILE, Key
 from fedvpa.privacy.mechanism import HALF, WHOLE, WITHIN, Shape, adapted, noised, shortened
 from fedvpa.privacy.unmasked import Unmasked
+
+ANY_LENGTH = float("inf")
+"""The norm above which an update is rejected under privacy: norms bound every update, and a limit that followed from
+the others' updates would let one user decide whether others count."""
 
 WITHOUT_MEDIANS = RulesConfig(clip_norm=None, max_weight=1.0)
 """The server's rules under privacy: medians of the clients' updates would tell of them, and every client weighs 1."""
@@ -108,9 +114,9 @@ class Privacy:
         clips = {name: part.start if given is None else given for name, part in parts_of(expected).items()}
         return Ledger({name: torch.tensor(clip) for name, clip in clips.items()}, 0, self.key.name)
 
-    def cohort(self, round_: int, client_ids: Sequence[str]) -> list[str]:
-        """The clients whose coin says so, each with probability ``rate``."""
-        coins = self.key.uniform(round_, client_ids)
+    def cohort(self, ledger: Ledger | None, client_ids: Sequence[str]) -> list[str]:
+        """The clients of the next release whose coin says so, each with probability ``rate``."""
+        coins = self.key.uniform(ledger.releases if ledger else 0, client_ids)
         return [client_ids[row] for row in (coins < self.terms.rate).nonzero()[0].tolist()]
 
     def next(self, ledger: Ledger | None, expected: Expected) -> Release:
@@ -154,6 +160,12 @@ class Release:
         shares = {name: part.share for name, part in parts_of(self.expected).items()}
         return Shape(shares, limits, config.statistics_share, config.clip == "auto")
 
+    @cached_property
+    def clips(self) -> Tree:
+        """C_p of each part in this release: what is known of it, times what of it holds in this round."""
+        parts = parts_of(self.expected)
+        return {name: clip * parts[name].scale for name, clip in self.ledger.clips.items()}
+
     @property
     def canaries(self) -> Canaries | None:
         """Those that are planted; None without."""
@@ -168,7 +180,7 @@ class Release:
         """What clients are told beside the broadcast."""
         by_weight = [name for name in self.shape.limits if self.expected.sums[name].per == "weight"]
         flags = {name: torch.tensor(True) for name in by_weight}
-        return self.shape.told(self.ledger.clips) | prefixed(BY_WEIGHT, flags)
+        return self.shape.told(self.clips) | prefixed(BY_WEIGHT, flags)
 
     @property
     def answers(self) -> Expected:
@@ -203,20 +215,28 @@ class Release:
             update: The sum.
             round_: The round.
             noise_multiplier: Of what the server adds; None for all of the noise.
+
+        Raises:
+            TrainingError: If as many sums were released as the noise was made for.
         """
         config, terms, ledger = self.privacy.config, self.privacy.terms, self.ledger
+        if ledger.releases >= terms.rounds:
+            raise TrainingError(
+                f"round {round_}: the noise was made for {terms.rounds} sums, which were released, and the method "
+                "asks for another one."
+            )
         sums = {**self._nothing, **update.sums}
         if not self.shape.adaptive:
             sums = {name: leaf for name, leaf in sums.items() if not name.startswith(f"{WITHIN}.")}
         canaries, evidence = self.canaries, ledger.evidence
-        joined = sums if canaries is None else canaries.joined(round_, sums, ledger.clips, self.told)
+        joined = sums if canaries is None else canaries.joined(round_, sums, self.clips, self.told)
         generator = self.privacy.key.generator(round_, f"sum {ledger.releases}")
         multiplier = terms.noise_multiplier if noise_multiplier is None else noise_multiplier
-        found = noised(joined, self.shape, ledger.clips, multiplier, generator)
+        found = noised(joined, self.shape, self.clips, multiplier, generator)
         if canaries is not None:
             users = below("delta", sums)
             excess = {name: leaf - users[name] for name, leaf in below("delta", found).items()}
-            evidence = canaries.evidence(evidence, round_, excess, ledger.clips)
+            evidence = canaries.evidence(evidence, round_, excess, self.clips)
         clips = ledger.clips
         if self.shape.adaptive:
             clips = adapted(clips, found, terms.cohort, config.clip_quantile, config.clip_rate)
@@ -275,10 +295,11 @@ def check_private(algorithm: Any, expected: Expected, *, everyone: bool = False)
             fix="Leave the section privacy out, or use another method.",
             where="configuration key 'method'",
         )
-    if expected.own:
+    alone = sorted(name for name, bounds in expected.own.items() if bounds.released != "kept")
+    if alone:
         raise ConfigError(
-            f"clients of {algorithm.name!r} send {', '.join(sorted(expected.own))} each by itself, and noise hides a "
-            "client in a sum alone.",
+            f"clients of {algorithm.name!r} send {', '.join(alone[:3])} each by itself, and noise hides a client in a "
+            "sum alone.",
             fix="Leave the section privacy out, or use another method.",
             where="configuration key 'method'",
         )

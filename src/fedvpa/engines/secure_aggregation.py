@@ -129,7 +129,9 @@ def check_nodes(secure: bool, nodes: int) -> None:
         )
 
 
-def check_additive(engine: EngineConfig, algorithm: Algorithm[Any, Any], state: Any, clients: int) -> None:
+def check_additive(
+    engine: EngineConfig, algorithm: Algorithm[Any, Any], state: Any, clients: int, *, private: bool = False
+) -> None:
     """Whether the updates of a method can be hidden in a sum; nothing if secure aggregation is off.
 
     Args:
@@ -137,13 +139,15 @@ def check_additive(engine: EngineConfig, algorithm: Algorithm[Any, Any], state: 
         algorithm: The method.
         state: The server's.
         clients: How many clients there are.
+        private: Whether differential privacy keeps on the clients what is no sum.
 
     Raises:
         ConfigError: If its updates hold more than sums, or there are too few clients.
     """
     if not engine.secure_aggregation or not algorithm.rounds:
         return
-    if own := algorithm.expected(state).own:
+    own = {name: one for name, one in algorithm.expected(state).own.items() if not (private and one.released == "kept")}
+    if own:
         raise ConfigError(
             f"{algorithm.name!r} reads {', '.join(sorted(own)[:3])} of every single client under these settings, and "
             "with secure aggregation the server sees sums alone.",

@@ -24,7 +24,16 @@ from fedvpa.engines import loop, vectorised
 from fedvpa.engines.codecs import decode, encode, hint
 from fedvpa.engines.config import Codec, EngineConfig
 from fedvpa.engines.noise_shares import NoiseShares, as_it_is
-from fedvpa.engines.private import WITHOUT_MEDIANS, Ledger, Privacy, Release, begin, check_private, within
+from fedvpa.engines.private import (
+    ANY_LENGTH,
+    WITHOUT_MEDIANS,
+    Ledger,
+    Privacy,
+    Release,
+    begin,
+    check_private,
+    within,
+)
 from fedvpa.engines.runner import CohortRunner, CohortTask, Holder, Members, Metered, nothing, unchanged
 from fedvpa.engines.sampling import draw_cohort, draw_dropouts, identities, say_if_all
 from fedvpa.engines.secure_aggregation import KEYS, check_additive, check_noise, check_secure, layout_of, text_keys
@@ -124,7 +133,7 @@ def rounds(
     check_secure(engine, algorithm.config.server, keys=keys, deployed=deployed, private=private)
     if privacy is not None:
         check_noise(engine, privacy.config)
-    check_additive(engine, algorithm, state.server, len(members.client_ids))
+    check_additive(engine, algorithm, state.server, len(members.client_ids), private=private)
     with nullcontext(runner) if runner else _runner(engine, algorithm, members, transform) as run:
         training = _Rounds(algorithm, members, engine, seed, run, transform, privacy)
         for _ in range(state.server.round, algorithm.rounds):
@@ -158,20 +167,22 @@ class _Rounds:
         if self._members.client_ids is not self._known:
             self._known, self._hashed = self._members.client_ids, identities(self._members.client_ids)
         round_, answers = state.server.round, list[Answer]()
-        size = self._engine.cohort_of(len(self._hashed))
-        if self._privacy is not None and self._privacy.config.sampling == "poisson":
-            drawn = self._privacy.cohort(round_, self._known)
-        else:
-            drawn = draw_cohort(self._known, self._hashed, size, self._seed, round_)
         while state.server.round == round_:
             if len(answers) == MOST_REQUESTS:
                 raise TrainingError(f"round {round_}: {self._algorithm.name} asks for ever and never ends its round.")
             everyone = self._algorithm.asks_everyone(state.server)
             if self._privacy is not None:
                 check_private(self._algorithm, self._algorithm.expected(state.server), everyone=everyone)
-            state, answer = self._request(state, list(self._known) if everyone else drawn)
+            state, answer = self._request(state, list(self._known) if everyone else self._drawn(state))
             answers.append(answer)
         return state, answers
+
+    def _drawn(self, state: TrainState) -> list[str]:
+        """The cohort of the next request: that of the round, or with coins one for each release."""
+        if self._privacy is not None and self._privacy.config.sampling == "poisson":
+            return self._privacy.cohort(state.ledger, self._known)
+        size = self._engine.cohort_of(len(self._hashed))
+        return draw_cohort(self._known, self._hashed, size, self._seed, state.server.round)
 
     def _request(self, state: TrainState, cohort: list[str]) -> tuple[TrainState, Answer]:
         """Ask a cohort, check and add up what comes back, and let the server learn from it."""
@@ -205,7 +216,10 @@ class _Rounds:
         parts = [_arrived(part, tree_, engine.codec) for part, tree_ in zip(parts, sums, strict=True)]
         parts = parts if release is None or from_nodes is not None else within(parts, received.shared)
         answered = frozenset(name for part in parts for name in part.clients)
-        found = aggregate(parts, expected, state.guard, rules) if from_nodes is None else as_it_is(parts, state.guard)
+        if from_nodes is None:
+            found = aggregate(parts, expected, state.guard, rules, None if release is None else ANY_LENGTH)
+        else:
+            found = as_it_is(parts, state.guard)
         rejected = {name: reason + hint(reason, engine.codec) for name, reason in found.rejected.items()}
         self._check(round_, answered, rejected)
         for line in said(state.guard, found.guard, rules):
@@ -225,7 +239,7 @@ class _Rounds:
         guard = found.guard if release is None else state.guard  # norms of single updates are not for keeping
         after = TrainState(server, {**state.private, **kept}, guard, ledger)
         limits = {"clip_norm": _shown(found.clip_norm), "max_weight": _shown(found.max_weight)}
-        if algorithm.holds == "texts":
+        if algorithm.holds == "texts" and release is None:  # how far single updates point apart is no sum
             losses = losses | _drift([part for part in parts if not rejected.keys() & set(part.clients)])
         return after, Answer(cohort, answered, rejected, losses, limits, uplink, downlink)
 

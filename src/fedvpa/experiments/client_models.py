@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from fedvpa.policy.rows import say_cuts
 from fedvpa.policy.templates import with_template
 from fedvpa.rewards.choice import Template
 from fedvpa.runs.config import RunConfig
+from fedvpa.runs.policy_noise import policy_noise, selector_released
 from fedvpa.runs.policy_task import task_of_stage
 
 
@@ -44,11 +46,26 @@ def train_fedbiscuit_lora_policy(stage: Stage1, history: Path | None = None) -> 
 
 
 def train_by_clients(
-    method: str, stage: Stage1, config: RunConfig, history: Path | None = None
+    method: str,
+    stage: Stage1,
+    config: RunConfig,
+    history: Path | None = None,
+    spent: Mapping[str, Any] | None = None,
 ) -> tuple[Policy, dict[str, Any]]:
-    """A method of ``POLICY_METHODS``, on the pairs of the stage; ``history`` keeps a line for each round."""
-    pairs, strict = stage.pairs.policy_training(), stage.pairs.table.report.strict
-    return train_in_memory(FederatedJob(method, task_of_stage(stage, config), pairs, strict=strict), history)
+    """A method of ``POLICY_METHODS``, on the pairs of the stage.
+
+    Args:
+        method: Its name.
+        stage: The first stage.
+        config: The run.
+        history: Keeps a line for each round; None to keep none.
+        spent: What the first stage spent of the same users' privacy; None where nothing is noised.
+    """
+    pairs, strict, task = stage.pairs.policy_training(), stage.pairs.table.report.strict, task_of_stage(stage, config)
+    noise = None
+    if config.privacy.on:
+        noise = policy_noise(config, method, task, len(pairs), selector_released(config, len(pairs), spent))
+    return train_in_memory(FederatedJob(method, task, pairs, strict=strict, noise=noise), history)
 
 
 def train_voters(stage: Stage1) -> tuple[Voters, dict[str, Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +66,7 @@ def _train(cell: Cell) -> dict[str, Policy]:
     trained.selector.save_pretrained(run.selector)
     save_users(run.users, run_users(prepared, trained))
     started = time.monotonic()
-    policies, notes = _train_policies(run, cell, stage)
+    policies, notes = _train_policies(run, cell, stage, trained.privacy)
     seconds = time.monotonic() - started
     own = bool(stage.personal and cell.method == config.method)
     write_json(run.policy / PREFERENCES, stage.named_preferences() if own else {})
@@ -75,11 +76,13 @@ def _train(cell: Cell) -> dict[str, Policy]:
     return policies
 
 
-def _train_policies(run: RunFolder, cell: Cell, stage: Stage1) -> tuple[dict[str, Policy], dict[str, Any]]:
+def _train_policies(
+    run: RunFolder, cell: Cell, stage: Stage1, spent: Mapping[str, Any] | None
+) -> tuple[dict[str, Policy], dict[str, Any]]:
     """The policies by name, each saved at once, and what there is to say about them."""
     policies, notes = dict[str, Policy](), dict[str, Any]()
     if cell.method in POLICY_METHODS or cell.method == FEDBISCUIT_LORA:
-        policies[ONE], notes[ONE] = _by_clients(cell, stage, run.policy_history(ONE))
+        policies[ONE], notes[ONE] = _by_clients(cell, stage, run.policy_history(ONE), spent)
         save_policy(run, policies[ONE], cell.method, ONE, stage.policy, notes[ONE])
     else:
         for name in stage.policies:
@@ -96,7 +99,9 @@ def _dpo(cell: Cell, stage: Stage1, name: str) -> DPOJob:
     )
 
 
-def _by_clients(cell: Cell, stage: Stage1, history: Path) -> tuple[Policy, dict[str, Any]]:
+def _by_clients(
+    cell: Cell, stage: Stage1, history: Path, spent: Mapping[str, Any] | None
+) -> tuple[Policy, dict[str, Any]]:
     if cell.method == FEDBISCUIT_LORA:
         return train_fedbiscuit_lora_policy(stage, history)
-    return train_by_clients(cell.method, stage, cell.config, history)
+    return train_by_clients(cell.method, stage, cell.config, history, spent)

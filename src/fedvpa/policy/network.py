@@ -118,10 +118,12 @@ class PolicyNetwork(nn.Module):
 
     @contextlib.contextmanager
     def _without_adapter(self) -> Iterator[None]:
-        training = self.training
+        training, fixed = self.training, [leaf for leaf in self.model.parameters() if not leaf.requires_grad]
         self.eval()
         try:
             with self.model.disable_adapter():
                 yield
         finally:
+            for leaf in fixed:  # PEFT lets the whole adapter train again, also what somebody holds fixed for now
+                leaf.requires_grad_(False)
             self.train(training)

@@ -16,12 +16,15 @@ Two figures, for two who look on:
 
 Neither holds for a server that adds the noise: it has the sums before, and the key of the noise. Where nodes add it
 (:mod:`fedvpa.privacy.shares`), ``epsilon_server`` holds for the server.
+
+Several trainings on the same users compose: the loss of all of them is the sum of theirs (``epsilon_composed``).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -43,6 +46,22 @@ amplification, which is never less: above a thousand for one release in any case
 
 PRECISION = 1e-4
 """How far above the smallest noise ``calibrate`` may be, relative to it. Chosen by us."""
+
+
+@dataclass(frozen=True)
+class Releases:
+    """The noised sums of one training.
+
+    Attributes:
+        noise_multiplier: σ, the noise's standard deviation over the most that one user changes a sum.
+        rate: q, the probability with which each user takes part in a sum, by a coin of their own; 1 for no
+            amplification.
+        rounds: How many sums there are.
+    """
+
+    noise_multiplier: float
+    rate: float
+    rounds: int
 
 
 def default_delta(clients: int) -> float:
@@ -87,9 +106,31 @@ def epsilon_released(
         ConfigError: A number is outside its range, or the extra ``privacy`` is not installed.
     """
     _check(noise_multiplier, delta, rounds=rounds, rate=rate, once=once)
-    if rate == 1 or rounds == 0 or noise_multiplier < SMALLEST_SAMPLED:
-        return _gaussian(noise_multiplier, rounds, delta, once)
-    return _sampled(float(noise_multiplier), float(rate), rounds, float(delta), once)
+    further = [] if once is None else [Releases(once, 1.0, 1)]
+    return epsilon_composed([Releases(noise_multiplier, rate, rounds), *further], delta)
+
+
+def epsilon_composed(trainings: Sequence[Releases], delta: float) -> float:
+    """ε of several trainings on the same users together, against whoever does not see their cohorts.
+
+    A later training may follow from what earlier ones released (adaptive composition), and its coins are independent
+    of theirs. With ``rate`` 1 and a user's participations for ``rounds`` it is the figure against who sees the cohorts.
+
+    Args:
+        trainings: What each released.
+        delta: δ, of all of them together.
+
+    Raises:
+        ConfigError: A number is outside its range, or the extra ``privacy`` is not installed.
+    """
+    for one in trainings:
+        _check(one.noise_multiplier, delta, rounds=one.rounds, rate=one.rate)
+    counted = [one for one in trainings if one.rounds]
+    sampled = [one for one in counted if one.rate < 1]
+    spent = sum(one.rounds / one.noise_multiplier**2 for one in counted if one.rate == 1)
+    if not sampled or min(one.noise_multiplier for one in counted) < SMALLEST_SAMPLED:
+        return _gaussian(spent + sum(one.rounds / one.noise_multiplier**2 for one in sampled), delta)
+    return _sampled(tuple(sampled), float(spent), float(delta))
 
 
 def epsilons_released(
@@ -111,9 +152,9 @@ def epsilons_released(
     if rate == 1 or noise_multiplier < SMALLEST_SAMPLED:
         while True:
             released += 1
-            yield _gaussian(noise_multiplier, released, delta, once)
-    one = _one_round(float(noise_multiplier), float(rate))
-    found = _composed(float(noise_multiplier), float(rate), 1, once)
+            yield epsilon_released(noise_multiplier, rate, released, delta, once=once)
+    first = [Releases(float(noise_multiplier), float(rate), 1)]
+    one, found = _composed(first, 0.0), _composed(first, 0.0 if once is None else once**-2)
     for _ in range(released):  # in the order of a run that was never stopped, which gives the same bits
         found = found.compose(one)
     while True:
@@ -134,7 +175,7 @@ def epsilon_server(noise_multiplier: float, participations: int, delta: float, *
         ConfigError: A number is outside its range, or the extra ``privacy`` is not installed.
     """
     _check(noise_multiplier, delta, rounds=participations, once=once)
-    return _gaussian(noise_multiplier, participations, delta, once)
+    return epsilon_released(noise_multiplier, 1.0, participations, delta, once=once)
 
 
 def calibrate(
@@ -166,7 +207,7 @@ def calibrate(
     dearest = _noise_of_gaussian(epsilon, delta)
     if once is not None and once <= dearest:
         raise ConfigError(
-            f"A release with noise multiplier {once:g} alone costs ε = {_gaussian(once, 1, delta, None):.3g}, and "
+            f"A release with noise multiplier {once:g} alone costs ε = {_gaussian(once**-2, delta):.3g}, and "
             f"ε = {epsilon:g} is all there is.",
             fix=f"Give that release a noise multiplier above {dearest:.3g}, or a larger ε.",
         )
@@ -195,23 +236,22 @@ def _smallest(epsilon: float, delta: float, rate: float, rounds: int, enough: fl
 
 
 @lru_cache(maxsize=4096)
-def _sampled(noise_multiplier: float, rate: float, rounds: int, delta: float, once: float | None) -> float:
-    return float(_composed(noise_multiplier, rate, rounds, once).get_epsilon_for_delta(delta))
+def _sampled(trainings: tuple[Releases, ...], spent: float, delta: float) -> float:
+    return float(_composed(trainings, spent).get_epsilon_for_delta(delta))
 
 
-def _composed(noise_multiplier: float, rate: float, rounds: int, once: float | None) -> PrivacyLossDistribution:
-    """The loss of so many rounds, at least one, and of the release ``once``."""
-    found = _one_round(noise_multiplier, rate).self_compose(rounds)
-    if once is not None:
-        found = found.compose(_distribution(once, 1.0, _step(noise_multiplier, rate)))
+def _composed(trainings: Sequence[Releases], spent: float) -> PrivacyLossDistribution:
+    """The loss of sampled trainings, and of Gaussian releases that together have 1/σ² = ``spent``."""
+    step = _step(trainings)
+    parts = [_distribution(one.noise_multiplier, one.rate, step).self_compose(one.rounds) for one in trainings]
+    parts += [_distribution(spent**-0.5, 1.0, step)] if spent else []
+    found = parts[0]
+    for other in parts[1:]:
+        found = found.compose(other)
     return found
 
 
 @lru_cache(maxsize=64)
-def _one_round(noise_multiplier: float, rate: float) -> PrivacyLossDistribution:
-    return _distribution(noise_multiplier, rate, _step(noise_multiplier, rate))
-
-
 def _distribution(noise_multiplier: float, rate: float, step: float) -> PrivacyLossDistribution:
     """The privacy loss of one Poisson-sampled Gaussian release, add/remove, rounded up to multiples of ``step``."""
     require()
@@ -228,16 +268,22 @@ def _distribution(noise_multiplier: float, rate: float, step: float) -> PrivacyL
     )
 
 
-def _step(noise_multiplier: float, rate: float) -> float:
-    """The discretisation: fine beside the deviation of a round's loss, q √(e^{1/σ²} − 1), and no finer than pays."""
-    deviation = rate * math.sqrt(math.expm1(min(noise_multiplier**-2, 50.0)))
-    return min(deviation / STEPS_PER_DEVIATION, max(1e-3, 1e-4 * noise_multiplier**-2))
+def _step(trainings: Sequence[Releases]) -> float:
+    """The discretisation: fine beside the deviation of a round's loss, and no finer than pays.
+
+    The deviation is q √(e^{1/σ²} − 1), its root mean square over all rounds of all trainings: what is added up has that
+    of their sum, so a training that costs next to nothing asks for no finer steps.
+    """
+    rounds = sum(one.rounds for one in trainings)
+    squares = [one.rate**2 * math.expm1(min(one.noise_multiplier**-2, 50.0)) for one in trainings]
+    mean = sum(one.rounds / rounds * square for one, square in zip(trainings, squares, strict=True))
+    coarsest = min(max(1e-3, 1e-4 * one.noise_multiplier**-2) for one in trainings)
+    return min(math.sqrt(mean) / STEPS_PER_DEVIATION, coarsest)
 
 
 @lru_cache(maxsize=4096)
-def _gaussian(noise_multiplier: float, releases: int, delta: float, once: float | None) -> float:
-    """ε of Gaussian releases without sampling: together they are one, with 1/σ² added up."""
-    spent = releases / noise_multiplier**2 + (0 if once is None else 1 / once**2)
+def _gaussian(spent: float, delta: float) -> float:
+    """ε of Gaussian releases without sampling: together they are one, of 1/σ² = ``spent``."""
     if spent == 0:
         return 0.0
     require()

@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Float
 
 from fedvpa.core.errors import RunError
-from fedvpa.core.seeds import entropy
+from fedvpa.core.seeds import Label, entropy
 
 KEY_FILE = "privacy.key"
 """Its name, beside the checkpoint."""
@@ -46,9 +46,14 @@ class Key:
         return cls(secrets.token_bytes(KEY_BYTES))
 
     @classmethod
-    def of_seed(cls, seed: int) -> Key:
-        """For a simulation that is to be repeated: no secret to anyone who knows the seed."""
-        return cls(entropy(seed, "privacy").to_bytes(16, "big") * 2)
+    def of_seed(cls, seed: int, *path: Label) -> Key:
+        """For a simulation that is to be repeated: no secret to anyone who knows the seed.
+
+        Args:
+            seed: Of the run.
+            *path: Which of the run's trainings it is for; nothing for stage 1.
+        """
+        return cls(entropy(seed, "privacy", *path).to_bytes(16, "big") * 2)
 
     @property
     def name(self) -> str:

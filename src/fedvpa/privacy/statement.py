@@ -13,6 +13,23 @@ SIMULATION = (
 )
 
 
+def together(found: Mapping[str, Any]) -> str:
+    """Both figures of selector and policy together, in a clause; of a policy that clients trained.
+
+    Args:
+        found: What a policy's ``metrics.json`` has under ``privacy``.
+    """
+    both = found["with_selector"]
+    return (
+        f"selector and policy together, which are of the same users: ε = {both['epsilon_released']:.3g} at δ = "
+        f"{both['delta']:.2g}, and ε = {both['epsilon_server']:.3g} for whoever also sees who took part"
+    )
+
+
+READS = "The policy's training read the selector, so that its figures are those of both together."
+"""Of a policy whose training the released selector enters."""
+
+
 def sentences(found: Mapping[str, Any]) -> list[str]:
     """ε in both readings with δ, unit and relation, how it was reached, what it covers and what not.
 
@@ -32,6 +49,9 @@ def sentences(found: Mapping[str, Any]) -> list[str]:
         f"Covered: {found['covered']}.",
         f"Not covered: {found['not_covered']}.",
     ]
+    if found.get("with_selector"):
+        both = together(found)
+        said.insert(1, f"{both[0].upper()}{both[1:]}.{f' {READS}' if found['reads_selector'] else ''}")
     said += [f"{CANARIES[0].upper()}{CANARIES[1:]}."] if found.get("canaries") else []
     return [*said, SIMULATION] if found["seeded"] else said
 
@@ -107,6 +127,7 @@ def rows(found: Mapping[str, Any]) -> list[tuple[str, str]]:
             else "the server: neither ε holds for it",
         ),
         ("δ", f"{found['delta']:.2g}"),
+        *_together(found),
         ("unit", str(found["unit"])),
         ("neighbouring federations", str(found["relation"])),
         ("noise multiplier", f"{found['noise_multiplier']:.4g}"),
@@ -121,3 +142,15 @@ def rows(found: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("covered", str(found["covered"])),
         ("not covered", str(found["not_covered"])),
     ]
+
+
+def _together(found: Mapping[str, Any]) -> list[tuple[str, str]]:
+    both = found.get("with_selector")
+    if not both:
+        return []
+    told = [
+        ("selector and policy together, epsilon_released", f"{both['epsilon_released']:.3g}"),
+        ("selector and policy together, epsilon_server", f"{both['epsilon_server']:.3g}"),
+        ("selector and policy together, δ", f"{both['delta']:.2g}"),
+    ]
+    return [*told, ("the policy's figures", READS)] if found["reads_selector"] else told

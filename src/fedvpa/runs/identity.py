@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from fedvpa.algorithms.registry import POLICY_METHODS
 from fedvpa.core.config import UNSET, flat
 from fedvpa.core.content import content_hash
 from fedvpa.core.errors import DataError, RunError
@@ -143,7 +144,7 @@ def policy_settings(config: RunConfig) -> dict[str, str]:
 
 
 def checkpoint_parts(config: RunConfig, *, method: str, data: str, selector: str, users: str) -> Parts:
-    """What a checkpoint of a policy has to find again.
+    """What a checkpoint of a policy has to find again; with noise on its clients' sums the section ``privacy``, too.
 
     Args:
         config: Of the run, with stage 2 as it is trained.
@@ -153,6 +154,8 @@ def checkpoint_parts(config: RunConfig, *, method: str, data: str, selector: str
         users: A hash of the users' posteriors; empty for a method that reads none.
     """
     made_from = {"method": method, "data": data, "selector": selector, "users": users}
+    if config.privacy.on and method in POLICY_METHODS:
+        made_from |= {key: value for key, value in _settings(config).items() if key.startswith("privacy.")}
     return {
         **policy_settings(config),
         **policy_content(config),

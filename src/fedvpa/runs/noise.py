@@ -31,7 +31,7 @@ from fedvpa.privacy.config import PrivacyConfig
 from fedvpa.privacy.discreteness import charged
 from fedvpa.privacy.keyed import KEY_FILE, Key, read_key, write_key
 from fedvpa.privacy.planning import noise_of
-from fedvpa.privacy.statement import repeated, whoever_sees
+from fedvpa.privacy.statement import repeated, together, whoever_sees
 from fedvpa.privacy.unmasked import UNMASKED_FILE, Unmasked
 from fedvpa.runs.config import RunConfig
 from fedvpa.runs.spending import distance, participations, server_epsilon
@@ -54,8 +54,21 @@ NOT_COVERED_SHARES = (
 """Where nodes add the noise."""
 
 
-def terms_of(privacy: PrivacyConfig, engine: EngineConfig, clients: int, rounds: int) -> Terms:
+SEEDED = "simulation: coins and noise follow from the seed (privacy.seeded=true), so nothing is private"
+"""What is said where that is asked for."""
+
+
+def terms_of(
+    privacy: PrivacyConfig, engine: EngineConfig, clients: int, rounds: int, cohort_key: str = "engine.cohort"
+) -> Terms:
     """σ, q and δ of a federation.
+
+    Args:
+        privacy: The section.
+        engine: Says how many clients a round asks.
+        clients: N.
+        rounds: How many sums are released.
+        cohort_key: The configuration key of the cohort, for the message.
 
     Raises:
         ConfigError: If the cohort is larger than the federation, or as :func:`~fedvpa.privacy.planning.noise_of`.
@@ -65,7 +78,7 @@ def terms_of(privacy: PrivacyConfig, engine: EngineConfig, clients: int, rounds:
             f"a cohort of {engine.cohort} is larger than the federation of {clients} clients, and what sampling gives "
             "to privacy follows from their ratio.",
             fix=f"Give {clients} at most; fewer clients a round are more private.",
-            where="configuration key 'engine.cohort'",
+            where=f"configuration key {cohort_key!r}",
         )
     cohort = engine.cohort_of(clients)
     found = noise_of(privacy, clients, cohort, rounds)
@@ -104,7 +117,7 @@ def privacy_of(
         )
     terms = terms_of(config.privacy, config.engine, clients, rounds)
     if config.privacy.seeded:
-        say("simulation: coins and noise follow from the seed (privacy.seeded=true), so nothing is private")
+        say(SEEDED)
         key = Key.of_seed(config.seed)
     if config.privacy.canaries:
         say(CANARIES)
@@ -171,6 +184,7 @@ def said(found: Mapping[str, Any]) -> str:
     simulated = "; seeded noise, a simulation" if found["seeded"] else ""
     simulated += f"; {CANARIES}" if found.get("canaries") else ""
     simulated += f"; {again}" if (again := repeated(found)) else ""
+    simulated += f"; {together(found)}" if found.get("with_selector") else ""
     against = whoever_sees(found)
     return (
         f"privacy: ε = {found['epsilon_released']:.3g} at δ = {found['delta']:.2g} for one user more or less, for all "

@@ -35,6 +35,7 @@ from fedvpa.runs.card import card
 from fedvpa.runs.config import RunConfig, with_overrides
 from fedvpa.runs.folder import RunFolder
 from fedvpa.runs.policy_checkpoints import checkpoints, go_on
+from fedvpa.runs.policy_noise import key_file
 from fedvpa.selector.selector import Selector
 
 
@@ -83,6 +84,7 @@ def remove_policies(run: RunFolder) -> None:
     """Remove earlier policies, checkpoints first: one that is killed early must not go on from the old one's."""
     for path in [*checkpoints(run), *run.checkpoint.parent.glob(f"{refresh_file(ONE)}*")]:
         path.unlink()
+    key_file(run).unlink(missing_ok=True)  # noise that hides two trainings' sums would hide neither
     if run.policy.is_dir():
         shutil.rmtree(run.policy)
 
@@ -132,7 +134,7 @@ def train_in_run(run: RunFolder, job: AlignmentJob, inputs: Inputs, command: str
     if job.is_main:
         save_policy(run, policy, job.method, job.name, job.settings, notes)
         deployed = not run.clients.is_dir()
-        # Clients that train a policy are no part of what stage 1 promised.
+        # Clients that train a policy have noise of their own.
         noise = (notes if job.method in POLICY_METHODS else run.metrics()).get("privacy")
         about = card(job, policy, inputs.config, inputs.clients, deployed=deployed, noise=noise)
         write_text(run.policy / job.name / "README.md", about)

@@ -50,6 +50,12 @@ TRAINED_BY_CLIENTS = (
 ROTATED = ", and so did second moments of the differences of their pairs (selector.rotation)"
 """What else left once where the features are turned."""
 
+ADAPTERS_NOISED = (
+    "Names of users left once, with a hash of the language model that trains. In each round the change of the LoRA "
+    "adapters left{clipped}. No prompt, no response and no figure of a client's training left."
+)
+"""What left where clients train the policy and sums are noised."""
+
 NO_NOISE = "No noise was added to anything, so no (ε, δ) is claimed; updates of weights can tell about pairs."
 
 CLIPPED = ", clipped, and with the same weight for every user; noise was added to the sum"
@@ -93,7 +99,8 @@ def what_left(setting: Setting) -> list[str]:
     """Sentences that say what left the devices of this run's users: where the pairs were, stage 1, stage 2, judging."""
     found = [_place(setting)]
     if setting.method in POLICY_METHODS:
-        found += [TRAINED_BY_CLIENTS, POLICY_METHODS.get(setting.method).sent(setting.policy)]
+        sent = [TRAINED_BY_CLIENTS, POLICY_METHODS.get(setting.method).sent(setting.policy)]
+        found += sent if setting.noise is None else [ADAPTERS_NOISED.format(clipped=CLIPPED)]
         found += [SUMMED] if setting.policy.clients.secure_aggregation else []
     else:
         summed = [SUMMED] if setting.config.engine.secure_aggregation and setting.config.method != NOTHING else []

@@ -20,6 +20,8 @@ from fedvpa.core.progress import say
 from fedvpa.data.client_pairs import ClientPairs
 from fedvpa.policy.config import PolicyConfig
 from fedvpa.runs.config import RunConfig
+from fedvpa.runs.policy_noise import check_policy
+from fedvpa.runs.policy_task import task_of_config
 from fedvpa.runs.users import nobody
 
 WHY = "and the ε of this run covers what is made of its released selector alone"
@@ -57,8 +59,15 @@ def check_methods(config: RunConfig, methods: Sequence[str]) -> None:
         methods: As of a comparison of policies; ``exact_labels`` is a yardstick, of no selector.
     """
     for name in methods if config.privacy.on else ():
-        if name in POLICY_METHODS or name == FEDBISCUIT_LORA:
-            check_clients(config, name)
+        if name == FEDBISCUIT_LORA:
+            raise ConfigError(
+                f"{name!r} cannot be trained with noise: it groups its clients by losses that each sends by itself, "
+                "and noise hides a client in a sum alone.",
+                fix="Leave it out, or the section privacy.",
+                where="configuration key 'privacy'",
+            )
+        if name in POLICY_METHODS:
+            check_policy(config, name, task_of_config(config))
         elif name in METHODS:
             algorithm = make(name, config.method_config)
             _check(config.policy, name, algorithm, world=config.data.source == "world")
@@ -88,12 +97,13 @@ def _check(policy: PolicyConfig, method: str, algorithm: SelectorAlgorithm[Any],
         raise ConfigError(f"{method!r} has a policy for each true group of users, {WHY}.", fix="Use another method.")
 
 
-def check_clients(config: RunConfig, method: str) -> None:
-    """Raise ConfigError for clients that would train a policy on their texts in a run whose sums are noised."""
+def check_deployed_clients(config: RunConfig, method: str) -> None:
+    """Raise ConfigError for nodes that would train a policy on their users' texts in a run whose sums are noised."""
     if config.privacy.on:
         raise ConfigError(
-            f"clients of {method!r} would send adapters without noise, {WHY}.",
-            fix="Align by the selector, on public prompts; or train another run without the section privacy.",
+            f"the nodes of a deployment would send adapters of {method!r} without noise, which is there in simulations "
+            "alone.",
+            fix="Simulate it (fedvpa align RUN --method NAME), deploy a selector, or leave the section privacy out.",
             where="configuration key 'privacy'",
         )
 

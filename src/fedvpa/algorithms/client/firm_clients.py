@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from fedvpa.algorithms.base import Broadcast, ClientUpdate, CohortUpdate, Holds, Plain
+from fedvpa.algorithms.client.change_length import adam_part
 from fedvpa.algorithms.client.firm_step import LocalSteps, PromptDraws, Rule, draw_prompts, local_steps
 from fedvpa.algorithms.client.group_samples import Prompts
 from fedvpa.algorithms.client.text_client import TextClient
@@ -18,10 +19,11 @@ from fedvpa.algorithms.config import MethodConfig
 from fedvpa.algorithms.firm_config import FirmConfig
 from fedvpa.algorithms.server.aggregation import Averaged, federated_average, shapes
 from fedvpa.algorithms.server.lora_averaging import trained_factors
-from fedvpa.algorithms.server.validation import Bounds, Expected
+from fedvpa.algorithms.server.validation import Bounds, Expected, PrivatePart, Shape
 from fedvpa.core.tree import Tree, prefixed
 from fedvpa.objectives.multi_objective import disagreement
 from fedvpa.policy.adapters import restore, snapshot, training_only
+from fedvpa.privacy.mechanism import WHOLE
 
 ABSURD = 1e9
 """A reward, a KL or a length that no training has which has not diverged. Chosen by us."""
@@ -81,7 +83,15 @@ class FirmClients(Plain):
 
     def expected(self, state: Any) -> Expected:
         """The change of the factors, and what the local steps did."""
-        return Expected(shapes(self.moved(state.params)), self.statistics(), self.not_additive())
+        moved = shapes(self.moved(state.params))
+        return Expected(moved, self.statistics(), self.not_additive(), self.private_parts(moved))
+
+    def private_parts(self, moved: Mapping[str, Shape]) -> dict[str, PrivatePart]:
+        """Where the clip of the change starts under noise: see :mod:`fedvpa.algorithms.client.change_length`."""
+        firm, taken = self.firm, self.firm.steps * self.firm.updates
+        if firm.optimizer == "sgd":  # a step is η times a gradient that is no longer than its clip
+            return {WHOLE: PrivatePart(start=firm.lr * taken * firm.clip_norm)}
+        return adam_part(firm.lr, taken, moved)
 
     def server_update(self, state: Any, update: CohortUpdate) -> tuple[Any, dict[str, float]]:
         """The mean change; means over the cohort, weighted by numbers of prompts."""
@@ -131,27 +141,27 @@ class FirmClients(Plain):
         return ClientUpdate(change | sums, {"lambda": weights})
 
     def statistics(self) -> dict[str, Bounds]:
-        """The bounds of the statistics in an update."""
+        """The bounds of the statistics in an update; nothing is learned from them, and with noise none leaves."""
         several, own = (len(self.objectives),), self.firm
         samples = float(own.steps * own.completions * own.prompts * len(self.objectives))
         return {
-            "reward.before": Bounds(several, -ABSURD, ABSURD, per="weight"),
-            "reward.after": Bounds(several, -ABSURD, ABSURD, per="weight"),
-            "lambda": Bounds(several, 0.0, 1.0, per="weight"),
-            "kl": Bounds((), 0.0, ABSURD, per="weight"),
-            "vertex": Bounds((), 0.0, 1.0, per="weight"),
-            "missing": Bounds(several, 0.0, samples),
-            "constant": Bounds(several, 0.0, float(own.steps * len(self.objectives))),
+            "reward.before": Bounds(several, -ABSURD, ABSURD, per="weight", released="kept"),
+            "reward.after": Bounds(several, -ABSURD, ABSURD, per="weight", released="kept"),
+            "lambda": Bounds(several, 0.0, 1.0, per="weight", released="kept"),
+            "kl": Bounds((), 0.0, ABSURD, per="weight", released="kept"),
+            "vertex": Bounds((), 0.0, 1.0, per="weight", released="kept"),
+            "missing": Bounds(several, 0.0, samples, released="kept"),
+            "constant": Bounds(several, 0.0, float(own.steps * len(self.objectives)), released="kept"),
         }
 
     def not_additive(self) -> dict[str, Bounds]:
-        """λ of the client, mean over its steps: by it the server sees how far clients disagree."""
-        return {"lambda": Bounds((len(self.objectives),), 0.0, 1.0)}
+        """λ of the client, mean over its steps: by it the server sees how far clients disagree, and learns nothing."""
+        return {"lambda": Bounds((len(self.objectives),), 0.0, 1.0, released="kept")}
 
     def told(self, update: CohortUpdate) -> dict[str, float]:
-        """The means of a round by name; nothing where no client with prompts reported."""
+        """The means of a round by name; nothing where no client with prompts reported, or noise kept them back."""
         sums = update.sums
-        if not sums or not sums["weight"] > 0:
+        if "kl" not in sums or not sums["weight"] > 0:
             return {}
         told: dict[str, float] = {}
         for place, name in enumerate(self.objectives):

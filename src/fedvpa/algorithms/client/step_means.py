@@ -1,7 +1,7 @@
 """Means over the local steps of a round: sums that add up over clients, each step counting alike.
 
 A client sends ``steps``, how many it took, and ``steps.<name>``, the sum of a figure over them. Losses of features are
-weighted by pairs instead (``aggregation.py: mean_losses``).
+weighted by pairs instead (``aggregation.py: mean_losses``). Where sums are noised they stay on the client.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ def step_bounds(steps: int, most: Mapping[str, float]) -> dict[str, Bounds]:
         steps: Most steps that it takes.
         most: Name → the largest figure of one step; the least is 0.
     """
-    sums = {f"steps.{name}": Bounds((), 0.0, steps * value) for name, value in most.items()}
-    return {"steps": Bounds((), 0.0, float(steps)), **sums}
+    sums = {f"steps.{name}": Bounds((), 0.0, steps * value, released="kept") for name, value in most.items()}
+    return {"steps": Bounds((), 0.0, float(steps), released="kept"), **sums}
 
 
 def step_means(update: CohortUpdate) -> dict[str, float]:

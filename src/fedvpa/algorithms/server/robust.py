@@ -79,7 +79,9 @@ class Aggregate:
     __repr__ = short_repr
 
 
-def aggregate(parts: Sequence[Part], expected: Expected, guard: Guard, config: RulesConfig) -> Aggregate:
+def aggregate(
+    parts: Sequence[Part], expected: Expected, guard: Guard, config: RulesConfig, longest: float | None = None
+) -> Aggregate:
     """One update for the cohort.
 
     Args:
@@ -87,10 +89,12 @@ def aggregate(parts: Sequence[Part], expected: Expected, guard: Guard, config: R
         expected: What the algorithm wants of one client.
         guard: What was known of the clients' updates when they were asked.
         config: ``rule``, ``malicious``, ``clip_norm`` and ``max_weight``.
+        longest: The norm beyond which a change is rejected; None for what follows from limits or medians.
     """
     announced = guard.announced(config, expected)
     most = float(announced[MAX_WEIGHT]) if MAX_WEIGHT in announced else MOST_WEIGHT
-    kept, rejected = screen(parts, answers(expected, announced), most, _longest(guard, config))
+    absurd = _longest(guard, config) if longest is None else longest
+    kept, rejected = screen(parts, answers(expected, announced), most, absurd)
     after = guard.after([part.update.sums for part in kept], sum(len(part.clients) for part in kept))
     # What was announced was kept to; in the first rounds the medians so far apply, this cohort's values among them.
     known = after if guard.typical_norm is None else guard

@@ -39,7 +39,7 @@ class Bounds:
             ``weight``, so that the sum lies within its weight times of them (a loss times the number of pairs).
         released: What differential privacy makes of it. ``noised``: it leaves a client within ``longest``, and counts
             once noise is added to the sum. ``counted``: every client adds 1, so the expected number of clients stands
-            for it. ``kept``: it does not leave a client at all.
+            for it. ``kept``: it does not leave a client at all; what is not additive can be nothing else.
         longest: The norm within which it leaves a client then; None for that of a tensor that is everywhere at its
             greatest bound.
     """
@@ -67,10 +67,13 @@ class PrivatePart:
         share: a_p: how long the part may be beside the others, in units of noise.
         start: The norm that ``privacy.clip=auto`` starts from, unless ``privacy.clip_start`` is given. It must follow
             from nothing that clients hold.
+        scale: What of the norm holds in this round, such as the factor of a schedule of the learning rate: changes
+            shrink with it, and noise has to. It must follow from nothing that clients hold, too.
     """
 
     share: float = 1.0
     start: float = 0.2
+    scale: float = 1.0
 
 
 @dataclass(frozen=True, repr=False)

@@ -208,10 +208,21 @@ def client_app(load: Callable[[Context], Node], guard: Callable[[], AbstractCont
             hidden = secure_node.Answer(updates, shared, round_, request.seed, told)
             return Message(secure_node.hide(context, message.content, hidden), reply_to=message)
         if not request.single:
-            parts = [Part(request.clients, reduce(CohortUpdate.__add__, (part.update for part in parts)))]
+            told_norms = is_told(request.broadcast.shared)
+            counted = [part for part in parts if not told_norms or _finite(part)] or parts
+            parts = [Part(request.clients, reduce(CohortUpdate.__add__, (part.update for part in counted)))]
         return Message(pack_reply(parts, request.clients, request.codec, told), reply_to=message)
 
     return app
+
+
+def _finite(part: Part) -> bool:
+    """Whether an update is all finite numbers.
+
+    With noise one that is not is left out of its node's sum. The server would reject that sum with all users of the
+    node, so that one user would decide whether the others count.
+    """
+    return all(bool(leaf.isfinite().all()) for leaf in part.update.sums.values())
 
 
 def scaled(federation: Federation, request: Request, context: Context) -> Federation:

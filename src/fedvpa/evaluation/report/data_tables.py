@@ -48,7 +48,11 @@ def unused_text(compared: Mapping[str, Any]) -> TableText:
 
 
 def privacy_text(compared: Mapping[str, Any]) -> TableText:
-    """ε in both readings, δ, unit, relation, and what they cover; no rows where nothing was noised."""
+    """ε in both readings, δ, unit, relation, and what they cover; no rows where nothing was noised.
+
+    Args:
+        compared: What ``metrics.json`` holds, or what it holds of a policy that clients trained.
+    """
     found = compared.get("privacy")
     return TableText(("what", "value"), () if found is None else tuple(privacy_rows(found)))
 

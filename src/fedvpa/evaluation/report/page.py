@@ -100,6 +100,7 @@ def embedded(title: str, figure: Figure, caption: str) -> ReportFigure:
 def render_report(report: Report) -> str:
     """The report as one HTML page."""
     compared, policies = report.comparison, report.policies
+    trained = [] if report.stage2 is None else list(report.stage2["policies"].values())
     return _template().render(
         report=report,
         summary=None if compared is None else summary_text(compared),
@@ -120,6 +121,8 @@ def render_report(report: Report) -> str:
         objectives=report.objectives,
         labels=None if report.stage2 is None else labels_text(report.stage2),
         looks={name or "all users": looks_text(lines) for name, lines in report.steps.items()},
+        stage2_privacy=[privacy_text(notes) for notes in trained],
+        stage2_simulation=SIMULATION if any((one.get("privacy") or {}).get("seeded") for one in trained) else "",
         stage2_pairs=None if report.stage2 is None else left_out_text(report.stage2),
         policy_differences=None if policies is None else policy_differences_text(policies),
         samples=[(sample.prompt, samples_text(sample)) for sample in report.samples],

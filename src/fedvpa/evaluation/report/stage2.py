@@ -19,7 +19,7 @@ NORMAL = 1.96
 
 KEPT = ("kept", "switched")
 
-SHOWN = ("stopped", "steps", "seconds", "data", "labels", "collapsed", "looks", "admissible", "look")
+SHOWN = ("stopped", "steps", "seconds", "data", "labels", "collapsed", "looks", "admissible", "look", "privacy")
 """What stands in tables of their own."""
 
 
