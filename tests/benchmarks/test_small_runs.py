@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from argparse import Namespace
 from collections.abc import Callable
 from dataclasses import replace
 from importlib.util import module_from_spec, spec_from_file_location
@@ -208,3 +209,16 @@ def test_what_a_policy_takes_is_measured_from_pairs_to_policy(config, monkeypatc
     rows = overhead.ratios_of([*given, overhead.Taken("feddpo", 3.0, 4.0)], "feddpo")[2:]
     assert rows[0] == "| `fedeb` | 4.5 | 2.0 | 1.75× [1.50, 2.00] | 1.25× [0.50, 2.00] |"
     assert rows[1].endswith("| 1.00× [1.00, 1.00] | 1.00× [1.00, 1.00] |")
+
+
+@pytest.mark.end_to_end
+def test_adapters_are_trained_with_the_noise_of_an_epsilon_and_without(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    adapters = load("private_adapters", monkeypatch)
+    monkeypatch.setattr(adapters, "TESTED", 1)
+    small = {"population": "individuals", "users": 3, "cohort": 2, "rounds": 1, "steps": 1, "pairs": 2, "rank": 1}
+    options = Namespace(**small, averaging="ffa", lr=0.01)
+    plain, noised = (adapters.trained(options, 0, one) for one in (None, 8.0))
+    assert 7.9 < noised["epsilon_released"] <= 8
+    assert 0 <= plain["accuracy"] <= 1
+    assert noised["trained_weights"] < plain["weights"]
