@@ -68,6 +68,17 @@ def test_both_trainings_together_cost_what_composes():
     assert found["epsilon_server"] == pytest.approx(epsilon_server(spent, 1, 1e-4)), "6 and 12 Gaussian releases"
 
 
+def test_the_release_that_features_were_standardised_by_is_of_the_selector_alone():
+    policy = {"noise_multiplier": 0.9, "rate": 0.25, "rounds": 10, "delta": 1e-4, "most_participations": 6}
+    found = composed(policy, {**SELECTOR, "scaling_noise": 5.0})
+    three = [Releases(0.9, 0.25, 10), Releases(1.21, 0.1, 50), Releases(5.0, 1.0, 1)]
+    assert found["epsilon_released"] == epsilon_composed(three, 1e-4)
+    assert found["epsilon_server"] > composed(policy, SELECTOR)["epsilon_server"]
+    own = noise("privacy.scaling=private", "privacy.scaling_noise=2").privacy
+    assert own.terms.once is None
+    assert selector_released(config("privacy.scaling=private"), 1000, None)["scaling_noise"] == 5.0
+
+
 @pytest.mark.parametrize("reads", [False, True])
 def test_a_policy_that_read_the_selector_has_the_figures_of_both(reads: bool):
     found = replace(noise("policy.feddpo.rounds=4", "policy.feddpo.cohort=200"), reads_selector=reads)

@@ -87,16 +87,17 @@ def composed(policy: Mapping[str, Any], selector: Mapping[str, Any]) -> dict[str
 
     Args:
         policy: ``noise_multiplier``, ``rate``, ``rounds``, ``delta`` and ``most_participations``.
-        selector: The same.
+        selector: The same, and ``scaling_noise`` where users' features were standardised by a release of its own.
     """
     delta = min(policy["delta"], selector["delta"])
     both = policy, selector
     sums = [Releases(one["noise_multiplier"], one["rate"], one["rounds"]) for one in both]
     seen = [Releases(one["noise_multiplier"], 1.0, one["most_participations"]) for one in both]
+    once = [Releases(selector["scaling_noise"], 1.0, 1)] if selector.get("scaling_noise") else []
     return {
         "delta": delta,
-        "epsilon_released": epsilon_composed(sums, delta),
-        "epsilon_server": epsilon_composed(seen, delta),
+        "epsilon_released": epsilon_composed([*sums, *once], delta),
+        "epsilon_server": epsilon_composed([*seen, *once], delta),
     }
 
 
@@ -160,7 +161,8 @@ def clips_of(privacy: PrivacyConfig, task: PolicyTask) -> PrivacyConfig:
     """The section with the clip of adapters: ``policy.clients.clip_norm`` where that is a number."""
     given = task.settings.clients.clip_norm
     clip = given if isinstance(given, float) else "auto"
-    return privacy.model_copy(update={"clip": clip, "clip_start": None})
+    # No features are read, so none are standardised by a release of their own.
+    return privacy.model_copy(update={"clip": clip, "clip_start": None, "scaling": "none", "public_pairs": None})
 
 
 def selector_released(config: RunConfig, clients: int, found: Mapping[str, Any] | None) -> Mapping[str, Any]:
@@ -175,7 +177,7 @@ def selector_released(config: RunConfig, clients: int, found: Mapping[str, Any] 
     if found is not None and found["rounds"] >= rounds:
         return found
     terms = terms_of(config.privacy, config.engine, clients, rounds)
-    most = {"rounds": rounds, "most_participations": rounds}
+    most: dict[str, Any] = {"rounds": rounds, "most_participations": rounds, "scaling_noise": terms.once}
     return {"noise_multiplier": terms.noise_multiplier, "rate": terms.rate, "delta": terms.delta, **most}
 
 
