@@ -76,11 +76,11 @@ def test_a_policy_without_z_is_merged_as_it_is(base_of: Callable[..., Path], tmp
     }
 
 
-@pytest.mark.parametrize(("family", "tied"), [("llama", True), ("llama", False), ("qwen2", True), ("gemma2", False)])
+@pytest.mark.parametrize(("family", "tied"), [("llama", False), ("qwen2", True), ("gemma2", False)])
 def test_profile_tokens_are_followed_and_never_said(
     base_of: Callable[..., Path], tmp_path: Path, family: str, tied: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(baked, "TEXTS", 32)
+    monkeypatch.setattr(baked, "TEXTS", 16)
     policy = policy_on(base_of(family, tied=tied, shared=SHARED), "soft_prefix")
     policy.conditioner.placement = "inserted"
     with torch.no_grad():
@@ -89,7 +89,7 @@ def test_profile_tokens_are_followed_and_never_said(
     write_baked(policy, {name: z.tolist() for name, z in Z.items()}, tmp_path)
     assert expected["helpful"] != expected["harmless"]
     assert {name: stock_answers(tmp_path, profile=name) for name in Z} == expected
-    if (family, tied) == ("llama", True):
+    if family == "llama":
         assert stock_answers(tmp_path) == expected["helpful"], "the first one is the default"
         with pytest.raises(Exception, match=r"There is no such profile\. Known: helpful, harmless"):
             stock_answers(tmp_path, profile="other")
@@ -100,7 +100,7 @@ def test_profile_tokens_are_followed_and_never_said(
     said = sampled(model, tokenizer)
     assert len(said) >= 10_000
     assert not set(said) & set(own)
-    if (family, tied) == ("llama", False):
+    if family == "llama":
         with torch.no_grad():
             model.lm_head.weight[own] = 0
         assert set(sampled(model, tokenizer)) & set(own), "a row of zeros would be said"

@@ -258,7 +258,7 @@ def earlier(aligned: Path, base_of: Callable[..., Path], tmp_path: Path) -> Path
 def test_a_run_of_an_earlier_release_is_exported_for_embeddings_and_with_its_profiles_in_the_vocabulary(
     earlier: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(baked, "TEXTS", 32)
+    monkeypatch.setattr(baked, "TEXTS", 16)
     policy = fedvpa.Policy.from_pretrained(earlier)
     assert export_merged(earlier, tmp_path / "all").profiles.keys() == {"helpful"}, "the other z is made of users'"
     kept = json.loads((tmp_path / "all" / "profiles.json").read_text())
@@ -277,7 +277,7 @@ def test_a_run_of_an_earlier_release_is_exported_for_embeddings_and_with_its_pro
 def test_a_model_whose_states_share_no_direction_gets_no_profile_tokens(
     base_of: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(baked, "TEXTS", 32)
+    monkeypatch.setattr(baked, "TEXTS", 16)
     policy = policy_on(base_of("llama", tied=False), "soft_prefix")
     policy.conditioner.placement = "inserted"
     (tmp_path / "out").mkdir()
