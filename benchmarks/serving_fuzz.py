@@ -17,16 +17,15 @@ import sys
 import time
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import httpx
-import schemathesis
-from hypothesis import HealthCheck, Phase, given, seed, settings
-from hypothesis.errors import Unsatisfiable
-from schemathesis import GenerationMode
 
 from _machine import machine_facts
 from _server import Started, started
+
+if TYPE_CHECKING:
+    from schemathesis import GenerationMode
 
 PROFILE = "ana"
 PAIRS = [
@@ -41,9 +40,8 @@ def likely(case: Any, number: int, name: str) -> None:
         return
     if isinstance(case.body, dict) and "model" in case.body:
         case.body["model"] = (name, f"{name}:{PROFILE}", f"{name}:0")[number // 2 % 3]
-        if (
-            number % 4
-        ):  # without what a chance value makes wrong: names that are not there, limits, fields that need others
+        # Without what a chance value makes wrong: names that are not there, limits, fields that need others.
+        if number % 4:
             for field in ("user", "metadata", "z", "stream_options", "top_logprobs", "max_completion_tokens"):
                 case.body.pop(field, None)
             limit = "max_output_tokens" if "input" in case.body else "max_tokens"
@@ -89,6 +87,7 @@ class Found:
 
     def fuzz(self, operation: Any, mode: GenerationMode, examples: int, number: int) -> None:
         """Ask one endpoint many times."""
+        from hypothesis import HealthCheck, Phase, given, seed, settings
 
         @seed(number)
         @settings(
@@ -112,6 +111,10 @@ def main() -> None:
     parser.add_argument("--examples", type=int, default=60, help="of each endpoint, right ones and wrong ones each")
     parser.add_argument("--seed", type=int, default=0)
     given_ = parser.parse_args()
+    import schemathesis
+    from hypothesis.errors import Unsatisfiable
+    from schemathesis import GenerationMode
+
     began = time.monotonic()
     with (
         started(given_.run, "--allow-z") as server,

@@ -20,6 +20,7 @@ from peft.tuners.lora import Linear, LoraLayer
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
+from fedvpa.core.short_repr import short_repr
 from fedvpa.models.agreement import probe_tokens
 from fedvpa.models.products import OneDNNLinear, product
 from fedvpa.policy.adapters import ADAPTER
@@ -81,7 +82,7 @@ class RowwiseAdapter:
             group.detach()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class _Layer:
     """A linear layer with its LoRA: W, A and α/r · B."""
 
@@ -89,6 +90,8 @@ class _Layer:
     base: Any
     below: Tensor
     above: Tensor
+
+    __repr__ = short_repr
 
     @classmethod
     def of(cls, module: Any) -> _Layer:

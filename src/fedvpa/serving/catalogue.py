@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from fedvpa.core.errors import ConfigError
+from fedvpa.core.short_repr import short_repr
 from fedvpa.models.encoding import TextEncoder
 from fedvpa.policy.policy import Policy
 from fedvpa.policy.preference import GROUP, PROTOTYPE, USER, as_number, latent_of
@@ -77,7 +78,7 @@ class Served:
         return replace(encoder, renderer=replace(encoder.renderer, kind="plain"))
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Target:
     """What a name stands for.
 
@@ -92,6 +93,8 @@ class Target:
     served: Served
     z: Tensor | None = None
     base: bool = False
+
+    __repr__ = short_repr
 
 
 @dataclass(frozen=True, eq=False)
