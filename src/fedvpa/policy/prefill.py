@@ -105,7 +105,8 @@ def next_logits(
     options: dict[str, Any] = {"logits_to_keep": 1} if "logits_to_keep" in known else {}
     if "position_ids" in known:
         options["position_ids"] = positions
-    out = model(**inputs, attention_mask=attention, past_key_values=cache, use_cache=cache is not None, **options)
+    options["cache" if "cache" in known else "past_key_values"] = cache  # renamed by transformers 5.24
+    out = model(**inputs, attention_mask=attention, use_cache=cache is not None, **options)
     found: Tensor = out.logits[:, -1]
     return found
 
