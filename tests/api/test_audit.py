@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from command_line import fedvpa
-from fedvpa.api.audit import audit
+from fedvpa.api.audit import audit, notes
 from fedvpa.api.report import report
 from fedvpa.api.train import train
 from fedvpa.core.errors import ConfigError, RunError
@@ -96,3 +96,19 @@ def test_wrong_input_is_one_message(finished: Path, tiny, tmp_path: Path):
         audit(tmp_path / "run", rounds=0)
     with pytest.raises(ConfigError, match="for an audit"):
         train(with_overrides(tiny, ["engine.name=flower", "privacy.canaries=9", "privacy.epsilon=3"]), tmp_path / "new")
+
+
+@pytest.mark.unit
+def test_notes_say_what_was_recorded_in_place_of_what_the_run_sends(tiny):
+    groups = ("helpful", "harmless")
+    flower = ["engine.name=flower"]
+    nodes = [*flower, "engine.secure_aggregation=true", "privacy.epsilon=8", "privacy.noise=clients"]
+
+    def said(overrides: list[str]) -> tuple[bool, bool]:
+        found = " ".join(notes(with_overrides(tiny, overrides), groups))
+        return "not from Flower's traffic" in found, "before any noise" in found
+
+    assert said([]) == (False, False)
+    assert said(flower) == (True, False)
+    assert said(nodes) == (True, True)
+    assert said([*nodes, "privacy.noise=server"]) == (True, False)

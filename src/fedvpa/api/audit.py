@@ -105,14 +105,20 @@ def audit(run: str | PathLike[str], *, rounds: int | None = None) -> AuditResult
         canaries=canaries,
         attributes=(*audit_messages(replayed, federation, config.seed), *model),
         membership=membership,
-        notes=tuple(_notes(config, federation.groups)),
+        notes=tuple(notes(config, federation.groups)),
     )
     with folder.locked():
         write_json(folder.audit, result.to_dict())
     return result
 
 
-def _notes(config: RunConfig, groups: tuple[str, ...]) -> list[str]:
+def notes(config: RunConfig, groups: tuple[str, ...]) -> list[str]:
+    """What an audit of such a run does not do, or does on something else than what was sent.
+
+    Args:
+        config: The run.
+        groups: The true groups of its users.
+    """
     found = []
     if not config.privacy.canaries:
         found.append(f"No canaries were planted, so there is no bound on ε: {PLANT}.")
@@ -121,5 +127,10 @@ def _notes(config: RunConfig, groups: tuple[str, ...]) -> list[str]:
     if config.engine.name == "flower":
         found.append(
             "Messages were recorded from the same training on the engine vectorised, and not from Flower's traffic."
+        )
+    if config.privacy.in_shares:
+        found.append(
+            "Nodes add the noise of this run (privacy.noise=clients). Here sums were written down before any noise, so "
+            "the server has less than its row was guessed from."
         )
     return found
