@@ -322,11 +322,11 @@ def test_a_client_that_goes_away_ends_its_answer(served: Running):
 
 def test_whoever_went_away_is_counted(base_folder, tmp_path):
     # A server of its own, asked once it has ended: answers of other tests may be counted late.
-    with running(make_state(make_policy(base_folder), tmp_path / "keys.json")) as own:
-        with held(own.engine), own.http() as http:
-            with http.stream("POST", "/v1/chat/completions", json={"model": "tiny", "messages": HELLO, "stream": True}):
-                pass
-            assert own.engine.begun[-1].gone.wait(30)
+    state = make_state(make_policy(base_folder), tmp_path / "keys.json")
+    with running(state) as own, held(own.engine), own.http() as http:
+        with http.stream("POST", "/v1/chat/completions", json={"model": "tiny", "messages": HELLO, "stream": True}):
+            pass
+        assert own.engine.begun[-1].gone.wait(30)
     assert cancelled(own) == 1
 
 
